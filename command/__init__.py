@@ -1,0 +1,1 @@
+"""The write side: http -> lane -> decide -> store -> sql."""

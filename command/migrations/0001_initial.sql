@@ -1,0 +1,109 @@
+-- The shard's schema: what the migrations in migrations/ lead to (a test proves it).
+-- Every row that belongs to a member carries member_id, so that slots can move between shards.
+
+-- The rules, as applied; old versions stay because returns and explanations need them.
+CREATE TABLE program (
+    version integer PRIMARY KEY,
+    effective_at timestamptz NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    source text NOT NULL
+);
+
+-- A person. profile holds all personal data, so that erasing it is one update.
+CREATE TABLE member (
+    member_id bigint PRIMARY KEY,
+    version bigint NOT NULL,
+    profile json NOT NULL,
+    enrolled_at timestamptz NOT NULL
+);
+
+-- Cards, phones and e-mail addresses by which a till finds a member of this shard.
+CREATE TABLE identifier (
+    kind text NOT NULL,
+    value text NOT NULL,
+    member_id bigint NOT NULL,
+    version bigint NOT NULL,
+    PRIMARY KEY (kind, value)
+);
+CREATE INDEX identifier_by_member ON identifier (member_id);
+
+-- The whole small state of a member. The buckets are columns so that the database backs up the rules:
+-- none is negative, and together they are what the program issued (double entry).
+CREATE TABLE account (
+    member_id bigint PRIMARY KEY,
+    version bigint NOT NULL,
+    status text NOT NULL DEFAULT 'open',
+    available bigint NOT NULL,
+    pending bigint NOT NULL,
+    held bigint NOT NULL,
+    spent bigint NOT NULL,
+    expired bigint NOT NULL,
+    debt bigint NOT NULL,
+    issued bigint NOT NULL,
+    state json NOT NULL,
+    due_at timestamptz,
+    CONSTRAINT account_no_negative_bucket CHECK (
+        available >= 0 AND pending >= 0 AND held >= 0 AND spent >= 0 AND expired >= 0 AND debt >= 0
+    ),
+    CONSTRAINT account_sums_to_zero CHECK (issued = available + pending + held + spent + expired - debt)
+) WITH (fillfactor = 70);
+-- The settler's work list: accounts that time alone changes next.
+CREATE INDEX account_due ON account (due_at) WHERE due_at IS NOT NULL;
+
+-- Append-only record of accepted commands. account_after is the account in API shape as the command's answer
+-- showed it: the projected account view is this text.
+CREATE TABLE journal (
+    member_id bigint NOT NULL,
+    version bigint NOT NULL,
+    kind text NOT NULL,
+    program_version integer NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    store text,
+    points bigint NOT NULL,
+    postings json NOT NULL,
+    detail json NOT NULL,
+    account_after json NOT NULL,
+    PRIMARY KEY (member_id, version)
+);
+
+-- A purchase with what each line earned and what came back; version is the entry that made it, changed_version the last that touched it.
+CREATE TABLE purchase (
+    member_id bigint NOT NULL,
+    version bigint NOT NULL,
+    changed_version bigint NOT NULL,
+    store text NOT NULL,
+    till text NOT NULL,
+    receipt text NOT NULL,
+    business_date date NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    document json NOT NULL,
+    PRIMARY KEY (member_id, version)
+) WITH (fillfactor = 80);
+
+-- The permanent natural key of what tills send: a retry with a new Idempotency-Key, days later, meets it.
+CREATE TABLE receipt (
+    store text NOT NULL,
+    till text NOT NULL,
+    business_date date NOT NULL,
+    receipt text NOT NULL,
+    kind text NOT NULL,
+    member_id bigint NOT NULL,
+    version bigint NOT NULL,
+    fingerprint bytea NOT NULL,
+    PRIMARY KEY (store, till, business_date, receipt, kind)
+);
+
+-- First answers by Idempotency-Key; refusals too (version is null then). A replay touches its row so that it waits for the standby.
+CREATE TABLE idempotency (
+    key text PRIMARY KEY,
+    member_id bigint,
+    version bigint,
+    credential text NOT NULL,
+    fingerprint bytea NOT NULL,
+    status integer NOT NULL,
+    answer json NOT NULL,
+    answered_at timestamptz NOT NULL,
+    replays integer NOT NULL DEFAULT 0
+) WITH (fillfactor = 90);
+CREATE INDEX idempotency_by_age ON idempotency USING brin (answered_at);
