@@ -19,12 +19,11 @@ class StatementError(LoyaltyError):
 
 
 def load_statements(package_file: Path) -> dict[str, str]:
-    """The statements of a file by name, in the file's order, for example
-    `STATEMENTS = load_statements(Path(__file__).with_name("store.sql"))`.
+    """Read the statements of a file by name, in the file's order.
 
-    StatementError for a name that is no identifier or stands twice, for an empty statement, and for
-    text before the first name other than comments.
-    """  # noqa: D205 - the example belongs to the promise
+    For example `STATEMENTS = load_statements(Path(__file__).with_name("store.sql"))`. StatementError for a name
+    that is no identifier or stands twice, an empty statement, and text before the first name other than comments.
+    """
     preamble, *blocks = _NAME.split(package_file.read_text(encoding="utf-8"))
     if _without_comments(preamble):
         raise StatementError(f"{package_file.name}: text before the first `-- name:`")
