@@ -1,0 +1,112 @@
+"""The layout of every view in Valkey: keys, the version header, and the JSON a query sends.
+
+The reader owns the layout; the projector (cdc) writes through these functions. A value is a fixed
+header (the version, zero-padded, so that text order is number order) followed by the JSON bytes of
+the answer: the hot path neither parses nor renders. Views hold whole states, never deltas.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from shard_router.member_id import format_member_id, format_reference
+
+HEADER_SIZE: Final = 16
+RECENT_ENTRIES: Final = 50
+"""Entries of one member kept in Valkey; older pages come from a standby. One default page of the activity list."""
+
+VISIBLE_CHANNEL: Final = "visible"
+"""Pub/sub channel: `<member>:<version>` words, space separated, one message per applied batch."""
+
+
+def account_key(member_id: int) -> str:
+    """Key of the account view."""
+    return f"a:{member_id}"
+
+
+def profile_key(member_id: int) -> str:
+    """Key of the personal data view."""
+    return f"m:{member_id}"
+
+
+def activity_key(member_id: int) -> str:
+    """Key of the sorted set of recent entries, scored by version."""
+    return f"e:{member_id}"
+
+
+def purchase_key(member_id: int, version: int) -> str:
+    """Key of a purchase view; `version` is that of the entry that recorded it."""
+    return f"p:{member_id}-{version}"
+
+
+def identifier_key(kind: str, value: str) -> str:
+    """Key from a card, phone or e-mail to its member."""
+    return f"i:{kind}:{value}"
+
+
+def mark_key(shard: str) -> str:
+    """Key of the projector's mark: hash of `epoch`, `run_id`, `complete`."""
+    return f"projector:{shard}"
+
+
+def header(version: int) -> bytes:
+    """The header of a stored value: 16 digits."""
+    return b"%016d" % version
+
+
+def split(value: bytes) -> tuple[int, bytes]:
+    """Version and body of a stored value."""
+    return int(value[:HEADER_SIZE]), value[HEADER_SIZE:]
+
+
+def profile_view(row: Mapping[str, Any]) -> bytes:
+    """Body of the profile view from a `member` row: its profile document as stored."""
+    return row["profile"].encode()
+
+
+def account_view(row: Mapping[str, Any]) -> bytes:
+    """Body of the account view from a `journal` row: the account as the command's answer showed it."""
+    return row["account_after"].encode()
+
+
+def identifier_view(row: Mapping[str, Any]) -> bytes:
+    """Body of the identifier view from an `identifier` row."""
+    return orjson.dumps({"member_id": format_member_id(row["member_id"])})
+
+
+def activity_item(row: Mapping[str, Any]) -> bytes:
+    """One item of the activity list from a `journal` row (json columns as text)."""
+    account_after = orjson.loads(row["account_after"])
+    item = {
+        "entry_id": format_reference("ent", row["member_id"], row["version"]),
+        "kind": row["kind"],
+        "occurred_at": utc_text(row["occurred_at"]),
+        "store": row["store"],
+        "points": row["points"],
+        "postings": orjson.Fragment(row["postings"]),
+        "balance_after": account_after["balance"],
+        "version": row["version"],
+    }
+    return orjson.dumps(item)
+
+
+def purchase_view(row: Mapping[str, Any]) -> bytes:
+    """Body of the purchase view from a `purchase` row; its `document` holds lines, what each earned and why, and returns."""
+    head = {
+        "purchase_id": format_reference("pur", row["member_id"], row["version"]),
+        "member_id": format_member_id(row["member_id"]),
+        "version": row["changed_version"],
+        "store": row["store"],
+        "till": row["till"],
+        "receipt": row["receipt"],
+        "business_date": str(row["business_date"]),
+        "occurred_at": utc_text(row["occurred_at"]),
+    }
+    return orjson.dumps(head | orjson.loads(row["document"]))
+
+
+def utc_text(moment: Any) -> str:
+    """RFC 3339 in UTC with `Z` from a datetime or from the text a change stream carries."""
+    text = moment if isinstance(moment, str) else moment.isoformat()
+    return text.replace(" ", "T").removesuffix("+00:00").removesuffix("+00").removesuffix("Z") + "Z"

@@ -1,0 +1,73 @@
+"""What became of a command: a value, never an exception. A business "no" is stored and replayed like a "yes"."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rules.state import Account, Posting
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the journal: what happened, with its postings and the account after it.
+
+    `points` is the entry's effect as a person reads it: positive earned or given back, negative spent or lost.
+    `detail` holds what answers, reversals and explanations need later.
+    """
+
+    kind: str
+    occurred_at: datetime
+    postings: tuple[Posting, ...]
+    account: Account
+    points: int
+    store: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def version(self) -> int:
+        """The member's version that this entry made."""
+        return self.account.version
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """A purchase as stored: its document holds lines, what each earned, what came back."""
+
+    version: int
+    receipt: dict[str, str]
+    occurred_at: datetime
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The command's own entry, and the purchase it made or changed."""
+
+    entry: Entry
+    purchase: Purchase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why not: a code of API.md, in words a till can act on. `pointer` names the guilty part of the body."""
+
+    reason: str
+    detail: str
+    pointer: str | None = None
+
+
+Outcome = Accepted | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome, what time alone had changed before it (`settled`, oldest first), and the account after all."""
+
+    outcome: Outcome
+    settled: tuple[Entry, ...]
+    account: Account | None
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Everything to append to the journal, in order."""
+        return (*self.settled, self.outcome.entry) if isinstance(self.outcome, Accepted) else self.settled

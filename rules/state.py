@@ -1,0 +1,216 @@
+"""The whole small state of one member, and the one way it changes: by postings.
+
+Every change is a posting from one bucket to another, so an entry sums to zero by construction and
+the balance is the fold of the journal: `apply` serves deciding and folding alike. Points in
+`pending`, `available` and `held` sit in lots; a lot is all points with the same times.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Bucket(StrEnum):
+    """Where points can be. `program` is the issuer; `debt` is what the member owes."""
+
+    PROGRAM = "program"
+    PENDING = "pending"
+    AVAILABLE = "available"
+    HELD = "held"
+    SPENT = "spent"
+    EXPIRED = "expired"
+    DEBT = "debt"
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """`points` (> 0) from one bucket to another. `expires_at`, `available_at` and `hold` say which lot they touch."""
+
+    points: int
+    source: Bucket
+    target: Bucket
+    reason: str
+    expires_at: datetime | None = None
+    available_at: datetime | None = None
+    hold: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """Points with one expiry. `available_at` is set while they are pending."""
+
+    points: int
+    expires_at: datetime | None = None
+    available_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Points set aside by the entry `version`, with the lots they came from; lapses at `expires_at`."""
+
+    version: int
+    expires_at: datetime
+    lots: tuple[Lot, ...]
+
+    @property
+    def points(self) -> int:
+        """What is held."""
+        return sum(lot.points for lot in self.lots)
+
+
+@dataclass(frozen=True, slots=True)
+class TierStanding:
+    """The tier a member has, since when, and until when it is kept (None: no end)."""
+
+    code: str
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One member's account. `lots` are ordered: available before pending, first to expire first."""
+
+    member_id: int
+    changed_at: datetime
+    tier: TierStanding
+    version: int = 0
+    status: str = "open"
+    lots: tuple[Lot, ...] = ()
+    holds: tuple[Hold, ...] = ()
+    spent: int = 0
+    expired: int = 0
+    debt: int = 0
+    issued: int = 0
+    lifetime: int = 0
+    counters: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def available(self) -> int:
+        """Points that can be spent now."""
+        return sum(lot.points for lot in self.lots if lot.available_at is None)
+
+    @property
+    def pending(self) -> int:
+        """Points earned that become available later."""
+        return sum(lot.points for lot in self.lots if lot.available_at is not None)
+
+    @property
+    def held(self) -> int:
+        """Points set aside by open holds."""
+        return sum(hold.points for hold in self.holds)
+
+    @property
+    def available_lots(self) -> tuple[Lot, ...]:
+        """Lots that can be spent, first to expire first."""
+        return tuple(lot for lot in self.lots if lot.available_at is None)
+
+    def hold(self, version: int) -> Hold | None:
+        """The open hold that entry `version` placed."""
+        return next((hold for hold in self.holds if hold.version == version), None)
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When time alone next changes this account; None: never."""
+        moments = [lot.available_at or lot.expires_at for lot in self.lots]
+        moments += [hold.expires_at for hold in self.holds]
+        moments.append(self.tier.until)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+
+def apply(account: Account, posting: Posting) -> Account:
+    """The account after one posting. ValueError when it would take points that are not there."""
+    if posting.points <= 0:
+        raise ValueError(f"a posting moves a positive number of points: {posting}")
+    return _put(_take(account, posting), posting)
+
+
+def _take(account: Account, posting: Posting) -> Account:
+    points = posting.points
+    match posting.source:
+        case Bucket.PROGRAM:
+            return replace(account, issued=account.issued + points)
+        case Bucket.AVAILABLE:
+            return replace(account, lots=_less(account.lots, Lot(points, posting.expires_at)))
+        case Bucket.PENDING:
+            return replace(account, lots=_less(account.lots, Lot(points, posting.expires_at, posting.available_at)))
+        case Bucket.HELD:
+            return replace(account, holds=tuple(_release(account.holds, posting)))
+        case Bucket.SPENT:
+            return replace(account, spent=_not_negative(account.spent - points))
+        case Bucket.EXPIRED:
+            return replace(account, expired=_not_negative(account.expired - points))
+        case Bucket.DEBT:
+            return replace(account, debt=account.debt + points)
+
+
+def _put(account: Account, posting: Posting) -> Account:
+    points = posting.points
+    match posting.target:
+        case Bucket.PROGRAM:
+            return replace(account, issued=account.issued - points)
+        case Bucket.AVAILABLE:
+            return replace(account, lots=_more(account.lots, Lot(points, posting.expires_at)))
+        case Bucket.PENDING:
+            return replace(account, lots=_more(account.lots, Lot(points, posting.expires_at, posting.available_at)))
+        case Bucket.HELD:
+            hold = account.hold(posting.hold or 0)
+            if hold is None:
+                raise ValueError(f"no open hold {posting.hold}")
+            grown = replace(hold, lots=_more(hold.lots, Lot(points, posting.expires_at)))
+            return replace(account, holds=tuple(grown if one is hold else one for one in account.holds))
+        case Bucket.SPENT:
+            return replace(account, spent=account.spent + points)
+        case Bucket.EXPIRED:
+            return replace(account, expired=account.expired + points)
+        case Bucket.DEBT:
+            return replace(account, debt=_not_negative(account.debt - points))
+
+
+def _release(holds: Iterable[Hold], posting: Posting) -> Iterable[Hold]:
+    found = False
+    for hold in holds:
+        if hold.version != posting.hold:
+            yield hold
+            continue
+        found = True
+        lots = _less(hold.lots, Lot(posting.points, posting.expires_at))
+        if lots:
+            yield replace(hold, lots=lots)
+    if not found:
+        raise ValueError(f"no open hold {posting.hold}")
+
+
+def _less(lots: tuple[Lot, ...], taken: Lot) -> tuple[Lot, ...]:
+    for index, lot in enumerate(lots):
+        if _same_times(lot, taken):
+            left = _not_negative(lot.points - taken.points)
+            kept = (replace(lot, points=left),) if left else ()
+            return lots[:index] + kept + lots[index + 1 :]
+    raise ValueError(f"no such lot: {taken}")
+
+
+def _more(lots: tuple[Lot, ...], added: Lot) -> tuple[Lot, ...]:
+    for index, lot in enumerate(lots):
+        if _same_times(lot, added):
+            return (*lots[:index], replace(lot, points=lot.points + added.points), *lots[index + 1 :])
+    return tuple(sorted((*lots, added), key=_order))
+
+
+def _same_times(one: Lot, other: Lot) -> bool:
+    return one.expires_at == other.expires_at and one.available_at == other.available_at
+
+
+def _order(lot: Lot) -> tuple[bool, bool, float, float]:
+    """Available before pending; first to expire first, never-expiring last; then earliest activated."""
+    expires = lot.expires_at.timestamp() if lot.expires_at else 0.0
+    activates = lot.available_at.timestamp() if lot.available_at else 0.0
+    return lot.available_at is not None, lot.expires_at is None, expires, activates
+
+
+def _not_negative(points: int) -> int:
+    if points < 0:
+        raise ValueError(f"a bucket would fall to {points}")
+    return points

@@ -1,0 +1,152 @@
+"""Who is asking: API keys of tills, services and admins, and tokens of members.
+
+Keys read `loy_<id>_<secret>`; only the SHA-256 of the secret is kept (it has 256 random bits, so a
+slow hash would add nothing). Members carry an EdDSA JWT whose subject is their member id.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import jwt
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.member_id import format_member_id, parse_member_id
+
+AUDIENCE: Final = "loyalty"
+_TOKEN_CACHE_MAX: Final = 10_000
+_RELOAD_INTERVAL_S: Final = 1.0
+
+Role = Literal["pos", "service", "admin", "member"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `store` binds a till's key to one store; `member_id` is set for a member's own token."""
+
+    credential: str
+    role: Role
+    store: str | None = None
+    member_id: int | None = None
+
+    def may_see(self, member_id: int) -> bool:
+        """Whether this principal may see a member's data: staff all, a member his own."""
+        return self.member_id is None or self.member_id == member_id
+
+    def require(self, *roles: Role) -> None:
+        """Pass for these roles; `forbidden` for any other."""
+        if self.role not in roles:
+            raise ProblemError("forbidden", f"role {self.role} may not do this")
+
+
+class KeyRecord(BaseModel):
+    """One API key as stored."""
+
+    model_config = ConfigDict(frozen=True)
+    id: str
+    sha256: str
+    role: Literal["pos", "service", "admin"]
+    store: str | None = None
+
+
+class CredentialDocument(BaseModel):
+    """The credentials document."""
+
+    model_config = ConfigDict(frozen=True)
+    keys: list[KeyRecord] = []
+    jwt_public_keys: list[str] = []
+
+
+def new_key(role: Literal["pos", "service", "admin"], store: str | None = None) -> tuple[str, KeyRecord]:
+    """A fresh key: the text to hand out once, and the record to keep."""
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    record = KeyRecord(id=key_id, sha256=hashlib.sha256(secret.encode()).hexdigest(), role=role, store=store)
+    return f"loy_{key_id}_{secret}", record
+
+
+def mint_member_token(private_key_pem: str, member_id: int, *, lifetime_s: int = 3600) -> str:
+    """A token for one member's own data, signed with an Ed25519 key."""
+    now = int(time.time())
+    claims = {"sub": format_member_id(member_id), "aud": AUDIENCE, "iat": now, "exp": now + lifetime_s}
+    return jwt.encode(claims, private_key_pem, algorithm="EdDSA")
+
+
+class Credentials:
+    """Checks credentials against the document, which is read again within a second of a change."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._modified_ns = 0
+        self._checked_at = 0.0
+        self._keys: dict[str, KeyRecord] = {}
+        self._public_keys: list[str] = []
+        # Verifying EdDSA costs about 190 us, a look-up under one; a token is cached until it expires.
+        self._tokens: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
+        self._reload()
+
+    def principal(self, authorization: str | None) -> Principal:
+        """The principal of an Authorization header; `unauthenticated` for anything else than a valid one."""
+        self._reload_when_due()
+        scheme, _, credential = (authorization or "").partition(" ")
+        credential = credential.strip()
+        if scheme.lower() != "bearer" or not credential:
+            raise ProblemError("unauthenticated", "send Authorization: Bearer <credential>")
+        return self._of_key(credential) if credential.startswith("loy_") else self._of_token(credential)
+
+    def _of_key(self, text: str) -> Principal:
+        _, key_id, secret = (*text.split("_", 2), "", "")[:3]
+        record = self._keys.get(key_id)
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        if record is None or not hmac.compare_digest(digest, record.sha256):
+            raise ProblemError("unauthenticated", "unknown or revoked key")
+        return Principal(record.id, record.role, store=record.store)
+
+    def _of_token(self, text: str) -> Principal:
+        cached = self._tokens.get(text)
+        if cached and cached[0] > time.time():
+            return cached[1]
+        claims = self._verify(text)
+        try:
+            member_id = parse_member_id(claims["sub"])
+        except MalformedIdError as error:
+            raise ProblemError("unauthenticated", "the token names no member") from error
+        principal = Principal(f"member:{claims['sub']}", "member", member_id=member_id)
+        self._tokens[text] = (claims["exp"], principal)
+        if len(self._tokens) > _TOKEN_CACHE_MAX:
+            self._tokens.popitem(last=False)
+        return principal
+
+    def _verify(self, text: str) -> dict[str, Any]:
+        for public_key in self._public_keys:
+            try:
+                return jwt.decode(
+                    text, public_key, algorithms=["EdDSA"], audience=AUDIENCE, options={"require": ["exp", "sub", "aud"]}
+                )
+            except jwt.InvalidSignatureError:
+                continue
+            except jwt.PyJWTError as error:
+                raise ProblemError("unauthenticated", "invalid token") from error
+        raise ProblemError("unauthenticated", "invalid token")
+
+    def _reload_when_due(self) -> None:
+        now = time.monotonic()
+        if now - self._checked_at >= _RELOAD_INTERVAL_S:
+            self._reload()
+            self._checked_at = now
+
+    def _reload(self) -> None:
+        modified_ns = self._path.stat().st_mtime_ns
+        if modified_ns == self._modified_ns:
+            return
+        document = CredentialDocument.model_validate(orjson.loads(self._path.read_bytes()))
+        self._keys = {record.id: record for record in document.keys}
+        self._public_keys = document.jwt_public_keys
+        self._tokens.clear()
+        self._modified_ns = modified_ns

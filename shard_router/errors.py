@@ -1,0 +1,84 @@
+"""The one tree of exceptions, and what each answers. A business "no" is no exception: see rules.outcome.
+
+    LoyaltyError
+      MalformedIdError        an id, card or token that is not one of ours
+      TopologyError           a topology document that cannot be used
+      ProblemError            has an HTTP answer (RFC 9457)
+        ...                   made by `problem(code, detail)`, one code per row of PROBLEMS
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+
+class LoyaltyError(Exception):
+    """Whatever this system itself raises."""
+
+
+class MalformedIdError(LoyaltyError):
+    """A text that is not an id, card number or token of ours."""
+
+
+class TopologyError(LoyaltyError):
+    """A topology document that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How a stable `code` is answered; `retryable` means: the same request may succeed later, unchanged."""
+
+    status: int
+    title: str
+    retryable: bool = False
+    retry_after_s: int | None = None
+
+
+PROBLEMS: Final[dict[str, Problem]] = {
+    "malformed": Problem(400, "The request is malformed"),
+    "idempotency_key_missing": Problem(400, "A command needs an Idempotency-Key"),
+    "unauthenticated": Problem(401, "No valid credential"),
+    "forbidden": Problem(403, "This credential may never do that"),
+    "not_found": Problem(404, "There is nothing here"),
+    "member_not_found": Problem(404, "No such member"),
+    "purchase_not_found": Problem(404, "No such purchase"),
+    "hold_not_found": Problem(404, "No such hold"),
+    "reward_not_found": Problem(404, "No such reward"),
+    "in_progress": Problem(409, "The first request with this key is still running", retryable=True, retry_after_s=1),
+    "receipt_conflict": Problem(409, "This receipt was recorded with other content"),
+    "member_exists": Problem(409, "There is a member with this identifier"),
+    "hold_closed": Problem(409, "The hold was captured, voided or has lapsed"),
+    "member_closed": Problem(409, "The membership is closed"),
+    "too_large": Problem(413, "The request is too large"),
+    "unsupported_media_type": Problem(415, "Send application/json"),
+    "idempotency_key_reused": Problem(422, "This Idempotency-Key was used with another request"),
+    "insufficient_points": Problem(422, "Not enough points"),
+    "return_exceeds_purchase": Problem(422, "More would be returned than was bought"),
+    "out_of_stock": Problem(422, "The reward is out of stock"),
+    "limit_exceeded": Problem(422, "A limit of the program is reached"),
+    "unknown_store": Problem(422, "The program has no such store"),
+    "unknown_coupon": Problem(422, "No such coupon, or it is used or expired"),
+    "rate_limited": Problem(429, "Too many requests", retryable=True, retry_after_s=1),
+    "overloaded": Problem(503, "Too many commands are waiting", retryable=True, retry_after_s=1),
+    "shard_unavailable": Problem(503, "The member's shard cannot be reached", retryable=True, retry_after_s=2),
+    "unknown_outcome": Problem(
+        503, "It is not known whether this was done: send the same key again", retryable=True, retry_after_s=2
+    ),
+    "not_yet_visible": Problem(503, "The demanded version is not visible yet", retryable=True, retry_after_s=1),
+    "method_not_allowed": Problem(405, "This resource has no such method"),
+    "internal": Problem(500, "A fault of ours", retryable=True),
+}
+"""Every code there is (API.md), with its answer. Tests prove the table total over refusals and exceptions."""
+
+
+@dataclass(eq=False)
+class ProblemError(LoyaltyError):
+    """An answer that is not the one hoped for. Raised anywhere below a handler; one middleware renders it."""
+
+    code: str
+    detail: str = ""
+    errors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def problem(self) -> Problem:
+        """The row of PROBLEMS."""
+        return PROBLEMS[self.code]

@@ -1,0 +1,99 @@
+"""Member ids: 63 bits that name region and slot, so that routing needs no look-up.
+
+    region number (6 bits) | slot (12 bits) | unique part (45 random bits)
+
+The text form is 13 Crockford base-32 digits and one ISO 7064 MOD 37,36 check character, which
+catches every single wrong character and every swap of two neighbours. What an entry creates
+(purchase, hold, ...) is named by member and version, so it routes by itself as well.
+"""
+
+import secrets
+from typing import Final, NamedTuple
+
+from shard_router.errors import MalformedIdError
+
+SLOT_COUNT: Final = 4096
+REGION_NUMBER_MAX: Final = 63
+_UNIQUE_BITS: Final = 45
+_SLOT_BITS: Final = 12
+_DIGITS: Final = 13
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_CHECK_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_VALUE: Final = {digit: value for value, digit in enumerate(_ALPHABET)}
+_CHECK_VALUE: Final = {digit: value for value, digit in enumerate(_CHECK_ALPHABET)}
+_VERSION_DIGITS_MAX: Final = 15
+
+
+class Reference(NamedTuple):
+    """What an entry created: `kind` is the prefix, (member_id, version) the entry."""
+
+    kind: str
+    member_id: int
+    version: int
+
+
+def new_member_id(region_number: int, slot: int) -> int:
+    """A fresh id in a slot of a region; the unique part comes from the system's random source."""
+    return compose_member_id(region_number, slot=slot, unique=secrets.randbits(_UNIQUE_BITS))
+
+
+def compose_member_id(region_number: int, *, slot: int, unique: int) -> int:
+    """The id of its three parts; ValueError when one is out of range."""
+    if not (0 < region_number <= REGION_NUMBER_MAX and 0 <= slot < SLOT_COUNT and 0 <= unique < 1 << _UNIQUE_BITS):
+        raise ValueError(f"no member id of region {region_number}, slot {slot}, unique {unique}")
+    return (region_number << _SLOT_BITS | slot) << _UNIQUE_BITS | unique
+
+
+def region_number_of(member_id: int) -> int:
+    """The region number in an id."""
+    return member_id >> _UNIQUE_BITS + _SLOT_BITS
+
+
+def slot_of(member_id: int) -> int:
+    """The slot in an id, 0 to 4,095."""
+    return member_id >> _UNIQUE_BITS & SLOT_COUNT - 1
+
+
+def format_member_id(member_id: int) -> str:
+    """The text form, 14 characters."""
+    digits = "".join(_ALPHABET[member_id >> shift & 31] for shift in range(5 * (_DIGITS - 1), -1, -5))
+    return digits + _check_character(digits)
+
+
+def parse_member_id(text: str) -> int:
+    """The id of a text form, in either case; MalformedIdError when a character is wrong or swapped."""
+    digits, check = text[:_DIGITS].upper(), text[_DIGITS:].upper()
+    value = 0
+    for digit in digits:
+        if digit not in _VALUE:
+            raise MalformedIdError(text)
+        value = value << 5 | _VALUE[digit]
+    if len(digits) != _DIGITS or not 0 < region_number_of(value) <= REGION_NUMBER_MAX:
+        raise MalformedIdError(text)
+    if check != _check_character(digits):
+        raise MalformedIdError(text)
+    return value
+
+
+def format_reference(kind: str, member_id: int, version: int) -> str:
+    """`<kind>_<member>-<version>`, for example `pur_04G0000000000X-7`."""
+    return f"{kind}_{format_member_id(member_id)}-{version}"
+
+
+def parse_reference(kind: str, text: str) -> Reference:
+    """Member and version of a reference of that kind; MalformedIdError otherwise."""
+    prefix, _, rest = text.partition("_")
+    member, _, version = rest.partition("-")
+    canonical = version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS_MAX and version[0] != "0"
+    if prefix != kind or not canonical:
+        raise MalformedIdError(text)
+    return Reference(kind, parse_member_id(member), int(version))
+
+
+def _check_character(digits: str) -> str:
+    """ISO 7064 MOD 37,36, the hybrid system with one check character of 0-9, A-Z."""
+    product = 36
+    for digit in digits:
+        total = (product + _CHECK_VALUE[digit]) % 36 or 36
+        product = total * 2 % 37
+    return _CHECK_ALPHABET[(37 - product) % 36]

@@ -1,0 +1,169 @@
+"""Connections to the servers of a shard: finds the primary, and lets go of a server that is none any more.
+
+Who is primary is asked of the servers themselves (`pg_is_in_recovery()`), all at once with a short
+deadline each, so that a dead first host never eats the time of the second. A connection that
+answers 25006 (read only) or breaks makes the choice void at once: the next call asks again.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import asyncpg
+
+from shard_router.errors import ProblemError
+from shard_router.topology import Topology, TopologyWatch
+
+PROBE_TIMEOUT_S: Final = 1.0
+ACQUIRE_TIMEOUT_S: Final = 2.0
+_PROBE_BACKOFF_S: Final = 0.25  # a shard without a primary is asked four times a second, not once per request
+
+Connection = asyncpg.pool.PoolConnectionProxy
+
+CONNECTION_ERRORS: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What says that the server, not the statement, is the trouble."""
+
+
+class ShardServers:
+    """The Postgres servers of one shard, each behind a lazily filled pool."""
+
+    def __init__(self, name: str, servers: list[str], *, size_max: int, statement_timeout_ms: int) -> None:
+        self.name = name
+        self.servers = servers
+        self._size_max = size_max
+        self._statement_timeout_ms = statement_timeout_ms
+        self._pools: dict[str, asyncpg.Pool[Any]] = {}
+        self._in_recovery: dict[str, bool] = {}
+        self._probing = asyncio.Lock()
+        self._probed_at = 0.0
+
+    @asynccontextmanager
+    async def primary(self) -> AsyncIterator[Connection[Any]]:
+        """A connection to the primary; `shard_unavailable` when there is none or it breaks."""
+        async with self._connection(in_recovery=False) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def standby(self) -> AsyncIterator[Connection[Any]]:
+        """A connection to a hot standby; `shard_unavailable` when there is none or it breaks."""
+        async with self._connection(in_recovery=True) as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Close every pool; a connection that does not end in time is cut."""
+        for pool in self._pools.values():
+            try:
+                await asyncio.wait_for(pool.close(), ACQUIRE_TIMEOUT_S)
+            except TimeoutError:
+                pool.terminate()
+
+    @asynccontextmanager
+    async def _connection(self, *, in_recovery: bool) -> AsyncIterator[Connection[Any]]:
+        server = await self._server(in_recovery=in_recovery)
+        try:
+            pool = await self._pool(server)
+            async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                yield connection
+        except CONNECTION_ERRORS as error:
+            await self._forget(server)
+            raise ProblemError("shard_unavailable", f"{self.name}: {type(error).__name__}") from error
+
+    async def _server(self, *, in_recovery: bool) -> str:
+        for _ in range(2):
+            for server in self.servers:
+                if self._in_recovery.get(server) is in_recovery:
+                    return server
+            await self._probe()
+        role = "standby" if in_recovery else "primary"
+        raise ProblemError("shard_unavailable", f"{self.name}: no {role}")
+
+    async def _probe(self) -> None:
+        async with self._probing:
+            if time.monotonic() - self._probed_at < _PROBE_BACKOFF_S:
+                return
+            unknown = [server for server in self.servers if server not in self._in_recovery]
+            answers = await asyncio.gather(*(self._ask(server) for server in unknown))
+            self._in_recovery |= {
+                server: answer for server, answer in zip(unknown, answers, strict=True) if answer is not None
+            }
+            self._probed_at = time.monotonic()
+
+    async def _ask(self, server: str) -> bool | None:
+        with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                pool = await self._pool(server)
+                async with pool.acquire() as connection:
+                    return await connection.fetchval("SELECT pg_is_in_recovery()")
+        return None
+
+    async def _pool(self, server: str) -> "asyncpg.Pool[Any]":
+        if server not in self._pools:
+            self._pools[server] = asyncpg.create_pool(
+                server,
+                min_size=0,
+                max_size=self._size_max,
+                timeout=PROBE_TIMEOUT_S,
+                reset=_keep_as_it_is,
+                server_settings={
+                    "application_name": "loyalty",
+                    "statement_timeout": str(self._statement_timeout_ms),
+                    "jit": "off",
+                },
+            )
+        return await self._pools[server]
+
+    async def _forget(self, server: str) -> None:
+        """Ask every server anew next time; connections of this one are replaced as they come back."""
+        self._in_recovery.clear()
+        if server in self._pools:
+            with suppress(asyncpg.InterfaceError):
+                await self._pools[server].expire_connections()
+
+
+class ShardPools:
+    """The servers of every shard, following the topology in force."""
+
+    def __init__(self, topology: TopologyWatch, *, size_max: int, statement_timeout_ms: int) -> None:
+        self._size_max = size_max
+        self._statement_timeout_ms = statement_timeout_ms
+        self._shards: dict[str, ShardServers] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._adopt(topology.current)
+        topology.on_change(self._adopt)
+
+    def __getitem__(self, shard: str) -> ShardServers:
+        return self._shards[shard]
+
+    async def close(self) -> None:
+        """Close all of them."""
+        await asyncio.gather(*(shard.close() for shard in self._shards.values()))
+
+    def _adopt(self, topology: Topology) -> None:
+        for name, shard in topology.document.shards.items():
+            known = self._shards.get(name)
+            if known and known.servers == shard.servers:
+                continue
+            if known:
+                task = asyncio.get_running_loop().create_task(known.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+            self._shards[name] = ShardServers(
+                name, shard.servers, size_max=self._size_max, statement_timeout_ms=self._statement_timeout_ms
+            )
+
+
+async def _keep_as_it_is(_connection: object) -> None:
+    """Our statements leave nothing behind in a session, so giving one back costs no round trip."""

@@ -1,0 +1,148 @@
+"""Which shard holds which slot, and where its servers are: one versioned document, held in memory.
+
+Only this module turns a member id into a shard. A higher epoch replaces the whole table at once;
+a lower or equal one is ignored, so a late copy of an old document changes nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shard_router.errors import LoyaltyError, MalformedIdError, TopologyError
+from shard_router.member_id import REGION_NUMBER_MAX, SLOT_COUNT, region_number_of, slot_of
+
+WATCH_INTERVAL_S: Final = 1.0
+
+
+class Region(BaseModel):
+    """A region's number (in every id) and its stateless nodes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    number: int = Field(gt=0, le=REGION_NUMBER_MAX)
+    command: list[str]
+    query: list[str]
+
+
+class Shard(BaseModel):
+    """One Postgres primary with its standbys (found out at run time who is who), one Valkey, one projector."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    region: str
+    slots: list[tuple[int, int]]
+    servers: list[str]
+    valkey: str
+    cdc: str | None = None
+
+
+class TopologyDocument(BaseModel):
+    """The document as stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epoch: int = Field(ge=1)
+    regions: dict[str, Region]
+    shards: dict[str, Shard]
+
+
+class Topology:
+    """The document with its look-up table: shard names by region number and slot."""
+
+    def __init__(self, document: TopologyDocument) -> None:
+        self.document = document
+        self.epoch = document.epoch
+        self.region_of_number = {region.number: name for name, region in document.regions.items()}
+        self._shards: dict[int, list[str]] = {
+            number: _slot_table(document, name) for number, name in self.region_of_number.items()
+        }
+
+    def shard_of(self, member_id: int) -> str:
+        """The name of the shard that holds a member; MalformedIdError for a region that does not exist."""
+        return self.shard_at(region_number_of(member_id), slot_of(member_id))
+
+    def shard_at(self, region_number: int, slot: int) -> str:
+        """The name of the shard that holds a slot of a region."""
+        table = self._shards.get(region_number)
+        if table is None:
+            raise MalformedIdError(f"no region {region_number}")
+        return table[slot]
+
+    def region_of(self, member_id: int) -> str:
+        """The name of a member's home region."""
+        return self.document.shards[self.shard_of(member_id)].region
+
+    def shards_in(self, region: str) -> list[str]:
+        """Names of the shards of a region, in the document's order."""
+        return [name for name, shard in self.document.shards.items() if shard.region == region]
+
+
+def parse_topology(text: str | bytes) -> Topology:
+    """The topology of a JSON document; TopologyError names what is wrong."""
+    try:
+        return Topology(TopologyDocument.model_validate_json(text))
+    except ValidationError as error:
+        raise TopologyError(f"topology: {error}") from error
+
+
+def read_topology(path: Path) -> Topology:
+    """The topology of a file; TopologyError when it cannot be read or used."""
+    try:
+        return parse_topology(path.read_bytes())
+    except OSError as error:
+        raise TopologyError(f"topology: {error}") from error
+
+
+class TopologyWatch:
+    """The topology in force. `watch` adopts a higher epoch while the process runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.current = read_topology(path)
+        self._listeners: list[Callable[[Topology], None]] = []
+
+    def on_change(self, listener: Callable[[Topology], None]) -> None:
+        """Call `listener` with every newly adopted topology."""
+        self._listeners.append(listener)
+
+    def adopt(self, topology: Topology) -> bool:
+        """Make a topology current if its epoch is higher; tells whether it was."""
+        if topology.epoch <= self.current.epoch:
+            return False
+        self.current = topology
+        for listener in self._listeners:
+            listener(topology)
+        return True
+
+    async def watch(self) -> None:
+        """Look at the file each second, for ever. A broken document is logged and the current one stays."""
+        log = structlog.get_logger()
+        seen_ns = 0
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            try:
+                modified_ns = self.path.stat().st_mtime_ns
+                if modified_ns != seen_ns and self.adopt(read_topology(self.path)):
+                    log.info("topology_adopted", epoch=self.current.epoch)
+                seen_ns = modified_ns
+            except (OSError, LoyaltyError) as error:
+                log.warning("topology_unreadable", error=str(error))
+
+
+def _slot_table(document: TopologyDocument, region: str) -> list[str]:
+    """Slot -> shard name of one region; every slot must have exactly one shard."""
+    table = [""] * SLOT_COUNT
+    for name, shard in document.shards.items():
+        if shard.region != region:
+            continue
+        for first, last in shard.slots:
+            if not 0 <= first <= last < SLOT_COUNT:
+                raise TopologyError(f"shard {name}: no slots {first}-{last}")
+            for slot in range(first, last + 1):
+                if table[slot]:
+                    raise TopologyError(f"slot {slot} of {region} belongs to {table[slot]} and {name}")
+                table[slot] = name
+    if "" in table:
+        raise TopologyError(f"slot {table.index('')} of {region} belongs to no shard")
+    return table

@@ -1,0 +1,205 @@
+"""How a process stands up and answers HTTP: request id, credential, problems, health, metrics, drain.
+
+Handlers contain no `try`: whatever goes wrong below one reaches `answer_problems`, which renders
+every exception of the tree in errors.py as RFC 9457, and anything else as `internal`.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from shard_router.credential import Credentials, Principal
+from shard_router.errors import PROBLEMS, LoyaltyError, MalformedIdError, ProblemError
+from shard_router.settings import NodeSettings
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Check = Callable[[], Awaitable[str | None]]
+"""A readiness check: None when well, else what is wrong."""
+
+PRINCIPAL: Final = web.RequestKey("principal", Principal)
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+SETTINGS: Final = web.AppKey("settings", NodeSettings)
+CREDENTIALS: Final = web.AppKey("credentials", Credentials)
+CHECKS: Final = web.AppKey("checks", dict[str, Check])
+DRAINING: Final = web.AppKey("draining", asyncio.Event)
+REGISTRY: Final = web.AppKey("registry", CollectorRegistry)
+
+OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
+_CHECK_TIMEOUT_S: Final = 1.0
+_BODY_TIMEOUT_S: Final = 10.0  # a till on a bad line needs seconds for a basket, a silent socket forever
+_LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+REQUESTS = Histogram(
+    "loyalty_http_request_seconds", "Time to answer.", ["method", "route", "status"], buckets=_LATENCY_BUCKETS_S, registry=None
+)
+FORWARDED = Counter("loyalty_forwarded", "Requests handed to the member's home region.", ["region"], registry=None)
+
+
+def build_app(settings: NodeSettings, credentials: Credentials) -> web.Application:
+    """An application with everything but its routes; add `Check`s to app[CHECKS] for /readyz."""
+    app = web.Application(client_max_size=settings.body_bytes_max, middlewares=[stamp, answer_problems, authenticate])
+    app[SETTINGS] = settings
+    app[CREDENTIALS] = credentials
+    app[CHECKS] = {}
+    app[DRAINING] = asyncio.Event()
+    app[REGISTRY] = CollectorRegistry()
+    for collector in (REQUESTS, FORWARDED):
+        app[REGISTRY].register(collector)
+    app.router.add_get("/livez", _live)
+    app.router.add_get("/readyz", _ready)
+    app.router.add_get("/metrics", _metrics)
+    return app
+
+
+@web.middleware
+async def stamp(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every answer its Request-Id and Loyalty-Region, and count it."""
+    started_at = time.perf_counter()
+    request_id = _request_id(request)
+    request[REQUEST_ID] = request_id
+    response = await handler(request)
+    if not response.prepared:
+        response.headers["Request-Id"] = request_id
+        response.headers.setdefault("Loyalty-Region", request.app[SETTINGS].region)
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource else "none"
+    REQUESTS.labels(request.method, route, response.status).observe(time.perf_counter() - started_at)
+    return response
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Render every exception as a problem document."""
+    try:
+        return await handler(request)
+    except ProblemError as error:
+        return render_problem(request, error)
+    except MalformedIdError:
+        return render_problem(request, ProblemError("not_found", "no such id"))
+    except web.HTTPException as error:
+        return render_problem(request, ProblemError(_CODE_OF_STATUS.get(error.status, "malformed"), error.reason))
+    except (LoyaltyError, Exception):
+        structlog.get_logger().exception("request_failed", request_id=request[REQUEST_ID], path=request.path)
+        return render_problem(request, ProblemError("internal"))
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Everything but health, metrics and the API description needs a credential."""
+    if request.path not in OPEN_PATHS:
+        request[PRINCIPAL] = request.app[CREDENTIALS].principal(request.headers.get("Authorization"))
+    return await handler(request)
+
+
+def render_problem(request: web.Request, error: ProblemError) -> web.Response:
+    """The RFC 9457 answer of a problem."""
+    problem = PROBLEMS[error.code]
+    document: dict[str, Any] = {
+        "type": f"urn:loyalty:problem:{error.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": error.detail or problem.title,
+        "code": error.code,
+        "retryable": problem.retryable,
+        "request_id": request[REQUEST_ID],
+    }
+    if error.errors:
+        document["errors"] = error.errors
+    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else None
+    return web.Response(
+        status=problem.status, body=orjson.dumps(document), content_type="application/problem+json", headers=headers
+    )
+
+
+def render_json(body: bytes | object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer from bytes as they are, or from an object."""
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    return web.Response(status=status, body=content, content_type="application/json", headers=headers)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The raw JSON body; `unsupported_media_type`, `too_large`, or `malformed` when it does not arrive in time."""
+    if request.content_type != "application/json" and request.can_read_body:
+        raise ProblemError("unsupported_media_type", f"got {request.content_type}")
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError as error:
+        raise ProblemError("malformed", "the body did not arrive in time") from error
+
+
+async def serve(app: web.Application) -> None:
+    """Run until SIGTERM or SIGINT: then fail /readyz, finish what runs, and return."""
+    settings = app[SETTINGS]
+    # Cancelling a handler when its client hangs up could cancel a commit: never.
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=False, shutdown_timeout=settings.drain_s)
+    await runner.setup()
+    site = web.TCPSite(runner, settings.host, settings.port, reuse_port=True, backlog=1024)
+    await site.start()
+    structlog.get_logger().info("listening", host=settings.host, port=settings.port, region=settings.region)
+    try:
+        await stop_signal()
+    finally:
+        app[DRAINING].set()
+        await runner.cleanup()
+
+
+async def stop_signal() -> None:
+    """Return at the first SIGTERM or SIGINT."""
+    import signal  # noqa: PLC0415 - only a process that serves needs it
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+_CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("Request-Id", "")
+    return given if given.isascii() and given.isalnum() and len(given) <= 64 else secrets.token_hex(8)  # noqa: PLR2004
+
+
+async def _live(_request: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+async def _ready(request: web.Request) -> web.Response:
+    results = {name: await _check(check) for name, check in request.app[CHECKS].items()}
+    if request.app[DRAINING].is_set():
+        results["draining"] = "this node is stopping"
+    ready = not any(results.values())
+    status = 200 if ready else 503
+    if "verbose" not in request.query:
+        return web.Response(status=status, text="ok" if ready else "not ready")
+    lines = [f"[{'-' if wrong else '+'}] {name}: {wrong or 'ok'}" for name, wrong in results.items()]
+    return web.Response(status=status, text="\n".join(lines) + "\n")
+
+
+async def _check(check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            return await check()
+    except Exception as error:  # noqa: BLE001 - a check that fails in any way says not ready
+        return f"{type(error).__name__}: {error}"
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    body = generate_latest(request.app[REGISTRY])
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def gauge(app: web.Application, name: str, help_text: str) -> Gauge:
+    """A gauge of this application's registry."""
+    return Gauge(name, help_text, registry=app[REGISTRY])
