@@ -1,0 +1,317 @@
+"""One list of operations gives both the routes and the OpenAPI document, so that they cannot disagree.
+
+    OPERATIONS = (
+        Operation("POST", "/v1/holds", "place_hold", "Set points aside", roles=STAFF, request_model=HoldBody,
+                  answer_model=HoldAnswer, status=201, problems=("member_not_found", "insufficient_points"),
+                  answer_headers=COMMAND_HEADERS, idempotent=True),
+    )
+    add_operations(app, OPERATIONS, {"place_hold": place_hold}, about=About("Loyalty commands", "..."))
+
+What an operation declares is also enforced: its roles, and that no undeclared query parameter is sent.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from shard_router.credential import Role
+from shard_router.errors import PROBLEMS, ProblemError
+from shard_router.web import PRINCIPAL, Handler
+
+STAFF: Final[tuple[Role, ...]] = ("pos", "service", "admin")
+EVERYONE: Final[tuple[Role, ...]] = (*STAFF, "member")
+COMMAND_HEADERS: Final = ("Consistency-Token", "Idempotent-Replayed")
+QUERY_HEADERS: Final = ("ETag", "Loyalty-Source", "Cache-Control")
+
+_ALWAYS: Final = ("malformed", "unauthenticated", "internal")
+_REF: Final = "#/components/schemas/{model}"
+
+Place = Literal["path", "query", "header"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter; `schema` is JSON Schema and carries the example."""
+
+    name: str
+    place: Place
+    description: str
+    schema: dict[str, Any]
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call: what it takes, what it answers, who may use it, and the problem codes of its own.
+
+    Every path parameter must be among `parameters`. `malformed`, `unauthenticated`, `internal`, and `forbidden`
+    where roles exclude anybody, need not be named. `idempotent` asks for the Idempotency-Key header.
+    """
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    operation_id: str
+    summary: str
+    answer_model: type[BaseModel] | None
+    description: str = ""
+    roles: tuple[Role, ...] = EVERYONE
+    request_model: type[BaseModel] | None = None
+    status: int = 200
+    problems: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    answer_headers: tuple[str, ...] = ()
+    answer_type: str = "application/json"
+    idempotent: bool = False
+    tag: str = "members"
+    allowed_query: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = frozenset(parameter.name for parameter in self.parameters if parameter.place == "query")
+        object.__setattr__(self, "allowed_query", names)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """The head of a document."""
+
+    title: str
+    description: str
+    version: str = "1"
+
+
+def add_operations(
+    app: web.Application, operations: Iterable[Operation], handlers: Mapping[str, Handler], *, about: About
+) -> None:
+    """Register a route for every operation and `/openapi.json`; handlers go by operation id, exactly one for each."""
+    listed = tuple(operations)
+    unmatched = {operation.operation_id for operation in listed} ^ set(handlers)
+    if unmatched:
+        raise ValueError(f"operations and handlers differ: {sorted(unmatched)}")
+    for operation in listed:
+        route = _guarded(operation, handlers[operation.operation_id])
+        app.router.add_route(operation.method, operation.path, route)
+    content = orjson.dumps(describe(listed, about))
+
+    async def answer_document(_request: web.Request) -> web.Response:
+        return web.Response(body=content, content_type="application/json")
+
+    app.router.add_get("/openapi.json", answer_document)
+
+
+def malformed_parameter(name: str, detail: str) -> ProblemError:
+    """Make the `malformed` problem of one query parameter or header, with its pointer."""
+    return ProblemError("malformed", f"{name}: {detail}", [{"pointer": f"/{name}", "detail": detail}])
+
+
+def describe(operations: Iterable[Operation], about: About) -> dict[str, Any]:
+    """Write the OpenAPI 3.1 document of some operations."""
+    listed = tuple(operations)
+    wanted: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [(ProblemDocument, "serialization")]
+    for operation in listed:
+        if operation.request_model:
+            wanted.append((operation.request_model, "validation"))
+        if operation.answer_model:
+            wanted.append((operation.answer_model, "serialization"))
+    references, definitions = models_json_schema(wanted, ref_template=_REF)
+    schemas = definitions.get("$defs", {})
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in listed:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, references, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": about.title, "version": about.version, "description": about.description},
+        "servers": [{"url": "/", "description": "Any node of any region takes any member's request."}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in listed)],
+        "paths": paths,
+        "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": _SECURITY},
+    }
+
+
+class MalformedField(BaseModel):
+    """One thing wrong with the input."""
+
+    pointer: str
+    """JSON pointer (RFC 6901) into the body, or `/` and the parameter's name."""
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. Decide by `code` (stable) and `retryable`, show `title` or `detail` to people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    request_id: str
+    errors: list[MalformedField] = []
+
+
+def _guarded(operation: Operation, handler: Handler) -> Handler:
+    roles, allowed = frozenset(operation.roles), operation.allowed_query
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        principal = request[PRINCIPAL]
+        if principal.role not in roles:
+            principal.require(*operation.roles)
+        if request.query_string:
+            for name in request.query:
+                if name not in allowed:
+                    raise malformed_parameter(name, "there is no such parameter")
+        return await handler(request)
+
+    return guarded
+
+
+def _operation(operation: Operation, references: Mapping[Any, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
+    described = operation.description or operation.summary
+    document: dict[str, Any] = {
+        "operationId": operation.operation_id,
+        "summary": operation.summary,
+        "description": f"{described}\n\nRoles: {', '.join(operation.roles)}.",
+        "tags": [operation.tag],
+        "security": _security(operation),
+        "parameters": [_parameter(parameter) for parameter in _parameters(operation)],
+        "responses": _responses(operation, references, schemas),
+    }
+    if operation.request_model:
+        reference = references[operation.request_model, "validation"]
+        content = {"application/json": _content(reference, schemas)}
+        document["requestBody"] = {"required": True, "content": content}
+    return document
+
+
+def _security(operation: Operation) -> list[dict[str, list[str]]]:
+    staff = [{"apiKey": []}] if set(operation.roles) - {"member"} else []
+    member = [{"memberToken": []}] if "member" in operation.roles else []
+    return [*staff, *member]
+
+
+def _parameters(operation: Operation) -> Iterable[Parameter]:
+    yield from operation.parameters
+    if operation.idempotent:
+        yield IDEMPOTENCY_KEY
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.required or parameter.place == "path",
+        "description": parameter.description,
+        "schema": parameter.schema,
+    }
+
+
+def _responses(operation: Operation, references: Mapping[Any, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _headers(operation)}
+    done: dict[str, Any] = {"description": operation.summary, "headers": headers}
+    if operation.answer_model:
+        reference = references[operation.answer_model, "serialization"]
+        done["content"] = {operation.answer_type: _content(reference, schemas)}
+    elif operation.answer_type != "application/json":
+        done["content"] = {operation.answer_type: {"schema": {"type": "string"}}}
+    responses: dict[str, Any] = {str(operation.status): done}
+    if "ETag" in operation.answer_headers:
+        responses["304"] = {"description": "Unchanged since the ETag in If-None-Match", "headers": headers}
+    return responses | _problem_responses(operation)
+
+
+def _headers(operation: Operation) -> Iterable[str]:
+    return ("Request-Id", "Loyalty-Region", *operation.answer_headers)
+
+
+def _problem_responses(operation: Operation) -> dict[str, Any]:
+    own = ("forbidden",) if set(EVERYONE) - set(operation.roles) else ()
+    codes_by_status: dict[int, list[str]] = {}
+    for code in dict.fromkeys((*_ALWAYS, *own, *operation.problems)):
+        codes_by_status.setdefault(PROBLEMS[code].status, []).append(code)
+    return {str(status): _problem_response(codes_by_status[status]) for status in sorted(codes_by_status)}
+
+
+def _problem_response(codes: list[str]) -> dict[str, Any]:
+    lines = [
+        f"- `{code}`: {PROBLEMS[code].title}{' (retryable)' if PROBLEMS[code].retryable else ''}" for code in codes
+    ]
+    names = ["Request-Id", "Loyalty-Region", *(["Retry-After"] if PROBLEMS[codes[0]].retry_after_s else [])]
+    return {
+        "description": "\n".join(lines),
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/ProblemDocument"},
+                "examples": {code: {"value": _problem_example(code)} for code in codes},
+            }
+        },
+    }
+
+
+def _problem_example(code: str) -> dict[str, Any]:
+    problem = PROBLEMS[code]
+    return {
+        "type": f"urn:loyalty:problem:{code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.title,
+        "code": code,
+        "retryable": problem.retryable,
+        "request_id": "5f2c9a1e0b7d4c38",
+    }
+
+
+def _content(reference: Any, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": reference}
+    model = reference.get("$ref", "").rpartition("/")[2]
+    examples = schemas.get(model, {}).get("examples")
+    return content | {"example": examples[0]} if examples else content
+
+
+IDEMPOTENCY_KEY: Final = Parameter(
+    "Idempotency-Key",
+    "header",
+    "Names this attempt: 1-255 visible ASCII characters, bare or quoted. Send the same key with the same body again "
+    "after a timeout or a 503; the command takes effect once.",
+    {"type": "string", "minLength": 1, "maxLength": 257, "examples": ["till-7-20261122-000431"]},
+    required=True,
+)
+
+
+def _header(description: str, example: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string", "examples": [example]}}
+
+
+_HEADERS: Final = {
+    "Request-Id": _header("Names this request in our logs: quote it when you ask us.", "5f2c9a1e0b7d4c38"),
+    "Loyalty-Region": _header("The region that did the work.", "eu"),
+    "Loyalty-Source": _header("Where the answer came from: `cache`, `replica` or `primary`.", "cache"),
+    "ETag": _header("The version of what was answered; send it in If-None-Match.", 'W/"7"'),
+    "Cache-Control": _header("`private, no-cache`: keep it, but ask again (with If-None-Match).", "private, no-cache"),
+    "Consistency-Token": _header(
+        "Send it with a query to see at least the state this command made.", "v1.08G0000000001X.7"
+    ),
+    "Idempotent-Replayed": _header(
+        "`true` when this is the stored answer of an earlier request with this key.", "true"
+    ),
+    "Retry-After": _header("Seconds to wait before sending the same request again.", "1"),
+}
+
+_SECURITY: Final = {
+    "apiKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "loy_<id>_<secret>",
+        "description": "A key of a till (`pos`, may be bound to one store), a `service` or an `admin`.",
+    },
+    "memberToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A member's own token (EdDSA; `sub` is the member id): sees that member only.",
+    },
+}

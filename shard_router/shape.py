@@ -1,0 +1,100 @@
+"""Shapes that the answers of both sides are made of, for the OpenAPI document.
+
+Answers are rendered from stored JSON, never through these models; a test holds what is answered to them.
+"""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MEMBER_EXAMPLE = "010000000000ZX"
+ACCOUNT_EXAMPLE = {
+    "member_id": MEMBER_EXAMPLE,
+    "version": 7,
+    "balance": {
+        "available": 120,
+        "pending": 30,
+        "held": 0,
+        "debt": 0,
+        "lifetime": 540,
+        "expiring": [{"points": 100, "at": "2027-12-31T23:59:59Z"}],
+        "next_change_at": None,
+    },
+    "tier": {
+        "code": "silver",
+        "name": "Silver",
+        "qualifying_points": 540,
+        "since": "2026-03-01T09:30:00Z",
+        "until": None,
+        "next": {"code": "gold", "points_needed": 460},
+    },
+    "as_of": "2026-11-22T10:00:00Z",
+}
+POSTING_EXAMPLE = {
+    "points": 100,
+    "from": "program",
+    "to": "available",
+    "expires_at": "2027-12-31T23:59:59Z",
+    "reason": "base",
+}
+
+
+class Expiring(BaseModel):
+    """Points that go at an instant unless they are spent before."""
+
+    points: int
+    at: datetime
+
+
+class Balance(BaseModel):
+    """Points by bucket; only `available` can be spent."""
+
+    available: int = Field(description="Can be spent now.", ge=0)
+    pending: int = Field(description="Earned, but not available yet.", ge=0)
+    held: int = Field(description="Set aside by open holds.", ge=0)
+    debt: int = Field(description="Owed after a return of goods whose points were spent.", ge=0)
+    lifetime: int = Field(description="All points ever issued, less those reversed.")
+    expiring: list[Expiring] = Field(description="What expires when, soonest first.")
+    next_change_at: datetime | None = Field(description="When time alone next changes this balance.")
+
+
+class NextTier(BaseModel):
+    """What is missing for the next tier."""
+
+    code: str
+    points_needed: int
+
+
+class MemberTier(BaseModel):
+    """The member's tier."""
+
+    code: str
+    name: str
+    qualifying_points: int
+    since: datetime | None
+    until: datetime | None
+    next: NextTier | None = Field(description="Null in the highest tier.")
+
+
+class Account(BaseModel):
+    """A member's points and tier at a version."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ACCOUNT_EXAMPLE]})
+    member_id: str
+    version: int = Field(description="Grows by one with every accepted command of this member.")
+    balance: Balance
+    tier: MemberTier
+    as_of: datetime
+
+
+class Posting(BaseModel):
+    """Points moved from one bucket to another."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [POSTING_EXAMPLE]})
+    points: int = Field(ge=0)
+    from_: str = Field(
+        alias="from", description="`program`, `pending`, `available`, `held`, `spent`, `expired` or `debt`."
+    )
+    to: str
+    expires_at: datetime | None = None
+    reason: str
