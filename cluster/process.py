@@ -1,0 +1,150 @@
+"""One child process: how it starts, when it is ready, how it stops.
+
+Invariant: a child never outlives its supervisor. On Linux the kernel signals it when we die (set after any change of
+account, which would clear it); elsewhere the record of run.json lets the next start find it.
+"""
+
+import asyncio
+import ctypes
+import os
+import platform
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.account import Account
+from cluster.errors import StartFailed
+
+Probe = Callable[[], Awaitable[str | None]]
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LOG_BYTES_MAX = 10 * 1024 * 1024
+LOG_TAIL_LINES = 15
+LOG_TAIL_BYTES = 16 * 1024
+PROBE_INTERVAL_S = 0.05
+PROBE_TIMEOUT_S = 5.0
+KILL_DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """What to run. `probe` answers None when the process is ready, otherwise why it is not yet."""
+
+    name: str
+    argv: tuple[str, ...]
+    log: Path
+    probe: Probe
+    port: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    account: Account | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_deadline_s: float = 10.0
+    ready_deadline_s: float = 60.0
+    death_signal: signal.Signals = signal.SIGKILL
+
+
+async def spawn(spec: ProcessSpec) -> asyncio.subprocess.Process:
+    """Start the process in its own session, so that Ctrl-C at the terminal reaches only the supervisor."""
+    argv = spec.argv if spec.account is None else spec.account.argv(spec.argv, spec.death_signal)
+    try:
+        with spec.log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(spec.env),
+                cwd="/",
+                start_new_session=True,
+                preexec_fn=_prepare_child(spec.account, spec.death_signal),
+            )
+    except OSError as error:
+        raise StartFailed(spec.name, str(error)) from error
+
+
+def _prepare_child(account: Account | None, death_signal: signal.Signals) -> Callable[[], None]:
+    libc = ctypes.CDLL(None, use_errno=True) if platform.system() == "Linux" else None
+    parent = os.getpid()
+
+    def prepare() -> None:
+        if account is not None:
+            account.switch()
+        if libc is not None:
+            libc.prctl(PR_SET_PDEATHSIG, int(death_signal))
+            if os.getppid() != parent:
+                os._exit(1)  # the supervisor died before the kernel knew whom to tell
+
+    return prepare
+
+
+async def wait_ready(spec: ProcessSpec, child: asyncio.subprocess.Process) -> None:
+    """Return when the probe is content; StartFailed when the process ends first or its deadline passes."""
+    deadline = asyncio.get_running_loop().time() + spec.ready_deadline_s
+    while True:
+        if child.returncode is not None:
+            raise StartFailed(spec.name, describe_exit(child.returncode), log_tail(spec.log))
+        reason = await probe(spec)
+        if reason is None:
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            late = f"not ready after {spec.ready_deadline_s:.0f} s ({reason})"
+            raise StartFailed(spec.name, late, log_tail(spec.log))
+        await asyncio.sleep(PROBE_INTERVAL_S)
+
+
+async def probe(spec: ProcessSpec) -> str | None:
+    """None when ready, else the reason; a probe that hangs counts as not ready."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return await spec.probe()
+    except TimeoutError:
+        return "no answer"
+
+
+async def terminate(spec: ProcessSpec, child: asyncio.subprocess.Process) -> bool:
+    """Ask the process to stop, then force it and its group; False when force was needed."""
+    if child.returncode is not None:
+        return True
+    child.send_signal(spec.stop_signal)
+    try:
+        async with asyncio.timeout(spec.stop_deadline_s):
+            await child.wait()
+    except TimeoutError:
+        kill_group(child.pid)
+        await asyncio.wait_for(child.wait(), KILL_DEADLINE_S)
+        return False
+    return True
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL for the process and what it started; silent when it is gone."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def describe_exit(returncode: int) -> str:
+    """`exited with 1` or `killed by SIGKILL`."""
+    if returncode >= 0:
+        return f"exited with {returncode}"
+    return f"killed by {signal.Signals(-returncode).name}"
+
+
+def rotate_log(path: Path) -> None:
+    """Keep one older log when the present one has grown large."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+        path.replace(path.with_suffix(".log.1"))
+
+
+def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """The last lines of a log, empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+    except OSError:
+        return ""

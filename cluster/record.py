@@ -1,0 +1,150 @@
+"""run.json: who runs on a data folder, so that a later start or `down` finds them even after kill -9.
+
+A process is known by its id and its start time together; an id alone may belong to a stranger by now. The lock beside
+it is held by the living supervisor, and the kernel drops it with the supervisor.
+"""
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+from pydantic import TypeAdapter
+
+from cluster.errors import ClusterError
+from cluster.files import read_json, write_json
+from cluster.process import kill_group
+
+START_TOLERANCE_S = 2.0  # psutil derives start times from the boot time, which drifts with the clock
+ORPHAN_DEADLINE_S = 10.0
+POLL_INTERVAL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process that cannot be mistaken for a later one with the same id."""
+
+    pid: int
+    started_at_s: float
+
+    @classmethod
+    def of(cls, pid: int) -> "Identity":
+        """The identity of a process that runs now."""
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.Error:
+            return cls(pid, 0.0)
+
+    def alive(self) -> bool:
+        """Whether this very process still runs (a zombie does not)."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started_at_s) < START_TOLERANCE_S
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+@dataclass(slots=True)
+class ProcessRecord:
+    """One kept process as `loyalty status` sees it."""
+
+    state: str
+    log: str
+    identity: Identity | None = None
+    port: int | None = None
+    restarts: int = 0
+    last_exit: str | None = None
+    stop_signal: int = signal.SIGTERM
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """The content of run.json."""
+
+    supervisor: Identity
+    ready: bool = False
+    cdc_source: str = "debezium"
+    processes: dict[str, ProcessRecord] = field(default_factory=dict[str, ProcessRecord])
+
+    def save(self, data: Path) -> None:
+        """Write it whole."""
+        write_json(run_path(data), asdict(self))
+
+
+def run_path(data: Path) -> Path:
+    """Where the record of a data folder lies."""
+    return data / "run.json"
+
+
+def read_run(data: Path) -> RunRecord | None:
+    """The record of a data folder, None when nothing was started there."""
+    document = read_json(run_path(data))
+    if document is None:
+        return None
+    return TypeAdapter(RunRecord).validate_python(document)
+
+
+@contextmanager
+def exclusive(data: Path) -> Generator[None]:
+    """Hold the data folder alone; ClusterError when another supervisor has it."""
+    data.mkdir(parents=True, exist_ok=True)
+    handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            run = read_run(data)
+            owner = f" (process {run.supervisor.pid})" if run else ""
+            raise ClusterError(
+                f"{data} is in use by another supervisor{owner}.\n"
+                "Stop it with `loyalty down`, or give this one its own --data and --port."
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def locked(data: Path) -> bool:
+    """Whether a supervisor lives on the data folder."""
+    try:
+        with exclusive(data):
+            return False
+    except ClusterError:
+        return True
+
+
+def stop_orphans(data: Path) -> list[str]:
+    """Stop what an earlier supervisor left behind; the names of those stopped. Call with the lock held."""
+    run = read_run(data)
+    if run is None:
+        return []
+    orphans = {n: p for n, p in run.processes.items() if p.identity is not None and p.identity.alive()}
+    for orphan in orphans.values():
+        _signal(orphan, orphan.stop_signal)
+    if not wait_gone([p.identity for p in orphans.values()], ORPHAN_DEADLINE_S):
+        for orphan in orphans.values():
+            if orphan.identity is not None and orphan.identity.alive():
+                kill_group(orphan.identity.pid)
+        wait_gone([p.identity for p in orphans.values()], ORPHAN_DEADLINE_S)
+    return list(orphans)
+
+
+def _signal(process: ProcessRecord, number: int) -> None:
+    if process.identity is not None and process.identity.alive():
+        os.kill(process.identity.pid, number)
+
+
+def wait_gone(identities: list[Identity | None], deadline_s: float) -> bool:
+    """Wait until none of the processes runs; False when the deadline passes first."""
+    until = time.monotonic() + deadline_s
+    while any(identity is not None and identity.alive() for identity in identities):
+        if time.monotonic() > until:
+            return False
+        time.sleep(POLL_INTERVAL_S)
+    return True

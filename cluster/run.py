@@ -1,0 +1,117 @@
+"""One life of a supervisor: lock the data folder, clear what an earlier one left, bring up, keep, stop cleanly."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cluster.document import Documents
+from cluster.errors import ClusterError
+from cluster.node import PROJECT
+from cluster.plan import ClusterPlan
+from cluster.postgres import server_password
+from cluster.process import log_tail, rotate_log
+from cluster.record import Identity, RunRecord, exclusive, locked, read_run, stop_orphans, wait_gone
+from cluster.supervisor import Listener, Supervisor
+from cluster.system import System
+
+DETACH_DEADLINE_S = 120.0
+DOWN_DEADLINE_S = 90.0
+POLL_INTERVAL_S = 0.1
+SUPERVISOR = "supervisor"
+
+
+def run_system(plan: ClusterPlan, *, on_change: Listener, on_ready: Callable[[int], None]) -> None:
+    """Run the system until Ctrl-C, SIGTERM or `loyalty down`; ClusterError when it does not come up."""
+    with exclusive(plan.data):
+        if orphans := stop_orphans(plan.data):
+            on_change(SUPERVISOR, f"stopped what an earlier start left: {', '.join(orphans)}")
+        asyncio.run(_live(plan, on_change, on_ready))
+
+
+async def _live(plan: ClusterPlan, on_change: Listener, on_ready: Callable[[int], None]) -> None:
+    run = RunRecord(Identity.of(os.getpid()), cdc_source=plan.cdc_source)
+    run.save(plan.data)
+    supervisor = Supervisor(plan.data, run, on_change)
+    system = System(plan, supervisor, server_password(Documents(plan.data).password))
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    try:
+        version = await _unless(asked_to_stop, system)
+        if version is not None:
+            run.ready = True
+            run.save(plan.data)
+            on_ready(version)
+            await asked_to_stop.wait()
+    finally:
+        run.ready = False
+        await system.stop()
+
+
+async def _unless(asked_to_stop: asyncio.Event, system: System) -> int | None:
+    """Bring the system up; None when asked to stop before it was."""
+    starting = asyncio.create_task(system.start())
+    stopping = asyncio.create_task(asked_to_stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if starting.done():
+        return starting.result()
+    starting.cancel()
+    with suppress(asyncio.CancelledError, ClusterError):
+        await starting
+    return None
+
+
+def detach(plan: ClusterPlan, arguments: Sequence[str]) -> None:
+    """Start `loyalty up` with these arguments in the background and wait until ready; ClusterError when it fails."""
+    if locked(plan.data):
+        with exclusive(plan.data):  # raises with the message that names the owner
+            return
+    log = Documents(plan.data).log(SUPERVISOR)
+    rotate_log(log)
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cluster", "up", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), *_python_path()])},
+            start_new_session=True,
+        )
+    until = time.monotonic() + DETACH_DEADLINE_S
+    while time.monotonic() < until:
+        run = read_run(plan.data)
+        if run is not None and run.ready and run.supervisor.pid == child.pid:
+            return
+        if child.poll() is not None:
+            raise ClusterError(log_tail(log, 40).strip())
+        time.sleep(POLL_INTERVAL_S)
+    child.terminate()
+    raise ClusterError(f"not ready after {DETACH_DEADLINE_S:.0f} s; see {log}")
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def stop_system(data: Path) -> str:
+    """Stop the supervisor of a data folder, or what one left behind; tells in words what was stopped."""
+    if not data.exists():
+        return f"nothing was ever started in {data}"
+    run = read_run(data)
+    if locked(data) and run is not None:
+        os.kill(run.supervisor.pid, signal.SIGTERM)
+        if not wait_gone([run.supervisor], DOWN_DEADLINE_S):
+            os.kill(run.supervisor.pid, signal.SIGKILL)
+            wait_gone([run.supervisor], DOWN_DEADLINE_S)
+    with exclusive(data):
+        orphans = stop_orphans(data)
+    if orphans:
+        return f"stopped what an earlier supervisor left: {', '.join(orphans)}"
+    return "stopped" if run is not None and run.processes else "nothing was running"

@@ -1,0 +1,243 @@
+"""What runs now and how it is: read from outside, so that it tells the truth when the supervisor is gone too."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from cluster import node, valkey
+from cluster.document import Documents, read_keys
+from cluster.errors import ClusterError
+from cluster.files import read_json
+from cluster.postgres import CONNECT_TIMEOUT_S, STATEMENTS
+from cluster.record import RunRecord, locked, read_run
+from shard_router.topology import Shard, TopologyDocument
+
+HTTP_TIMEOUT_S = 5.0
+REBUILD_TIMEOUT_S = 600.0
+CDC_SLOT = "loyalty_cdc"
+LAG_METRIC = "loyalty_cdc_lag_seconds"
+SLOT_BYTES_LARGE = 256 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class ShardHealth:
+    """One shard seen from its servers."""
+
+    primary: str | None = None
+    standbys: list[str] = field(default_factory=list[str])
+    unreachable: list[str] = field(default_factory=list[str])
+    replay_bytes: int | None = None
+    slot_bytes: int | None = None
+    slot_active: bool = False
+    lag_ms: int | None = None
+    program_version: int | None = None
+    valkey_problem: str | None = None
+
+
+@dataclass(slots=True)
+class StatusReport:
+    """Everything `loyalty status` knows."""
+
+    data: Path
+    running: bool
+    run: RunRecord | None
+    topology: TopologyDocument
+    keys: Mapping[str, str]
+    shards: dict[str, ShardHealth]
+    nodes: dict[str, str | None]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every part answers."""
+        well = all(s.primary and not s.unreachable and s.valkey_problem is None for s in self.shards.values())
+        return self.running and well and not any(self.nodes.values())
+
+    @property
+    def program_version(self) -> int | None:
+        """The highest program version in force."""
+        return max((s.program_version for s in self.shards.values() if s.program_version is not None), default=None)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON of `loyalty status --json`."""
+        return {
+            "ready": self.ready,
+            "data": str(self.data),
+            "program_version": self.program_version,
+            "regions": {name: self._region(name) for name in self.topology.regions},
+            "keys": dict(self.keys),
+            "processes": {
+                name: {"state": process.state, "restarts": process.restarts, "port": process.port, "log": process.log}
+                for name, process in (self.run.processes if self.run else {}).items()
+            },
+        }
+
+    def _region(self, name: str) -> dict[str, Any]:
+        region = self.topology.regions[name]
+        shards = {key: self._shard(key) for key, shard in self.topology.shards.items() if shard.region == name}
+        return {"command": region.command[0], "query": region.query[0], "shards": shards}
+
+    def _shard(self, name: str) -> dict[str, Any]:
+        shard, health = self.topology.shards[name], self.shards[name]
+        source = self.run.cdc_source if self.run else None
+        return {
+            "primary": health.primary,
+            "standbys": health.standbys,
+            "valkey": shard.valkey,
+            "cdc": {"url": shard.cdc, "source": source, "lag_ms": health.lag_ms, "slot_bytes": health.slot_bytes},
+        }
+
+
+async def read_status(data: Path) -> StatusReport:
+    """Ask every part of the system on a data folder; ClusterError when nothing was ever started there."""
+    documents = Documents(data)
+    text = read_json(documents.topology)
+    if text is None:
+        raise ClusterError(f"nothing was ever started in {data}: `loyalty up` brings it up")
+    topology = TopologyDocument.model_validate(text)
+    nodes = _node_urls(topology)
+    health = await asyncio.gather(*(_shard_health(shard) for shard in topology.shards.values()))
+    problems = await asyncio.gather(*(node.ready(url) for url in nodes.values()))
+    return StatusReport(
+        data=data,
+        running=locked(data),
+        run=read_run(data),
+        topology=topology,
+        keys=read_keys(documents),
+        shards=dict(zip(topology.shards, health, strict=True)),
+        nodes=dict(zip(nodes, problems, strict=True)),
+    )
+
+
+def _node_urls(topology: TopologyDocument) -> dict[str, str]:
+    urls: dict[str, str] = {}
+    for name, region in topology.regions.items():
+        urls |= {f"{name}-command": region.command[0], f"{name}-query": region.query[0]}
+    return urls | {f"{name}-cdc": shard.cdc for name, shard in topology.shards.items() if shard.cdc}
+
+
+async def _shard_health(shard: Shard) -> ShardHealth:
+    health = ShardHealth()
+    await asyncio.gather(*(_ask_server(url, health) for url in shard.servers))
+    health.valkey_problem = await valkey.ping(shard.valkey)
+    if shard.cdc:
+        health.lag_ms = await _lag_ms(shard.cdc)
+    return health
+
+
+async def _ask_server(url: str, health: ShardHealth) -> None:
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        health.unreachable.append(url)
+        return
+    try:
+        if await connection.fetchval(STATEMENTS["is_standby"]):
+            health.standbys.append(url)
+            return
+        health.primary = url
+        for slot in await connection.fetch(STATEMENTS["slots"]):
+            if slot["slot_name"] == CDC_SLOT:
+                health.slot_bytes, health.slot_active = slot["bytes"], slot["active"]
+        for standby in await connection.fetch(STATEMENTS["standby_lag"]):
+            health.replay_bytes = standby["bytes"]
+        health.program_version = await connection.fetchval(STATEMENTS["program_version"])
+    finally:
+        await connection.close()
+
+
+async def _lag_ms(cdc_url: str) -> int | None:
+    """The projector's own figure for how long a commit takes to be visible."""
+    timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{cdc_url}/metrics") as answer:
+            text = await answer.text()
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return None
+    for line in text.splitlines():
+        if line.startswith(LAG_METRIC):
+            return round(float(line.rpartition(" ")[2]) * 1000)
+    return None
+
+
+async def request_rebuild(data: Path, region: str | None) -> dict[str, str]:
+    """Ask the projectors (of one region or all) to rebuild their views; what each answered, by shard."""
+    report = await read_status(data)
+    if region is not None and region not in report.topology.regions:
+        raise ClusterError(f"no region {region!r}: there are {', '.join(report.topology.regions)}")
+    chosen = {n: s for n, s in report.topology.shards.items() if s.cdc and region in {None, s.region}}
+    answers = await asyncio.gather(*(_rebuild(str(shard.cdc), report.keys["admin"]) for shard in chosen.values()))
+    return dict(zip(chosen, answers, strict=True))
+
+
+async def _rebuild(cdc_url: str, admin_key: str) -> str:
+    timeout = aiohttp.ClientTimeout(total=REBUILD_TIMEOUT_S)
+    headers = {"Authorization": f"Bearer {admin_key}"}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.post(f"{cdc_url}/rebuild") as answer,
+        ):
+            text = (await answer.text()).strip()
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise ClusterError(f"the projector at {cdc_url} does not answer: {error}") from error
+    if not answer.ok:
+        raise ClusterError(f"the projector at {cdc_url} answered {answer.status}: {text}")
+    return text or "started"
+
+
+def render_status(report: StatusReport) -> Group:
+    """A table for people, and what to do about what is wrong."""
+    table = Table(box=None, padding=(0, 2))
+    for column in ("", "process", "state", "port", "restarts", "detail"):
+        table.add_column(column, justify="right" if column in {"port", "restarts"} else "left")
+    details = _details(report)
+    for name, process in sorted((report.run.processes if report.run else {}).items()):
+        problem = report.nodes.get(name)
+        well = report.running and process.state == "ready" and not problem
+        state = process.state if report.running else "not running"
+        mark = Text("●", "green" if well else "red")
+        table.add_row(mark, name, state, str(process.port), str(process.restarts), problem or details.get(name, ""))
+    advice = _advice(report)
+    head = Text(f"{'ready' if report.ready else 'NOT READY'}  {report.data}", "green" if report.ready else "red")
+    return Group(head, table, *(Text(f"→ {line}", "yellow") for line in advice))
+
+
+def _details(report: StatusReport) -> dict[str, str]:
+    details: dict[str, str] = {}
+    for name, health in report.shards.items():
+        lag = "lag unknown" if health.lag_ms is None else f"lag {health.lag_ms} ms"
+        details[f"{name}-cdc"] = f"{lag}, slot holds {health.slot_bytes or 0:,} bytes"
+        for url in report.topology.shards[name].servers:
+            for process, record in (report.run.processes if report.run else {}).items():
+                if f":{record.port}/" in url:
+                    role = "primary" if url == health.primary else f"standby, {health.replay_bytes or 0:,} bytes behind"
+                    details[process] = "no answer" if url in health.unreachable else role
+    return details
+
+
+def _advice(report: StatusReport) -> list[str]:
+    if not report.running:
+        return ["No supervisor runs on this folder: `loyalty up` goes on where it stopped."]
+    lines = [
+        f"{name}: see {p.log}" for name, p in (report.run.processes if report.run else {}).items() if p.state != "ready"
+    ]
+    for name, health in report.shards.items():
+        if health.primary is None:
+            lines.append(f"{name}: no server takes writes; queries go on. The supervisor restarts it.")
+        if health.unreachable and health.primary:
+            lines.append(f"{name}: its standby is away, so commits wait until it is back.")
+        if health.valkey_problem:
+            lines.append(
+                f"{name}: Valkey is away; queries come from the standby and views are rebuilt when it is back."
+            )
+        if (health.slot_bytes or 0) > SLOT_BYTES_LARGE:
+            lines.append(f"{name}: the projector is far behind; see its log, or `loyalty rebuild`.")
+    return lines

@@ -1,0 +1,113 @@
+"""Keeps processes running: starts them when asked, restarts what dies with a growing pause, stops them in order.
+
+Invariant: run.json always names every process that may be alive.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.errors import StartFailed
+from cluster.process import ProcessSpec, describe_exit, probe, rotate_log, spawn, terminate, wait_ready
+from cluster.record import Identity, ProcessRecord, RunRecord
+
+BACK_OFF_FIRST_S = 0.2
+BACK_OFF_MAX_S = 10.0
+HEALTHY_AFTER_S = 30.0  # a process that ran this long starts again with the first pause
+READY_POLL_S = 0.2
+
+Listener = Callable[[str, str], None]
+"""Told (process name, state) on every change."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """A process under supervision."""
+
+    spec: ProcessSpec
+    child: asyncio.subprocess.Process
+    record: ProcessRecord
+    started_at: float
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Owner of all processes of one data folder; used under the folder's lock, from one event loop."""
+
+    data: Path
+    run: RunRecord
+    on_change: Listener = lambda _name, _state: None
+    kept: dict[str, Kept] = field(default_factory=dict[str, Kept])
+
+    def note(self, name: str, state: str) -> None:
+        """Tell a state: to run.json for a kept process, to the listener for any name."""
+        if name in self.run.processes:
+            self.run.processes[name].state = state
+            self.run.save(self.data)
+        self.on_change(name, state)
+
+    async def start(self, spec: ProcessSpec) -> None:
+        """Start a process and keep it; returns when it is ready, StartFailed when it does not come up."""
+        rotate_log(spec.log)
+        child = await spawn(spec)
+        record = ProcessRecord("starting", str(spec.log), port=spec.port, stop_signal=int(spec.stop_signal))
+        kept = Kept(spec, child, record, self._now())
+        self.kept[spec.name] = kept
+        self.run.processes[spec.name] = record
+        self._remember(kept)
+        await wait_ready(spec, child)
+        self.note(spec.name, "ready")
+        kept.task = asyncio.create_task(self._keep(kept), name=f"keep {spec.name}")
+
+    async def _keep(self, kept: Kept) -> None:
+        pause_s = BACK_OFF_FIRST_S
+        while True:
+            code = await kept.child.wait()
+            kept.record.identity = None
+            kept.record.last_exit = describe_exit(code)
+            if self._now() - kept.started_at >= HEALTHY_AFTER_S:
+                pause_s = BACK_OFF_FIRST_S
+            self.note(kept.spec.name, f"{kept.record.last_exit}, restart in {pause_s:.1f} s")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, BACK_OFF_MAX_S)
+            await self._restart(kept)
+
+    async def _restart(self, kept: Kept) -> None:
+        try:
+            kept.child = await spawn(kept.spec)
+        except StartFailed as failure:
+            self.note(kept.spec.name, failure.reason)
+            return
+        kept.started_at = self._now()
+        kept.record.restarts += 1
+        self._remember(kept)
+        while kept.child.returncode is None and (reason := await probe(kept.spec)) is not None:
+            if kept.record.state != reason:
+                self.note(kept.spec.name, "restarting")
+            await asyncio.sleep(READY_POLL_S)
+        if kept.child.returncode is None:
+            self.note(kept.spec.name, "ready")
+
+    def _remember(self, kept: Kept) -> None:
+        kept.record.identity = Identity.of(kept.child.pid)
+        self.note(kept.spec.name, "starting")
+
+    async def stop(self, names: Iterable[str]) -> None:
+        """Stop these processes together, whatever state they are in."""
+        await asyncio.gather(*(self._stop(self.kept[name]) for name in names if name in self.kept))
+
+    async def _stop(self, kept: Kept) -> None:
+        if kept.task is not None:
+            kept.task.cancel()
+            await asyncio.gather(kept.task, return_exceptions=True)
+        self.note(kept.spec.name, "stopping")
+        gently = await terminate(kept.spec, kept.child)
+        kept.record.identity = None
+        del self.kept[kept.spec.name]
+        self.note(kept.spec.name, "stopped" if gently else "killed after its deadline")
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,169 @@
+"""The whole system in dependency order: Postgres pair and Valkey per shard, then the program, then the nodes.
+
+Shards come up in parallel; nothing of ours starts before its database has schema, slot and program. It stops the other
+way round: nodes, projectors, primaries (a fast shutdown hands the last WAL to the standby), standbys, Valkey.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from cluster import postgres, valkey
+from cluster.document import Documents, write_documents
+from cluster.errors import ClusterError
+from cluster.node import check_ports, node_process
+from cluster.plan import ClusterPlan, ServerPlan, ShardPlan
+from cluster.postgres import PostgresTools
+from cluster.supervisor import Supervisor
+
+DEFAULT_PROGRAM = Path(__file__).resolve().parent.parent / "rules" / "main_street.toml"
+
+
+@dataclass(slots=True)
+class System:
+    """A plan being brought up by a supervisor."""
+
+    plan: ClusterPlan
+    supervisor: Supervisor
+    password: str
+    roles: dict[str, tuple[ServerPlan, ...]] = field(default_factory=dict[str, tuple[ServerPlan, ...]])
+
+    @property
+    def documents(self) -> Documents:
+        """Where the documents lie."""
+        return Documents(self.plan.data)
+
+    async def start(self) -> int:
+        """Bring everything up; the program version in force. The first failure ends the rest and is raised."""
+        check_ports(self.plan)
+        write_documents(self.plan, self.password)
+        await together(*(self._start_shard(shard) for shard in self.plan.shards))
+        version = await self._apply_program()
+        await together(*(self._start_node(module, name, port) for module, name, port in self._nodes()))
+        return version
+
+    async def stop(self) -> None:
+        """Stop everything in reverse order, each group at once."""
+        servers = self.roles.values()
+        nodes = [name for module, name, _ in self._nodes() if module != "cdc"]
+        projectors = [name for module, name, _ in self._nodes() if module == "cdc"]
+        for group in (
+            nodes,
+            projectors,
+            [server.name for ordered in servers for server in ordered[:1]],
+            [server.name for ordered in servers for server in ordered[1:]],
+            [_valkey_name(shard) for shard in self.plan.shards],
+        ):
+            await self.supervisor.stop(group)
+
+    def _nodes(self) -> list[tuple[str, str, int]]:
+        nodes = [("cdc", f"{shard.name}-cdc", shard.cdc_port) for shard in self.plan.shards]
+        for region in self.plan.regions:
+            nodes.append(("command", f"{region.name}-command", region.command_port))
+            nodes.append(("query", f"{region.name}-query", region.query_port))
+        return nodes
+
+    async def _start_node(self, module: str, name: str, port: int) -> None:
+        await self.supervisor.start(node_process(self.plan, module=module, name=name, port=port))
+
+    async def _start_shard(self, shard: ShardPlan) -> None:
+        await together(self._start_database(shard), self._start_valkey(shard))
+
+    async def _start_valkey(self, shard: ShardPlan) -> None:
+        if shard.valkey_port is None:
+            if reason := await valkey.ping(shard.valkey_url):
+                raise ClusterError(f"{shard.name}: the configured Valkey {shard.valkey_url} does not answer: {reason}")
+            return
+        name = _valkey_name(shard)
+        program = valkey.find_valkey(self.plan.valkey)
+        log = self.documents.log(name)
+        await self.supervisor.start(valkey.valkey_process(name=name, program=program, port=shard.valkey_port, log=log))
+
+    async def _start_database(self, shard: ShardPlan) -> None:
+        from command.migrate import create_slot, migrate  # noqa: PLC0415 - heavy, and only a start needs it
+
+        url = await self._start_servers(shard) if shard.servers else await find_primary(shard)
+        self.supervisor.note(f"{shard.name}-schema", "migrating")
+        await migrate(url)
+        await create_slot(url)
+        self.supervisor.note(f"{shard.name}-schema", "ready")
+
+    async def _start_servers(self, shard: ShardPlan) -> str:
+        tools = postgres.find_tools(self.plan.pg_bin, self.plan.data)
+        ordered = self.roles[shard.name] = postgres.order_by_role(shard.servers)
+        primary, standbys = ordered[0], ordered[1:]
+        self.supervisor.note(primary.name, "preparing")
+        await postgres.create_primary(tools, primary, self.password)
+        await self._run_server(tools, primary, postgres.primary_settings(with_standby=bool(standbys)))
+        await postgres.bootstrap(postgres.server_url(primary, self.password, "postgres"), with_standby=bool(standbys))
+        url = postgres.server_url(primary, self.password)
+        for standby in standbys:
+            self.supervisor.note(standby.name, "copying the primary")
+            await postgres.clone_standby(tools, standby, primary, self.password)
+            await self._run_server(tools, standby, postgres.standby_settings(primary, self.password))
+            await postgres.wait_streaming(url, standby.name)
+        return url
+
+    async def _run_server(self, tools: PostgresTools, server: ServerPlan, settings: dict[str, str]) -> None:
+        postgres.configure(tools, server, settings)
+        postgres.remove_stale_pid(server)
+        log = self.documents.log(server.name)
+        await self.supervisor.start(postgres.postgres_process(tools, server, password=self.password, log=log))
+
+    async def _apply_program(self) -> int:
+        """The program given, or the default where there is none yet: a restart keeps what was applied since."""
+        from command.program import apply_program  # noqa: PLC0415
+
+        urls = [await find_primary(shard, self.password) for shard in self.plan.shards]
+        versions = [await _program_version(url) for url in urls]
+        present = [version for version in versions if version is not None]
+        if self.plan.program is None and len(present) == len(versions):
+            return max(present)
+        self.supervisor.note("program", "applying")
+        version = await apply_program(urls, str(self.plan.program or DEFAULT_PROGRAM))
+        self.supervisor.note("program", f"ready (version {version})")
+        return version
+
+
+async def together(*work: Coroutine[Any, Any, None]) -> None:
+    """Run all at once; the first failure cancels the others and is raised itself, not in a group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in work:
+                group.create_task(coroutine)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def find_primary(shard: ShardPlan, password: str = "") -> str:
+    """The DSN of the server that takes writes now; ClusterError with every server's words when none does."""
+    reasons: list[str] = []
+    for url in shard.server_urls(password):
+        try:
+            connection = await asyncpg.connect(url, timeout=postgres.CONNECT_TIMEOUT_S)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            reasons.append(f"  {url.rpartition('@')[2]}: {str(error) or type(error).__name__}")
+            continue
+        try:
+            if not await connection.fetchval(postgres.STATEMENTS["is_standby"]):
+                return url
+            reasons.append(f"  {url.rpartition('@')[2]}: is a standby")
+        finally:
+            await connection.close()
+    raise ClusterError(f"{shard.name}: no Postgres server takes writes:\n" + "\n".join(reasons))
+
+
+async def _program_version(url: str) -> int | None:
+    connection = await asyncpg.connect(url, timeout=postgres.CONNECT_TIMEOUT_S)
+    try:
+        return await connection.fetchval(postgres.STATEMENTS["program_version"])
+    finally:
+        await connection.close()
+
+
+def _valkey_name(shard: ShardPlan) -> str:
+    return f"{shard.name}-valkey"
