@@ -48,7 +48,7 @@ async def ready(base_url: str) -> str | None:
         ):
             return None if answer.ok else " ".join((await answer.text()).split())[:300]
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        return str(error) or type(error).__name__
+        return f"no answer at {base_url} ({type(error).__name__})"
 
 
 def check_ports(plan: ClusterPlan) -> None:

@@ -105,7 +105,8 @@ def stop_system(data: Path) -> str:
     if not data.exists():
         return f"nothing was ever started in {data}"
     run = read_run(data)
-    if locked(data) and run is not None:
+    running = run is not None and locked(data) and run.supervisor.alive()
+    if run is not None and running:
         os.kill(run.supervisor.pid, signal.SIGTERM)
         if not wait_gone([run.supervisor], DOWN_DEADLINE_S):
             os.kill(run.supervisor.pid, signal.SIGKILL)
@@ -114,4 +115,4 @@ def stop_system(data: Path) -> str:
         orphans = stop_orphans(data)
     if orphans:
         return f"stopped what an earlier supervisor left: {', '.join(orphans)}"
-    return "stopped" if run is not None and run.processes else "nothing was running"
+    return "stopped" if running else "nothing was running"
