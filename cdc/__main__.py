@@ -1,0 +1,61 @@
+"""The projector process: `python -m cdc --config F`. One shard, one source, one slot.
+
+It lives as long as its stream: whatever ends the stream (a lost connection, a lost slot, another projector) ends the
+process with status 1, and the supervisor starts a fresh one that looks at slot and mark anew.
+"""
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Final
+
+import structlog
+import typer
+
+from cdc.http import add_routes
+from cdc.runtime import Runtime
+from cdc.settings import CdcSettings
+from shard_router.credential import Credentials
+from shard_router.log import configure_logging
+from shard_router.web import build_app, serve
+
+CLOSE_TIMEOUT_S: Final = 5.0
+
+
+def main(
+    config: Annotated[Path | None, typer.Option(help="TOML file; LOYALTY_* variables win over it.")] = None,
+) -> None:
+    """Keep the views of one shard."""
+    settings = CdcSettings.load(config)
+    configure_logging(settings.log_level)
+    status = asyncio.run(run(settings))
+    sys.stderr.flush()
+    # The JVM and a source that hangs leave threads that would keep the process, and with it the slot. Nothing is left
+    # to save: what was applied is acknowledged, the rest comes again.
+    os._exit(status)
+
+
+async def run(settings: CdcSettings) -> int:
+    """Stream and answer HTTP until SIGTERM (status 0) or until the stream ends by itself (status 1)."""
+    runtime = Runtime(settings)
+    app = build_app(settings, Credentials(settings.credentials))
+    add_routes(app, runtime)
+    stream = asyncio.create_task(runtime.run())
+    server = asyncio.create_task(serve(app))
+    await asyncio.wait({stream, server}, return_when=asyncio.FIRST_COMPLETED)
+    if stream.done():
+        structlog.get_logger().error("stream_ended", exc_info=stream.exception())
+        server.cancel()
+        await asyncio.wait({server})
+        return 1
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await runtime.stop()
+    structlog.get_logger().info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    typer.run(main)

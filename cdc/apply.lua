@@ -1,0 +1,112 @@
+#!lua name=loyalty
+
+-- Applies the projector's batches. One call is atomic, so a batch, its watermark and its announcement appear together.
+-- Every call is fenced: the mark must still be there (else Valkey was emptied) and carry the caller's epoch (else
+-- another session has taken over and the caller is a zombie).
+
+local HEADER_SIZE = 16
+local RECENT_ENTRIES = 50
+local TOMBSTONE_S = 3600 -- outlives any row read before the removal and still on its way
+
+local function fence(mark, epoch)
+  local current = redis.call('HGET', mark, 'epoch')
+  if not current then return redis.error_reply('EMPTIED the mark is gone') end
+  if current ~= epoch then return redis.error_reply('FENCED by epoch ' .. current) end
+end
+
+-- Take over as the only writer. Tells the new epoch and, when views may be missing or stale, why.
+-- ARGV: run_id, system, position the slot would resume from ('' when that is known to follow on), Unix time in ms
+local function open(keys, args)
+  local mark, run_id, system, position, now_ms = keys[1], args[1], args[2], args[3], args[4]
+  local known = redis.call('HMGET', mark, 'epoch', 'run_id', 'system', 'watermark', 'complete')
+  local why = ''
+  if not known[1] then why = 'no mark: Valkey is empty'
+  elseif known[2] ~= run_id then why = 'Valkey was restarted'
+  elseif known[3] ~= system then why = 'another database'
+  elseif position ~= '' and tonumber(position) > tonumber(known[4] or 0) then why = 'changes are missing between watermark and slot'
+  elseif known[5] ~= '1' then why = 'the last rebuild did not finish' end
+  -- Never again an epoch that an emptied Valkey has given before: time is the floor.
+  local epoch = string.format('%.0f', math.max(tonumber(known[1] or 0) + 1, tonumber(now_ms)))
+  redis.call('HSET', mark, 'epoch', epoch, 'run_id', run_id, 'system', system)
+  if why ~= '' then redis.call('HSET', mark, 'complete', '0', 'watermark', '0') end
+  return { epoch, why, redis.call('HGET', mark, 'committed_at_us') or '0' }
+end
+
+local function stored_header(key)
+  return redis.call('GETRANGE', key, 0, HEADER_SIZE - 1)
+end
+
+-- A rebuild may write what is equal: that repairs, and equal order means equal content.
+local function is_newer(version, stored, repair)
+  return stored < version or (repair and stored == version)
+end
+
+local function put_view(key, value, repair)
+  if is_newer(string.sub(value, 1, HEADER_SIZE), stored_header(key), repair) then
+    redis.call('SET', key, value)
+  end
+end
+
+local function put_entry(key, version, entry)
+  redis.call('ZREMRANGEBYSCORE', key, version, version)
+  redis.call('ZADD', key, version, entry)
+  redis.call('ZREMRANGEBYRANK', key, 0, -RECENT_ENTRIES - 1)
+end
+
+-- An identifier can be removed and come back, so its removal leaves a tombstone that older states cannot pass.
+local function put_identifier(key, value, repair)
+  local version, stored, grave = string.sub(value, 1, HEADER_SIZE), stored_header(key), 'gone:' .. key
+  local gone = redis.call('GET', grave)
+  if gone and gone > stored then stored = gone end
+  if not is_newer(version, stored, repair) then return end
+  if #value > HEADER_SIZE then
+    redis.call('SET', key, value)
+  else
+    redis.call('DEL', key)
+    redis.call('SET', grave, version, 'EX', TOMBSTONE_S)
+  end
+end
+
+-- KEYS: mark, views, activity keys, identifiers
+-- ARGV: epoch, '1' to repair, watermark ('' to leave it), commit time of the newest change in us, channel, announcement
+--       ('' for none), number of views, number of entries; then a value per view, version and item per entry, a value
+--       per identifier
+local function apply(keys, args)
+  local refused = fence(keys[1], args[1])
+  if refused then return refused end
+  local repair, watermark = args[2] == '1', args[3]
+  local last_view = 1 + tonumber(args[7])
+  local last_entry = last_view + tonumber(args[8])
+  local at, failed = 9, {}
+  local function try(put, key, ...)
+    local done, problem = pcall(put, key, ...)
+    if not done then failed[#failed + 1] = key .. ': ' .. tostring(type(problem) == 'table' and problem.err or problem) end
+  end
+  for i = 2, last_view do
+    try(put_view, keys[i], args[at], repair)
+    at = at + 1
+  end
+  for i = last_view + 1, last_entry do
+    try(put_entry, keys[i], args[at], args[at + 1])
+    at = at + 2
+  end
+  for i = last_entry + 1, #keys do
+    try(put_identifier, keys[i], args[at], repair)
+    at = at + 1
+  end
+  if watermark ~= '' then redis.call('HSET', keys[1], 'watermark', watermark, 'committed_at_us', args[4]) end
+  if args[6] ~= '' then redis.call('PUBLISH', args[5], args[6]) end
+  return failed
+end
+
+-- Everything is there: misses mean absence from now on. ARGV: epoch
+local function complete(keys, args)
+  local refused = fence(keys[1], args[1])
+  if refused then return refused end
+  redis.call('HSET', keys[1], 'complete', '1')
+  return 'OK'
+end
+
+redis.register_function('loyalty_open', open)
+redis.register_function('loyalty_apply', apply)
+redis.register_function('loyalty_complete', complete)

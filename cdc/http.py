@@ -1,0 +1,74 @@
+"""What the projector answers: its state, and the order to rebuild."""
+
+from typing import Any
+
+from aiohttp import web
+
+from cdc.projector import register_metrics
+from cdc.runtime import Runtime
+from shard_router.web import CHECKS, PRINCIPAL, REGISTRY, render_json
+
+
+def add_routes(app: web.Application, runtime: Runtime) -> None:
+    """`GET /status`, `POST /rebuild` (admin), and the readiness checks."""
+
+    async def status(request: web.Request) -> web.Response:
+        request[PRINCIPAL].require("service", "admin")
+        return render_json(describe(runtime))
+
+    async def rebuild(request: web.Request) -> web.Response:
+        request[PRINCIPAL].require("admin")
+        runtime.rebuild.request("asked for")
+        return render_json(describe(runtime), status=202)
+
+    app.router.add_get("/status", status)
+    app.router.add_post("/rebuild", rebuild)
+    app[CHECKS] |= {"stream": _streaming(runtime), "valkey": _valkey(runtime), "views": _views(runtime)}
+    register_metrics(app[REGISTRY])
+
+
+def describe(runtime: Runtime) -> dict[str, Any]:
+    """The projector's state as `GET /status` tells it."""
+    state = runtime.rebuild.state
+    return {
+        "source": runtime.settings.source,
+        "lag_ms": runtime.lag_ms(),
+        "slot_bytes": runtime.slot_bytes,
+        "complete": state.complete,
+        "epoch": int(runtime.sink.epoch or 0),
+        "applied": runtime.projector.applied,
+        "rebuild": {
+            "running": state.running,
+            "reason": state.reason,
+            "members_done": state.members_done,
+            "members_total": state.members_total,
+            "completed": state.completed,
+            "trouble": state.trouble,
+        },
+    }
+
+
+def _streaming(runtime: Runtime) -> Any:
+    async def check() -> str | None:
+        return None if runtime.projector.applied else "no change has arrived yet"
+
+    return check
+
+
+def _valkey(runtime: Runtime) -> Any:
+    async def check() -> str | None:
+        return runtime.sink.trouble or None
+
+    return check
+
+
+def _views(runtime: Runtime) -> Any:
+    async def check() -> str | None:
+        state = runtime.rebuild.state
+        if state.complete:
+            return None
+        return (
+            f"rebuilding ({state.reason}): {state.members_done} of about {state.members_total} members {state.trouble}"
+        )
+
+    return check

@@ -1,0 +1,211 @@
+"""The native change source: psycopg2's replication cursor and a decoder of pgoutput, protocol version 1.
+
+A transaction arrives whole, after its commit. While a batch waits for Valkey the walsender hears keep-alives
+with the old position, so that it neither gives us up nor forgets WAL.
+Formats: PostgreSQL 18 manual, 54.9 "Logical Replication Message Formats".
+"""
+
+import select
+import struct
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillRunning
+from typing import Any, Final, NamedTuple
+
+import psycopg2
+from psycopg2.extras import LogicalReplicationConnection
+
+from cdc.source import Batch, Change, Handle, SourceEnded
+
+BATCH_CHANGES_MAX: Final = 512
+KEEP_ALIVE_S: Final = 1.0  # wal_sender_timeout is 10 s
+_EPOCH_2000_US: Final = 946_684_800_000_000  # pgoutput counts microseconds from 2000-01-01
+
+_INT16: Final = struct.Struct(">h")
+_INT32: Final = struct.Struct(">i")
+_BEGIN: Final = struct.Struct(">qqi")  # final lsn, commit time, xid
+_COMMIT: Final = struct.Struct(">bqqq")  # flags, commit lsn, end lsn, commit time
+_MESSAGE: Final = struct.Struct(">bq")  # flags, lsn
+_COLUMN: Final = struct.Struct(">ii")  # type oid, type modifier
+
+
+def utc_timestamp(text: str) -> str:
+    """RFC 3339 with `Z` from the text of a timestamptz in a UTC session; six fractional digits or none."""
+    moment = text.removesuffix("+00").replace(" ", "T")
+    return (moment.ljust(26, "0") if "." in moment else moment) + "Z"  # 26: through the microseconds
+
+
+_CONVERTERS: Final[Mapping[int, Callable[[str], Any]]] = {
+    16: lambda text: text == "t",  # bool
+    20: int,  # int8
+    21: int,  # int2
+    23: int,  # int4
+    1184: utc_timestamp,  # timestamptz
+}
+
+
+class Relation(NamedTuple):
+    """A table as the stream announced it: name, then name, converter and key membership of each column."""
+
+    table: str
+    columns: tuple[tuple[str, Callable[[str], Any], bool], ...]
+
+
+class Decoder:
+    """Turns pgoutput messages into changes; keeps the relations announced and when the transaction committed."""
+
+    def __init__(self) -> None:
+        self._relations: dict[int, Relation] = {}
+        self._committed_at_us = 0
+        self.committed_lsn = 0
+        """End of the last whole transaction: up to here Postgres may forget."""
+        self._decode_of = {
+            b"B"[0]: self._begin,
+            b"C"[0]: self._commit,
+            b"R"[0]: self._relation,
+            b"I"[0]: self._insert,
+            b"U"[0]: self._update,
+            b"D"[0]: self._delete,
+            b"M"[0]: self._message,
+        }
+
+    def decode(self, payload: bytes, lsn: int) -> list[Change]:
+        """The changes of one message: none, one, or two for an update of a primary key (a delete and an insert)."""
+        decode = self._decode_of.get(payload[0])  # origin, type and truncate tell nothing a view needs
+        return decode(payload, lsn) if decode else []
+
+    def _begin(self, payload: bytes, _lsn: int) -> list[Change]:
+        _, committed_at_us, _ = _BEGIN.unpack_from(payload, 1)
+        self._committed_at_us = committed_at_us + _EPOCH_2000_US
+        return []
+
+    def _commit(self, payload: bytes, _lsn: int) -> list[Change]:
+        _, _, self.committed_lsn, _ = _COMMIT.unpack_from(payload, 1)
+        return []
+
+    def _relation(self, payload: bytes, _lsn: int) -> list[Change]:
+        (oid,) = _INT32.unpack_from(payload, 1)
+        _, at = _text(payload, 5)
+        table, at = _text(payload, at)
+        (count,) = _INT16.unpack_from(payload, at + 1)  # past the replica identity
+        at += 3
+        columns: list[tuple[str, Callable[[str], Any], bool]] = []
+        for _ in range(count):
+            is_key = bool(payload[at] & 1)
+            name, at = _text(payload, at + 1)
+            type_oid, _ = _COLUMN.unpack_from(payload, at)
+            at += _COLUMN.size
+            columns.append((name, _CONVERTERS.get(type_oid, str), is_key))
+        self._relations[oid] = Relation(table, tuple(columns))
+        return []
+
+    def _insert(self, payload: bytes, lsn: int) -> list[Change]:
+        relation = self._relations[_INT32.unpack_from(payload, 1)[0]]
+        row, _ = _tuple(payload, 6, relation)
+        return [Change(relation.table, "insert", row, self._committed_at_us, lsn)]
+
+    def _update(self, payload: bytes, lsn: int) -> list[Change]:
+        relation = self._relations[_INT32.unpack_from(payload, 1)[0]]
+        kind, at = payload[5], 6
+        old: dict[str, Any] = {}
+        if kind != b"N"[0]:
+            old, at = _tuple(payload, at, relation)
+            at += 1
+        row, _ = _tuple(payload, at, relation)
+        if kind != b"K"[0]:
+            return [Change(relation.table, "update", row, self._committed_at_us, lsn)]
+        return [self._removed(relation, old, lsn), Change(relation.table, "insert", row, self._committed_at_us, lsn)]
+
+    def _delete(self, payload: bytes, lsn: int) -> list[Change]:
+        relation = self._relations[_INT32.unpack_from(payload, 1)[0]]
+        old, _ = _tuple(payload, 6, relation)
+        return [self._removed(relation, old, lsn)]
+
+    def _removed(self, relation: Relation, old: dict[str, Any], lsn: int) -> Change:
+        key = {name: old[name] for name, _, is_key in relation.columns if is_key}
+        return Change(relation.table, "delete", key, self._committed_at_us, lsn)
+
+    def _message(self, payload: bytes, lsn: int) -> list[Change]:
+        prefix, at = _text(payload, 1 + _MESSAGE.size)
+        content = payload[at + _INT32.size :].decode()
+        return [Change(prefix, "message", {"content": content}, self._committed_at_us, lsn)]
+
+
+class PgoutputSource:
+    """Streams from a slot that exists and that nobody holds."""
+
+    def __init__(self, dsn: str, *, slot: str, publication: str) -> None:
+        self._dsn = dsn
+        self._slot = slot
+        self._publication = publication
+        self._stopping = False
+
+    def run(self, handle: Handle) -> None:
+        """Stream until `stop`; any other end raises SourceEnded."""
+        try:
+            with ThreadPoolExecutor(1, "apply") as applier, _connect(self._dsn) as connection:
+                self._stream(connection, lambda batch: applier.submit(handle, batch))
+        except (psycopg2.Error, OSError) as error:
+            raise SourceEnded(f"replication: {error}") from error
+
+    def stop(self) -> None:
+        """End within the keep-alive interval."""
+        self._stopping = True
+
+    def _stream(self, connection: Any, submit: Callable[[Batch], "Future[None]"]) -> None:
+        cursor = connection.cursor()
+        options = {"proto_version": "1", "publication_names": self._publication, "messages": "true"}
+        cursor.start_replication(slot_name=self._slot, decode=False, options=options)
+        decoder = Decoder()
+        while not self._stopping:
+            changes = _read(cursor, decoder)
+            if changes:
+                position = max(decoder.committed_lsn, changes[-1].lsn)
+                self._wait(cursor, submit(Batch(changes, position)))
+                cursor.send_feedback(flush_lsn=decoder.committed_lsn)
+            elif not select.select([cursor], [], [], KEEP_ALIVE_S)[0]:
+                cursor.send_feedback()
+
+    def _wait(self, cursor: Any, applied: "Future[None]") -> None:
+        while True:
+            try:
+                return applied.result(KEEP_ALIVE_S)
+            except StillRunning:
+                if applied.done():  # the handler's own TimeoutError, not ours
+                    raise
+                cursor.send_feedback()
+
+
+def _connect(dsn: str) -> Any:
+    # Rows must read the same whatever the server's or the role's defaults are.
+    options = "-c TimeZone=UTC -c DateStyle=ISO -c statement_timeout=0"
+    return psycopg2.connect(dsn, connection_factory=LogicalReplicationConnection, options=options)
+
+
+def _read(cursor: Any, decoder: Decoder) -> list[Change]:
+    """What has arrived, up to a batch; a long transaction is cut, its parts are acknowledged with its commit."""
+    changes: list[Change] = []
+    while len(changes) < BATCH_CHANGES_MAX and (message := cursor.read_message()):
+        changes += decoder.decode(message.payload, message.data_start)
+    return changes
+
+
+def _text(payload: bytes, at: int) -> tuple[str, int]:
+    end = payload.index(0, at)
+    return payload[at:end].decode(), end + 1
+
+
+def _tuple(payload: bytes, at: int, relation: Relation) -> tuple[dict[str, Any], int]:
+    """TupleData at `at`, and where it ends."""
+    row: dict[str, Any] = {}
+    at += 2  # the column count, which the relation told
+    for name, convert, _ in relation.columns:
+        kind = payload[at]
+        at += 1
+        if kind == 0x74:  # t: text  # noqa: PLR2004
+            start = at + 4
+            at = start + _INT32.unpack_from(payload, at)[0]
+            row[name] = convert(payload[start:at].decode())
+        elif kind == 0x6E:  # n: null; otherwise u: unchanged out of line, absent  # noqa: PLR2004
+            row[name] = None
+    return row, at

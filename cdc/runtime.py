@@ -1,0 +1,174 @@
+"""Wires the projector of one process: topology, slot, source, sink, rebuild, heartbeat.
+
+The start follows one order that makes every gap visible: ask the slot where it would resume, take over Valkey with
+that (which declares the views incomplete if they do not reach so far), secure the slot, and only then stream.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from cdc.debezium import DebeziumSettings, DebeziumSource
+from cdc.pgoutput import PgoutputSource
+from cdc.projector import LAG_NOW, SLOT_BYTES, Freshness, Projector
+from cdc.rebuild import Rebuild, RebuildSettings
+from cdc.settings import CdcSettings
+from cdc.sink import Position, Session, Sink
+from cdc.slot import STATEMENTS, connect, find_primary, resume_position, secure_slot
+from cdc.source import HEARTBEAT, ChangeSource
+from query.views import mark_key
+from shard_router.errors import ProblemError
+from shard_router.pool import ShardPools
+from shard_router.topology import TopologyWatch
+
+PRIMARY_RETRY_S: Final = 0.5
+REFRESH_TIMEOUT_S: Final = 30.0
+STATEMENT_TIMEOUT_MS: Final = 60_000
+CONNECTIONS_MAX: Final = 3  # heartbeat, rebuild, refresh
+
+
+class Runtime:
+    """The parts of a running projector."""
+
+    def __init__(self, settings: CdcSettings) -> None:
+        self.settings = settings
+        self.topology = TopologyWatch(settings.topology)
+        self.pools = ShardPools(self.topology, size_max=CONNECTIONS_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+        self.sink = Sink(self._valkey, mark_key(settings.shard), on_session=self._session_opened)
+        self.freshness = Freshness(settings.heartbeat_interval_ms)
+        self.projector = Projector(self.sink, self.freshness, refresh=self._refresh)
+        self.rebuild = Rebuild(
+            self.pools[settings.shard],
+            RebuildSettings(settings.slot, settings.rebuild_members_per_chunk, settings.rebuild_duty),
+        )
+        self.source: ChangeSource | None = None
+        self.slot_bytes: int | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Stream until `stop`; raises what ended the stream otherwise."""
+        async with asyncio.TaskGroup() as helpers:
+            tasks = [
+                helpers.create_task(self.topology.watch()),
+                helpers.create_task(self._heartbeat()),
+                helpers.create_task(self.rebuild.run(self.join_session)),
+            ]
+            await self._stream()
+            for task in tasks:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """End the stream; what is unacknowledged comes again at the next start."""
+        self.sink.stop()
+        if self.source:
+            await in_thread(self.source.stop)
+
+    def join_session(self) -> Session:
+        """A second connection to Valkey under the stream's epoch: void as soon as the stream renews its own."""
+        return Session(self._valkey, mark_key(self.settings.shard), epoch=self.sink.epoch)
+
+    def lag_ms(self) -> int | None:
+        """Age of the views."""
+        lag_ms = self.freshness.lag_ms()
+        LAG_NOW.set((lag_ms or 0) / 1000)
+        return lag_ms
+
+    @property
+    def _shard(self) -> Any:
+        return self.topology.current.document.shards[self.settings.shard]
+
+    @property
+    def _valkey(self) -> str:
+        return self._shard.valkey
+
+    async def _stream(self) -> None:
+        dsn = await self._wait_for_primary()
+        connection = await connect(dsn)
+        try:
+            position = await resume_position(connection, self.settings.slot)
+            await in_thread(lambda: self._open_sink(position))
+            await secure_slot(connection, self.settings.slot)
+        finally:
+            await connection.close()
+        source = self.source = self._make_source(dsn)
+        structlog.get_logger().info("streaming", source=self.settings.source, slot=self.settings.slot)
+        await in_thread(lambda: source.run(self.projector.handle))
+
+    def _open_sink(self, position: Position) -> None:
+        session = self.sink.open(position)
+        self.freshness.committed_at_us = session.committed_at_us
+
+    async def _wait_for_primary(self) -> str:
+        while not (dsn := await find_primary(self._shard.servers)):
+            structlog.get_logger().warning("no_primary", shard=self.settings.shard)
+            await asyncio.sleep(PRIMARY_RETRY_S)
+        return dsn
+
+    def _make_source(self, dsn: str) -> ChangeSource:
+        settings = self.settings
+        if settings.source == "pgoutput":
+            return PgoutputSource(dsn, slot=settings.slot, publication=settings.publication)
+        return DebeziumSource(
+            dsn,
+            DebeziumSettings(
+                slot=settings.slot,
+                publication=settings.publication,
+                poll_interval_ms=settings.poll_interval_ms,
+                heap_mb=settings.jvm_heap_mb,
+                java_home=settings.java_home,
+            ),
+        )
+
+    async def _heartbeat(self) -> None:
+        """A message each interval that goes the way of every commit: it moves an idle slot and measures the lag."""
+        while True:
+            try:
+                async with self.pools[self.settings.shard].primary() as connection:
+                    self.slot_bytes = await connection.fetchval(STATEMENTS["retained_bytes"], self.settings.slot)
+                    await connection.execute(STATEMENTS["heartbeat"], HEARTBEAT)
+            except (ProblemError, asyncpg.PostgresError) as error:
+                structlog.get_logger().warning("heartbeat_failed", error=str(error))
+            SLOT_BYTES.set(self.slot_bytes or 0)
+            self.lag_ms()
+            await asyncio.sleep(self.settings.heartbeat_interval_ms / 1000)
+
+    def _session_opened(self, incomplete: str) -> None:
+        self._loop.call_soon_threadsafe(self.rebuild.views_found, incomplete)
+
+    def _refresh(self, members: list[int]) -> None:
+        """Called on the source's thread: returns when the members are read again."""
+        session = self.join_session()
+        try:
+            refreshed = asyncio.run_coroutine_threadsafe(self.rebuild.refresh(session, members), self._loop)
+            refreshed.result(REFRESH_TIMEOUT_S)
+        finally:
+            session.close()
+
+
+async def in_thread(work: Callable[[], None]) -> None:
+    """Run blocking work on a thread of its own, which does not keep the process when it hangs."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def body() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:  # noqa: BLE001 - handed to whoever awaits
+            error = raised
+        loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=body, name="cdc", daemon=True).start()
+    await done

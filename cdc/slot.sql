@@ -1,0 +1,36 @@
+-- The replication slot: the only offset of the pipeline.
+
+-- name: is_primary
+SELECT NOT pg_is_in_recovery();
+
+-- name: system
+-- Tells one database cluster from another that took its address.
+SELECT system_identifier::text FROM pg_control_system();
+
+-- name: slot
+-- `lost`: Postgres gave the slot's WAL up; it can only be dropped. Numbers are bytes of WAL.
+SELECT (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint AS confirmed,
+       (restart_lsn - '0/0'::pg_lsn)::bigint AS floor,
+       active_pid,
+       (plugin = 'pgoutput' AND database = current_database()) AS ours,
+       (wal_status = 'lost' OR invalidation_reason IS NOT NULL) AS lost
+FROM pg_replication_slots WHERE slot_name = $1;
+
+-- name: create_slot
+-- A failover slot: hot standbys keep a copy, so that a promoted one goes on from where this one was.
+SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false, true);
+
+-- name: drop_slot
+SELECT pg_drop_replication_slot($1);
+
+-- name: terminate
+-- A dead projector's walsender would hold the slot until wal_sender_timeout.
+SELECT pg_terminate_backend($1);
+
+-- name: heartbeat
+-- Transactional: it goes the way every commit goes, so its age when applied is the true lag.
+SELECT pg_logical_emit_message(true, $1, clock_timestamp()::text);
+
+-- name: retained_bytes
+-- WAL that Postgres keeps for the slot.
+SELECT (pg_current_wal_lsn() - restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1;
