@@ -90,7 +90,7 @@ CREATE TABLE receipt (
     kind text NOT NULL,
     member_id bigint NOT NULL,
     version bigint NOT NULL,
-    fingerprint bytea NOT NULL,
+    fingerprint uuid NOT NULL,
     PRIMARY KEY (store, till, business_date, receipt, kind)
 );
 
@@ -100,7 +100,7 @@ CREATE TABLE idempotency (
     member_id bigint,
     version bigint,
     credential text NOT NULL,
-    fingerprint bytea NOT NULL,
+    fingerprint uuid NOT NULL,
     status integer NOT NULL,
     answer json NOT NULL,
     answered_at timestamptz NOT NULL,

@@ -92,7 +92,7 @@ def activity_item(row: Mapping[str, Any]) -> bytes:
 
 
 def purchase_view(row: Mapping[str, Any]) -> bytes:
-    """Body of the purchase view from a `purchase` row; its `document` holds lines, what each earned and why, and returns."""
+    """Body of the purchase view from a `purchase` row; `document` holds lines, what each earned, and returns."""
     head = {
         "purchase_id": format_reference("pur", row["member_id"], row["version"]),
         "member_id": format_member_id(row["member_id"]),

@@ -1,7 +1,7 @@
 """The program: the rules as a reviewed file, parsed into frozen values once and then only read."""
 
 import tomllib
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
@@ -117,7 +117,9 @@ class ProgramDocument(_Part):
     def _codes_are_unique(self) -> "ProgramDocument":
         for name in ("tiers", "rewards", "stores"):
             codes = [part.code for part in getattr(self, name)]
-            twice = next((code for code in codes if codes.count(code) > 1), None) if len(set(codes)) < len(codes) else None
+            twice = (
+                next((code for code in codes if codes.count(code) > 1), None) if len(set(codes)) < len(codes) else None
+            )
             if twice:
                 raise ValueError(f"{name}: {twice!r} stands there twice")
         if not self.tiers or self.tiers[0].threshold != 0:
@@ -153,7 +155,7 @@ class Program:
         if not self.points.pending_days:
             return None
         day = self.business_date(occurred_at) + timedelta(days=self.points.pending_days)
-        return datetime(day.year, day.month, day.day, tzinfo=self.zone).astimezone(_UTC)
+        return datetime(day.year, day.month, day.day, tzinfo=self.zone).astimezone(UTC)
 
     def expires_at(self, occurred_at: datetime) -> datetime | None:
         """When points of a purchase expire: the last second of the rounded day; None: never."""
@@ -163,12 +165,12 @@ class Program:
         local = occurred_at.astimezone(self.zone)
         day = _add_months(local.date(), expiry.months)
         if expiry.round == "none":
-            return local.replace(year=day.year, month=day.month, day=day.day).astimezone(_UTC)
+            return local.replace(year=day.year, month=day.month, day=day.day).astimezone(UTC)
         if expiry.round == "month_end":
             day = _add_months(day.replace(day=1), 1) - timedelta(days=1)
         if expiry.round == "year_end":
             day = date(day.year, 12, 31)
-        return datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=self.zone).astimezone(_UTC)
+        return datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=self.zone).astimezone(UTC)
 
 
 def parse_program(source: str, version: int = 0) -> Program:
@@ -180,9 +182,6 @@ def parse_program(source: str, version: int = 0) -> Program:
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in one['loc']) or 'file'}: {one['msg']}" for one in error.errors()]
         raise ProgramError("\n".join(lines)) from error
-
-
-_UTC = ZoneInfo("UTC")
 
 
 def _add_months(day: date, months: int) -> date:

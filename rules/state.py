@@ -84,7 +84,6 @@ class Account:
     expired: int = 0
     debt: int = 0
     issued: int = 0
-    lifetime: int = 0
     counters: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property

@@ -1,6 +1,6 @@
 """Card numbers: 19 digits that carry the same routing prefix as a member id, and a Luhn digit.
 
-    region number (2) | slot (4) | unique part (12 random digits) | Luhn digit (ISO/IEC 7812-1)
+region number (2) | slot (4) | unique part (12 random digits) | Luhn digit (ISO/IEC 7812-1)
 """
 
 import secrets

@@ -127,7 +127,11 @@ class Credentials:
         for public_key in self._public_keys:
             try:
                 return jwt.decode(
-                    text, public_key, algorithms=["EdDSA"], audience=AUDIENCE, options={"require": ["exp", "sub", "aud"]}
+                    text,
+                    public_key,
+                    algorithms=["EdDSA"],
+                    audience=AUDIENCE,
+                    options={"require": ["exp", "sub", "aud"]},
                 )
             except jwt.InvalidSignatureError:
                 continue

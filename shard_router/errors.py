@@ -1,10 +1,10 @@
 """The one tree of exceptions, and what each answers. A business "no" is no exception: see rules.outcome.
 
-    LoyaltyError
-      MalformedIdError        an id, card or token that is not one of ours
-      TopologyError           a topology document that cannot be used
-      ProblemError            has an HTTP answer (RFC 9457)
-        ...                   made by `problem(code, detail)`, one code per row of PROBLEMS
+LoyaltyError
+  MalformedIdError        an id, card or token that is not one of ours
+  TopologyError           a topology document that cannot be used
+  ProblemError            has an HTTP answer (RFC 9457)
+    ...                   made by `problem(code, detail)`, one code per row of PROBLEMS
 """
 
 from dataclasses import dataclass, field

@@ -36,7 +36,9 @@ class Forwarder:
         self._side: Literal["command", "query"] = side
         self._session: aiohttp.ClientSession | None = None
 
-    async def forward(self, request: web.Request, region: str, *, deadline: float, body: bytes | None = None) -> web.Response:
+    async def forward(
+        self, request: web.Request, region: str, *, deadline: float, body: bytes | None = None
+    ) -> web.Response:
         """The home region's answer. `deadline` is a monotonic instant.
 
         `shard_unavailable` when no node there takes it; `unknown_outcome` when a command was sent and no answer came.

@@ -7,9 +7,9 @@ answers 25006 (read only) or breaks makes the choice void at once: the next call
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
@@ -45,19 +45,19 @@ class ShardServers:
         self.servers = servers
         self._size_max = size_max
         self._statement_timeout_ms = statement_timeout_ms
-        self._pools: dict[str, asyncpg.Pool[Any]] = {}
+        self._pools: dict[str, asyncpg.Pool] = {}
         self._in_recovery: dict[str, bool] = {}
         self._probing = asyncio.Lock()
         self._probed_at = 0.0
 
     @asynccontextmanager
-    async def primary(self) -> AsyncIterator[Connection[Any]]:
+    async def primary(self) -> AsyncGenerator[Connection]:
         """A connection to the primary; `shard_unavailable` when there is none or it breaks."""
         async with self._connection(in_recovery=False) as connection:
             yield connection
 
     @asynccontextmanager
-    async def standby(self) -> AsyncIterator[Connection[Any]]:
+    async def standby(self) -> AsyncGenerator[Connection]:
         """A connection to a hot standby; `shard_unavailable` when there is none or it breaks."""
         async with self._connection(in_recovery=True) as connection:
             yield connection
@@ -71,7 +71,7 @@ class ShardServers:
                 pool.terminate()
 
     @asynccontextmanager
-    async def _connection(self, *, in_recovery: bool) -> AsyncIterator[Connection[Any]]:
+    async def _connection(self, *, in_recovery: bool) -> AsyncGenerator[Connection]:
         server = await self._server(in_recovery=in_recovery)
         try:
             pool = await self._pool(server)
@@ -109,7 +109,7 @@ class ShardServers:
                     return await connection.fetchval("SELECT pg_is_in_recovery()")
         return None
 
-    async def _pool(self, server: str) -> "asyncpg.Pool[Any]":
+    async def _pool(self, server: str) -> asyncpg.Pool:
         if server not in self._pools:
             self._pools[server] = asyncpg.create_pool(
                 server,

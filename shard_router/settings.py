@@ -37,7 +37,7 @@ class NodeSettings(BaseSettings):
 
             model_config = SettingsConfigDict(toml_file=config)
 
-        return FromFile()  # pyright: ignore[reportCallIssue] - the sources supply the fields
+        return FromFile()  # pyright: ignore[reportCallIssue, reportReturnType] - the sources supply the fields
 
     @classmethod
     def settings_customise_sources(

@@ -4,11 +4,12 @@ Answers are rendered from stored JSON, never through these models; a test holds 
 """
 
 from datetime import datetime
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MEMBER_EXAMPLE = "010000000000ZX"
-ACCOUNT_EXAMPLE = {
+MEMBER_EXAMPLE: Final = "042D00BFXR71NV"
+ACCOUNT_EXAMPLE: Final[dict[str, Any]] = {
     "member_id": MEMBER_EXAMPLE,
     "version": 7,
     "balance": {
@@ -30,13 +31,18 @@ ACCOUNT_EXAMPLE = {
     },
     "as_of": "2026-11-22T10:00:00Z",
 }
-POSTING_EXAMPLE = {
+POSTING_EXAMPLE: Final[dict[str, Any]] = {
     "points": 100,
     "from": "program",
     "to": "available",
     "expires_at": "2027-12-31T23:59:59Z",
     "reason": "base",
 }
+
+
+def with_example(example: dict[str, Any]) -> ConfigDict:
+    """Make a model's configuration that shows `example` in the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [example]})
 
 
 class Expiring(BaseModel):
@@ -79,7 +85,7 @@ class MemberTier(BaseModel):
 class Account(BaseModel):
     """A member's points and tier at a version."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [ACCOUNT_EXAMPLE]})
+    model_config = with_example(ACCOUNT_EXAMPLE)
     member_id: str
     version: int = Field(description="Grows by one with every accepted command of this member.")
     balance: Balance
@@ -90,7 +96,7 @@ class Account(BaseModel):
 class Posting(BaseModel):
     """Points moved from one bucket to another."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [POSTING_EXAMPLE]})
+    model_config = with_example(POSTING_EXAMPLE)
     points: int = Field(ge=0)
     from_: str = Field(
         alias="from", description="`program`, `pending`, `available`, `held`, `spent`, `expired` or `debt`."

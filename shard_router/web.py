@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shard_router.credential import Credentials, Principal
-from shard_router.errors import PROBLEMS, LoyaltyError, MalformedIdError, ProblemError
+from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
 from shard_router.settings import NodeSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -38,7 +38,11 @@ _BODY_TIMEOUT_S: Final = 10.0  # a till on a bad line needs seconds for a basket
 _LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 REQUESTS = Histogram(
-    "loyalty_http_request_seconds", "Time to answer.", ["method", "route", "status"], buckets=_LATENCY_BUCKETS_S, registry=None
+    "loyalty_http_request_seconds",
+    "Time to answer.",
+    ["method", "route", "status"],
+    buckets=_LATENCY_BUCKETS_S,
+    registry=None,
 )
 FORWARDED = Counter("loyalty_forwarded", "Requests handed to the member's home region.", ["region"], registry=None)
 
@@ -86,7 +90,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return render_problem(request, ProblemError("not_found", "no such id"))
     except web.HTTPException as error:
         return render_problem(request, ProblemError(_CODE_OF_STATUS.get(error.status, "malformed"), error.reason))
-    except (LoyaltyError, Exception):
+    except Exception:  # noqa: BLE001 - the last resort is an answer too
         structlog.get_logger().exception("request_failed", request_id=request[REQUEST_ID], path=request.path)
         return render_problem(request, ProblemError("internal"))
 
@@ -102,6 +106,16 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
 def render_problem(request: web.Request, error: ProblemError) -> web.Response:
     """The RFC 9457 answer of a problem."""
     problem = PROBLEMS[error.code]
+    document = problem_document(error, request[REQUEST_ID])
+    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else None
+    return web.Response(
+        status=problem.status, body=orjson.dumps(document), content_type="application/problem+json", headers=headers
+    )
+
+
+def problem_document(error: ProblemError, request_id: str) -> dict[str, Any]:
+    """Write the problem document of an error."""
+    problem = PROBLEMS[error.code]
     document: dict[str, Any] = {
         "type": f"urn:loyalty:problem:{error.code}",
         "title": problem.title,
@@ -109,14 +123,9 @@ def render_problem(request: web.Request, error: ProblemError) -> web.Response:
         "detail": error.detail or problem.title,
         "code": error.code,
         "retryable": problem.retryable,
-        "request_id": request[REQUEST_ID],
+        "request_id": request_id,
     }
-    if error.errors:
-        document["errors"] = error.errors
-    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else None
-    return web.Response(
-        status=problem.status, body=orjson.dumps(document), content_type="application/problem+json", headers=headers
-    )
+    return document | {"errors": error.errors} if error.errors else document
 
 
 def render_json(body: bytes | object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

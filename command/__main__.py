@@ -1,0 +1,92 @@
+"""A command node: `python -m command --config node.toml`."""
+
+import argparse
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from command.http import HANDLERS, ROUTER
+from command.operation import ABOUT, OPERATIONS
+from command.program import NoProgramError, learn_program
+from command.router import CommandRouter
+from command.settler import settle_for_ever
+from shard_router.credential import Credentials
+from shard_router.errors import ProblemError
+from shard_router.log import configure_logging
+from shard_router.openapi import add_operations
+from shard_router.pool import ShardPools
+from shard_router.settings import NodeSettings
+from shard_router.topology import TopologyWatch
+from shard_router.web import CHECKS, REGISTRY, build_app, serve
+
+POOL_SIZE_MAX: Final = 10  # 4 lanes, look-ups and the settler; 4 processes x 10 stay well under max_connections 100
+STATEMENT_TIMEOUT_MS: Final = 5_000  # no deadline is longer; it does not end the wait for the standby (by design)
+_LEARN_INTERVAL_S: Final = 0.5
+
+
+async def run(settings: NodeSettings) -> None:
+    """Serve until told to stop; then answer what is under way and leave."""
+    topology = TopologyWatch(settings.topology)
+    pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    app = build_app(settings, Credentials(settings.credentials))
+    router = CommandRouter(settings.region, topology, pools, app[REGISTRY])
+    app[ROUTER] = router
+    add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
+    _add_checks(app, router, pools)
+    background = [
+        asyncio.create_task(topology.watch()),
+        asyncio.create_task(_learn(router, pools)),
+        asyncio.create_task(settle_for_ever(router)),
+    ]
+    try:
+        await serve(app)
+    finally:
+        for task in background:
+            task.cancel()
+        # A commit that waits for a standby may never end: it is left to the server, the client has its key.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(router.close(), settings.drain_s)
+        await pools.close()
+
+
+def _add_checks(app: web.Application, router: CommandRouter, pools: ShardPools) -> None:
+    async def program() -> str | None:
+        return None if router.programs.newest else "none is known yet"
+
+    for shard in router.shards():
+
+        async def primary(shard: str = shard) -> str | None:
+            async with pools[shard].primary():
+                return None
+
+        app[CHECKS][f"primary {shard}"] = primary
+    app[CHECKS]["program"] = program
+
+
+async def _learn(router: CommandRouter, pools: ShardPools) -> None:
+    """Know a program before the first command; later versions arrive with the batches."""
+    while router.programs.newest is None:
+        for shard in router.shards():
+            try:
+                await learn_program(pools[shard], router.programs)
+            except (ProblemError, NoProgramError) as error:
+                structlog.get_logger().info("no_program_yet", shard=shard, reason=str(error))
+        await asyncio.sleep(_LEARN_INTERVAL_S)
+
+
+def main() -> None:
+    """Read the settings and run."""
+    parser = argparse.ArgumentParser(prog="python -m command", description=__doc__)
+    parser.add_argument("--config", type=Path, help="TOML file; LOYALTY_* variables override it")
+    settings = NodeSettings.load(parser.parse_args().config)
+    configure_logging(settings.log_level)
+    uvloop.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

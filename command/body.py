@@ -1,0 +1,258 @@
+"""The bodies of commands: everything is checked here, once, so that behind the edge there is only sense.
+
+Whatever a till may send (numbers beyond 64 bits, NUL, lone surrogates, unknown fields) ends as one
+`malformed` with JSON pointers. Bounds keep every sum of points and money within 64-bit integers.
+"""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from rules.command import Line, ReturnedLine
+from shard_router.errors import ProblemError
+
+LINES_MAX: Final = 1_000
+POINTS_MAX: Final = 10**12
+AMOUNT_MAX: Final = 10**12
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("control characters and lone surrogates are not allowed")
+    return text
+
+
+def _text_only(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("send an RFC 3339 text")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+def _in_range(moment: datetime) -> datetime:
+    if not _EARLIEST <= moment <= _LATEST:
+        raise ValueError("out of range")
+    return moment.astimezone(UTC)
+
+
+def _number_or_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("send a number or a decimal text")  # noqa: TRY004
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+LongText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_range)]
+Quantity = Annotated[
+    Decimal, BeforeValidator(_number_or_text), Field(gt=0, max_digits=12, decimal_places=3, allow_inf_nan=False)
+]
+Phone = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$")]
+Email = Annotated[
+    str,
+    Field(max_length=254, pattern=r"^[^@\s]{1,64}@[^@\s]+\.[^@\s]+$"),
+    AfterValidator(_printable),
+    AfterValidator(str.lower),
+]
+CardNumber = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{4,64}$")]
+Strict = Annotated[int, Field(strict=True)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MemberReference(_Model):
+    """How a till names a member: exactly one of these."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"card": "0100000000000000003"}]})
+    member_id: Annotated[str, Field(max_length=32), AfterValidator(_printable)] | None = None
+    card: CardNumber | None = None
+    phone: Phone | None = None
+    email: Email | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "MemberReference":
+        if len(self.model_fields_set) != 1 or self.named is None:
+            raise ValueError("name the member by exactly one of member_id, card, phone, email")
+        return self
+
+    @property
+    def named(self) -> tuple[str, str] | None:
+        """Kind and value of what names the member."""
+        return next(((kind, value) for kind, value in self if value is not None), None)
+
+
+class EnrolBody(_Model):
+    """A new member; everything is optional. The answer carries the id and a card number."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"store": "330", "phone": "+4930123456", "name": "Ada Lovelace"}]}
+    )
+    store: Text | None = None
+    card: CardNumber | None = None
+    phone: Phone | None = None
+    email: Email | None = None
+    name: LongText | None = None
+    birth_date: date | None = None
+    locale: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
+    referred_by: Annotated[str, Field(max_length=64), AfterValidator(_printable)] | None = None
+
+
+class LineBody(_Model):
+    """One line of a basket."""
+
+    sku: Text
+    quantity: Quantity = Field(description="Pieces, or a weight with up to three places; a number or a text.")
+    amount: Annotated[int, Field(strict=True, ge=0, le=AMOUNT_MAX)] = Field(
+        description="The line's total in minor units of the currency."
+    )
+    category: Annotated[str, Field(max_length=128), AfterValidator(_printable)] | None = None
+
+    def line(self) -> Line:
+        """The command's line."""
+        return Line(self.sku, self.quantity, self.amount, self.category)
+
+
+class PurchaseBody(_Model):
+    """A paid basket. (store, till, receipt) names it for ever within its business date."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "member": {"card": "0100000000000000003"},
+                    "store": "330",
+                    "till": "1",
+                    "receipt": "000431",
+                    "occurred_at": "2026-11-22T10:00:00Z",
+                    "currency": "EUR",
+                    "lines": [{"sku": "1095275", "quantity": 1, "amount": 1299, "category": "GROCERY"}],
+                }
+            ]
+        }
+    )
+    member: MemberReference
+    store: Text
+    till: Text
+    receipt: Text
+    occurred_at: Instant
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    lines: Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX)]
+
+
+class ReturnedLineBody(_Model):
+    """So much of a line came back; lines count from 1."""
+
+    line: Annotated[int, Field(strict=True, ge=1, le=LINES_MAX)]
+    quantity: Quantity
+
+    def line_returned(self) -> ReturnedLine:
+        """The command's line."""
+        return ReturnedLine(self.line, self.quantity)
+
+
+class ReturnBody(_Model):
+    """Goods that came back, with the receipt of the return."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "store": "330",
+                    "till": "1",
+                    "receipt": "000502",
+                    "occurred_at": "2026-11-23T09:00:00Z",
+                    "lines": [{"line": 1, "quantity": 1}],
+                }
+            ]
+        }
+    )
+    store: Text
+    till: Text
+    receipt: Text
+    occurred_at: Instant
+    lines: Annotated[list[ReturnedLineBody], Field(min_length=1, max_length=LINES_MAX)]
+
+
+class AdjustmentBody(_Model):
+    """Points an operator gives (positive) or takes (negative)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"member": {"card": "0100000000000000003"}, "points": 50, "reason": "goodwill"}]
+        }
+    )
+    member: MemberReference
+    points: Annotated[int, Field(strict=True, ge=-POINTS_MAX, le=POINTS_MAX)]
+    reason: LongText
+    pending_until: Instant | None = None
+    expires_at: Instant | None = None
+
+    @model_validator(mode="after")
+    def _moves_something(self) -> "AdjustmentBody":
+        if self.points == 0:
+            raise ValueError("points must not be 0")
+        if self.points < 0 and (self.pending_until or self.expires_at):
+            raise ValueError("pending_until and expires_at belong to points that are given")
+        return self
+
+
+class HoldBody(_Model):
+    """Points to set aside."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"member": {"card": "0100000000000000003"}, "points": 100, "expires_in_s": 600}]
+        }
+    )
+    member: MemberReference
+    points: Annotated[int, Field(strict=True, ge=1, le=POINTS_MAX)]
+    store: Text | None = None
+    till: Text | None = None
+    expires_in_s: Annotated[int, Field(strict=True, ge=1, le=366 * 86_400)] | None = None
+
+
+class CaptureBody(_Model):
+    """How much of a hold to spend; absent: all of it. The rest is released."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"points": 80}]})
+    points: Annotated[int, Field(strict=True, ge=1, le=POINTS_MAX)] | None = None
+
+
+class VoidBody(_Model):
+    """Nothing; the body may be absent."""
+
+
+def parse_body(adapter: TypeAdapter[_Body], raw: bytes) -> _Body:
+    """The validated body; `malformed` with a JSON pointer for everything that is wrong."""
+    try:
+        return adapter.validate_json(raw)
+    except ValidationError as error:
+        raise _malformed(error) from error
+
+
+def _malformed(error: ValidationError) -> ProblemError:
+    errors = [{"pointer": _pointer(one["loc"]), "detail": one["msg"]} for one in error.errors(include_url=False)]
+    first = errors[0]
+    return ProblemError("malformed", f"{first['pointer'] or 'body'}: {first['detail']}", errors[:20])
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)

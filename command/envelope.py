@@ -1,0 +1,50 @@
+"""A command on its way: what is asked, for whom, under which key, and until when an answer is of use."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from rules.command import Command
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptKey:
+    """The permanent natural key of a till's document, and the fingerprint of its content without the member."""
+
+    store: str
+    till: str
+    business_date: date
+    receipt: str
+    kind: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One command with what surrounds it.
+
+    `slot` decides the lane. Of `member_id` and `identifier` (kind, value) one names the member; `reference` is the
+    version of the entry the command refers to. `deadline` is a monotonic instant. `key` is None for the settler.
+    """
+
+    command: Command
+    slot: int
+    deadline: float
+    request_id: str
+    credential: str
+    key: str | None = None
+    fingerprint: str = ""
+    member_id: int | None = None
+    identifier: tuple[str, str] | None = None
+    reference: int | None = None
+    receipt: ReceiptKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back: a status, the JSON bytes, and the member's version it speaks of (None for most refusals)."""
+
+    status: int
+    body: bytes
+    member_id: int | None = None
+    version: int | None = None
+    replayed: bool = False

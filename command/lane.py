@@ -1,0 +1,197 @@
+"""Lanes: a command at an idle lane runs at once; while a batch is in flight the next one gathers.
+
+So latency is that of a single call when quiet and throughput that of a group commit under load,
+with no timer. A member's commands all pass one lane (by slot), in order. A lane's queue is bounded
+in time waited; a request that gives up never cancels what runs.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from command.envelope import Answer, Envelope
+from command.store import BatchConflictError, Store, UnknownOutcomeError
+from shard_router.errors import ProblemError
+
+BATCH_MAX: Final = 64
+"""Beyond 64 commands per batch throughput hardly grows, but everybody in it waits longer (ledger-and-throughput)."""
+WAIT_MAX_S: Final = 1.0
+QUEUE_MAX: Final = 4_096
+"""What one lane does in well under WAIT_MAX_S times ten; bounds memory whatever the clock says."""
+ATTEMPTS_MAX: Final = 5
+_BACKOFF_S: Final = 0.01
+
+
+class LaneMetrics:
+    """How full batches are, how long commands wait, and what became of them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        sizes = (1, 2, 4, 8, 16, 32, 64)
+        self.batch = Histogram("loyalty_batch_commands", "Commands per batch.", buckets=sizes, registry=registry)
+        self.waited = Histogram("loyalty_lane_wait_seconds", "Time a command waited in its lane.", registry=registry)
+        self.outcomes = Counter(
+            "loyalty_commands", "Commands by what became of them.", ["command", "status"], registry=registry
+        )
+
+
+class _Waiting:
+    """A command in a lane's queue, and where its answer goes."""
+
+    __slots__ = ("answer", "begun", "envelope", "queued_at")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.begun = False
+        self.queued_at = time.monotonic()
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+
+class Lane:
+    """One queue with one batch in flight."""
+
+    def __init__(self, store: Store, metrics: LaneMetrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._queue: deque[_Waiting] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    def submit(self, envelope: Envelope) -> _Waiting:
+        """Queue a command; `overloaded` when the oldest in the queue has waited too long already."""
+        if self._queue and (len(self._queue) >= QUEUE_MAX or self._oldest_waited_s() > WAIT_MAX_S):
+            raise ProblemError("overloaded", "commands of this shard are waiting too long")
+        waiting = _Waiting(envelope)
+        self._queue.append(waiting)
+        if self._running is None:
+            self._running = asyncio.get_running_loop().create_task(self._drain())
+        return waiting
+
+    async def idle(self) -> None:
+        """Return when nothing runs or waits any more."""
+        while self._running is not None:
+            await asyncio.wait([self._running])
+
+    def _oldest_waited_s(self) -> float:
+        return time.monotonic() - self._queue[0].queued_at
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                batch = self._next_batch()
+                if batch:
+                    await self._run(batch)
+        finally:
+            self._running = None
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The next commands in order, without those nobody waits for any more: they have not begun, nothing is lost."""
+        now = time.monotonic()
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < BATCH_MAX:
+            waiting = self._queue.popleft()
+            self._metrics.waited.observe(now - waiting.queued_at)
+            if waiting.envelope.deadline <= now:
+                _refuse(waiting, _not_begun())
+            else:
+                waiting.begun = True
+                batch.append(waiting)
+        return batch
+
+    async def _run(self, batch: Sequence[_Waiting]) -> None:
+        self._metrics.batch.observe(len(batch))
+        try:
+            await self._run_once(batch)
+        except BatchConflictError as error:
+            structlog.get_logger().info("batch_runs_singly", commands=len(batch), reason=str(error))
+            for waiting in batch:
+                await self._run_singly(waiting)
+
+    async def _run_singly(self, waiting: _Waiting) -> None:
+        for attempt in range(ATTEMPTS_MAX):
+            try:
+                await self._run_once([waiting])
+            except BatchConflictError as error:
+                structlog.get_logger().warning("command_conflicts", attempt=attempt, reason=str(error))
+                await asyncio.sleep(_BACKOFF_S * 2**attempt)
+            else:
+                return
+        _refuse(waiting, ProblemError("internal"))
+
+    async def _run_once(self, batch: Sequence[_Waiting]) -> None:
+        """Answer every command of a batch, whatever happens, but for a conflict."""
+        try:
+            answers = await self._store.run([waiting.envelope for waiting in batch])
+        except BatchConflictError:
+            raise
+        except ProblemError as error:
+            _refuse_all(batch, error)
+        except UnknownOutcomeError as error:
+            _refuse_all(batch, ProblemError("unknown_outcome", str(error)))
+        except Exception:  # noqa: BLE001 - whatever it is, every command must get an answer
+            structlog.get_logger().exception("batch_failed")
+            _refuse_all(batch, ProblemError("internal"))
+        else:
+            for waiting, answer in zip(batch, answers, strict=True):
+                _answer(waiting, answer)
+                name = type(waiting.envelope.command).__name__
+                self._metrics.outcomes.labels(name, answer.status).inc()
+
+
+class Lanes:
+    """The lanes of one shard, and the keys that are under way in this node."""
+
+    def __init__(self, store: Store, metrics: LaneMetrics, count: int) -> None:
+        self.store = store
+        self._lanes = [Lane(store, metrics) for _ in range(count)]
+        self._under_way: set[str] = set()
+
+    async def run(self, envelope: Envelope) -> Answer:
+        """Answer a command by its deadline.
+
+        `in_progress` while the same key is under way; `unknown_outcome` when the deadline passes while it runs:
+        it goes on, and the same key tells later.
+        """
+        if envelope.key in self._under_way:
+            raise ProblemError("in_progress")
+        waiting = self._lanes[envelope.slot % len(self._lanes)].submit(envelope)
+        if envelope.key is not None:
+            self._under_way.add(envelope.key)
+        waiting.answer.add_done_callback(lambda done: self._finish(envelope.key, done))
+        await asyncio.wait([waiting.answer], timeout=envelope.deadline - time.monotonic())
+        if waiting.answer.done():
+            return waiting.answer.result()
+        if waiting.begun:
+            raise ProblemError("unknown_outcome", "no answer from the shard in time; send the same key again")
+        raise _not_begun()
+
+    def _finish(self, key: str | None, done: asyncio.Future[Answer]) -> None:
+        done.exception()  # whoever asked may be gone: nobody's fault, nothing to log
+        self._under_way.discard(key or "")
+
+    async def idle(self) -> None:
+        """Return when every lane is empty."""
+        await asyncio.gather(*(lane.idle() for lane in self._lanes))
+
+
+def _answer(waiting: _Waiting, answer: Answer) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_result(answer)
+
+
+def _refuse(waiting: _Waiting, error: ProblemError) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)
+
+
+def _refuse_all(batch: Sequence[_Waiting], error: ProblemError) -> None:
+    for waiting in batch:
+        _refuse(waiting, error)
+
+
+def _not_begun() -> ProblemError:
+    """What waited in vain was never begun: it has no effect, and any later attempt is a first one."""
+    return ProblemError("shard_unavailable", "the shard did not get to this command in time; nothing was done")

@@ -1,0 +1,50 @@
+"""Brings a shard's database to the schema of this code: plain SQL files, forward only, each in one transaction.
+
+An advisory lock lets one process do it while others wait; what was applied stands in `schema_migration`.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from shard_router.statement import load_statements
+
+MIGRATIONS: Final = Path(__file__).with_name("migrations")
+PUBLICATION: Final = "loyalty"
+SLOT: Final = "loyalty_cdc"
+
+_FILES: Final = {file.name: file.read_text(encoding="utf-8") for file in sorted(MIGRATIONS.glob("*.sql"))}
+_STATEMENTS: Final = load_statements(Path(__file__).with_name("migrate.sql"))
+
+
+async def migrate(dsn: str) -> None:
+    """Apply what is missing and publish what queries need. May be called again, also at the same time."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(_STATEMENTS["lock_migrations"])
+        await connection.execute(_STATEMENTS["create_migration_table"])
+        applied = {row["name"] for row in await connection.fetch(_STATEMENTS["list_migrations"])}
+        for name, text in _FILES.items():
+            if name not in applied:
+                await _apply(connection, name, text)
+        if not await connection.fetchval(_STATEMENTS["find_publication"], PUBLICATION):
+            await connection.execute(_STATEMENTS["create_publication"])
+    finally:
+        await connection.close()
+
+
+async def create_slot(dsn: str, slot: str = SLOT) -> None:
+    """Create the change stream's failover slot unless it is there. Changes from now on are kept for it."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        if not await connection.fetchval(_STATEMENTS["find_slot"], slot):
+            await connection.execute(_STATEMENTS["create_slot"], slot)
+    finally:
+        await connection.close()
+
+
+async def _apply(connection: asyncpg.Connection, name: str, text: str) -> None:
+    async with connection.transaction():
+        await connection.execute(text)
+        await connection.execute(_STATEMENTS["note_migration"], name)

@@ -1,0 +1,137 @@
+"""From a member to the lane that serves it, or to the region that does."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from command.lane import LaneMetrics, Lanes
+from command.program import ProgramCache
+from command.store import Store
+from rules.program import Program
+from shard_router.card import CARD_DIGITS, parse_card
+from shard_router.directory import find_member
+from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.forward import Forwarder
+from shard_router.member_id import parse_member_id, slot_of
+from shard_router.pool import ShardPools
+from shard_router.topology import TopologyWatch
+
+LANES_PER_SHARD: Final = 4
+"""More lanes than cores only split batches; fewer let one slow batch hold everybody (ledger-and-throughput)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a member lives, and what names it: its id, or an identifier its shard resolves."""
+
+    region: str
+    slot: int
+    member_id: int | None = None
+    identifier: tuple[str, str] | None = None
+
+
+class CommandRouter:
+    """The lanes of a region's shards, and the way to the other regions."""
+
+    def __init__(self, region: str, topology: TopologyWatch, pools: ShardPools, registry: CollectorRegistry) -> None:
+        self.region = region
+        self._topology = topology
+        self._pools = pools
+        self._metrics = LaneMetrics(registry)
+        self._forwarder = Forwarder(region, topology, "command")
+        self._lanes: dict[str, Lanes] = {}
+        self.programs = ProgramCache()
+
+    @property
+    def region_number(self) -> int:
+        """The number of the own region, as it stands in ids."""
+        return self._topology.current.document.regions[self.region].number
+
+    def business_date(self, moment: datetime) -> date:
+        """The program's calendar day of an instant."""
+        return self.program.business_date(moment)
+
+    @property
+    def program(self) -> Program:
+        """The newest program this node has met; `shard_unavailable` before the first."""
+        program = self.programs.newest
+        if program is None:
+            raise ProblemError("shard_unavailable", "no program is applied: run `loyalty program apply FILE`")
+        return program
+
+    def home_of(self, member_id: int) -> Target:
+        """Where a member lives; MalformedIdError for a region that does not exist."""
+        return Target(self._topology.current.region_of(member_id), slot_of(member_id), member_id=member_id)
+
+    def home_of_new(self, card: str | None, drawn_slot: int) -> Target:
+        """Where a new member will live: with its card when that is one of ours, else in the drawn slot here."""
+        routed = self._home_of_card(card) if card else None
+        return routed or Target(self.region, drawn_slot)
+
+    async def find(self, kind: str, value: str) -> Target:
+        """Where the named member lives; `member_not_found` when nobody is named so."""
+        try:
+            if kind == "member_id":
+                return self.home_of(parse_member_id(value))
+        except MalformedIdError as error:
+            raise ProblemError("member_not_found") from error
+        routed = self._home_of_card(value) if kind == "card" else None
+        if routed:
+            return routed
+        member_id = await find_member(self._topology.current, self._pools, kind, value)
+        if member_id is None:
+            raise ProblemError("member_not_found", f"no member with this {kind}")
+        return self.home_of(member_id)
+
+    async def refuse_taken(self, home: Target, **identifiers: str | None) -> None:
+        """`member_exists` when a member of another shard has one of these; the home shard sees to its own.
+
+        So a repeated enrolment finds its stored answer at home, not its own earlier effect here.
+        """
+        topology = self._topology.current
+        for kind, value in identifiers.items():
+            if value is None or (kind == "card" and self._home_of_card(value)):
+                continue
+            found = await find_member(topology, self._pools, kind, value)
+            if found is not None and topology.shard_of(found) != topology.shard_at(self.region_number, home.slot):
+                detail = f"there is a member with this {kind}"
+                raise ProblemError("member_exists", detail, [{"pointer": f"/{kind}", "detail": detail}])
+
+    async def forward(self, request: web.Request, region: str, *, deadline: float, body: bytes) -> web.Response:
+        """Hand a request to another region (see Forwarder)."""
+        return await self._forwarder.forward(request, region, deadline=deadline, body=body)
+
+    def lanes_at(self, slot: int) -> Lanes:
+        """The lanes of the shard that holds a slot of this region."""
+        return self.lanes_of(self._topology.current.shard_at(self.region_number, slot))
+
+    def lanes_of(self, shard: str) -> Lanes:
+        """The lanes of a shard of this region."""
+        if shard not in self._lanes:
+            store = Store(self._pools[shard], self.programs)
+            self._lanes[shard] = Lanes(store, self._metrics, LANES_PER_SHARD)
+        return self._lanes[shard]
+
+    def shards(self) -> list[str]:
+        """The shards of this region."""
+        return self._topology.current.shards_in(self.region)
+
+    async def close(self) -> None:
+        """Let the lanes run empty and close the way to the other regions."""
+        for lanes in self._lanes.values():
+            await lanes.idle()
+        await self._forwarder.close()
+
+    def _home_of_card(self, card: str) -> Target | None:
+        """A card of our own form carries region and slot; any other is looked up."""
+        if len(card) != CARD_DIGITS:
+            return None
+        try:
+            number, slot = parse_card(card)
+        except MalformedIdError:
+            return None
+        region = self._topology.current.region_of_number.get(number)
+        return Target(region, slot, identifier=("card", card)) if region else None

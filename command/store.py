@@ -1,0 +1,174 @@
+"""One transaction per batch, two statements: load (with the locks) and record. Between them the batch decides.
+
+COMMIT is never cancelled: with a synchronous standby that would show rows no standby has. When the
+connection is lost after COMMIT was sent nobody knows the outcome, and the answers say so.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import orjson
+import structlog
+
+from command.answer import RenderedEntry
+from command.batch import Batch, identifiers_of, now_utc
+from command.envelope import Answer, Envelope
+from command.program import NoProgramError, ProgramCache
+from rules.command import EnrolMember
+from shard_router.errors import ProblemError
+from shard_router.pool import CONNECTION_ERRORS, ShardServers
+from shard_router.statement import load_statements
+
+STATEMENTS: Final = load_statements(Path(__file__).with_name("store.sql"))
+
+
+class BatchConflictError(Exception):
+    """The batch as a whole met a row another node wrote meanwhile: run its commands one by one."""
+
+
+class UnknownOutcomeError(Exception):
+    """The connection went away while COMMIT was under way."""
+
+
+class Store:
+    """Runs batches on the primary of one shard."""
+
+    def __init__(self, servers: ShardServers, programs: ProgramCache) -> None:
+        self._servers = servers
+        self._programs = programs
+
+    async def run(self, envelopes: Sequence[Envelope]) -> list[Answer]:
+        """Answer a batch, durably.
+
+        `shard_unavailable` (ProblemError): nothing was done. BatchConflictError: nothing was done, run singly.
+        UnknownOutcomeError: the same keys tell later.
+        """
+        async with self._servers.primary() as connection:
+            watch = _SyncWatch(connection)
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                answers = await self._decide(connection, envelopes)
+            except BaseException as error:
+                with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
+                    await transaction.rollback()
+                raise _conflict_or(error) from error
+            await _commit(transaction, watch)
+            return answers
+
+    async def due_members(self, limit: int) -> list[int]:
+        """Members whom time alone changes now."""
+        async with self._servers.primary() as connection:
+            rows = await connection.fetch(STATEMENTS["due_members"], now_utc(), limit)
+            return [row["member_id"] for row in rows]
+
+    async def forget_answers(self, before: Any, limit: int) -> None:
+        """Delete some stored answers older than `before`."""
+        async with self._servers.primary() as connection:
+            await connection.execute(STATEMENTS["forget_answers"], before, limit)
+
+    async def _decide(self, connection: Any, envelopes: Sequence[Envelope]) -> list[Answer]:
+        rows = await connection.fetch(STATEMENTS["load"], *_load_arguments(envelopes))
+        batch = Batch(await self._programs.get(connection, rows[0]["program_version"]))
+        batch.know_identifiers(await _taken_identifiers(connection, envelopes))
+        answers: list[Answer] = []
+        for envelope, row in zip(envelopes, rows, strict=True):
+            entry = await _entry_of_receipt(connection, row)
+            answers.append(batch.decide(envelope, row, entry))
+        if not batch.writes.empty:
+            counts = await connection.fetchrow(STATEMENTS["record"], batch.document(now_utc()).decode())
+            _check(counts, batch)
+        return answers
+
+
+def _conflict_or(error: BaseException) -> BaseException:
+    """What the database says of a row or a value is about one command; the rest of the batch may go on alone."""
+    mine = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.TransactionRollbackError)
+    if isinstance(error, mine):
+        return BatchConflictError(str(error))
+    if isinstance(error, asyncpg.QueryCanceledError | asyncpg.LockNotAvailableError):
+        return ProblemError("shard_unavailable", "the shard is too slow; nothing was done")
+    if isinstance(error, NoProgramError):
+        return ProblemError("shard_unavailable", str(error))
+    return error
+
+
+async def _commit(transaction: Any, watch: "_SyncWatch") -> None:
+    try:
+        await transaction.commit()
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        raise UnknownOutcomeError(type(error).__name__) from error
+    finally:
+        watch.close()
+    if watch.wait_was_cancelled:
+        raise UnknownOutcomeError("the wait for the standby was cancelled")
+
+
+class _SyncWatch:
+    """Listens for the warning by which Postgres says that it stopped waiting for the standby."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.wait_was_cancelled = False
+        connection.add_log_listener(self._hear)
+
+    def close(self) -> None:
+        """Stop listening."""
+        with suppress(asyncpg.InterfaceError):
+            self._connection.remove_log_listener(self._hear)
+
+    def _hear(self, _connection: Any, message: Any) -> None:
+        if "synchronous replication" in str(message.message):
+            self.wait_was_cancelled = True
+            structlog.get_logger().error("standby_wait_cancelled", message=str(message.message))
+
+
+def _load_arguments(envelopes: Sequence[Envelope]) -> tuple[list[Any], ...]:
+    receipts = [envelope.receipt for envelope in envelopes]
+    return (
+        [envelope.key for envelope in envelopes],
+        [envelope.member_id for envelope in envelopes],
+        [envelope.identifier and envelope.identifier[0] for envelope in envelopes],
+        [envelope.identifier and envelope.identifier[1] for envelope in envelopes],
+        [envelope.reference for envelope in envelopes],
+        [receipt and receipt.store for receipt in receipts],
+        [receipt and receipt.till for receipt in receipts],
+        [receipt and receipt.business_date for receipt in receipts],
+        [receipt and receipt.receipt for receipt in receipts],
+        [receipt and receipt.kind for receipt in receipts],
+    )
+
+
+async def _taken_identifiers(connection: Any, envelopes: Sequence[Envelope]) -> set[tuple[str, str]]:
+    commands = [envelope.command for envelope in envelopes]
+    wanted = [name for command in commands if isinstance(command, EnrolMember) for name in identifiers_of(command)]
+    if not wanted:
+        return set()
+    kinds, values = zip(*wanted, strict=True)
+    rows = await connection.fetch(STATEMENTS["taken_identifiers"], list(kinds), list(values))
+    return {(row["kind"], row["value"]) for row in rows}
+
+
+async def _entry_of_receipt(connection: Any, row: Mapping[str, Any]) -> RenderedEntry | None:
+    if row["receipt_version"] is None or row["key_fingerprint"] is not None:
+        return None
+    member_id, version = row["receipt_member_id"], row["receipt_version"]
+    entry = await connection.fetchrow(STATEMENTS["entry_of"], member_id, version)
+    return RenderedEntry(
+        member_id,
+        version,
+        entry["points"],
+        entry["postings"].encode(),
+        orjson.loads(entry["detail"]),
+        entry["account_after"].encode(),
+    )
+
+
+def _check(counts: Mapping[str, int], batch: Batch) -> None:
+    """Every row must have been as it was read, or nothing of the batch may stand."""
+    expected = (len(batch.writes.accounts), batch.writes.count("purchase_change"), batch.writes.count("replay"))
+    if (counts["accounts"], counts["purchase_changes"], counts["replays"]) != expected:
+        raise BatchConflictError("a row changed between load and record")

@@ -1,0 +1,141 @@
+-- name: load
+-- Everything a batch needs in one round trip, with its accounts locked in member order so that two batches never
+-- wait for each other in a circle. Rows beside the lock may be older than the locked account when another node
+-- was faster: unique keys and the checks of `record` find that, and the batch is run again.
+WITH command AS MATERIALIZED (
+    SELECT c.*, coalesce(c.member_id, d.member_id) AS target
+    FROM unnest(
+        $1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[],
+        $6::text[], $7::text[], $8::date[], $9::text[], $10::text[]
+    ) WITH ORDINALITY AS c(
+        key, member_id, identifier_kind, identifier_value, reference,
+        store, till, business_date, receipt, receipt_kind, position
+    )
+    LEFT JOIN identifier d ON d.kind = c.identifier_kind AND d.value = c.identifier_value
+), locked AS MATERIALIZED (
+    SELECT a.*
+    FROM account a
+    WHERE a.member_id = ANY (ARRAY(SELECT target FROM command WHERE target IS NOT NULL))
+    ORDER BY a.member_id
+    FOR UPDATE
+)
+SELECT
+    c.target, l.version, l.status, l.spent, l.expired, l.debt, l.issued, l.state,
+    i.fingerprint AS key_fingerprint, i.status AS key_status, i.answer AS key_answer,
+    i.member_id AS key_member_id, i.version AS key_version,
+    r.member_id AS receipt_member_id, r.version AS receipt_version, r.fingerprint AS receipt_fingerprint,
+    p.version AS purchase_version, p.changed_version, p.store, p.till, p.receipt, p.business_date, p.occurred_at,
+    p.document,
+    j.kind AS referred_kind,
+    (SELECT max(version) FROM program WHERE effective_at <= now()) AS program_version
+FROM command c
+LEFT JOIN locked l ON l.member_id = c.target
+LEFT JOIN idempotency i ON i.key = c.key
+LEFT JOIN receipt r ON r.store = c.store AND r.till = c.till AND r.business_date = c.business_date
+    AND r.receipt = c.receipt AND r.kind = c.receipt_kind
+LEFT JOIN purchase p ON p.member_id = c.target AND p.version = c.reference
+LEFT JOIN journal j ON j.member_id = c.target AND j.version = c.reference
+ORDER BY c.position
+
+-- name: taken_identifiers
+-- Which of the identifiers of a batch's new members are taken.
+SELECT kind, value
+FROM identifier
+JOIN unnest($1::text[], $2::text[]) AS wanted(kind, value) USING (kind, value)
+
+-- name: entry_of
+-- The entry behind a receipt that came again under a new key: its answer is rebuilt from it.
+SELECT points, postings, account_after, detail FROM journal WHERE member_id = $1 AND version = $2
+
+-- name: record
+-- The whole batch in one statement from one JSON document: adding a column needs no new code in running nodes.
+-- The counts tell whether every row was as it had been read.
+WITH account_written AS (
+    INSERT INTO account AS a (
+        member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
+    )
+    SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
+    FROM json_to_recordset($1::json -> 'account') AS t(
+        member_id bigint, version bigint, status text, available bigint, pending bigint, held bigint,
+        spent bigint, expired bigint, debt bigint, issued bigint, state json, due_at timestamptz
+    )
+    ON CONFLICT (member_id) DO UPDATE SET
+        version = excluded.version, status = excluded.status, available = excluded.available,
+        pending = excluded.pending, held = excluded.held, spent = excluded.spent, expired = excluded.expired,
+        debt = excluded.debt, issued = excluded.issued, state = excluded.state, due_at = excluded.due_at
+        WHERE a.version < excluded.version
+    RETURNING 1
+), journal_written AS (
+    INSERT INTO journal (
+        member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
+        account_after
+    )
+    SELECT
+        member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
+        account_after
+    FROM json_to_recordset($1::json -> 'journal') AS t(
+        member_id bigint, version bigint, kind text, program_version integer, occurred_at timestamptz,
+        recorded_at timestamptz, store text, points bigint, postings json, detail json, account_after json
+    )
+), member_written AS (
+    INSERT INTO member (member_id, version, profile, enrolled_at)
+    SELECT member_id, version, profile, enrolled_at
+    FROM json_to_recordset($1::json -> 'member') AS t(
+        member_id bigint, version bigint, profile json, enrolled_at timestamptz
+    )
+), identifier_written AS (
+    INSERT INTO identifier (kind, value, member_id, version)
+    SELECT kind, value, member_id, version
+    FROM json_to_recordset($1::json -> 'identifier') AS t(kind text, value text, member_id bigint, version bigint)
+), purchase_written AS (
+    INSERT INTO purchase (
+        member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
+    )
+    SELECT member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
+    FROM json_to_recordset($1::json -> 'purchase') AS t(
+        member_id bigint, version bigint, changed_version bigint, store text, till text, receipt text,
+        business_date date, occurred_at timestamptz, document json
+    )
+), purchase_changed AS (
+    UPDATE purchase p
+    SET changed_version = t.changed_version, document = t.document
+    FROM json_to_recordset($1::json -> 'purchase_change') AS t(
+        member_id bigint, version bigint, changed_version bigint, version_before bigint, document json
+    )
+    WHERE p.member_id = t.member_id AND p.version = t.version AND p.changed_version = t.version_before
+    RETURNING 1
+), receipt_written AS (
+    INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
+    SELECT store, till, business_date, receipt, kind, member_id, version, fingerprint
+    FROM json_to_recordset($1::json -> 'receipt') AS t(
+        store text, till text, business_date date, receipt text, kind text, member_id bigint, version bigint,
+        fingerprint uuid
+    )
+), idempotency_written AS (
+    INSERT INTO idempotency (key, member_id, version, credential, fingerprint, status, answer, answered_at)
+    SELECT key, member_id, version, credential, fingerprint, status, answer, answered_at
+    FROM json_to_recordset($1::json -> 'idempotency') AS t(
+        key text, member_id bigint, version bigint, credential text, fingerprint uuid, status integer,
+        answer json, answered_at timestamptz
+    )
+), replayed AS (
+    -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
+    UPDATE idempotency i
+    SET replays = i.replays + 1
+    FROM json_array_elements_text($1::json -> 'replay') AS t(key)
+    WHERE i.key = t.key
+    RETURNING 1
+)
+SELECT
+    (SELECT count(*) FROM account_written) AS accounts,
+    (SELECT count(*) FROM purchase_changed) AS purchase_changes,
+    (SELECT count(*) FROM replayed) AS replays
+
+-- name: due_members
+-- The settler's work list, oldest first.
+SELECT member_id FROM account WHERE due_at <= $1 ORDER BY due_at LIMIT $2
+
+-- name: forget_answers
+-- Stored answers are kept longer than any till retries; receipts stay for ever.
+DELETE FROM idempotency
+WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency WHERE answered_at < $1 LIMIT $2))

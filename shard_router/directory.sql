@@ -1,0 +1,2 @@
+-- name: find_member
+SELECT member_id FROM identifier WHERE kind = $1 AND value = $2
