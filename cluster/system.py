@@ -19,6 +19,7 @@ from cluster.node import check_ports, node_process
 from cluster.plan import ClusterPlan, ServerPlan, ShardPlan
 from cluster.postgres import PostgresTools
 from cluster.supervisor import Supervisor
+from rules.program import ProgramError, parse_program
 
 DEFAULT_PROGRAM = Path(__file__).resolve().parent.parent / "rules" / "main_street.toml"
 
@@ -40,6 +41,7 @@ class System:
     async def start(self) -> int:
         """Bring everything up; the program version in force. The first failure ends the rest and is raised."""
         check_ports(self.plan)
+        read_program(self.plan.program)
         write_documents(self.plan, self.password)
         await together(*(self._start_shard(shard) for shard in self.plan.shards))
         version = await self._apply_program()
@@ -124,9 +126,20 @@ class System:
         if self.plan.program is None and len(present) == len(versions):
             return max(present)
         self.supervisor.note("program", "applying")
-        version = await apply_program(urls, str(self.plan.program or DEFAULT_PROGRAM))
+        version = await apply_program(urls, read_program(self.plan.program))
         self.supervisor.note("program", f"ready (version {version})")
         return version
+
+
+def read_program(path: Path | None) -> str:
+    """The text of a program file (None: the default program); ClusterError when it is none."""
+    file = path or DEFAULT_PROGRAM
+    try:
+        text = file.read_text(encoding="utf-8")
+        parse_program(text)
+    except (OSError, ProgramError) as error:
+        raise ClusterError(f"the program {file} cannot be used: {error}") from error
+    return text
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:
