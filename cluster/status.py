@@ -23,7 +23,7 @@ from shard_router.topology import Shard, TopologyDocument
 HTTP_TIMEOUT_S = 5.0
 REBUILD_TIMEOUT_S = 600.0
 CDC_SLOT = "loyalty_cdc"
-LAG_METRIC = "loyalty_cdc_lag_seconds"
+LAG_METRIC = "loyalty_cdc_lag_now_seconds"
 SLOT_BYTES_LARGE = 256 * 1024 * 1024
 
 
@@ -162,7 +162,7 @@ async def _lag_ms(cdc_url: str) -> int | None:
     except (aiohttp.ClientError, OSError, TimeoutError):
         return None
     for line in text.splitlines():
-        if line.startswith(LAG_METRIC):
+        if line.startswith((f"{LAG_METRIC} ", f"{LAG_METRIC}{{")):
             return round(float(line.rpartition(" ")[2]) * 1000)
     return None
 

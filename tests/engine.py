@@ -3,11 +3,13 @@
 Databases are copied from a migrated template, so that each test has its own with real commits.
 """
 
+import gc
 import itertools
 import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -194,6 +196,10 @@ def require_docker() -> None:
     from docker.errors import DockerException  # noqa: PLC0415
 
     try:
-        docker.from_env().ping()
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            try:
+                docker.from_env().close()
+            finally:
+                gc.collect()  # the client leaves its socket open when nobody answers
     except DockerException as error:
         pytest.skip(f"LOYALTY_TEST_ENGINE=containers, but no Docker engine answers: {error}")
