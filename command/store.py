@@ -7,7 +7,7 @@ connection is lost after COMMIT was sent nobody knows the outcome, and the answe
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import asyncpg
 import orjson
@@ -47,7 +47,6 @@ class Store:
         UnknownOutcomeError: the same keys tell later.
         """
         async with self._servers.primary() as connection:
-            watch = _SyncWatch(connection)
             transaction = connection.transaction()
             await transaction.start()
             try:
@@ -56,7 +55,7 @@ class Store:
                 with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
                     await transaction.rollback()
                 raise _conflict_or(error) from error
-            await _commit(transaction, watch)
+            await _commit(connection, transaction)
             return answers
 
     async def due_members(self, limit: int) -> list[int]:
@@ -96,15 +95,14 @@ def _conflict_or(error: BaseException) -> BaseException:
     return error
 
 
-async def _commit(transaction: Any, watch: "_SyncWatch") -> None:
-    try:
-        await transaction.commit()
-    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-        raise UnknownOutcomeError(type(error).__name__) from error
-    finally:
-        watch.close()
-    if watch.wait_was_cancelled:
-        raise UnknownOutcomeError("the wait for the standby was cancelled")
+async def _commit(connection: Any, transaction: Any) -> None:
+    with _SyncWatch(connection) as watch:
+        try:
+            await transaction.commit()
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+            raise UnknownOutcomeError(type(error).__name__) from error
+        if watch.wait_was_cancelled:
+            raise UnknownOutcomeError("the wait for the standby was cancelled")
 
 
 class _SyncWatch:
@@ -113,10 +111,12 @@ class _SyncWatch:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.wait_was_cancelled = False
-        connection.add_log_listener(self._hear)
 
-    def close(self) -> None:
-        """Stop listening."""
+    def __enter__(self) -> Self:
+        self._connection.add_log_listener(self._hear)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         with suppress(asyncpg.InterfaceError):
             self._connection.remove_log_listener(self._hear)
 

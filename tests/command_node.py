@@ -1,0 +1,135 @@
+"""A command node in this process, on a fresh database, spoken to over real HTTP."""
+
+import asyncio
+import io
+import itertools
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientResponse, ClientSession
+from aiohttp.test_utils import TestServer
+
+from command.__main__ import POOL_SIZE_MAX, STATEMENT_TIMEOUT_MS
+from command.http import HANDLERS, ROUTER
+from command.operation import ABOUT, OPERATIONS
+from command.program import apply_program, learn_program
+from command.router import CommandRouter
+from shard_router.credential import Credentials, new_key
+from shard_router.openapi import add_operations
+from shard_router.pool import ShardPools
+from shard_router.settings import NodeSettings
+from shard_router.topology import TopologyWatch
+from shard_router.web import REGISTRY, build_app
+
+PROGRAM = """
+[program]
+code = "test"
+name = "Test"
+currency = "EUR"
+time_zone = "Europe/Berlin"
+[points]
+per_unit = "1"
+expiry = { kind = "rolling", months = 12, round = "month_end" }
+[[stores]]
+code = "330"
+name = "Store 330"
+region = "eu"
+[[stores]]
+code = "331"
+name = "Store 331"
+region = "eu"
+"""
+
+
+@dataclass
+class Reply:
+    """An HTTP answer, read."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        return self.json["code"]
+
+
+@dataclass
+class CommandNode:
+    """A node and a client with keys of every role."""
+
+    url: str
+    session: ClientSession
+    keys: dict[str, str]
+    router: CommandRouter
+    dsn: str
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    async def post(
+        self, path: str, body: Any = None, *, role: str = "service", key: str | None = None, **headers: str
+    ) -> Reply:
+        """POST with a fresh Idempotency-Key unless one is given; `body` may be raw bytes."""
+        content = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
+        given = {
+            "Authorization": f"Bearer {self.keys[role]}",
+            "Content-Type": "application/json",
+            "Idempotency-Key": key or f"test-{next(self.numbers)}",
+        } | headers
+        async with self.session.post(self.url + path, data=io.BytesIO(content), headers=given) as answer:
+            return await _read(answer)
+
+    async def enrol(self, **fields: Any) -> dict[str, Any]:
+        reply = await self.post("/v1/members", fields)
+        assert reply.status == 201, reply.body
+        return reply.json
+
+    async def give(self, member_id: str, points: int) -> Reply:
+        body = {"member": {"member_id": member_id}, "points": points, "reason": "test"}
+        return await self.post("/v1/adjustments", body)
+
+
+async def _read(answer: ClientResponse) -> Reply:
+    return Reply(answer.status, dict(answer.headers), await answer.read())
+
+
+@asynccontextmanager
+async def running_command_node(
+    dsn: str, folder: Path, *, deadline_ms: int = 5_000, program: str = PROGRAM
+) -> AsyncGenerator[CommandNode]:
+    await apply_program([dsn], program)
+    topology = {
+        "epoch": 1,
+        "regions": {"eu": {"number": 1, "command": [], "query": []}},
+        "shards": {"eu-1": {"region": "eu", "slots": [[0, 4095]], "servers": [dsn], "valkey": "redis://none"}},
+    }
+    made = {role: new_key(role) for role in ("pos", "service", "admin")} | {"till330": new_key("pos", "330")}
+    credentials = {"keys": [record.model_dump() for _, record in made.values()]}
+    (folder / "topology.json").write_text(json.dumps(topology))
+    (folder / "credentials.json").write_text(json.dumps(credentials))
+    settings = NodeSettings.model_construct(
+        region="eu",
+        topology=folder / "topology.json",
+        credentials=folder / "credentials.json",
+        deadline_ms=deadline_ms,
+        body_bytes_max=1_048_576,
+    )
+    watch = TopologyWatch(settings.topology)
+    pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    app = build_app(settings, Credentials(settings.credentials))
+    router = CommandRouter("eu", watch, pools, app[REGISTRY])
+    app[ROUTER] = router
+    add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
+    await learn_program(pools["eu-1"], router.programs)
+    async with TestServer(app) as server, ClientSession() as session:
+        keys = {role: text for role, (text, _) in made.items()}
+        yield CommandNode(str(server.make_url("")).rstrip("/"), session, keys, router, dsn)
+        await asyncio.wait_for(router.close(), 10)
+        await pools.close()
