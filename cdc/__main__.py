@@ -53,6 +53,7 @@ async def run(settings: CdcSettings) -> int:
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await runtime.stop()
+            await asyncio.wait({stream})
     structlog.get_logger().info("stopped")
     return 0
 

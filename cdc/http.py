@@ -1,12 +1,14 @@
 """What the projector answers: its state, and the order to rebuild."""
 
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
 from cdc.projector import register_metrics
 from cdc.runtime import Runtime
 from shard_router.web import CHECKS, PRINCIPAL, REGISTRY, render_json
+
+STALLED_MS: Final = 10_000  # ten heartbeats
 
 
 def add_routes(app: web.Application, runtime: Runtime) -> None:
@@ -50,7 +52,10 @@ def describe(runtime: Runtime) -> dict[str, Any]:
 
 def _streaming(runtime: Runtime) -> Any:
     async def check() -> str | None:
-        return None if runtime.projector.applied else "no change has arrived yet"
+        lag_ms = runtime.lag_ms()
+        if not runtime.projector.applied or lag_ms is None:
+            return "no change has arrived yet"
+        return None if lag_ms < STALLED_MS else f"the newest change applied is {lag_ms} ms old"
 
     return check
 

@@ -7,9 +7,11 @@ Formats: PostgreSQL 18 manual, 54.9 "Logical Replication Message Formats".
 
 import select
 import struct
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
+from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 import psycopg2
@@ -139,23 +141,29 @@ class PgoutputSource:
         self._slot = slot
         self._publication = publication
         self._stopping = False
+        self._ended = threading.Event()
+        self._ended.set()
 
     def run(self, handle: Handle) -> None:
         """Stream until `stop`; any other end raises SourceEnded."""
+        self._ended.clear()
         try:
-            with ThreadPoolExecutor(1, "apply") as applier, _connect(self._dsn) as connection:
+            with ThreadPoolExecutor(1, "apply") as applier, closing(_connect(self._dsn)) as connection:
                 self._stream(connection, lambda batch: applier.submit(handle, batch))
         except (psycopg2.Error, OSError) as error:
             raise SourceEnded(f"replication: {error}") from error
+        finally:
+            self._ended.set()
 
     def stop(self) -> None:
-        """End within the keep-alive interval."""
+        """Return when the stream has ended: within the keep-alive interval, unless a batch is held up."""
         self._stopping = True
+        self._ended.wait()
 
     def _stream(self, connection: Any, submit: Callable[[Batch], "Future[None]"]) -> None:
         cursor = connection.cursor()
         options = {"proto_version": "1", "publication_names": self._publication, "messages": "true"}
-        cursor.start_replication(slot_name=self._slot, decode=False, options=options)
+        cursor.start_replication(slot_name=self._slot, decode=False, options=options, status_interval=int(KEEP_ALIVE_S))
         decoder = Decoder()
         while not self._stopping:
             changes = _read(cursor, decoder)
@@ -164,7 +172,8 @@ class PgoutputSource:
                 self._wait(cursor, submit(Batch(changes, position)))
                 cursor.send_feedback(flush_lsn=decoder.committed_lsn)
             elif not select.select([cursor], [], [], KEEP_ALIVE_S)[0]:
-                cursor.send_feedback()
+                cursor.send_feedback(force=True)
+        cursor.send_feedback(force=True)
 
     def _wait(self, cursor: Any, applied: "Future[None]") -> None:
         while True:
@@ -173,7 +182,7 @@ class PgoutputSource:
             except StillRunning:
                 if applied.done():  # the handler's own TimeoutError, not ours
                     raise
-                cursor.send_feedback()
+                cursor.send_feedback(force=True)
 
 
 def _connect(dsn: str) -> Any:

@@ -67,7 +67,7 @@ class Rebuild:
         self.state = RebuildState()
 
     def views_found(self, incomplete: str) -> None:
-        """The stream has (re)opened Valkey; if views are incomplete they are rebuilt. Call on the event loop."""
+        """A new epoch has begun; incomplete views are rebuilt, if need be by one more run. Call on the event loop."""
         self.state.complete = not incomplete
         if incomplete:
             self.request(incomplete)
@@ -112,7 +112,7 @@ class Rebuild:
             self.state.running = False
             session.close()
         self.state.completed += 1
-        self.state.complete = True
+        self.state.complete = not self._requested.is_set()  # a new epoch may just have begun
         structlog.get_logger().info(
             "rebuild_completed", members=self.state.members_done, seconds=round(time.monotonic() - started_at, 3)
         )

@@ -38,7 +38,7 @@ class Runtime:
         self.settings = settings
         self.topology = TopologyWatch(settings.topology)
         self.pools = ShardPools(self.topology, size_max=CONNECTIONS_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-        self.sink = Sink(self._valkey, mark_key(settings.shard), on_session=self._session_opened)
+        self.sink = Sink(self._valkey, mark_key(settings.shard), on_epoch=self._epoch_begun)
         self.freshness = Freshness(settings.heartbeat_interval_ms)
         self.projector = Projector(self.sink, self.freshness, refresh=self._refresh)
         self.rebuild = Rebuild(
@@ -136,7 +136,7 @@ class Runtime:
             self.lag_ms()
             await asyncio.sleep(self.settings.heartbeat_interval_ms / 1000)
 
-    def _session_opened(self, incomplete: str) -> None:
+    def _epoch_begun(self, incomplete: str) -> None:
         self._loop.call_soon_threadsafe(self.rebuild.views_found, incomplete)
 
     def _refresh(self, members: list[int]) -> None:

@@ -78,12 +78,14 @@ class Session:
         """Commit time of the newest change applied before this session."""
 
     def open(self, position: Position) -> Self:
-        """Take over as the only writer."""
+        """Become the only writer: take over, or go on with the epoch held before. Fenced when that was taken."""
         self._redis.execute_command("FUNCTION", "LOAD", "REPLACE", FUNCTIONS)
         run_id = self._redis.info("server")["run_id"]
         resumes_at = "" if position.resumes_at is None else position.resumes_at
         now_ms = int(time.time() * 1000)
-        epoch, why, committed_at_us = self._call("loyalty_open", [], [run_id, position.system, resumes_at, now_ms])
+        epoch, why, committed_at_us = self._call(
+            "loyalty_open", [], [run_id, position.system, resumes_at, now_ms, self.epoch]
+        )
         self.epoch, self.incomplete, self.committed_at_us = epoch.decode(), why.decode(), int(committed_at_us)
         return self
 
@@ -141,11 +143,11 @@ class Session:
 class Sink:
     """The stream's way into Valkey: one session at a time, renewed whenever it breaks."""
 
-    def __init__(self, url: str, mark: str, *, on_session: Callable[[str], None]) -> None:
-        """`on_session` hears of each new session why views are incomplete ('' when they are not), on this thread."""
+    def __init__(self, url: str, mark: str, *, on_epoch: Callable[[str], None]) -> None:
+        """`on_epoch` hears with each new epoch why views are incomplete ('' when they are not), on this thread."""
         self._url = url
         self._mark = mark
-        self._on_session = on_session
+        self._on_epoch = on_epoch
         self._session: Session | None = None
         self._system = ""
         self._stopping = threading.Event()
@@ -175,10 +177,12 @@ class Sink:
         self._stopping.set()
 
     def _open(self, position: Position) -> Session:
-        session = Session(self._url, self._mark).open(position)
+        session = Session(self._url, self._mark, epoch=self.epoch).open(position)
+        is_new_epoch = session.epoch != self.epoch
         self._session, self.epoch = session, session.epoch
         structlog.get_logger().info("valkey_session", epoch=session.epoch, incomplete=session.incomplete)
-        self._on_session(session.incomplete)
+        if is_new_epoch:
+            self._on_epoch(session.incomplete)
         return session
 
     def _until_done(self, attempt: Callable[[], Result]) -> Result:

@@ -32,6 +32,8 @@ class System:
     supervisor: Supervisor
     password: str
     roles: dict[str, tuple[ServerPlan, ...]] = field(default_factory=dict[str, tuple[ServerPlan, ...]])
+    program_version: int = 0
+    _shards_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
     @property
     def documents(self) -> Documents:
@@ -43,10 +45,8 @@ class System:
         check_ports(self.plan)
         read_program(self.plan.program)
         write_documents(self.plan, self.password)
-        await together(*(self._start_shard(shard) for shard in self.plan.shards))
-        version = await self._apply_program()
-        await together(*(self._start_node(module, name, port) for module, name, port in self._nodes()))
-        return version
+        await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
+        return self.program_version
 
     async def stop(self) -> None:
         """Stop everything in reverse order, each group at once."""
@@ -74,6 +74,15 @@ class System:
 
     async def _start_shard(self, shard: ShardPlan) -> None:
         await together(self._start_database(shard), self._start_valkey(shard))
+        self._shards_ready.release()
+        # Not with the other nodes: its JVM takes longest, and it needs no program.
+        await self._start_node("cdc", f"{shard.name}-cdc", shard.cdc_port)
+
+    async def _start_nodes(self) -> None:
+        for _ in self.plan.shards:
+            await self._shards_ready.acquire()
+        self.program_version = await self._apply_program()
+        await together(*(self._start_node(*node) for node in self._nodes() if node[0] != "cdc"))
 
     async def _start_valkey(self, shard: ShardPlan) -> None:
         if shard.valkey_port is None:

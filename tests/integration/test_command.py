@@ -1,6 +1,7 @@
 """Commands over HTTP on real Postgres: one effect each, whatever a till does."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
@@ -204,8 +205,6 @@ GOOD = {"lines": [{"sku": "a", "quantity": 1, "amount": 100}]}
 async def test_a_line_that_makes_no_sense_is_malformed_with_a_pointer(
     node: CommandNode, raw: bytes, pointer: str
 ) -> None:
-    import json
-
     line = GOOD["lines"][0] | json.loads(raw)
     reply = await node.post("/v1/purchases", basket({"card": "0100000000000000003"}, "1", lines=[line]))
     assert (reply.status, reply.code) == (400, "malformed")
@@ -281,7 +280,7 @@ async def test_what_the_database_refuses_of_one_command_leaves_the_rest_of_the_b
         ("service", "/v1/purchases", {"store": "nowhere"}, 422, "unknown_store"),
     ],
 )
-async def test_who_may_do_what(  # noqa: PLR0913 - a table
+async def test_who_may_do_what(
     node: CommandNode, role: str, path: str, body: dict[str, Any], status: int, code: str | None
 ) -> None:
     member = await node.enrol()
