@@ -1,0 +1,74 @@
+"""`python -m query --config F`: one query node of a region."""
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from aiohttp import web
+from prometheus_client.registry import Collector
+
+from query.cache import BATCH_KEYS
+from query.events import STREAMS, Streams
+from query.http import HANDLERS
+from query.node import NODE, QueryNode
+from query.operations import ABOUT, OPERATIONS
+from query.reader import ANSWERS, WAITS
+from query.replica import PRIMARY_READS
+from query.settings import QuerySettings
+from shard_router.credential import Credentials
+from shard_router.log import configure_logging
+from shard_router.openapi import add_operations
+from shard_router.topology import TopologyWatch
+from shard_router.web import CHECKS, REGISTRY, build_app, gauge, serve
+
+_COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY_READS, STREAMS)
+
+
+def build(settings: QuerySettings) -> web.Application:
+    """Wire a query node; it connects when the application starts. TopologyError when there is no usable topology."""
+    app = build_app(settings, Credentials(settings.credentials))
+    node = QueryNode(settings, TopologyWatch(settings.topology))
+    app[NODE] = node
+    app.cleanup_ctx.append(_running)
+    add_operations(app, OPERATIONS, HANDLERS | {"stream_account": Streams().stream_account}, about=ABOUT)
+    app[CHECKS]["shards"] = lambda: _check_shards(node)
+    for collector in _COLLECTORS:
+        app[REGISTRY].register(collector)
+    breakers = gauge(
+        app, "loyalty_query_breakers_open", "Valkeys left alone because they did not answer."
+    )
+    breakers.set_function(lambda: sum(shard.cache.breaker.is_open for shard in node.own_shards()))
+    return app
+
+
+def main() -> None:
+    """Run the node until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m query", description=__doc__)
+    parser.add_argument("--config", type=Path, default=None, help="TOML file; LOYALTY_* variables go before it")
+    settings = QuerySettings.load(parser.parse_args().config)
+    configure_logging(settings.log_level)
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: QuerySettings) -> None:
+    await serve(build(settings))
+
+
+async def _running(app: web.Application):  # noqa: ANN202 - aiohttp's cleanup context
+    await app[NODE].start()
+    yield
+    await app[NODE].close()
+
+
+async def _check_shards(node: QueryNode) -> str | None:
+    """Say which shard of this region neither Valkey nor a server can answer for."""
+    names = node.topology.current.shards_in(node.settings.region)
+    able = await asyncio.gather(*(shard.able() for shard in node.own_shards()))
+    unable = [name for name, is_able in zip(names, able, strict=True) if not is_able]
+    return f"nothing answers for {', '.join(unable)}" if unable else None
+
+
+if __name__ == "__main__":
+    main()

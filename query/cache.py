@@ -1,0 +1,102 @@
+"""Reads of one shard's Valkey: coalesced, bounded in time, and never a reason to fail.
+
+None always means "not known here": the key is absent, or Valkey did not answer in time. It never
+means that something does not exist; only a server of Postgres can say that.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, cast
+
+from prometheus_client import Histogram
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from query.breaker import Breaker
+from query.coalesce import Coalescer
+from query.views import activity_key
+
+CACHE_ERRORS: Final = (RedisError, OSError, TimeoutError)
+_BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+BATCH_KEYS = Histogram("loyalty_query_batch_keys", "Keys per MGET.", buckets=_BATCH_BUCKETS, registry=None)
+
+
+class Recent(NamedTuple):
+    """A slice of a member's recent entries: versions up to `top`, newest first."""
+
+    member_id: int
+    top: int
+    length: int
+
+
+class Cache:
+    """One Valkey. Every answer may be older than the newest state, none is mixed from two members."""
+
+    def __init__(self, url: str, *, deadline_ms: int, batch_keys_max: int) -> None:
+        self._deadline_s = deadline_ms / 1000
+        self.client = connect(url, timeout_s=self._deadline_s)
+        self.breaker = Breaker(f"valkey {self.client}", self._ping, failures=CACHE_ERRORS)
+        self._values = Coalescer[str, bytes | None](self._fetch_values, batch_max=batch_keys_max)
+        self._recent = Coalescer[Recent, list[bytes] | None](self._fetch_recent, batch_max=batch_keys_max)
+
+    async def get(self, key: str) -> bytes | None:
+        """Read the stored value of a key, header and body."""
+        return None if self.breaker.is_open else await self._values.get(key)
+
+    async def get_together(self, *keys: str) -> list[bytes | None]:
+        """Read several values as of one instant: asked in one turn they travel in one MGET."""
+        if self.breaker.is_open:
+            return [None] * len(keys)
+        return await asyncio.gather(*(self._values.get(key) for key in keys))
+
+    async def recent(self, wanted: Recent) -> list[bytes] | None:
+        """Read entries from the sorted set of recent ones, newest first."""
+        return None if self.breaker.is_open else await self._recent.get(wanted)
+
+    async def reachable(self) -> bool:
+        """Tell whether Valkey answers right now."""
+        try:
+            await self._ping()
+        except CACHE_ERRORS:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Stop probing and close the connections."""
+        await self.breaker.close()
+        await self.client.aclose()
+
+    async def _fetch_values(self, keys: list[str]) -> Sequence[bytes | None]:
+        BATCH_KEYS.observe(len(keys))
+        values = await self._within_deadline(self.client.execute_command("MGET", *keys))
+        return [None] * len(keys) if values is None else values
+
+    async def _fetch_recent(self, wanted: list[Recent]) -> Sequence[list[bytes] | None]:
+        pipeline = self.client.pipeline(transaction=False)
+        for member_id, top, length in wanted:
+            pipeline.execute_command("ZRANGE", activity_key(member_id), top, 0, "BYSCORE", "REV", "LIMIT", 0, length)
+        answers = await self._within_deadline(pipeline.execute())
+        return [None] * len(wanted) if answers is None else answers
+
+    async def _within_deadline(self, call: Any) -> Any:
+        """Await a call; None, and the breaker open, when it fails or takes too long."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await call
+        except CACHE_ERRORS as error:
+            self.breaker.trip(error)
+            return None
+
+    async def _ping(self) -> None:
+        async with asyncio.timeout(self._deadline_s):
+            await cast("Any", self.client.ping())
+
+
+def connect(url: str, *, timeout_s: float) -> "Redis":
+    """Make a client that tries once and says so: when to try again is the breaker's decision."""
+    return Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2
+    )

@@ -1,0 +1,241 @@
+"""The routes of a query node. Each handler: who may see it, where it lives, one question, one rendering.
+
+A foreign member's request goes to the home region; what a credential may not see is answered exactly
+like what does not exist, before anything is asked about it.
+"""
+
+from typing import Any, Final
+
+import orjson
+from aiohttp import ETag, web
+
+from query.catalogue import Place, describe_rewards, describe_rewards_for, describe_stores, describe_tiers
+from query.lookup import only_identifier
+from query.node import NODE, QueryNode
+from query.page import page_size
+from query.question import (
+    AccountQuestion,
+    ActivityQuestion,
+    MemberQuestion,
+    PurchaseQuestion,
+    Question,
+    decode_activity_page,
+)
+from query.reader import Answer
+from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.member_id import Reference, format_member_id, parse_member_id, parse_reference
+from shard_router.openapi import malformed_parameter
+from shard_router.token import TOKEN_HEADER, ConsistencyToken, parse_token
+from shard_router.web import PRINCIPAL, Handler, render_json
+
+_REVALIDATE: Final = "private, no-cache"
+_JSON: Final = "application/json; charset=utf-8"
+
+
+async def get_account(request: web.Request) -> web.StreamResponse:
+    """Answer the account."""
+    return await _answer_member(request, AccountQuestion(member_of(request)))
+
+
+async def get_member(request: web.Request) -> web.StreamResponse:
+    """Answer profile and account."""
+    return await _answer_member(request, MemberQuestion(member_of(request)))
+
+
+async def list_activity(request: web.Request) -> web.StreamResponse:
+    """Answer a page of entries."""
+    member_id = member_of(request)
+    token = request.query.get("page_token")
+    top = decode_activity_page(member_id, token) if token is not None else None
+    return await _answer_member(request, ActivityQuestion(member_id, top, page_size(request.query.get("page_size"))))
+
+
+async def get_purchase(request: web.Request) -> web.StreamResponse:
+    """Answer a purchase."""
+    reference = _purchase_of(request)
+    return await _answer_member(request, PurchaseQuestion(reference), missing="purchase_not_found")
+
+
+async def list_member_rewards(request: web.Request) -> web.StreamResponse:
+    """Answer what a member can redeem. The answer depends on the program too, so its ETag names both versions."""
+    node, member_id = request.app[NODE], member_of(request)
+    if forwarded := await node.forward_foreign(request, member_id):
+        return forwarded
+    program = node.catalogue.program
+    answer = await node.read(request, AccountQuestion(member_id), at_least=demanded_version(request, member_id))
+    account = orjson.loads(_existing(answer, "member_not_found"))
+    items = describe_rewards_for(program, account["balance"]["available"])
+    return respond(request, _items(items), etag=f"{answer.etag}-{program.version}", source=answer.source)
+
+
+async def look_up_member(request: web.Request) -> web.StreamResponse:
+    """Answer the member behind an identifier."""
+    node, identifier, token = request.app[NODE], only_identifier(request.query.items()), token_of(request)
+    if identifier is None:
+        raise ProblemError(
+            "malformed", "send exactly one of card, phone and email", [{"pointer": "/card", "detail": ""}]
+        )
+    if token:
+        if forwarded := await node.forward_foreign(request, token.member_id):
+            return forwarded
+        await node.read(request, AccountQuestion(token.member_id), at_least=token.version)
+    member_id = await node.find_member(request, identifier, token)
+    if member_id is None:
+        raise ProblemError("member_not_found")
+    if forwarded := await node.forward_foreign(request, member_id):
+        return forwarded
+    answer = await node.read(request, AccountQuestion(member_id), at_least=demanded_version(request, member_id))
+    account = _existing(answer, "member_not_found")
+    body = b'{"member_id":"%b","account":%b}' % (format_member_id(member_id).encode(), account)
+    return respond(request, body, etag=str(answer.etag), source=answer.source)
+
+
+async def get_command(request: web.Request) -> web.StreamResponse:
+    """Answer what became of a command; a till's credential sees its own commands only."""
+    principal = request[PRINCIPAL]
+    row = await request.app[NODE].find_command(request, _bare(request.match_info["idempotency_key"]))
+    if row is None or (principal.role == "pos" and row["credential"] != principal.credential):
+        content: dict[str, Any] = {"status": "unknown"}
+    else:
+        answer = orjson.Fragment(row["answer"])
+        content = {"status": "done", "answer_status": row["status"], "answer": answer}
+    return render_json(content, headers={"Loyalty-Source": "replica", "Cache-Control": "private, no-cache"})
+
+
+async def list_rewards(request: web.Request) -> web.StreamResponse:
+    """Answer the rewards of the program."""
+    program = request.app[NODE].catalogue.program
+    return respond(request, _items(describe_rewards(program)), etag=f"p{program.version}", source="cache")
+
+
+async def list_tiers(request: web.Request) -> web.StreamResponse:
+    """Answer the tiers of the program."""
+    program = request.app[NODE].catalogue.program
+    return respond(request, _items(describe_tiers(program)), etag=f"p{program.version}", source="cache")
+
+
+async def list_stores(request: web.Request) -> web.StreamResponse:
+    """Answer a page of stores."""
+    program, query = request.app[NODE].catalogue.program, request.query
+    content = describe_stores(
+        program,
+        region=query.get("region"),
+        near=_place(query.get("near")),
+        size=page_size(query.get("page_size")),
+        page_token=query.get("page_token"),
+    )
+    return respond(request, orjson.dumps(content), etag=f"p{program.version}", source="cache")
+
+
+HANDLERS: Final[dict[str, Handler]] = {
+    "get_member": get_member,
+    "get_account": get_account,
+    "list_activity": list_activity,
+    "list_member_rewards": list_member_rewards,
+    "look_up_member": look_up_member,
+    "get_purchase": get_purchase,
+    "get_command": get_command,
+    "list_rewards": list_rewards,
+    "list_tiers": list_tiers,
+    "list_stores": list_stores,
+}
+"""By operation id; the event stream is added where the node is built."""
+
+
+def member_of(request: web.Request) -> int:
+    """Read the member of the path; `member_not_found` for no id as for one this principal may not see."""
+    try:
+        member_id = parse_member_id(request.match_info["member_id"])
+    except MalformedIdError as error:
+        raise ProblemError("member_not_found") from error
+    if not request[PRINCIPAL].may_see(member_id):
+        raise ProblemError("member_not_found")
+    return member_id
+
+
+def token_of(request: web.Request) -> ConsistencyToken | None:
+    """Read the Consistency-Token, if there is one; `malformed` when it cannot be read."""
+    text = request.headers.get(TOKEN_HEADER)
+    if text is None:
+        return None
+    try:
+        return parse_token(text)
+    except MalformedIdError as error:
+        raise malformed_parameter(TOKEN_HEADER, "send it as the command answered it") from error
+
+
+def demanded_version(request: web.Request, member_id: int) -> int:
+    """Read the version of this member that the answer must include, 0 for none; `malformed` for another member's."""
+    token = token_of(request)
+    if token is None:
+        return 0
+    if token.member_id != member_id:
+        raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
+    return token.version
+
+
+def respond(request: web.Request, body: bytes, *, etag: str, source: str) -> web.Response:
+    """Render an answer with its version, or 304 when the client has it."""
+    headers = {
+        "Content-Type": _JSON,
+        "ETag": f'W/"{etag}"',
+        "Loyalty-Source": source,
+        "Cache-Control": _REVALIDATE,
+    }
+    if "If-None-Match" in request.headers and _unchanged(request.if_none_match, etag):
+        del headers["Content-Type"]
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, headers=headers)
+
+
+async def _answer_member(
+    request: web.Request, question: Question, *, missing: str = "member_not_found"
+) -> web.StreamResponse:
+    node: QueryNode = request.app[NODE]
+    if forwarded := await node.forward_foreign(request, question.member_id, missing=missing):
+        return forwarded
+    answer = await node.read(request, question, at_least=demanded_version(request, question.member_id))
+    return respond(request, _existing(answer, missing), etag=str(answer.etag), source=answer.source)
+
+
+def _existing(answer: Answer, missing: str) -> bytes:
+    if answer.body is None:
+        raise ProblemError(missing)
+    return answer.body
+
+
+def _purchase_of(request: web.Request) -> Reference:
+    try:
+        reference = parse_reference("pur", request.match_info["purchase_id"])
+    except MalformedIdError as error:
+        raise ProblemError("purchase_not_found") from error
+    if not request[PRINCIPAL].may_see(reference.member_id):
+        raise ProblemError("purchase_not_found")
+    return reference
+
+
+def _place(text: str | None) -> Place | None:
+    if text is None:
+        return None
+    try:
+        lat, lon = map(float, text.split(","))
+    except ValueError as error:
+        raise malformed_parameter("near", "send latitude,longitude in degrees") from error
+    if not (-90 <= lat <= 90 and -180 <= lon <= 180):  # noqa: PLR2004 - degrees; NaN fails too
+        raise malformed_parameter("near", "latitude is -90 to 90, longitude -180 to 180")
+    return lat, lon
+
+
+def _bare(key: str) -> str:
+    """An Idempotency-Key may be quoted (a structured string) or bare: both name the same command."""
+    quoted = len(key) > 1 and key[0] == key[-1] == '"'
+    return key[1:-1] if quoted else key
+
+
+def _unchanged(given: tuple[ETag, ...] | None, etag: str) -> bool:
+    """Compare weakly, as If-None-Match does (RFC 9110, 13.1.2)."""
+    return any(tag.value in ("*", etag) for tag in given or ())
+
+
+def _items(items: list[dict[str, Any]]) -> bytes:
+    return orjson.dumps({"items": items})

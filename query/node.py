@@ -1,0 +1,108 @@
+"""What a query node holds while it runs, and the steps handlers share: forward, read within the deadline, find."""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
+
+from aiohttp import web
+
+from query.catalogue import Catalogue
+from query.lookup import Directory, Identifier
+from query.question import Question
+from query.reader import Answer, Readers, ShardReader
+from query.settings import QuerySettings
+from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.forward import Forwarder, deadline_of
+from shard_router.relay import Relay
+from shard_router.token import ConsistencyToken
+from shard_router.topology import TopologyWatch
+
+T = TypeVar("T")
+
+
+class QueryNode:
+    """The node of one region. `start` in a running event loop, `close` at the end."""
+
+    def __init__(self, settings: QuerySettings, topology: TopologyWatch) -> None:
+        self.settings = settings
+        self.topology = topology
+        self.readers = Readers(settings, topology)
+        self.directory = Directory(self.readers, settings.region)
+        self.catalogue = Catalogue(self.own_shards)
+        self.forwarder = Forwarder(settings.region, topology, "query")
+        self.relay = Relay(settings.region, topology)
+        self._wait_s = settings.token_wait_ms / 1000
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Connect, read the program if it is there, and keep both and the topology up to date."""
+        self.readers.start()
+        await self.catalogue.refresh()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self.topology.watch()), loop.create_task(self.catalogue.run())]
+
+    async def close(self) -> None:
+        """Stop everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.forwarder.close()
+        await self.relay.close()
+        await self.readers.close()
+
+    def own_shards(self) -> list[ShardReader]:
+        """List the readers of this region's shards."""
+        return [self.readers[name] for name in self.topology.current.shards_in(self.settings.region)]
+
+    def home_of(self, member_id: int, *, missing: str = "member_not_found") -> str:
+        """Name the member's home region; `missing` when there is no such region."""
+        try:
+            return self.topology.current.region_of(member_id)
+        except MalformedIdError as error:
+            raise ProblemError(missing) from error
+
+    async def forward_foreign(
+        self, request: web.Request, member_id: int, *, missing: str = "member_not_found"
+    ) -> web.Response | None:
+        """Answer from the member's home region; None when that is ours."""
+        region = self.home_of(member_id, missing=missing)
+        if region == self.settings.region:
+            return None
+        deadline = deadline_of(request, deadline_ms=self.settings.deadline_ms)
+        return await self.forwarder.forward(request, region, deadline=deadline)
+
+    async def read(self, request: web.Request, question: Question, *, at_least: int) -> Answer:
+        """Answer a question about a member of this region within the request's deadline."""
+        reader = self.readers[self.topology.current.shard_of(question.member_id)]
+        if not at_least and (answer := await reader.glance(question)):
+            return answer
+        return await self.within_deadline(request, reader.read(question, at_least=at_least, wait_s=self._wait_s))
+
+    async def find_member(
+        self, request: web.Request, identifier: Identifier, token: ConsistencyToken | None
+    ) -> int | None:
+        """Find the member with an identifier; with a token, the one it names is looked for on the primary too."""
+        topology = self.topology.current
+        found = await self.within_deadline(request, self.directory.find_member(topology, identifier))
+        if found is None and token:
+            reader = self.readers[topology.shard_of(token.member_id)]
+            rows = await self.within_deadline(request, reader.primary.fetch("find_identifier", *identifier))
+            found = rows[0]["member_id"] if rows else None
+        return found
+
+    async def find_command(self, request: web.Request, key: str) -> Any:
+        """Find the row of a command by its Idempotency-Key on any shard."""
+        return await self.within_deadline(request, self.directory.find_command(self.topology.current, key))
+
+    async def within_deadline(self, request: web.Request, work: Awaitable[T]) -> T:
+        """Await some work; `shard_unavailable` when the request's deadline comes first."""
+        deadline = deadline_of(request, deadline_ms=self.settings.deadline_ms)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await work
+        except TimeoutError as error:
+            raise ProblemError("shard_unavailable", "no answer within the deadline") from error
+
+
+NODE: Final = web.AppKey("node", QueryNode)

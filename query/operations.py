@@ -1,0 +1,211 @@
+"""The calls of a query node: routes and OpenAPI document come from this list."""
+
+from typing import Final
+
+from query import shapes
+from shard_router.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
+from shard_router.shape import MEMBER_EXAMPLE, Account
+
+ABOUT: Final = About(
+    "Loyalty queries",
+    "Reads of members, their points and history, and of the program.\n\n"
+    "**Read your own writes:** a command answers with `Consistency-Token`; send it along with a query and the answer "
+    "includes that command, or is 503 `not_yet_visible` (send it again after `Retry-After`).\n\n"
+    "**Poll cheaply:** keep the `ETag` and send it in `If-None-Match`: 304 says that nothing changed. Or listen to "
+    "`/v1/members/{member_id}/events`.\n\n"
+    "Any node takes any member's request and hands it to the member's home region when that is another one.",
+)
+
+_MEMBER: Final = Parameter(
+    "member_id", "path", "14 characters; the last is a check symbol.", {"type": "string", "examples": [MEMBER_EXAMPLE]}
+)
+_TOKEN: Final = Parameter(
+    "Consistency-Token",
+    "header",
+    "From a command's answer: see at least that. A token of another member is `malformed`.",
+    {"type": "string", "examples": [f"v1.{MEMBER_EXAMPLE}.7"]},
+)
+_IF_NONE_MATCH: Final = Parameter(
+    "If-None-Match", "header", "The ETag kept; 304 when it still holds.", {"type": "string", "examples": ['W/"7"']}
+)
+_PAGE_SIZE: Final = Parameter(
+    "page_size",
+    "query",
+    "Items per page; more than 200 is taken as 200.",
+    {"type": "integer", "minimum": 1, "default": 50},
+)
+_PAGE_TOKEN: Final = Parameter(
+    "page_token", "query", "`next_page_token` of the page before, with the same other parameters.", {"type": "string"}
+)
+_OF_MEMBER: Final = (_MEMBER, _TOKEN, _IF_NONE_MATCH)
+_READ: Final = ("shard_unavailable", "not_yet_visible")
+_MEMBER_READ: Final = ("member_not_found", *_READ)
+
+
+def _identifier(name: str, description: str, example: str) -> Parameter:
+    return Parameter(
+        name, "query", f"{description} Send exactly one of the three.", {"type": "string", "examples": [example]}
+    )
+
+
+OPERATIONS: Final = (
+    Operation(
+        "GET",
+        "/v1/members/{member_id}",
+        "get_member",
+        "A member's profile and account",
+        shapes.Member,
+        problems=_MEMBER_READ,
+        parameters=_OF_MEMBER,
+        answer_headers=QUERY_HEADERS,
+    ),
+    Operation(
+        "GET",
+        "/v1/members/{member_id}/account",
+        "get_account",
+        "A member's points and tier",
+        Account,
+        problems=_MEMBER_READ,
+        parameters=_OF_MEMBER,
+        answer_headers=QUERY_HEADERS,
+    ),
+    Operation(
+        "GET",
+        "/v1/members/{member_id}/activity",
+        "list_activity",
+        "What happened to a member's points, newest first",
+        shapes.Activity,
+        problems=_MEMBER_READ,
+        parameters=(*_OF_MEMBER, _PAGE_SIZE, _PAGE_TOKEN),
+        answer_headers=QUERY_HEADERS,
+    ),
+    Operation(
+        "GET",
+        "/v1/members/{member_id}/rewards",
+        "list_member_rewards",
+        "What a member can redeem, and what is missing",
+        shapes.MemberRewardList,
+        problems=_MEMBER_READ,
+        parameters=_OF_MEMBER,
+        answer_headers=QUERY_HEADERS,
+    ),
+    Operation(
+        "GET",
+        "/v1/members/{member_id}/events",
+        "stream_account",
+        "The account whenever it changes",
+        None,
+        description="Server-sent events `account`: `id` is the version, `data` the account. The first comes at once. "
+        "After a cut, `Last-Event-ID` (an EventSource sends it by itself) resumes: the account comes again only if "
+        "its version grew meanwhile. Versions may be skipped, never repeated.",
+        problems=("member_not_found", "rate_limited", "shard_unavailable"),
+        parameters=(
+            _MEMBER,
+            Parameter("Last-Event-ID", "header", "The last version seen.", {"type": "string", "examples": ["7"]}),
+        ),
+        answer_headers=("Cache-Control",),
+        answer_type="text/event-stream",
+    ),
+    Operation(
+        "GET",
+        "/v1/lookup",
+        "look_up_member",
+        "The member behind a card, phone number or e-mail address",
+        shapes.Found,
+        roles=STAFF,
+        problems=_MEMBER_READ,
+        parameters=(
+            _identifier("card", "A card number.", "0100770000123456786"),
+            _identifier("phone", "E.164, the plus sign as %2B.", "+493012345678"),
+            _identifier("email", "An e-mail address, in any case.", "ada@example.com"),
+            _TOKEN,
+            _IF_NONE_MATCH,
+        ),
+        answer_headers=QUERY_HEADERS,
+        tag="lookup",
+    ),
+    Operation(
+        "GET",
+        "/v1/purchases/{purchase_id}",
+        "get_purchase",
+        "A purchase, what it earned and why, and its returns",
+        shapes.Purchase,
+        problems=("purchase_not_found", *_READ),
+        parameters=(
+            Parameter(
+                "purchase_id",
+                "path",
+                "As the command answered it.",
+                {"type": "string", "examples": [f"pur_{MEMBER_EXAMPLE}-7"]},
+            ),
+            _TOKEN,
+            _IF_NONE_MATCH,
+        ),
+        answer_headers=QUERY_HEADERS,
+        tag="purchases",
+    ),
+    Operation(
+        "GET",
+        "/v1/commands/{idempotency_key}",
+        "get_command",
+        "What became of a command",
+        shapes.CommandState,
+        description="For a till that got no answer. `done` comes with the first answer. `unknown` means that no answer "
+        "is visible (yet): send the command again with the same key, which is always safe. A till sees only what its "
+        "own credential sent.",
+        roles=STAFF,
+        problems=("shard_unavailable",),
+        parameters=(
+            Parameter(
+                "idempotency_key",
+                "path",
+                "The command's Idempotency-Key, percent-encoded.",
+                {"type": "string", "examples": ["till-7-20261122-000431"]},
+            ),
+        ),
+        answer_headers=("Loyalty-Source", "Cache-Control"),
+        tag="commands",
+    ),
+    Operation(
+        "GET",
+        "/v1/rewards",
+        "list_rewards",
+        "What points can be redeemed for",
+        shapes.RewardList,
+        problems=("shard_unavailable",),
+        parameters=(_IF_NONE_MATCH,),
+        answer_headers=QUERY_HEADERS,
+        tag="program",
+    ),
+    Operation(
+        "GET",
+        "/v1/tiers",
+        "list_tiers",
+        "The tiers and what reaching them takes",
+        shapes.TierList,
+        problems=("shard_unavailable",),
+        parameters=(_IF_NONE_MATCH,),
+        answer_headers=QUERY_HEADERS,
+        tag="program",
+    ),
+    Operation(
+        "GET",
+        "/v1/stores",
+        "list_stores",
+        "The stores, nearest first when `near` is given",
+        shapes.StoreList,
+        roles=EVERYONE,
+        problems=("shard_unavailable",),
+        parameters=(
+            Parameter(
+                "near", "query", "Latitude and longitude in degrees.", {"type": "string", "examples": ["52.52,13.405"]}
+            ),
+            Parameter("region", "query", "Only stores of this region.", {"type": "string", "examples": ["eu"]}),
+            _PAGE_SIZE,
+            _PAGE_TOKEN,
+            _IF_NONE_MATCH,
+        ),
+        answer_headers=QUERY_HEADERS,
+        tag="program",
+    ),
+)

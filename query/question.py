@@ -1,0 +1,184 @@
+"""What can be asked about one member. Each question knows its view in Valkey and its statement in Postgres.
+
+An answer says how new the picture is (`seen`: the member's version it includes), so that one chain in
+reader.py can hold every question to a Consistency-Token.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
+
+import orjson
+
+from query import views
+from query.cache import Cache, Recent
+from query.page import decode_page, encode_page, not_of_this_list
+from query.replica import Server
+from shard_router.member_id import Reference, format_member_id
+
+VERSION_MAX: Final = 10**15
+
+
+class Seen(NamedTuple):
+    """What a view or a server showed. `body` None: nothing of that name. `etag`: the version of the body itself."""
+
+    seen: int
+    etag: int
+    body: bytes | None
+
+
+class Question(Protocol):
+    """One question about one member."""
+
+    @property
+    def member_id(self) -> int:
+        """Whom it is about."""
+        ...
+
+    async def ask_cache(self, cache: Cache) -> Seen | None:
+        """Ask Valkey; None when it cannot tell."""
+        ...
+
+    async def ask_server(self, server: Server) -> Seen:
+        """Ask a server of Postgres; `shard_unavailable` when it cannot tell."""
+        ...
+
+
+NOTHING: Final = Seen(0, 0, None)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountQuestion:
+    """The account."""
+
+    member_id: int
+
+    async def ask_cache(self, cache: Cache) -> Seen | None:
+        """One key."""
+        value = await cache.get(views.account_key(self.member_id))
+        if value is None:
+            return None
+        version, body = views.split(value)
+        return Seen(version, version, body)
+
+    async def ask_server(self, server: Server) -> Seen:
+        """The journal row of the account's version."""
+        row = await server.account(self.member_id)
+        return Seen(row["version"], row["version"], views.account_view(row)) if row else NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class MemberQuestion:
+    """Profile and account."""
+
+    member_id: int
+
+    async def ask_cache(self, cache: Cache) -> Seen | None:
+        """Two keys as of one instant."""
+        keys = views.account_key(self.member_id), views.profile_key(self.member_id)
+        account, profile = await cache.get_together(*keys)
+        if account is None or profile is None:
+            return None
+        (account_version, account_body), (profile_version, profile_body) = views.split(account), views.split(profile)
+        version = max(account_version, profile_version)
+        return Seen(version, version, _member_body(profile_body, account_body))
+
+    async def ask_server(self, server: Server) -> Seen:
+        """One row."""
+        rows = await server.fetch("find_member", self.member_id)
+        if not rows:
+            return NOTHING
+        body = _member_body(views.profile_view(rows[0]), views.account_view(rows[0]))
+        return Seen(rows[0]["version"], rows[0]["version"], body)
+
+
+@dataclass(frozen=True, slots=True)
+class PurchaseQuestion:
+    """A purchase; `version` is that of the entry that recorded it."""
+
+    reference: Reference
+
+    @property
+    def member_id(self) -> int:
+        """Who bought."""
+        return self.reference.member_id
+
+    async def ask_cache(self, cache: Cache) -> Seen | None:
+        """Read the purchase, and the account to know how new it is: a purchase does not change with every version."""
+        purchase_key = views.purchase_key(self.member_id, self.reference.version)
+        account, purchase = await cache.get_together(views.account_key(self.member_id), purchase_key)
+        if purchase is None:
+            return None
+        changed_version, body = views.split(purchase)
+        seen = views.split(account)[0] if account else changed_version
+        return Seen(max(seen, changed_version), changed_version, body)
+
+    async def ask_server(self, server: Server) -> Seen:
+        """One row, with the account's version."""
+        rows = await server.fetch("find_purchase", self.member_id, self.reference.version)
+        if not rows:
+            return NOTHING
+        (row,) = rows
+        if row["version"] is None:
+            return Seen(row["seen_version"], 0, None)
+        return Seen(row["seen_version"], row["changed_version"], views.purchase_view(row))
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityQuestion:
+    """A page of entries with versions up to `top`, newest first; `top` None: from the newest on."""
+
+    member_id: int
+    top: int | None
+    size: int
+
+    async def ask_cache(self, cache: Cache) -> Seen | None:
+        """Read a page that lies wholly in the recent entries: versions have no holes, so a hole is a missing entry."""
+        items = await cache.recent(Recent(self.member_id, self.top or VERSION_MAX, self.size))
+        if not items:
+            return None
+        first, last = _version_of(items[0]), _version_of(items[-1])
+        without_hole = first - last == len(items) - 1 and first == (self.top or first)
+        if not without_hole or (len(items) < self.size and last != 1):
+            return None
+        return self._page(items, first=first, last=last, more=last > 1)
+
+    async def ask_server(self, server: Server) -> Seen:
+        """One index range, backwards."""
+        rows = await server.fetch("find_activity", self.member_id, self.top or VERSION_MAX, self.size + 1)
+        if not rows:
+            return NOTHING
+        items = [views.activity_item(row) for row in rows[: self.size]]
+        first, last = rows[0]["version"], rows[len(items) - 1]["version"]
+        return self._page(items, first=first, last=last, more=len(rows) > self.size)
+
+    def _page(self, items: list[bytes], *, first: int, last: int, more: bool) -> Seen:
+        """Render the page. Nothing newer can change one that begins with the entry it was asked to begin with."""
+        following = b',"next_page_token":"%b"' % encode_activity_page(self.member_id, last - 1) if more else b""
+        body = b'{"items":[' + b",".join(items) + b"]" + following + b"}"
+        return Seen(VERSION_MAX if first == self.top else first, first, body)
+
+
+def encode_activity_page(member_id: int, top: int) -> bytes:
+    """Make the page token that goes on with version `top`."""
+    return encode_page(_listing(member_id), top).encode()
+
+
+def decode_activity_page(member_id: int, token: str) -> int:
+    """Read the version with which a page of this member's activity begins; `malformed` for any other token."""
+    top = decode_page(_listing(member_id), token)
+    if type(top) is not int or not 0 < top < VERSION_MAX:
+        raise not_of_this_list()
+    return top
+
+
+def _listing(member_id: int) -> str:
+    return f"activity {format_member_id(member_id)}"
+
+
+def _member_body(profile: bytes, account: bytes) -> bytes:
+    return b'{"profile":' + profile + b',"account":' + account + b"}"
+
+
+def _version_of(item: bytes) -> int:
+    content: dict[str, Any] = orjson.loads(item)
+    return content["version"]

@@ -1,0 +1,165 @@
+"""The chain every question about a member goes through: Valkey, a standby, the primary.
+
+Invariant: an answer is never older than the version demanded. Without a demand the first that can
+tell is believed; with one, the query waits (bounded) for the projector, then asks the servers in turn.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
+
+from prometheus_client import Counter
+
+from query.cache import Cache
+from query.question import Question, Seen
+from query.replica import Server
+from query.settings import QuerySettings
+from query.visible import Visible
+from shard_router.errors import ProblemError
+from shard_router.pool import ShardPools
+from shard_router.topology import Topology, TopologyWatch
+
+Source = Literal["cache", "replica", "primary"]
+
+ANSWERS: Final = Counter("loyalty_query_answers", "Answers by source.", ["source"], registry=None)
+WAITS: Final = Counter("loyalty_query_waits", "Waits for a demanded version, by result.", ["result"], registry=None)
+_FROM_CACHE: Final = ANSWERS.labels("cache")
+
+
+class Answer(NamedTuple):
+    """What a question found, and where. `body` None: there is nothing of that name."""
+
+    etag: int
+    body: bytes | None
+    source: Source
+
+
+class ShardReader:
+    """The reads of one shard."""
+
+    def __init__(self, cache: Cache, visible: Visible, standby: Server, primary: Server) -> None:
+        self.cache = cache
+        self.visible = visible
+        self.standby = standby
+        self.primary = primary
+
+    async def glance(self, question: Question) -> Answer | None:
+        """Answer from Valkey if it knows: the hot path, without deadline because Valkey has its own."""
+        seen = await question.ask_cache(self.cache)
+        if seen is None:
+            return None
+        _FROM_CACHE.inc()
+        return Answer(seen.etag, seen.body, "cache")
+
+    async def read(self, question: Question, *, at_least: int, wait_s: float) -> Answer:
+        """Answer a question with a picture that includes version `at_least`; 0 demands nothing.
+
+        `not_yet_visible` when no one shows that version, `shard_unavailable` when no one can tell.
+        """
+        seen = await question.ask_cache(self.cache)
+        if (seen is None or seen.seen < at_least) and at_least and not self.cache.breaker.is_open:
+            seen = await self._await_version(question, at_least, wait_s)
+        if seen is not None and seen.seen >= at_least:
+            _FROM_CACHE.inc()
+            return Answer(seen.etag, seen.body, "cache")
+        return await self._ask_servers(question, at_least)
+
+    async def able(self) -> bool:
+        """Tell whether Valkey or a standby can answer."""
+        return await self.cache.reachable() or await self.standby.within_budget()
+
+    async def servers(self) -> Iterator[Server]:
+        """Put the servers in the order in which to ask them: the standby first, unless it lags beyond its budget."""
+        if await self.standby.within_budget():
+            return iter((self.standby, self.primary))
+        return iter((self.primary, self.standby))  # an old picture is still better than none
+
+    async def _await_version(self, question: Question, at_least: int, wait_s: float) -> Seen | None:
+        give_up_at = time.monotonic() + wait_s
+        with self.visible.watch(question.member_id) as watch:
+            # Read again before waiting: the notification may have come before the watch was set.
+            seen = await question.ask_cache(self.cache)
+            while watch and (seen is None or seen.seen < at_least):
+                if not await watch.wait(at_least, timeout_s=give_up_at - time.monotonic()):
+                    WAITS.labels("timeout").inc()
+                    return seen
+                seen = await question.ask_cache(self.cache)
+        WAITS.labels("visible" if watch else "refused").inc()
+        return seen
+
+    async def _ask_servers(self, question: Question, at_least: int) -> Answer:
+        reached = False
+        for server in await self.servers():
+            try:
+                seen = await question.ask_server(server)
+            except ProblemError:
+                continue
+            reached = True
+            if seen.seen >= at_least:
+                ANSWERS.labels(server.role).inc()
+                return Answer(seen.etag, seen.body, server.role)
+        if reached:
+            raise ProblemError("not_yet_visible", f"version {at_least} is not visible yet")
+        raise ProblemError("shard_unavailable", "neither a view nor a server can answer")
+
+
+class Readers:
+    """The readers of all shards, following the topology. Only shards of the own region are subscribed to."""
+
+    def __init__(self, settings: QuerySettings, topology: TopologyWatch) -> None:
+        self._settings = settings
+        self._topology = topology
+        self._pools = ShardPools(
+            topology, size_max=settings.pool_size_max, statement_timeout_ms=settings.statement_timeout_ms
+        )
+        self._shards: dict[str, tuple[str, ShardReader]] = {}
+        self._subscriptions: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __getitem__(self, shard: str) -> ShardReader:
+        return self._shards[shard][1]
+
+    def start(self) -> None:
+        """Make the readers and subscribe."""
+        self._adopt(self._topology.current)
+        self._topology.on_change(self._adopt)
+
+    async def close(self) -> None:
+        """Stop the subscriptions and close every connection."""
+        for task in self._subscriptions.values():
+            task.cancel()
+        await asyncio.gather(*self._subscriptions.values(), *self._closing, return_exceptions=True)
+        await asyncio.gather(*(reader.cache.close() for _, reader in self._shards.values()))
+        await self._pools.close()
+
+    def _adopt(self, topology: Topology) -> None:
+        for name, shard in topology.document.shards.items():
+            known = self._shards.get(name)
+            if known and known[0] == shard.model_dump_json(include={"servers", "valkey"}):
+                continue
+            self._forget(name)
+            self._shards[name] = (shard.model_dump_json(include={"servers", "valkey"}), self._make(name, shard.valkey))
+            if shard.region == self._settings.region:
+                run = self[name].visible.run()
+                self._subscriptions[name] = asyncio.get_running_loop().create_task(run)
+
+    def _forget(self, name: str) -> None:
+        if task := self._subscriptions.pop(name, None):
+            task.cancel()
+        if name in self._shards:
+            closing = asyncio.get_running_loop().create_task(self[name].cache.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def _make(self, name: str, valkey: str) -> ShardReader:
+        settings, servers = self._settings, self._pools[name]
+        cache = Cache(valkey, deadline_ms=settings.cache_deadline_ms, batch_keys_max=settings.batch_keys_max)
+        visible = Visible(valkey, waiters_max=settings.waiters_max)
+        lag_ms_max = settings.standby_lag_ms_max
+        return ShardReader(
+            cache,
+            visible,
+            Server(servers, "replica", lag_ms_max=lag_ms_max),
+            Server(servers, "primary", lag_ms_max=lag_ms_max),
+        )

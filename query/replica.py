@@ -1,0 +1,85 @@
+"""Reads of one shard's Postgres servers: the hot standby as a rule, the primary as a counted last resort.
+
+A server that just failed, or that lags beyond the budget, is left alone for a moment, so that its
+trouble costs a request now and then instead of every one.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import asyncpg
+import structlog
+from prometheus_client import Counter
+
+from query.coalesce import Coalescer
+from shard_router.errors import ProblemError
+from shard_router.pool import Connection, ShardServers
+from shard_router.statement import load_statements
+
+STATEMENTS: Final = load_statements(Path(__file__).with_name("replica.sql"))
+PRIMARY_READS: Final = Counter(
+    "loyalty_query_primary_reads", "Reads that neither Valkey nor a standby could answer.", registry=None
+)
+_REST_S: Final = 1.0  # how long a server that failed is left alone, and how long a measured lag counts
+_ACCOUNTS_MAX: Final = 256  # per statement: about a millisecond of one backend
+_SERVER_BUSY: Final = (
+    asyncpg.SerializationError,  # 40001: replay needed what the query was reading
+    asyncpg.DeadlockDetectedError,  # 40P01: the same, found by the deadlock check
+    asyncpg.QueryCanceledError,  # statement_timeout
+)
+
+Role = Literal["replica", "primary"]
+
+
+class Server:
+    """The standby or the primary of a shard. Its answers are rows; `shard_unavailable` when it has none to give."""
+
+    def __init__(self, servers: ShardServers, role: Role, *, lag_ms_max: int) -> None:
+        self.role: Final = role
+        self._servers = servers
+        self._lag_ms_max = lag_ms_max
+        self._resting_until = 0.0
+        self._lag_ms = 0
+        self._measured_at = 0.0
+        self._accounts = Coalescer[int, Any](self._fetch_accounts, batch_max=_ACCOUNTS_MAX)
+
+    async def fetch(self, statement: str, *arguments: object) -> list[Any]:
+        """Rows of a named statement."""
+        if time.monotonic() < self._resting_until:
+            raise ProblemError("shard_unavailable", f"{self._servers.name}: the {self.role} is resting")
+        if self.role == "primary":
+            PRIMARY_READS.inc()
+        try:
+            async with self._connection() as connection:
+                return await connection.fetch(STATEMENTS[statement], *arguments)
+        except ProblemError:
+            self._resting_until = time.monotonic() + _REST_S
+            raise
+        except _SERVER_BUSY as error:
+            raise ProblemError("shard_unavailable", f"{self._servers.name}: {type(error).__name__}") from error
+
+    async def account(self, member_id: int) -> Any:
+        """Row of find_accounts for one member, or None; asked together with others of this moment."""
+        return await self._accounts.get(member_id)
+
+    async def within_budget(self) -> bool:
+        """Tell whether this server is there and not too far behind; measured once a second."""
+        if time.monotonic() - self._measured_at >= _REST_S:
+            self._measured_at = time.monotonic()
+            try:
+                (row,) = await self.fetch("measure_lag")
+                self._lag_ms = row["lag_ms"]
+            except ProblemError as error:
+                structlog.get_logger().warning("server_unavailable", role=self.role, detail=error.detail)
+        return self._lag_ms <= self._lag_ms_max and time.monotonic() >= self._resting_until
+
+    def _connection(self) -> AbstractAsyncContextManager[Connection]:
+        return self._servers.primary() if self.role == "primary" else self._servers.standby()
+
+    async def _fetch_accounts(self, member_ids: list[int]) -> Sequence[Any]:
+        rows = await self.fetch("find_accounts", list(dict.fromkeys(member_ids)))
+        found = {row["member_id"]: row for row in rows}
+        return [found.get(member_id) for member_id in member_ids]

@@ -1,0 +1,57 @@
+-- What query nodes ask a server of a shard: a hot standby, or as a last resort the primary.
+-- Every statement about a member answers by primary key or by an index; tests prove the plans.
+
+-- name: measure_lag
+-- How far this server is behind, in milliseconds. While its receiver runs and everything received is replayed it is
+-- not behind, however long ago the last commit was (an idle primary commits nothing). Without a receiver only the
+-- age of the last replayed commit is known. The primary itself is never behind.
+SELECT CASE
+    WHEN NOT pg_is_in_recovery() THEN 0
+    WHEN EXISTS (SELECT FROM pg_stat_get_wal_receiver() AS receiver WHERE receiver.pid IS NOT NULL)
+         AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+    ELSE coalesce(1000 * extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)
+END::bigint AS lag_ms
+
+-- name: find_accounts
+-- The account views of several members: the journal row that the account's version names.
+SELECT account.member_id, journal.version, journal.account_after
+FROM unnest($1::bigint[]) AS wanted (member_id)
+JOIN account USING (member_id)
+JOIN journal ON journal.member_id = account.member_id AND journal.version = account.version
+
+-- name: find_member
+-- Profile and account as of one snapshot.
+SELECT greatest(account.version, member.version) AS version, member.profile, journal.account_after
+FROM account
+JOIN member USING (member_id)
+JOIN journal ON journal.member_id = account.member_id AND journal.version = account.version
+WHERE account.member_id = $1
+
+-- name: find_activity
+-- One page of a member's entries, newest first, up to a version. One row more than the page tells whether it is the last.
+SELECT member_id, version, kind, occurred_at, store, points, postings, account_after
+FROM journal
+WHERE member_id = $1 AND version <= $2
+ORDER BY version DESC
+LIMIT $3
+
+-- name: find_purchase
+-- A purchase, and how new the picture of its member is.
+SELECT account.version AS seen_version, purchase.*
+FROM account
+LEFT JOIN purchase ON purchase.member_id = account.member_id AND purchase.version = $2
+WHERE account.member_id = $1
+
+-- name: find_identifier
+-- The member behind a card, phone or e-mail address of this shard.
+SELECT member_id FROM identifier WHERE kind = $1 AND value = $2
+
+-- name: find_command
+-- The first answer to an Idempotency-Key, if this shard gave it.
+SELECT credential, status, answer FROM idempotency WHERE key = $1
+
+-- name: find_program
+-- The program in force, when it is another version than the one known.
+SELECT version, source
+FROM (SELECT version, source FROM program WHERE effective_at <= now() ORDER BY version DESC LIMIT 1) AS in_force
+WHERE version <> $1

@@ -1,0 +1,25 @@
+"""Settings of a query node; the defaults suit a region on one network."""
+
+from shard_router.settings import NodeSettings
+
+
+class QuerySettings(NodeSettings):
+    """A node's settings and what bounds its reads."""
+
+    token_wait_ms: int = 150
+    """How long a query waits for the version its Consistency-Token demands before it asks a server."""
+    cache_deadline_ms: int = 100
+    """Longest time Valkey may take; then the standby answers and Valkey is left alone until it pings again."""
+    batch_keys_max: int = 512
+    """Keys per MGET: one that large takes Valkey about 0.2 ms, so that it delays no one else."""
+    standby_lag_ms_max: int = 5_000
+    """A standby further behind is skipped."""
+    waiters_max: int = 10_000
+    """Queries and streams that wait for notifications at once; one more asks a server instead."""
+    streams_max: int = 1_000
+    """Event streams open at once."""
+    stream_comment_s: float = 15.0
+    """An idle stream says something this often, so that proxies keep it."""
+    pool_size_max: int = 8
+    """Connections per server and process; 3 nodes x 8 stay far below a standby's max_connections of 100."""
+    statement_timeout_ms: int = 2_000

@@ -1,0 +1,260 @@
+"""Shapes of what queries answer, for the OpenAPI document; the account's stand in shard_router/shape.py."""
+
+from datetime import date, datetime
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field
+
+from shard_router.shape import ACCOUNT_EXAMPLE, MEMBER_EXAMPLE, POSTING_EXAMPLE, Account, Balance, Posting, with_example
+
+_BALANCE: Final = ACCOUNT_EXAMPLE["balance"]
+_PROFILE: Final = {
+    "card": "0100770000123456786",
+    "phone": "+493012345678",
+    "email": "ada@example.com",
+    "name": "Ada",
+    "locale": "de-DE",
+}
+_ENTRY: Final = {
+    "entry_id": f"ent_{MEMBER_EXAMPLE}-7",
+    "kind": "purchase_recorded",
+    "occurred_at": "2026-11-22T10:00:00Z",
+    "store": "berlin-1",
+    "points": 100,
+    "postings": [POSTING_EXAMPLE],
+    "balance_after": _BALANCE,
+    "version": 7,
+}
+
+
+class Profile(BaseModel):
+    """Personal data; what was never given is absent, and all of it after an erasure."""
+
+    model_config = with_example(_PROFILE)
+    card: str | None = None
+    phone: str | None = None
+    email: str | None = None
+    name: str | None = None
+    birth_date: date | None = None
+    locale: str | None = None
+
+
+class Member(BaseModel):
+    """A member with the account."""
+
+    model_config = with_example({"profile": _PROFILE, "account": ACCOUNT_EXAMPLE})
+    profile: Profile
+    account: Account
+
+
+class Entry(BaseModel):
+    """One accepted command in the member's journal."""
+
+    model_config = with_example(_ENTRY)
+    entry_id: str
+    kind: str = Field(description="What happened, past tense: `purchase_recorded`, `points_adjusted`, ...")
+    occurred_at: datetime
+    store: str | None
+    points: int = Field(description="What the entry gave (positive) or took (negative).")
+    postings: list[Posting]
+    balance_after: Balance
+    version: int
+
+
+class Activity(BaseModel):
+    """A page of entries, newest first."""
+
+    model_config = with_example({"items": [_ENTRY], "next_page_token": "WzEsImFjdGl2aXR5IiwgNl0"})
+    items: list[Entry]
+    next_page_token: str | None = Field(default=None, description="Absent on the last page.")
+
+
+class Found(BaseModel):
+    """The member behind an identifier."""
+
+    model_config = with_example({"member_id": MEMBER_EXAMPLE, "account": ACCOUNT_EXAMPLE})
+    member_id: str
+    account: Account
+
+
+class PurchaseLine(BaseModel):
+    """A line of a basket: what it earned by reason, and what of it came back."""
+
+    line: int = Field(description="Counts from 1; returns name lines by it.")
+    sku: str
+    quantity: str
+    amount: int = Field(description="The line's total in minor units of the purchase's currency.")
+    category: str | None = None
+    points: int
+    earned: dict[str, int]
+    returned: str
+    reversed: dict[str, int]
+
+
+class Explanation(BaseModel):
+    """Points by reason."""
+
+    reason: str
+    points: int
+
+
+class ReturnedLine(BaseModel):
+    """So much of a line came back."""
+
+    line: int
+    quantity: str
+
+
+class PurchaseReturn(BaseModel):
+    """One return of goods of the purchase."""
+
+    version: int
+    store: str
+    till: str
+    receipt: str
+    occurred_at: datetime
+    points_reversed: int
+    lines: list[ReturnedLine]
+
+
+class Purchase(BaseModel):
+    """A purchase, what each line earned and why, and its returns."""
+
+    model_config = with_example(
+        {
+            "purchase_id": f"pur_{MEMBER_EXAMPLE}-7",
+            "member_id": MEMBER_EXAMPLE,
+            "version": 7,
+            "store": "berlin-1",
+            "till": "3",
+            "receipt": "000431",
+            "business_date": "2026-11-22",
+            "occurred_at": "2026-11-22T10:00:00Z",
+            "currency": "EUR",
+            "amount": 1299,
+            "points_earned": 12,
+            "lines": [
+                {
+                    "line": 1,
+                    "sku": "4006381333931",
+                    "quantity": "1",
+                    "amount": 1299,
+                    "category": "stationery",
+                    "points": 12,
+                    "earned": {"base": 12},
+                    "returned": "0",
+                    "reversed": {},
+                }
+            ],
+            "explanation": [{"reason": "base", "points": 12}],
+            "returns": [],
+        }
+    )
+    purchase_id: str
+    member_id: str
+    version: int = Field(description="The member's version that last changed this purchase.")
+    store: str
+    till: str
+    receipt: str
+    business_date: date
+    occurred_at: datetime
+    currency: str
+    amount: int
+    points_earned: int
+    lines: list[PurchaseLine]
+    explanation: list[Explanation]
+    returns: list[PurchaseReturn]
+
+
+class RewardItem(BaseModel):
+    """Something to redeem points for."""
+
+    reward: str
+    name: str
+    points: int
+    stock: int | None = None
+    per_member: int | None = None
+    valid_days: int | None = None
+
+
+class RewardList(BaseModel):
+    """Rewards, cheapest first."""
+
+    model_config = with_example({"items": [{"reward": "coffee", "name": "A coffee", "points": 100}]})
+    items: list[RewardItem]
+
+
+class MemberReward(BaseModel):
+    """A reward as one member sees it."""
+
+    reward: str
+    name: str
+    points: int
+    affordable: bool
+    points_missing: int
+
+
+class MemberRewardList(BaseModel):
+    """Rewards, cheapest first."""
+
+    model_config = with_example(
+        {"items": [{"reward": "coffee", "name": "A coffee", "points": 100, "affordable": True, "points_missing": 0}]}
+    )
+    items: list[MemberReward]
+
+
+class TierItem(BaseModel):
+    """A tier and what reaching it takes."""
+
+    code: str
+    name: str
+    threshold: int
+    multiplier: float
+
+
+class TierList(BaseModel):
+    """Tiers, lowest first."""
+
+    model_config = with_example({"items": [{"code": "silver", "name": "Silver", "threshold": 500, "multiplier": 1.25}]})
+    items: list[TierItem]
+
+
+class StoreItem(BaseModel):
+    """A store; `distance_m` when the question said where one is."""
+
+    store: str
+    name: str
+    region: str
+    lat: float | None = None
+    lon: float | None = None
+    distance_m: int | None = None
+
+
+class StoreList(BaseModel):
+    """A page of stores: by distance, else by code."""
+
+    model_config = with_example(
+        {
+            "items": [
+                {
+                    "store": "berlin-1",
+                    "name": "Berlin Mitte",
+                    "region": "eu",
+                    "lat": 52.52,
+                    "lon": 13.405,
+                    "distance_m": 420,
+                }
+            ]
+        }
+    )
+    items: list[StoreItem]
+    next_page_token: str | None = Field(default=None, description="Absent on the last page.")
+
+
+class CommandState(BaseModel):
+    """What became of a command."""
+
+    model_config = with_example({"status": "done", "answer_status": 201, "answer": {"hold_id": "..."}})
+    status: Literal["done", "unknown"]
+    answer_status: int | None = Field(default=None, description="The HTTP status of the first answer.")
+    answer: dict[str, Any] | None = Field(default=None, description="The first answer; a problem if it was refused.")

@@ -1,0 +1,131 @@
+"""What the projector has just made visible, for those who wait for it.
+
+One subscription per shard's Valkey wakes waiters in this process. A notification is a hint, never a
+proof: a waiter reads the view again, and it is also woken after every new subscription, because
+messages of the gap are lost.
+"""
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+
+from query.cache import CACHE_ERRORS, connect
+from query.views import VISIBLE_CHANNEL
+
+_PAUSE_MIN_S: Final = 0.05
+_PAUSE_MAX_S: Final = 2.0
+_SILENCE_MAX_S: Final = 5.0  # then a ping must be answered within as long again, or the connection is dead
+_CONNECT_TIMEOUT_S: Final = 1.0
+
+
+class Watch:
+    """One waiter's eye on one member."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._missed = False
+        self._news = asyncio.Event()
+
+    def announce(self, version: int) -> None:
+        """Tell the waiter that this version is visible."""
+        self._version = max(self._version, version)
+        self._news.set()
+
+    def wake(self) -> None:
+        """Tell the waiter that it may have missed something."""
+        self._missed = True
+        self._news.set()
+
+    async def wait(self, version: int, *, timeout_s: float) -> bool:
+        """Return once that version was announced or may have been missed (True), or when time is up (False)."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._version < version and not self._missed:
+                    await self._news.wait()
+                    self._news.clear()
+        except TimeoutError:
+            return False
+        self._missed = False
+        return True
+
+
+class Visible:
+    """The subscription to one Valkey. `run` it as a task; `watch` from requests."""
+
+    def __init__(self, url: str, *, waiters_max: int) -> None:
+        self._url = url
+        self._waiters_max = waiters_max
+        self.waiting = 0
+        self._watches: dict[bytes, set[Watch]] = {}
+        self.subscribed = asyncio.Event()
+
+    @contextmanager
+    def watch(self, member_id: int) -> Generator[Watch | None]:
+        """Watch a member for the length of the block; None when too many wait already."""
+        if self.waiting >= self._waiters_max:
+            yield None
+            return
+        word, watch = str(member_id).encode(), Watch()
+        self.waiting += 1
+        self._watches.setdefault(word, set()).add(watch)
+        try:
+            yield watch
+        finally:
+            self.waiting -= 1
+            self._watches[word].discard(watch)
+            if not self._watches[word]:
+                del self._watches[word]
+
+    async def run(self) -> None:
+        """Keep subscribed, for ever."""
+        pause_s = _PAUSE_MIN_S
+        while True:
+            try:
+                await self._subscribe()
+            except CACHE_ERRORS as error:
+                structlog.get_logger().warning("subscription_lost", error=repr(error))
+            pause_s = _PAUSE_MIN_S if self.subscribed.is_set() else min(pause_s * 2, _PAUSE_MAX_S)
+            self.subscribed.clear()
+            await asyncio.sleep(pause_s)
+
+    def announce(self, words: bytes) -> None:
+        """Wake those who wait for the members in a message."""
+        if not self._watches:
+            return
+        for word in words.split():
+            member, _, version = word.partition(b":")
+            for watch in self._watches.get(member, ()):
+                watch.announce(int(version))
+
+    async def _subscribe(self) -> None:
+        client = connect(self._url, timeout_s=_CONNECT_TIMEOUT_S)
+        channel: Any = client.pubsub()
+        try:
+            await channel.subscribe(VISIBLE_CHANNEL)
+            await self._listen(channel)
+        finally:
+            await channel.aclose()
+            await client.aclose()
+
+    async def _listen(self, channel: Any) -> None:
+        pinged = False
+        while True:
+            message = await channel.get_message(timeout=_SILENCE_MAX_S)
+            if message is None:
+                if pinged:
+                    raise TimeoutError("no answer to a ping")
+                await channel.ping()
+            pinged = message is None
+            if message and message["type"] == "subscribe":
+                self.subscribed.set()
+                self._wake_all()
+            elif message and message["type"] == "message":
+                self.announce(message["data"])
+
+    def _wake_all(self) -> None:
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.wake()

@@ -1,0 +1,66 @@
+"""Hands on an endless answer (an event stream) of a member's home region, piece by piece.
+
+Like forward.py, once and marked; unlike there, no deadline, and an end at one side ends the other.
+"""
+
+from contextlib import suppress
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from shard_router.errors import ProblemError
+from shard_router.forward import FORWARDED_HEADER
+from shard_router.topology import TopologyWatch
+from shard_router.web import DRAINING, FORWARDED, REQUEST_ID
+
+_PASSED_ON: Final = ("Authorization", "Last-Event-ID", "Accept")
+_PASSED_BACK: Final = ("Content-Type", "Cache-Control", "X-Accel-Buffering", "Retry-After", "Loyalty-Region")
+_CONNECT_TIMEOUT_S: Final = 1.0
+_SILENCE_MAX_S: Final = 60.0  # four missed comments of 15 s: the home node is gone
+
+
+class Relay:
+    """A client for streams of other regions' query nodes."""
+
+    def __init__(self, region: str, topology: TopologyWatch) -> None:
+        self._region = region
+        self._topology = topology
+        self._session: aiohttp.ClientSession | None = None
+
+    async def relay(self, request: web.Request, region: str) -> web.StreamResponse:
+        """Answer with the home region's stream; `shard_unavailable` when no node there takes it."""
+        if FORWARDED_HEADER in request.headers:
+            raise ProblemError("shard_unavailable", "nodes disagree about this member's home; retry")
+        FORWARDED.labels(region).inc()
+        for node in self._topology.current.document.regions[region].query:
+            with suppress(aiohttp.ClientConnectorError):  # nothing was sent: the next node may try
+                return await self._copy(request, node)
+        raise ProblemError("shard_unavailable", f"no node of region {region} can be reached")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session:
+            await self._session.close()
+
+    async def _copy(self, request: web.Request, node: str) -> web.StreamResponse:
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        headers |= {FORWARDED_HEADER: self._region, "Request-Id": request[REQUEST_ID]}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_MAX_S)
+        async with self._client().get(node + request.raw_path, headers=headers, timeout=timeout) as answer:
+            kept = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+            if answer.status != web.HTTPOk.status_code:
+                return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+            response = web.StreamResponse(headers=kept)
+            await response.prepare(request)
+            with suppress(ConnectionError, aiohttp.ClientError, TimeoutError):  # the client comes back with its last id
+                async for piece in answer.content.iter_any():
+                    await response.write(piece)
+                    if request.app[DRAINING].is_set():
+                        break
+            return response
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30))
+        return self._session

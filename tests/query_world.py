@@ -1,0 +1,243 @@
+"""A small world for query nodes: shards with rows written by SQL, views as a projector writes them, served nodes."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import orjson
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from redis.asyncio import Redis
+
+from query import views
+from query.__main__ import build
+from query.settings import QuerySettings
+from shard_router.credential import mint_member_token, new_key
+from shard_router.member_id import compose_member_id, format_member_id
+from tests.engine import free_port
+
+START = datetime(2026, 11, 1, 9, tzinfo=UTC)
+REGIONS = {"eu": 1, "us": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlace:
+    """Where a shard's data lie."""
+
+    servers: list[str]
+    valkey: str
+
+    @property
+    def primary(self) -> str:
+        return self.servers[0]
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer, read."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+@dataclass(slots=True)
+class World:
+    """Served nodes by region, credentials, and the places of their shards."""
+
+    shards: dict[str, ShardPlace]
+    nodes: dict[str, str]
+    apps: dict[str, web.Application]
+    keys: dict[str, str]
+    signing_key: str
+    session: aiohttp.ClientSession
+
+    async def get(
+        self, path: str, *, region: str = "eu", credential: str | None = None, headers: dict[str, str] | None = None
+    ) -> Reply:
+        sent = {"Authorization": f"Bearer {credential or self.keys['service']}"} | (headers or {})
+        async with self.session.get(self.nodes[region] + path, headers=sent) as answer:
+            return Reply(answer.status, answer.headers, await answer.read())
+
+    async def metric(self, name: str, *, region: str = "eu") -> float:
+        text = (await self.get("/metrics", region=region)).body.decode()
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    def member_token(self, member_id: int) -> str:
+        return mint_member_token(self.signing_key, member_id)
+
+
+@asynccontextmanager
+async def open_world(folder: Path, shards: dict[str, ShardPlace], **settings: Any) -> AsyncGenerator[World]:
+    """Serve one node for every region of these shards (named by region: `eu-1` -> eu)."""
+    nodes = {name.partition("-")[0]: f"http://127.0.0.1:{free_port()}" for name in shards}
+    topology = folder / "topology.json"
+    topology.write_bytes(orjson.dumps(_topology(shards, nodes)))
+    keys, signing_key = _write_credentials(folder / "credentials.json")
+    async with AsyncExitStack() as stack:
+        apps: dict[str, web.Application] = {}
+        for region, url in nodes.items():
+            port = int(url.rpartition(":")[2])
+            apps[region] = build(
+                QuerySettings(
+                    region=region, port=port, topology=topology, credentials=folder / "credentials.json", **settings
+                )
+            )
+            server = TestServer(apps[region], port=port)
+            await server.start_server()
+            stack.push_async_callback(server.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield World(shards, nodes, apps, keys, signing_key, session)
+
+
+def member(unique: int, *, region: str = "eu", slot: int = 7) -> int:
+    return compose_member_id(REGIONS[region], slot=slot, unique=unique)
+
+
+def entry(member_id: int, version: int, **changes: Any) -> dict[str, Any]:
+    """A journal row that gave ten points, as the command side writes one."""
+    account = {
+        "member_id": format_member_id(member_id),
+        "version": version,
+        "balance": {
+            "available": 10 * version,
+            "pending": 0,
+            "held": 0,
+            "debt": 0,
+            "lifetime": 10 * version,
+            "expiring": [],
+            "next_change_at": None,
+        },
+        "tier": {"code": "basic", "name": "Basic", "qualifying_points": 0, "since": None, "until": None, "next": None},
+        "as_of": "2026-11-01T09:00:00Z",
+    }
+    postings = [{"points": 10, "from": "program", "to": "available", "expires_at": None, "reason": "base"}]
+    row = {
+        "member_id": member_id,
+        "version": version,
+        "kind": "purchase_recorded",
+        "program_version": 1,
+        "occurred_at": START + timedelta(minutes=version),
+        "recorded_at": START + timedelta(minutes=version),
+        "store": "berlin-1",
+        "points": 10,
+        "postings": orjson.dumps(postings).decode(),
+        "detail": "{}",
+        "account_after": orjson.dumps(account).decode(),
+    }
+    return row | changes
+
+
+async def write_member(dsn: str, member_id: int, *, versions: int = 1, profile: dict[str, Any] | None = None) -> None:
+    """A member with so many entries, as rows."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            "INSERT INTO member VALUES ($1, 1, $2, $3)",
+            member_id,
+            orjson.dumps(profile or {"name": "Ada"}).decode(),
+            START,
+        )
+        points = 10 * versions
+        await connection.execute(
+            "INSERT INTO account (member_id, version, available, pending, held, spent, expired, debt, issued, state)"
+            " VALUES ($1, $2, $3, 0, 0, 0, 0, 0, $3, '{}')",
+            member_id,
+            versions,
+            points,
+        )
+        for version in range(1, versions + 1):
+            await insert(connection, "journal", entry(member_id, version))
+    finally:
+        await connection.close()
+
+
+async def add_entry(dsn: str, member_id: int, version: int) -> None:
+    """One more entry of a member, as rows."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await insert(connection, "journal", entry(member_id, version))
+            await connection.execute(
+                "UPDATE account SET version = $2, available = $3, issued = $3 WHERE member_id = $1",
+                member_id,
+                version,
+                10 * version,
+            )
+    finally:
+        await connection.close()
+
+
+async def insert(connection: Any, table: str, row: Mapping[str, Any]) -> None:
+    places = ", ".join(f"${position}" for position in range(1, len(row) + 1))
+    sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})"  # noqa: S608 - names of our own tables
+    await connection.execute(sql, *row.values())
+
+
+async def write_row(dsn: str, table: str, row: Mapping[str, Any]) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await insert(connection, table, row)
+    finally:
+        await connection.close()
+
+
+async def project(url: str, member_id: int, *versions: int, announce: bool = True) -> None:
+    """Write the views of these entries, and say so."""
+    client = Redis.from_url(url)
+    try:
+        for version in versions:
+            row = entry(member_id, version)
+            await client.set(views.account_key(member_id), views.header(version) + views.account_view(row))
+            await client.zadd(views.activity_key(member_id), {views.activity_item(row): version})
+        if announce:
+            await client.publish(views.VISIBLE_CHANNEL, f"{member_id}:{versions[-1]}")
+    finally:
+        await client.aclose()
+
+
+async def put_view(url: str, key: str, version: int, body: bytes) -> None:
+    client = Redis.from_url(url)
+    try:
+        await client.set(key, views.header(version) + body)
+    finally:
+        await client.aclose()
+
+
+def _topology(shards: dict[str, ShardPlace], nodes: dict[str, str]) -> dict[str, Any]:
+    regions = {
+        region: {"number": number, "command": [], "query": [nodes[region]]}
+        for region, number in REGIONS.items()
+        if region in nodes
+    }
+    rows = {
+        name: {
+            "region": name.partition("-")[0],
+            "slots": [[0, 4095]],
+            "servers": place.servers,
+            "valkey": place.valkey,
+        }
+        for name, place in shards.items()
+    }
+    return {"epoch": 1, "regions": regions, "shards": rows}
+
+
+def _write_credentials(path: Path) -> tuple[dict[str, str], str]:
+    private = Ed25519PrivateKey.generate()
+    public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    made = {role: new_key(role) for role in ("pos", "service", "admin")} | {"other_pos": new_key("pos")}
+    records = [record.model_dump() for _, record in made.values()]
+    path.write_bytes(orjson.dumps({"keys": records, "jwt_public_keys": [public_pem]}))
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return {role: text for role, (text, _) in made.items()}, pem
