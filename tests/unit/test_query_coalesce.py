@@ -1,0 +1,127 @@
+"""Many questions of one turn become one call."""
+
+import asyncio
+
+import pytest
+
+from query.breaker import Breaker
+from query.coalesce import Coalescer
+from query.visible import Visible
+from tests.conftest import eventually
+
+
+class Calls:
+    """Records the batches; waits at the gate when told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def fetch(self, keys: list[int]) -> list[int]:
+        self.batches.append(keys)
+        await self.gate.wait()
+        return [10 * key for key in keys]
+
+
+async def test_questions_of_one_turn_travel_together_and_get_their_own_answers() -> None:
+    calls = Calls()
+    coalescer = Coalescer[int, int](calls.fetch, batch_max=100)
+    assert await asyncio.gather(*(coalescer.get(key) for key in (3, 1, 3))) == [30, 10, 30]
+    assert calls.batches == [[3, 1, 3]]
+
+
+async def test_a_batch_is_bounded_and_nothing_is_lost() -> None:
+    calls = Calls()
+    coalescer = Coalescer[int, int](calls.fetch, batch_max=4)
+    assert await asyncio.gather(*(coalescer.get(key) for key in range(10))) == [10 * key for key in range(10)]
+    assert [len(batch) for batch in calls.batches] == [4, 4, 2]
+
+
+async def test_while_calls_are_under_way_the_next_one_gathers() -> None:
+    calls = Calls()
+    calls.gate.clear()
+    coalescer = Coalescer[int, int](calls.fetch, batch_max=100, in_flight_max=1)
+    answers: list[asyncio.Future[int]] = []
+    for key in range(5):
+        answers.append(coalescer.get(key))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    calls.gate.set()
+    assert await asyncio.gather(*answers) == [0, 10, 20, 30, 40]
+    assert calls.batches == [[0], [1, 2, 3, 4]]
+
+
+async def test_one_asker_that_gives_up_disturbs_no_other() -> None:
+    calls = Calls()
+    coalescer = Coalescer[int, int](calls.fetch, batch_max=100)
+    gone, stays = coalescer.get(1), coalescer.get(2)
+    gone.cancel()
+    assert await stays == 20
+
+
+async def test_what_the_call_raises_every_asker_gets_and_the_next_call_is_free() -> None:
+    failures = iter([True, False])
+
+    async def fetch(keys: list[int]) -> list[int]:
+        await asyncio.sleep(0)
+        if next(failures):
+            raise LookupError
+        return keys
+
+    coalescer = Coalescer[int, int](fetch, batch_max=100)
+    answers = await asyncio.gather(coalescer.get(1), coalescer.get(2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [LookupError, LookupError]
+    assert await coalescer.get(3) == 3
+
+
+async def test_a_breaker_closes_when_the_probe_succeeds() -> None:
+    alive = asyncio.Event()
+
+    async def probe() -> None:
+        await asyncio.sleep(0)
+        if not alive.is_set():
+            raise ConnectionError
+
+    breaker = Breaker("a server", probe, failures=(OSError,))
+    breaker.trip(ConnectionError())
+    assert breaker.is_open
+    alive.set()
+
+    async def closed() -> bool:
+        return not breaker.is_open
+
+    await eventually(closed)
+    await breaker.close()
+
+
+async def test_a_waiter_wakes_for_its_version_and_not_for_an_older_one() -> None:
+    visible = Visible("redis://unused", waiters_max=10)
+    with visible.watch(5) as watch:
+        assert watch
+        visible.announce(b"5:3 6:9")
+        assert not await watch.wait(4, timeout_s=0.01)
+        visible.announce(b"6:9 5:4")
+        assert await watch.wait(4, timeout_s=5)
+    assert visible.waiting == 0
+
+
+async def test_waiters_are_bounded() -> None:
+    visible = Visible("redis://unused", waiters_max=1)
+    with visible.watch(1) as first, visible.watch(2) as second:
+        assert first is not None
+        assert second is None
+    with visible.watch(2) as again:
+        assert again is not None
+
+
+@pytest.mark.parametrize("announced_first", [True, False])
+async def test_a_missed_notification_wakes_whatever_was_announced_before(announced_first: bool) -> None:  # noqa: FBT001
+    visible = Visible("redis://unused", waiters_max=1)
+    with visible.watch(5) as watch:
+        assert watch
+        if announced_first:
+            visible.announce(b"5:3")
+        watch.wake()
+        assert await watch.wait(9, timeout_s=5)
+        assert not await watch.wait(9, timeout_s=0.01)
