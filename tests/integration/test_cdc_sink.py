@@ -1,0 +1,193 @@
+"""The Valkey function: newest wins, twice is once, and whoever lost the mark or the epoch is refused."""
+
+import random
+from collections.abc import Generator
+from typing import NamedTuple
+
+import pytest
+from redis import Redis
+
+from cdc.project import Operations, project
+from cdc.sink import OPERATIONS_PER_CALL, Emptied, Fenced, Position, Progress, Session, Sink
+from cdc.source import Change
+from query.views import RECENT_ENTRIES, header
+from tests.unit.test_project import ALICE, identifier, journal, member
+
+MARK = "projector:eu-1"
+HERE = Position("system-1", 100)
+KEY = "i:phone:+49:1"
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Generator[Redis]:
+    with Redis.from_url(valkey_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def session(valkey_url: str) -> Generator[Session]:
+    opened = Session(valkey_url, MARK).open(HERE)
+    yield opened
+    opened.close()
+
+
+def apply(session: Session, *changes: Change, watermark: int = 100) -> list[str]:
+    return session.apply(project(changes), Progress(watermark, 1))
+
+
+def test_views_entries_and_notice_appear_together(session: Session, valkey: Redis) -> None:
+    with valkey.pubsub() as listener:
+        listener.subscribe("visible")
+        listener.get_message(timeout=5)
+        assert apply(session, journal(ALICE, 1), journal(ALICE, 2), member(ALICE, 1)) == []
+        message = listener.get_message(timeout=5)
+    assert message is not None
+    assert message["data"] == f"{ALICE}:2"
+    assert valkey.get(f"a:{ALICE}").startswith(header(2).decode())
+    assert valkey.zcard(f"e:{ALICE}") == 2
+    assert valkey.hget(MARK, "watermark") == "100"
+
+
+def test_an_older_version_changes_nothing(session: Session, valkey: Redis) -> None:
+    apply(session, member(ALICE, 5))
+    apply(session, member(ALICE, 4))
+    assert valkey.get(f"m:{ALICE}").startswith(header(5).decode())
+
+
+def test_only_the_newest_entries_are_kept_also_when_they_come_late(session: Session, valkey: Redis) -> None:
+    entries = [journal(ALICE, version) for version in range(1, RECENT_ENTRIES + 11)]
+    apply(session, *entries[20:])
+    apply(session, *entries[:20])
+    scores = [score for _, score in valkey.zrange(f"e:{ALICE}", 0, -1, withscores=True)]
+    assert scores == list(range(11, RECENT_ENTRIES + 11))
+
+
+def test_any_replay_in_any_batches_comes_to_the_same_views(session: Session, valkey: Redis) -> None:
+    changes = [change for n in range(1, 30) for change in (journal(ALICE, n), member(ALICE, n))]
+    changes += [identifier(10), identifier(20, "delete"), identifier(30)]
+    apply(session, *changes)
+    wanted = contents(valkey)
+    for seed in range(20):
+        picked = random.Random(seed)
+        at = picked.randrange(len(changes))
+        while at < len(changes):
+            size = picked.randint(1, 9)
+            apply(session, *changes[at : at + size])
+            at += size
+        assert contents(valkey) == wanted, seed
+
+
+def contents(valkey: Redis) -> dict[str, object]:
+    keys = [key for key in valkey.scan_iter() if not key.startswith("projector:")]
+    return {key: valkey.zrange(key, 0, -1) if key.startswith("e:") else valkey.get(key) for key in keys}
+
+
+def test_a_row_read_before_its_removal_cannot_bring_it_back(session: Session, valkey: Redis) -> None:
+    apply(session, identifier(20), identifier(30, "delete"))
+    session.refill(project([identifier(25)]))
+    assert not valkey.exists(KEY)
+    apply(session, identifier(40))
+    assert valkey.exists(KEY)
+
+
+def test_a_sweep_removes_what_is_older_than_its_reading_only(session: Session, valkey: Redis) -> None:
+    apply(session, identifier(20))
+    session.refill(Operations(identifiers={KEY: header(10)}))
+    assert valkey.exists(KEY)
+    session.refill(Operations(identifiers={KEY: header(25)}))
+    assert not valkey.exists(KEY)
+
+
+def test_a_refill_repairs_a_wrong_view_of_the_same_version(session: Session, valkey: Redis) -> None:
+    valkey.set(f"m:{ALICE}", header(5).decode() + "wrong")
+    apply(session, member(ALICE, 5))
+    assert "wrong" in valkey.get(f"m:{ALICE}")
+    session.refill(project([member(ALICE, 5)]))
+    assert "wrong" not in valkey.get(f"m:{ALICE}")
+
+
+def test_a_large_batch_travels_in_parts_and_the_watermark_with_the_last(session: Session, valkey: Redis) -> None:
+    count = 2 * OPERATIONS_PER_CALL
+    apply(session, *(member(ALICE + n, 1) for n in range(count)), watermark=777)
+    assert (len(list(valkey.scan_iter("m:*", count=1000))), valkey.hget(MARK, "watermark")) == (count, "777")
+
+
+def test_a_key_of_another_type_is_reported_and_the_rest_applied(session: Session, valkey: Redis) -> None:
+    valkey.sadd(f"a:{ALICE}", "rubbish")
+    (failure,) = apply(session, journal(ALICE, 1), member(ALICE, 1))
+    assert failure.startswith(f"a:{ALICE}: ")
+    assert valkey.exists(f"m:{ALICE}")
+
+
+def test_a_zombie_is_fenced(session: Session, valkey_url: str, valkey: Redis) -> None:
+    apply(session, member(ALICE, 1))
+    Session(valkey_url, MARK).open(HERE).close()
+    for write in (lambda: apply(session, member(ALICE, 2)), session.complete, lambda: session.open(HERE)):
+        with pytest.raises(Fenced):
+            write()
+    assert valkey.get(f"m:{ALICE}").startswith(header(1).decode())
+
+
+def test_nothing_is_written_into_an_emptied_valkey(session: Session, valkey: Redis) -> None:
+    valkey.flushdb()
+    with pytest.raises(Emptied):
+        apply(session, member(ALICE, 1))
+    assert valkey.dbsize() == 0
+
+
+def test_an_emptied_valkey_never_gives_an_epoch_twice(session: Session, valkey_url: str, valkey: Redis) -> None:
+    valkey.flushdb()
+    other = Session(valkey_url, MARK).open(HERE)
+    assert int(other.epoch) > int(session.epoch)
+    with pytest.raises(Fenced):
+        session.complete()
+    other.close()
+
+
+def test_a_broken_connection_alone_keeps_epoch_and_completeness(session: Session) -> None:
+    session.complete()
+    epoch = session.epoch
+    session.open(Position("system-1", None))
+    assert (session.epoch, session.incomplete) == (epoch, "")
+
+
+class Case(NamedTuple):
+    name: str
+    slot: Position
+    run_id: str | None
+    says: str
+
+
+CASES = (
+    Case("follows on", Position("system-1", 100), None, ""),
+    Case("slot ahead of the views", Position("system-1", 101), None, "missing"),
+    Case("slot missing", Position("system-1", 2**53 - 1), None, "missing"),
+    Case("other database", Position("system-2", 100), None, "another database"),
+    Case("Valkey restarted", Position("system-1", 100), "of yesterday", "restarted"),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_new_projector_sees_whether_views_follow_on(
+    session: Session, valkey_url: str, valkey: Redis, case: Case
+) -> None:
+    apply(session, watermark=100)
+    session.complete()
+    if case.run_id:
+        valkey.hset(MARK, "run_id", case.run_id)
+    successor = Session(valkey_url, MARK).open(case.slot)
+    successor.close()
+    assert case.says in successor.incomplete
+    assert bool(case.says) == bool(successor.incomplete)
+    assert valkey.hget(MARK, "complete") == ("0" if case.says else "1")
+
+
+def test_the_sink_goes_on_in_an_emptied_valkey_under_a_new_epoch(valkey_url: str, valkey: Redis) -> None:
+    told: list[str] = []
+    sink = Sink(valkey_url, MARK, on_epoch=told.append)
+    first = sink.open(HERE).epoch
+    valkey.flushdb()
+    assert sink.apply(project([member(ALICE, 1)]), Progress(200, 1)) == []
+    assert valkey.exists(f"m:{ALICE}")
+    assert int(sink.epoch) > int(first)
+    assert told == ["no mark: Valkey is empty"] * 2
