@@ -1,0 +1,133 @@
+"""The supervisor with real processes: what dies comes back, what is stopped stays away, nothing is left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from cluster import valkey
+from cluster.errors import ClusterError, StartFailed
+from cluster.node import PROJECT
+from cluster.process import ProcessSpec
+from cluster.record import Identity, ProcessRecord, RunRecord, exclusive, read_run, stop_orphans
+from cluster.supervisor import Supervisor
+from tests.conftest import eventually
+from tests.engine import free_port, server_folder
+
+# A supervisor of one Valkey that tells when it is up and then waits to be killed.
+LONELY_SUPERVISOR = """
+import asyncio, os, sys
+from pathlib import Path
+from cluster import valkey
+from cluster.record import Identity, RunRecord
+from cluster.supervisor import Supervisor
+
+async def live(data, port):
+    supervisor = Supervisor(data, RunRecord(Identity.of(os.getpid())))
+    program = valkey.find_valkey(None)
+    await supervisor.start(valkey.valkey_process(name="valkey", program=program, port=port, log=data / "valkey.log"))
+    print("up", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(live(Path(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+async def supervisor() -> AsyncGenerator[Supervisor]:
+    with server_folder() as data:
+        supervisor = Supervisor(data, RunRecord(Identity.of(os.getpid())))
+        yield supervisor
+        await supervisor.stop(list(supervisor.kept))
+
+
+def valkey_spec(supervisor: Supervisor, port: int) -> ProcessSpec:
+    program = valkey.find_valkey(None)
+    return valkey.valkey_process(name="valkey", program=program, port=port, log=supervisor.data / "valkey.log")
+
+
+def recorded(data: Path) -> Identity:
+    run = read_run(data)
+    assert run is not None
+    identity = run.processes["valkey"].identity
+    assert identity is not None
+    return identity
+
+
+async def test_a_killed_process_is_restarted_and_counted(supervisor: Supervisor) -> None:
+    await supervisor.start(valkey_spec(supervisor, free_port()))
+    first = recorded(supervisor.data)
+    os.kill(first.pid, signal.SIGKILL)
+    record = supervisor.run.processes["valkey"]
+
+    async def back() -> bool:
+        return record.restarts == 1 and record.state == "ready"
+
+    await eventually(back)
+    assert recorded(supervisor.data) != first
+    assert record.last_exit == "killed by SIGKILL"
+
+
+async def test_a_process_that_cannot_start_says_why_with_its_log(supervisor: Supervisor) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(StartFailed, match=r"valkey did not start: exited with 1(.|\n)*Address already in use"):
+            await supervisor.start(valkey_spec(supervisor, taken.getsockname()[1]))
+
+
+async def test_a_stopped_process_stays_away(supervisor: Supervisor) -> None:
+    await supervisor.start(valkey_spec(supervisor, free_port()))
+    identity = recorded(supervisor.data)
+    await supervisor.stop(["valkey"])
+    assert not identity.alive()
+    assert supervisor.run.processes["valkey"].state == "stopped"
+
+
+def lonely_supervisor(data: Path) -> "subprocess.Popen[bytes]":
+    child = subprocess.Popen(
+        [sys.executable, "-c", LONELY_SUPERVISOR, str(data), str(free_port())],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"up\n"
+    return child
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
+async def test_kill_9_of_the_supervisor_takes_its_children_along() -> None:
+    with server_folder() as data, lonely_supervisor(data) as child:
+        identity = recorded(data)
+        child.kill()
+
+        async def gone() -> bool:
+            return not identity.alive()
+
+        await eventually(gone)
+
+
+def test_what_outlives_its_supervisor_is_found_and_stopped(tmp_path: Path) -> None:
+    orphan = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+    run = RunRecord(Identity(pid=orphan.pid, started_at_s=0))
+    run.processes["orphan"] = ProcessRecord("ready", log="", identity=Identity.of(orphan.pid))
+    run.save(tmp_path)
+    assert stop_orphans(tmp_path) == ["orphan"]
+    assert orphan.wait(5) == -signal.SIGTERM
+
+
+def test_a_stranger_with_the_same_process_id_is_left_alone() -> None:
+    assert not Identity(os.getpid(), started_at_s=1.0).alive()
+    assert Identity.of(os.getpid()).alive()
+
+
+def test_two_supervisors_never_share_a_data_folder(tmp_path: Path) -> None:
+    with exclusive(tmp_path), pytest.raises(ClusterError, match="in use by another supervisor"), exclusive(tmp_path):
+        pass
+    with exclusive(tmp_path):
+        pass

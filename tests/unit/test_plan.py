@@ -1,0 +1,87 @@
+"""The plan of one machine: who wins, which ports, which region numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ClusterError
+from cluster.plan import KNOWN_REGIONS, ClusterPlan, make_plan, number_regions, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("REGIONS", "PORT", "CDC", "DATA", "PROGRAM", "PG_BIN", "VALKEY", "CONFIG"):
+        monkeypatch.delenv(f"LOYALTY_{name}", raising=False)
+
+
+def plan(**flags: object) -> ClusterPlan:
+    return make_plan(read_settings(flags))
+
+
+def test_by_default_three_regions_take_ten_ports_each_from_8410() -> None:
+    regions = {region.name: (region.number, region.command_port, region.query_port) for region in plan().regions}
+    assert regions == {"eu": (1, 8410, 8411), "us": (2, 8420, 8421), "ap": (3, 8430, 8431)}
+    (shard,) = plan().regions[0].shards
+    assert (shard.cdc_port, shard.valkey_port, [server.port for server in shard.servers]) == (8412, 8413, [8414, 8415])
+
+
+def test_flags_win_over_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loyalty.toml").write_text('port = 9000\ncdc = "pgoutput"\nregions = ["us"]\n', encoding="utf-8")
+    monkeypatch.setenv("LOYALTY_PORT", "9100")
+    monkeypatch.setenv("LOYALTY_REGIONS", "eu,ap")
+    settings = read_settings({"regions": "ap", "port": None})
+    assert (settings.regions, settings.port, settings.cdc) == (("ap",), 9100, "pgoutput")
+
+
+def test_a_region_keeps_its_ports_when_others_are_left_out() -> None:
+    assert [region.command_port for region in plan(regions="ap").regions] == [8430]
+
+
+def test_more_than_three_regions_get_the_next_free_numbers() -> None:
+    numbers = [region.number for region in plan(regions="eu,us,ap,sa,af").regions]
+    assert numbers == [1, 2, 3, 4, 5]
+    assert len(plan(regions="eu,us,ap,sa,af").ports()) == 5 * 6
+
+
+def test_a_region_keeps_the_number_it_once_had() -> None:
+    assert number_regions(["af", "sa"], {"sa": 4}) == {"af": 5, "sa": 4}
+    assert number_regions(["eu"], {}) == {"eu": KNOWN_REGIONS["eu"]}
+
+
+def test_what_is_configured_is_used_and_not_started(tmp_path: Path) -> None:
+    (tmp_path / "loyalty.toml").write_text(
+        'regions = ["eu"]\n[shards.eu-1]\nregion = "eu"\nservers = ["postgresql://db/loyalty"]\nvalkey = "redis://cache/0"\n',
+        encoding="utf-8",
+    )
+    (shard,) = plan().shards
+    assert (shard.servers, shard.valkey_port) == ((), None)
+    assert (shard.server_urls("unused"), shard.valkey_url) == (["postgresql://db/loyalty"], "redis://cache/0")
+    assert sorted(plan().ports()) == [8410, 8411, 8412]
+
+
+def test_two_shards_share_a_region() -> None:
+    shards = {
+        "eu-1": {"region": "eu", "slots": [[0, 2047]]},
+        "eu-2": {"region": "eu", "slots": [[2048, 4095]]},
+    }
+    assert len(plan(regions="eu", shards=shards).ports()) == 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"regions": "EU"}, "no region name"),
+        ({"regions": ""}, "at least one region"),
+        ({"regions": "eu,eu"}, "each once"),
+        ({"cdc": "kafka"}, "debezium"),
+        ({"port": 80}, "1024"),
+        ({"port": 64990, "regions": ",".join(f"r{n}" for n in range(60))}, "no room"),
+        ({"regions": ",".join(f"r{n}" for n in range(64))}, "63 regions"),
+        ({"shards": {"us-1": {"region": "us"}}, "regions": "eu"}, "us"),
+        ({"shards": {"eu-1": {"region": "eu", "slots": [[0, 7]]}}, "regions": "eu"}, "must cover"),
+    ],
+)
+def test_wrong_settings_are_named_in_words(flags: dict[str, object], words: str) -> None:
+    with pytest.raises(ClusterError, match=words):
+        plan(**flags)
