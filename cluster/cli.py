@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from cluster import document
+from cluster.cli_load import app as load_app
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan, make_plan, read_settings
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 token_app = typer.Typer(help="Tokens for development.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
+app.add_typer(load_app)
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -117,17 +119,14 @@ def status(*, data: Data = None, as_json: Json = False) -> None:
 def verify(*, data: Data = None, as_json: Json = False) -> None:
     """Check the promises on the data at rest; exit 1 when one is broken."""
     from cdc.verify import verify as verify_promises  # noqa: PLC0415
+    from cluster.verdict import render_verdict, verdict_document  # noqa: PLC0415
 
     findings = asyncio.run(verify_promises(Documents(_plan(data=data).data).topology))
     if as_json:
-        sys.stdout.write(json.dumps([str(finding) for finding in findings], indent=2) + "\n")
+        sys.stdout.write(json.dumps(verdict_document(findings), indent=2) + "\n")
     else:
-        console = Console()
-        for finding in findings:
-            console.print(str(finding), style="red", markup=False)
-        if not findings:
-            console.print("All promises hold.", style="green")
-    if findings:
+        Console().print(render_verdict(findings))
+    if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 

@@ -1,0 +1,82 @@
+"""The system under load as a client sees it: the nodes of each region, and credentials."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import orjson
+
+from benchmarks.wire import Client, WireError
+
+_PURCHASES: Final = "/v1/purchases"
+_ACCOUNT: Final = "/v1/members/{member_id}/account"
+_STORES_PAGE: Final = 200
+
+
+class DeploymentError(Exception):
+    """A deployment that cannot be put under load; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionClients:
+    """Clients of one region's command and query node."""
+
+    command: Client
+    query: Client
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Clients by region name. One object per event loop."""
+
+    regions: Mapping[str, RegionClients]
+
+    @classmethod
+    def of_status(cls, status: Mapping[str, Any]) -> Self:
+        """From what `loyalty status --json` prints."""
+        key = status["keys"]["service"]
+        rows: dict[str, Any] = status["regions"]
+        return cls(
+            {name: RegionClients(Client(row["command"], key), Client(row["query"], key)) for name, row in rows.items()}
+        )
+
+    @classmethod
+    async def of_urls(cls, urls: Iterable[str], key: str) -> Self:
+        """From node addresses in any order: each is asked which region it serves and which side it is."""
+        found = await asyncio.gather(*(_ask(Client(url.rstrip("/"), key)) for url in urls))
+        commands = {region: client for client, region, paths in found if "post" in paths.get(_PURCHASES, ())}
+        queries = {region: client for client, region, paths in found if "get" in paths.get(_ACCOUNT, ())}
+        regions = {name: RegionClients(client, queries[name]) for name, client in commands.items() if name in queries}
+        if not regions:
+            raise DeploymentError("--target needs a command node and a query node of at least one region")
+        return cls(regions)
+
+    async def stores(self) -> dict[str, str]:
+        """Store -> region, as the program in force says; stores of regions that are not here are left out."""
+        query = next(iter(self.regions.values())).query
+        stores: dict[str, str] = {}
+        page = ""
+        while True:
+            answer = await query.get(f"/v1/stores?page_size={_STORES_PAGE}{page}")
+            if answer.code != "ok":
+                raise DeploymentError(f"{query.base_url}/v1/stores answers {answer.code}")
+            document = orjson.loads(answer.body)
+            stores |= {item["store"]: item["region"] for item in document["items"] if item["region"] in self.regions}
+            if "next_page_token" not in document:
+                return stores
+            page = f"&page_token={document['next_page_token']}"
+
+    def close(self) -> None:
+        """Close the connections."""
+        for clients in self.regions.values():
+            clients.command.close()
+            clients.query.close()
+
+
+async def _ask(client: Client) -> tuple[Client, str, dict[str, Any]]:
+    try:
+        answer = await client.get("/openapi.json")
+        return client, answer.header("Loyalty-Region") or "", orjson.loads(answer.body)["paths"]
+    except (WireError, ValueError, KeyError) as error:
+        raise DeploymentError(f"{client.base_url} is no node of this system: {error}") from error

@@ -1,0 +1,19 @@
+-- The scratch database of the ratio table: the least a ledger must write for one earn. No name of ours is used there.
+
+-- name: scratch_exists
+SELECT 1 FROM pg_database WHERE datname = 'loyalty_bench_scratch';
+
+-- name: scratch_create
+CREATE DATABASE loyalty_bench_scratch;
+
+-- name: scratch_drop
+DROP DATABASE IF EXISTS loyalty_bench_scratch WITH (FORCE);
+
+-- name: scratch_schema
+CREATE TABLE answer (key uuid PRIMARY KEY, answered_at timestamptz NOT NULL DEFAULT now(), body text NOT NULL);
+CREATE TABLE account (member_id bigint PRIMARY KEY, version bigint NOT NULL, available bigint NOT NULL) WITH (fillfactor = 70);
+CREATE TABLE ledger (member_id bigint, version bigint, points bigint NOT NULL, recorded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (member_id, version));
+INSERT INTO account SELECT number, 0, 0 FROM generate_series(1, 10000) AS number;
+
+-- name: durability
+SELECT current_setting('synchronous_commit') || ', ' || count(*) || ' synchronous standby' FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum');

@@ -1,0 +1,186 @@
+"""What `replay`, `bench` and `demo` need of the cluster: bring it up, its keys, its verdict, take it down again.
+
+What is done to the system meanwhile is in benchmarks/, which knows nothing but HTTP.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import uvloop
+from rich.console import Console
+
+from benchmarks import bench as course
+from benchmarks import complete_journey
+from benchmarks import demo as tours
+from benchmarks.board import Board
+from benchmarks.deployment import Deployment
+from benchmarks.ratio import Peers, find_pgbench
+from cdc.verify import verify
+from cluster import run
+from cluster.document import Documents
+from cluster.errors import ClusterError
+from cluster.files import read_json, write_atomic, write_json
+from cluster.plan import ClusterPlan
+from cluster.record import locked
+from cluster.status import StatusReport, read_status
+from cluster.system import DEFAULT_PROGRAM
+
+KEY_VARIABLES = ("LOYALTY_SERVICE_KEY", "LOYALTY_ADMIN_KEY", "LOYALTY_POS_KEY")
+
+
+def replay_files(plan: ClusterPlan, targets: Sequence[str] | None, files: Sequence[Path]) -> int:
+    """Replay JSON Lines files; 0 when at least one purchase was accepted."""
+
+    async def post() -> Board:
+        return await tours.replay_files(await _deployment(targets, plan), files, Console())
+
+    return 0 if uvloop.run(post()).purchases else 1
+
+
+def replay_journey(plan: ClusterPlan, targets: Sequence[str] | None, count: int | None, last_day: date | None) -> int:
+    """Replay the Complete Journey into a system that knows its stores; 0 when at least one purchase was accepted."""
+
+    async def post() -> Board:
+        return await tours.replay_known_stores(await _deployment(targets, plan), count, last_day, Console())
+
+    return 0 if uvloop.run(post()).purchases else 1
+
+
+def bench_plan(names: Sequence[str] | None, *, rate: float | None, duration_s: float | None, poisson: bool) -> Any:
+    """The plan of a benchmark; ClusterError names what is no scenario."""
+    chosen = list(names or course.DEFAULT_NAMES)
+    if unknown := [name for name in chosen if name not in course.NAMES]:
+        raise ClusterError(f"no scenario {', '.join(unknown)}: there are {', '.join(course.NAMES)}")
+    return course.BenchPlan(names=chosen, rate=rate, duration_s=duration_s, poisson=poisson)
+
+
+def bench(
+    plan: ClusterPlan,
+    flags: Mapping[str, Any],
+    targets: Sequence[str] | None,
+    wanted: course.BenchPlan,
+    report: Path,
+) -> int:
+    """Run the benchmark against the targets, the system that runs here, or one brought up for it; the exit code."""
+    console = Console()
+
+    async def load() -> int:
+        peers = await _peers(plan) if targets is None else Peers(None, None, None)
+        return await course.bench(await _deployment(targets, plan), wanted, peers, report, console)
+
+    if targets is not None or locked(plan.data):
+        return uvloop.run(load())
+    with _started(plan, flags, console):
+        return uvloop.run(load())
+
+
+def demo(plan: ClusterPlan, flags: Mapping[str, Any], count: int | None, *, keep: bool | None) -> int:
+    """Bring the system up, replay, verify, say what to try, and stay until Ctrl-C or be done; the exit code."""
+    console = Console()
+    if locked(plan.data):
+        raise ClusterError(
+            f"A system already runs on {plan.data}: stop it with `loyalty down`, or give another --data."
+        )
+    with console.status("reading the shopping history …"):
+        tour = read_tour(plan)
+        program = write_program(tour, plan.data / "program.toml")
+    with _started(plan, {**flags, "program": program}, console):
+        code = _tell(plan, tour, count, console)
+        if keep if keep is not None else sys.stdin.isatty():
+            console.print("The system stays up. Ctrl-C stops it.", style="bold")
+            with suppress(KeyboardInterrupt):
+                signal.pause()
+    return code
+
+
+def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Console) -> int:
+    """Replay, verify, and say what to try; the exit code."""
+
+    async def post() -> tuple[Board, StatusReport]:
+        board = await tours.replay_tour(await _deployment(None, plan), tour, count, console)
+        return board, await read_status(plan.data)
+
+    board, status = uvloop.run(post())
+    with console.status("verifying every promise on the data at rest …"):
+        findings = asyncio.run(verify(Documents(plan.data).topology))
+    for finding in findings:
+        console.print(str(finding), style="red", markup=False)
+    if not findings:
+        console.print("loyalty verify: all promises hold.", style="green")
+    for name, region in status.topology.regions.items():
+        console.print(f"  {name}: commands {region.command[0]}  queries {region.query[0]}", highlight=False)
+    if board.last_member is not None:
+        console.print("Try:")
+        for line in tours.curl_lines(status.document(), board.last_member):
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    return 1 if findings or not board.purchases else 0
+
+
+def read_tour(plan: ClusterPlan) -> tours.Tour:
+    """The Complete Journey for this data folder, with the date its first demo had."""
+    note = plan.data / "demo.json"
+    known: dict[str, str] = read_json(note) or {}
+    last_day = date.fromisoformat(known["last_day"]) if known else None
+    pinned = tours.program_stores(DEFAULT_PROGRAM.read_text(encoding="utf-8"))
+    regions = [region.name for region in plan.regions]
+    journey = complete_journey.load(complete_journey.data_folder())
+    tour = tours.plan_tour(journey, regions, pinned=pinned, last_day=last_day)
+    write_json(note, {"last_day": tours.last_day_of(tour).isoformat()})
+    return tour
+
+
+def write_program(tour: tours.Tour, path: Path) -> Path:
+    """Write the default program with the history's stores."""
+    write_atomic(path, tours.program_with_stores(DEFAULT_PROGRAM.read_text(encoding="utf-8"), tour.stores))
+    return path
+
+
+async def _deployment(targets: Sequence[str] | None, plan: ClusterPlan) -> Deployment:
+    """The system named by --target, or the one on the data folder."""
+    if targets is None:
+        status = await read_status(plan.data)
+        if not status.running:
+            raise ClusterError(f"nothing runs on {plan.data}: `loyalty up` brings it up, or name nodes with --target")
+        return Deployment.of_status(status.document())
+    key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
+    if key is None:
+        raise ClusterError(f"--target needs an API key in one of {', '.join(KEY_VARIABLES)}")
+    return await Deployment.of_urls(targets, key)
+
+
+async def _peers(plan: ClusterPlan) -> Peers:
+    """What stands beside ours in the ratio table: the servers of the first shard, on this machine."""
+    status = await read_status(plan.data)
+    name, shard = next(iter(status.topology.shards.items()))
+    return Peers(status.shards[name].primary, shard.valkey, find_pgbench())
+
+
+@contextmanager
+def _started(plan: ClusterPlan, flags: Mapping[str, Any], console: Console) -> Generator[None]:
+    """A system of our own for the length of the block; Ctrl-C ends the block and stops it."""
+    words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        with console.status("bringing the system up …"):
+            run.detach(plan, words)
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopping.")
+        raise SystemExit(130) from None
+    finally:
+        with console.status("stopping the system …"):
+            stopped = run.stop_system(plan.data)
+        console.print(f"System {stopped}.", highlight=False)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
