@@ -1,0 +1,38 @@
+"""What a check found: how much it looked at, how much of that was wrong, and the first examples."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+EXAMPLES_MAX: Final = 5
+
+
+@dataclass(slots=True)
+class Finding:
+    """One promise on one server (`where`). `violations` counts all, `examples` names the first few."""
+
+    check: str
+    where: str
+    checked: int = 0
+    violations: int = 0
+    examples: list[str] = field(default_factory=list[str])
+
+    def fault(self, example: str) -> None:
+        """Count one violation."""
+        self.violations += 1
+        if len(self.examples) < EXAMPLES_MAX:
+            self.examples.append(example)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the promise holds."""
+        return self.violations == 0
+
+    def document(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "check": self.check,
+            "where": self.where,
+            "checked": self.checked,
+            "violations": self.violations,
+            "examples": self.examples,
+        }
