@@ -7,6 +7,7 @@ means that something does not exist; only a server of Postgres can say that.
 import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
+from urllib.parse import urlsplit
 
 from prometheus_client import Histogram
 from redis.asyncio import Redis
@@ -38,7 +39,7 @@ class Cache:
     def __init__(self, url: str, *, deadline_ms: int, batch_keys_max: int) -> None:
         self._deadline_s = deadline_ms / 1000
         self.client = connect(url, timeout_s=self._deadline_s)
-        self.breaker = Breaker(f"valkey {self.client}", self._ping, failures=CACHE_ERRORS)
+        self.breaker = Breaker(f"valkey {urlsplit(url).netloc.rpartition('@')[2]}", self._ping, failures=CACHE_ERRORS)
         self._values = Coalescer[str, bytes | None](self._fetch_values, batch_max=batch_keys_max)
         self._recent = Coalescer[Recent, list[bytes] | None](self._fetch_recent, batch_max=batch_keys_max)
 

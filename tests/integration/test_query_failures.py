@@ -1,0 +1,221 @@
+"""Queries while something is down: each loss costs speed, none an answer that exists or a wrong one."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from cluster import valkey
+from cluster.process import ProcessSpec, spawn, terminate, wait_ready
+from query.node import NODE
+from query.reader import ShardReader
+from shard_router.member_id import format_member_id
+from shard_router.token import format_token
+from tests.conftest import DatabasePair, eventually
+from tests.engine import free_port, server_folder
+from tests.query_world import ShardPlace, World, add_entry, member, open_world, project, write_member
+
+ADA = member(1)
+ACCOUNT = f"/v1/members/{format_member_id(ADA)}/account"
+MEMBERS = [member(unique) for unique in range(1, 41)]
+
+
+@dataclass
+class OwnValkey:
+    """A Valkey that a test may kill and start again at the same address."""
+
+    spec: ProcessSpec
+    url: str
+    child: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self.child = await spawn(self.spec)
+        await wait_ready(self.spec, self.child)
+
+    async def stop(self) -> None:
+        if self.child and self.child.returncode is None:
+            await terminate(self.spec, self.child)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.child
+        os.kill(self.child.pid, number)
+
+
+@asynccontextmanager
+async def own_valkey() -> AsyncGenerator[OwnValkey]:
+    with server_folder() as folder:
+        port = free_port()
+        log = folder / "valkey.log"
+        spec = valkey.valkey_process(name="valkey", program=valkey.find_valkey(None), port=port, log=log)
+        server = OwnValkey(spec, f"redis://127.0.0.1:{port}/0")
+        await server.start()
+        try:
+            yield server
+        finally:
+            if server.child and server.child.returncode is None:
+                server.send(signal.SIGCONT)
+            await server.stop()
+
+
+@pytest.fixture
+async def killable() -> AsyncGenerator[OwnValkey]:
+    async with own_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+async def world(tmp_path: Path, database_pair: DatabasePair, killable: OwnValkey) -> AsyncGenerator[World]:
+    place = ShardPlace([database_pair.primary, database_pair.standby], killable.url)
+    async with open_world(tmp_path, {"eu-1": place}) as opened:
+        await write_member(place.primary, ADA, versions=3)
+        await eventually(lambda: replica_shows(reader_of(opened), 3))
+        yield opened
+
+
+def reader_of(world: World) -> ShardReader:
+    return world.apps["eu"][NODE].readers["eu-1"]
+
+
+async def replica_shows(reader: ShardReader, version: int) -> bool:
+    row = await reader.standby.account(ADA)
+    return row is not None and row["version"] >= version
+
+
+async def test_a_dead_valkey_costs_no_answer_and_comes_back_by_itself(world: World, killable: OwnValkey) -> None:
+    await project(killable.url, ADA, 3)
+    assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "cache"
+    primary_reads = await world.metric("loyalty_query_primary_reads_total")
+    await killable.stop()
+    for _ in range(3):
+        reply = await world.get(ACCOUNT)
+        assert (reply.status, reply.json["version"], reply.headers["Loyalty-Source"]) == (200, 3, "replica")
+    assert await world.metric("loyalty_query_breakers_open") == 1
+    assert await world.metric("loyalty_query_primary_reads_total") == primary_reads
+    assert (await world.get("/readyz?verbose")).status == 200
+    await killable.start()
+    await project(killable.url, ADA, 3)
+
+    async def cached_again() -> bool:
+        return (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "cache"
+
+    await eventually(cached_again)
+    await asyncio.wait_for(reader_of(world).visible.subscribed.wait(), 10)
+
+
+async def test_a_silent_valkey_costs_one_deadline_and_mixes_no_answers_afterwards(
+    world: World, killable: OwnValkey
+) -> None:
+    for unique, one in enumerate(MEMBERS):
+        await project(killable.url, one, unique + 1, announce=False)
+    killable.send(signal.SIGSTOP)
+    started_at = time.monotonic()
+    await asyncio.gather(*(world.get(path_of(one)) for one in MEMBERS))
+    first_s = time.monotonic() - started_at
+    started_at = time.monotonic()
+    assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
+    assert time.monotonic() - started_at < 0.1 < first_s
+    killable.send(signal.SIGCONT)
+
+    async def closed() -> bool:
+        return not reader_of(world).cache.breaker.is_open
+
+    await eventually(closed)
+    for _ in range(3):
+        replies = await asyncio.gather(*(world.get(path_of(one)) for one in reversed(MEMBERS)))
+        assert [reply.json["member_id"] for reply in replies] == [format_member_id(one) for one in reversed(MEMBERS)]
+        assert {reply.headers["Loyalty-Source"] for reply in replies} == {"cache"}
+
+
+def path_of(member_id: int) -> str:
+    return f"/v1/members/{format_member_id(member_id)}/account"
+
+
+async def test_a_waiter_is_woken_after_a_new_subscription(world: World, killable: OwnValkey) -> None:
+    visible = reader_of(world).visible
+    await visible.subscribed.wait()
+    with visible.watch(ADA) as watch:
+        assert watch
+        await killable.stop()
+        await killable.start()
+        assert await watch.wait(9, timeout_s=10)
+
+
+async def test_a_token_is_kept_while_valkey_is_down(world: World, killable: OwnValkey) -> None:
+    await killable.stop()
+    reply = await world.get(ACCOUNT, headers={"Consistency-Token": format_token(ADA, 3)})
+    assert (reply.status, reply.json["version"], reply.headers["Loyalty-Source"]) == (200, 3, "replica")
+    reply = await world.get(ACCOUNT, headers={"Consistency-Token": format_token(ADA, 4)})
+    assert (reply.status, reply.json["code"]) == (503, "not_yet_visible")
+
+
+async def test_what_only_the_primary_has_is_read_there_and_counted(
+    tmp_path: Path, database: str, valkey_url: str
+) -> None:
+    await write_member(database, ADA, versions=2)
+    async with open_world(tmp_path, {"eu-1": ShardPlace([database], valkey_url)}) as world:
+        primary_reads = await world.metric("loyalty_query_primary_reads_total")
+        reply = await world.get(ACCOUNT, headers={"Consistency-Token": format_token(ADA, 2)})
+        assert (reply.status, reply.headers["Loyalty-Source"]) == (200, "primary")
+        assert await world.metric("loyalty_query_primary_reads_total") > primary_reads
+
+
+async def test_a_standby_that_stopped_replaying_is_passed_over_for_a_demanded_version(
+    world: World, database_pair: DatabasePair, killable: OwnValkey
+) -> None:
+    await project(killable.url, ADA, 3)
+    standby = reader_of(world).standby
+    await standby.fetch("measure_lag")
+    await execute(database_pair.standby, "SELECT pg_wal_replay_pause()")
+    try:
+        await add_entry(database_pair.primary, ADA, 4)
+        reply = await world.get(ACCOUNT, headers={"Consistency-Token": format_token(ADA, 4)})
+        assert (reply.status, reply.json["version"], reply.headers["Loyalty-Source"]) == (200, 4, "primary")
+    finally:
+        await execute(database_pair.standby, "SELECT pg_wal_replay_resume()")
+
+
+async def test_a_standby_beyond_its_budget_is_skipped(
+    tmp_path: Path, database_pair: DatabasePair, valkey_url: str
+) -> None:
+    await write_member(database_pair.primary, ADA, versions=2)
+    place = ShardPlace([database_pair.primary, database_pair.standby], valkey_url)
+    async with open_world(tmp_path, {"eu-1": place}, standby_lag_ms_max=0) as world:
+        await eventually(lambda: replica_shows(reader_of(world), 2))
+        assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
+        await execute(database_pair.standby, "SELECT pg_wal_replay_pause()")
+        try:
+            await add_entry(database_pair.primary, ADA, 3)
+
+            async def skipped() -> bool:
+                return (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "primary"
+
+            await eventually(skipped)
+        finally:
+            await execute(database_pair.standby, "SELECT pg_wal_replay_resume()")
+
+
+async def test_with_no_server_left_the_views_still_answer(tmp_path: Path, valkey_url: str) -> None:
+    nowhere = [f"postgresql://nobody:x@127.0.0.1:{free_port()}/none" for _ in range(2)]
+    await project(valkey_url, ADA, 3)
+    async with open_world(tmp_path, {"eu-1": ShardPlace(nowhere, valkey_url)}) as world:
+        assert (await world.get(ACCOUNT)).json["version"] == 3
+        assert (await world.get("/readyz")).status == 200
+        reply = await world.get(path_of(member(2)))
+        assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
+        reply = await world.get("/v1/stores")
+        assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
+
+
+async def execute(dsn: str, sql: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()

@@ -1,0 +1,263 @@
+"""Finding members by identifier and commands by key, over shards and regions; the program's lists."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from query import views
+from query.node import NODE
+from shard_router.card import compose_card
+from shard_router.member_id import format_member_id, slot_of
+from shard_router.token import format_token
+from tests.conftest import eventually
+from tests.engine import PostgresServer, ValkeyServer
+from tests.query_world import START, ShardPlace, World, member, open_world, project, put_view, write_member, write_row
+
+ADA, BOB = member(1), member(2, region="us")
+PROGRAM = """
+[program]
+code = "main-street"
+name = "Main Street"
+currency = "EUR"
+
+[[tiers]]
+code = "basic"
+[[tiers]]
+code = "silver"
+name = "Silver"
+threshold = 500
+multiplier = "1.25"
+
+[[rewards]]
+code = "mug"
+name = "A mug"
+points = 45
+[[rewards]]
+code = "coffee"
+name = "A coffee"
+points = 10
+
+[[stores]]
+code = "berlin-1"
+name = "Berlin Mitte"
+region = "eu"
+lat = 52.5200
+lon = 13.4050
+[[stores]]
+code = "paris-1"
+name = "Paris Nord"
+region = "eu"
+lat = 48.8566
+lon = 2.3522
+[[stores]]
+code = "boston-1"
+name = "Boston"
+region = "us"
+"""
+
+
+@pytest.fixture
+async def world(tmp_path: Path, postgres_server: PostgresServer, valkey_server: ValkeyServer) -> AsyncGenerator[World]:
+    databases = [await postgres_server.create_database() for _ in range(2)]
+    places = [ShardPlace([database], await valkey_server.fresh_url()) for database in databases]
+    async with open_world(tmp_path, {"eu-1": places[0], "us-1": places[1]}) as opened:
+        yield opened
+    for database in databases:
+        await postgres_server.drop_database(database)
+
+
+@pytest.fixture
+def eu(world: World) -> ShardPlace:
+    return world.shards["eu-1"]
+
+
+@pytest.fixture
+def us(world: World) -> ShardPlace:
+    return world.shards["us-1"]
+
+
+def account_path(member_id: int) -> str:
+    return f"/v1/members/{format_member_id(member_id)}/account"
+
+
+async def write_identifier(place: ShardPlace, kind: str, value: str, member_id: int) -> None:
+    row = {"kind": kind, "value": value, "member_id": member_id, "version": 1}
+    await write_row(place.primary, "identifier", row)
+
+
+async def test_a_foreign_member_is_answered_by_the_home_region(world: World, us: ShardPlace) -> None:
+    await project(us.valkey, BOB, 2)
+    reply = await world.get(account_path(BOB), region="eu")
+    assert (reply.status, reply.json["version"], reply.headers["Loyalty-Region"]) == (200, 2, "us")
+    assert (reply.headers["ETag"], reply.headers["Loyalty-Source"]) == ('W/"2"', "cache")
+    assert (await world.get(account_path(BOB), headers={"If-None-Match": 'W/"2"'})).status == 304
+    token = {"Consistency-Token": format_token(BOB, 3)}
+    assert (await world.get(account_path(BOB), headers=token)).json["code"] == "not_yet_visible"
+
+
+async def test_a_request_is_forwarded_once_only(world: World, us: ShardPlace) -> None:
+    await project(us.valkey, BOB, 2)
+    reply = await world.get(account_path(BOB), headers={"Loyalty-Forwarded": "ap"})
+    assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
+    reply = await world.get(f"/v1/members/{format_member_id(BOB)}/events", headers={"Loyalty-Forwarded": "ap"})
+    assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "asked"),
+    [
+        ("card", compose_card(1, slot=slot_of(ADA), unique=5), None),
+        ("card", "FOREIGN-7", None),
+        ("phone", "+493012345678", "%2B493012345678"),
+        ("phone", "+493012345678", "+493012345678"),
+        ("email", "ada@example.com", "Ada@Example.com"),
+    ],
+)
+async def test_a_member_is_found_from_every_region(
+    world: World, eu: ShardPlace, *, kind: str, value: str, asked: str | None
+) -> None:
+    await write_member(eu.primary, ADA)
+    await write_identifier(eu, kind, value, ADA)
+    for region in ("eu", "us"):
+        reply = await world.get(f"/v1/lookup?{kind}={asked or value}", region=region)
+        assert reply.status == 200, reply.body
+        assert reply.json["member_id"] == format_member_id(ADA)
+        assert reply.json["account"]["version"] == 1
+        assert (reply.headers["ETag"], reply.headers["Loyalty-Region"]) == ('W/"1"', "eu")
+
+
+async def test_an_identifier_is_found_in_the_view(world: World, eu: ShardPlace) -> None:
+    await project(eu.valkey, ADA, 4)
+    row = {"member_id": ADA}
+    await put_view(eu.valkey, views.identifier_key("phone", "+1"), 4, views.identifier_view(row))
+    reply = await world.get("/v1/lookup?phone=%2B1")
+    assert (reply.status, reply.json["account"]["version"], reply.headers["Loyalty-Source"]) == (200, 4, "cache")
+
+
+async def test_nobody_is_found_by_what_nobody_has(world: World) -> None:
+    for query in ("phone=%2B999", "card=0", f"card={compose_card(1, slot=9, unique=1)}", "email=x@y.z"):
+        reply = await world.get(f"/v1/lookup?{query}")
+        assert (reply.status, reply.json["code"]) == (404, "member_not_found"), query
+
+
+@pytest.mark.parametrize("query", ["", "card=", "card=1&phone=2", "card=1&card=2", "name=Ada", "card=1&x=1"])
+async def test_a_lookup_takes_exactly_one_identifier(world: World, query: str) -> None:
+    assert (await world.get(f"/v1/lookup?{query}")).status == 400
+
+
+async def test_a_lookup_keeps_the_token(world: World, eu: ShardPlace) -> None:
+    await write_member(eu.primary, ADA, versions=2)
+    await write_identifier(eu, "phone", "+1", ADA)
+    for region in ("eu", "us"):
+        for demanded, status in ((2, 200), (3, 503)):
+            token = {"Consistency-Token": format_token(ADA, demanded)}
+            assert (await world.get("/v1/lookup?phone=%2B1", region=region, headers=token)).status == status
+    other = {"Consistency-Token": format_token(member(3), 0)}
+    assert (await world.get("/v1/lookup?phone=%2B1", headers=other)).json["code"] == "malformed"
+
+
+async def test_members_look_nobody_up(world: World) -> None:
+    for path in ("/v1/lookup?phone=%2B1", "/v1/commands/abc"):
+        reply = await world.get(path, credential=world.member_token(ADA))
+        assert (reply.status, reply.json["code"]) == (403, "forbidden")
+
+
+async def test_what_became_of_a_command_is_found_on_any_shard(world: World, us: ShardPlace) -> None:
+    answer = {"hold_id": "hld_x"}
+    pos_id = world.keys["pos"].split("_")[1]
+    await write_row(
+        us.primary,
+        "idempotency",
+        {
+            "key": "till/7 1",
+            "credential": pos_id,
+            "fingerprint": world_fingerprint(),
+            "status": 201,
+            "answer": orjson.dumps(answer).decode(),
+            "answered_at": START,
+        },
+    )
+    done = {"status": "done", "answer_status": 201, "answer": answer}
+    for path in ("/v1/commands/till%2F7%201", "/v1/commands/%22till%2F7%201%22"):
+        assert (await world.get(path)).json == done
+    assert (await world.get("/v1/commands/till%2F7%201", credential=world.keys["pos"])).json == done
+    assert (await world.get("/v1/commands/till%2F7%201", credential=world.keys["other_pos"])).json == {
+        "status": "unknown"
+    }
+    assert (await world.get("/v1/commands/never-sent")).json == {"status": "unknown"}
+
+
+def world_fingerprint() -> str:
+    return "00000000-0000-0000-0000-000000000001"
+
+
+async def apply(world: World, source: str, version: int) -> None:
+    row = {"version": version, "effective_at": START, "source": source}
+    for place in world.shards.values():
+        await write_row(place.primary, "program", row)
+
+    async def adopted() -> bool:
+        reply = await world.get("/v1/tiers")
+        return reply.headers.get("ETag") == f'W/"p{version}"'
+
+    await eventually(adopted)
+
+
+async def test_the_program_is_listed_and_followed(world: World) -> None:
+    assert (await world.get("/v1/tiers")).json["code"] == "shard_unavailable"
+    await apply(world, PROGRAM, 1)
+    tiers = await world.get("/v1/tiers", credential=world.member_token(ADA))
+    assert tiers.json["items"] == [
+        {"code": "basic", "name": "basic", "threshold": 0, "multiplier": 1.0},
+        {"code": "silver", "name": "Silver", "threshold": 500, "multiplier": 1.25},
+    ]
+    assert (await world.get("/v1/tiers", headers={"If-None-Match": 'W/"p1"'})).status == 304
+    assert [item["reward"] for item in (await world.get("/v1/rewards")).json["items"]] == ["coffee", "mug"]
+    await apply(world, PROGRAM.replace("Silver", "Argent"), 3)
+    assert (await world.get("/v1/tiers")).json["items"][1]["name"] == "Argent"
+
+
+async def test_a_member_sees_what_is_affordable(world: World, eu: ShardPlace) -> None:
+    await apply(world, PROGRAM, 1)
+    await project(eu.valkey, ADA, 2)
+    path = f"/v1/members/{format_member_id(ADA)}/rewards"
+    reply = await world.get(path)
+    assert [(item["reward"], item["affordable"], item["points_missing"]) for item in reply.json["items"]] == [
+        ("coffee", True, 0),
+        ("mug", False, 25),
+    ]
+    assert reply.headers["ETag"] == 'W/"2-1"'
+    assert (await world.get(path, headers={"If-None-Match": 'W/"2-1"'})).status == 304
+    assert (await world.get(path, region="us")).json == reply.json
+
+
+async def test_stores_are_listed_filtered_sorted_and_paged(world: World) -> None:
+    await apply(world, PROGRAM, 1)
+    assert await codes(world, "") == ["berlin-1", "boston-1", "paris-1"]
+    assert await codes(world, "?region=eu") == ["berlin-1", "paris-1"]
+    assert await codes(world, "?region=nowhere") == []
+    assert await codes(world, "?near=48.85,2.35") == ["paris-1", "berlin-1", "boston-1"]
+    first = (await world.get("/v1/stores?near=48.85,2.35&page_size=1")).json
+    assert first["items"][0]["distance_m"] == pytest.approx(751, abs=5)
+    paged = [first["items"][0]["store"]]
+    while token := first.get("next_page_token"):
+        first = (await world.get(f"/v1/stores?near=48.85,2.35&page_size=1&page_token={token}")).json
+        paged += [item["store"] for item in first["items"]]
+    assert paged == ["paris-1", "berlin-1", "boston-1"]
+    for query in ("near=1", "near=91,0", "near=nan,0", "near=a,b", "page_token=x", "city=Berlin"):
+        assert (await world.get(f"/v1/stores?{query}")).status == 400, query
+
+
+async def codes(world: World, query: str) -> list[str]:
+    return [item["store"] for item in (await world.get(f"/v1/stores{query}")).json["items"]]
+
+
+async def test_an_unusable_program_leaves_the_current_one(world: World) -> None:
+    await apply(world, PROGRAM, 1)
+    for place in world.shards.values():
+        row = {"version": 2, "effective_at": START, "source": "this is not TOML ["}
+        await write_row(place.primary, "program", row)
+    await world.apps["eu"][NODE].catalogue.refresh()
+    assert (await world.get("/v1/tiers")).headers["ETag"] == 'W/"p1"'
