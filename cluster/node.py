@@ -14,6 +14,7 @@ from cluster.process import ProcessSpec
 
 PROJECT = Path(__file__).resolve().parent.parent
 HTTP_TIMEOUT_S = 3.0
+READY_DEADLINE_S = 180.0  # three JVMs starting on two busy cores took more than 60 s
 # What a node's settings file says; the same names in our own environment mean the whole system, not the node.
 NODE_SETTINGS = ("REGION", "HOST", "PORT", "TOPOLOGY", "CREDENTIALS", "LOG_LEVEL", "SHARD", "SOURCE")
 
@@ -28,6 +29,7 @@ def node_process(plan: ClusterPlan, *, module: str, name: str, port: int) -> Pro
         port=port,
         probe=lambda: ready(f"http://{HOST}:{port}"),
         env=_environment(),
+        ready_deadline_s=READY_DEADLINE_S,
     )
 
 

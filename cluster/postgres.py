@@ -21,7 +21,7 @@ from cluster.account import Account, choose_account
 from cluster.errors import ClusterError, StartFailed
 from cluster.files import write_atomic
 from cluster.plan import HOST, ServerPlan
-from cluster.process import ProcessSpec
+from cluster.process import ProcessSpec, describe_exit, run_to_end
 from shard_router.statement import load_statements
 
 WHEEL_BIN = Path("pginstall18") / "bin"
@@ -29,6 +29,7 @@ PASSWORD_BYTES = 24
 CONNECT_TIMEOUT_S = 3
 STREAM_DEADLINE_S = 30.0
 POLL_INTERVAL_S = 0.05
+OUTPUT_CHARS_MAX = 2000
 CONFIGURATION = "loyalty.conf"
 STATEMENTS = load_statements(Path(__file__).with_name("postgres.sql"))
 
@@ -162,20 +163,10 @@ def _give(tools: PostgresTools, path: Path) -> None:
 async def _run(tools: PostgresTools, name: str, *words: tuple[str, ...], password: str | None = None) -> None:
     """Run one of the binaries to its end; StartFailed with its words when it fails."""
     command = tuple(word for group in words for word in group)
-    account = tools.account
-    argv = command if account is None else account.argv(command, signal.SIGKILL)
-    child = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=server_environment() | ({"PGPASSWORD": password} if password else {}),
-        cwd="/",
-        preexec_fn=account.switch if account is not None else None,
-    )
-    output, _ = await child.communicate()
-    if child.returncode != 0:
-        raise StartFailed(name, f"{Path(command[0]).name} exited with {child.returncode}", output.decode()[-2000:])
+    env = server_environment() | ({"PGPASSWORD": password} if password else {})
+    code, output = await run_to_end(command, account=tools.account, env=env)
+    if code != 0:
+        raise StartFailed(name, f"{Path(command[0]).name} {describe_exit(code)}", output[-OUTPUT_CHARS_MAX:])
 
 
 def server_environment() -> dict[str, str]:

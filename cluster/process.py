@@ -63,6 +63,28 @@ async def spawn(spec: ProcessSpec) -> asyncio.subprocess.Process:
         raise StartFailed(spec.name, str(error)) from error
 
 
+async def run_to_end(command: tuple[str, ...], *, account: Account | None, env: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command that ends by itself; its exit code and what it said. Cancelled, it takes the command along."""
+    argv = command if account is None else account.argv(command, signal.SIGKILL)
+    child = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=dict(env),
+        cwd="/",
+        start_new_session=True,
+        preexec_fn=_prepare_child(account, signal.SIGKILL),
+    )
+    try:
+        output, _ = await child.communicate()
+    except asyncio.CancelledError:
+        kill_group(child.pid)
+        await child.wait()
+        raise
+    return child.returncode or 0, output.decode("utf-8", "replace")
+
+
 def _prepare_child(account: Account | None, death_signal: signal.Signals) -> Callable[[], None]:
     libc = ctypes.CDLL(None, use_errno=True) if platform.system() == "Linux" else None
     parent = os.getpid()

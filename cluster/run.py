@@ -20,7 +20,7 @@ from cluster.record import Identity, RunRecord, exclusive, locked, read_run, sto
 from cluster.supervisor import Listener, Supervisor
 from cluster.system import System
 
-DETACH_DEADLINE_S = 120.0
+DETACH_DEADLINE_S = 300.0
 DOWN_DEADLINE_S = 90.0
 POLL_INTERVAL_S = 0.1
 SUPERVISOR = "supervisor"

@@ -214,11 +214,11 @@ def _details(report: StatusReport) -> dict[str, str]:
     details: dict[str, str] = {}
     for name, health in report.shards.items():
         lag = "lag unknown" if health.lag_ms is None else f"lag {health.lag_ms} ms"
-        details[f"{name}-cdc"] = f"{lag}, slot holds {health.slot_bytes or 0:,} bytes"
+        details[f"{name}-cdc"] = f"{lag}, slot {health.slot_bytes or 0:,} B"
         for url in report.topology.shards[name].servers:
             for process, record in (report.run.processes if report.run else {}).items():
                 if f":{record.port}/" in url:
-                    role = "primary" if url == health.primary else f"standby, {health.replay_bytes or 0:,} bytes behind"
+                    role = "primary" if url == health.primary else f"standby, {health.replay_bytes or 0:,} B behind"
                     details[process] = "no answer" if url in health.unreachable else role
     return details
 

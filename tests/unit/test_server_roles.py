@@ -1,0 +1,47 @@
+"""Which folder is the primary: the folders tell, so a promotion survives a restart."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ClusterError
+from cluster.plan import ServerPlan
+from cluster.postgres import order_by_role
+
+
+def server(folder: Path, number: int, *, standby: bool = False, timeline: int = 1) -> ServerPlan:
+    plan = ServerPlan(name=f"postgres-{number}", folder=folder / f"postgres-{number}", port=number)
+    (plan.folder / "pg_wal").mkdir(parents=True)
+    if standby:
+        (plan.folder / "standby.signal").touch()
+    for older in range(2, timeline + 1):
+        (plan.folder / "pg_wal" / f"{older:08X}.history").touch()
+    return plan
+
+
+def names(servers: tuple[ServerPlan, ...]) -> list[str]:
+    return [server.name for server in servers]
+
+
+def test_the_first_becomes_primary_when_there_is_nothing_yet(tmp_path: Path) -> None:
+    plans = [ServerPlan(name=str(n), folder=tmp_path / str(n), port=n) for n in (1, 2)]
+    assert names(order_by_role(plans)) == ["1", "2"]
+
+
+def test_the_standby_signal_tells(tmp_path: Path) -> None:
+    assert names(order_by_role([server(tmp_path, 1, standby=True), server(tmp_path, 2)])) == [
+        "postgres-2",
+        "postgres-1",
+    ]
+
+
+def test_after_a_promotion_the_older_timeline_is_set_aside_to_be_cloned(tmp_path: Path) -> None:
+    former, promoted = server(tmp_path, 1), server(tmp_path, 2, timeline=2)
+    assert names(order_by_role([former, promoted])) == ["postgres-2", "postgres-1"]
+    assert not former.folder.exists()
+    assert (tmp_path / "postgres-1.outdated").exists()
+
+
+def test_two_standbys_are_no_shard(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="promote one"):
+        order_by_role([server(tmp_path, 1, standby=True), server(tmp_path, 2, standby=True)])
