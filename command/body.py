@@ -80,7 +80,7 @@ class _Model(BaseModel):
 class MemberReference(_Model):
     """How a till names a member: exactly one of these."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"card": "0100000000000000003"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"card": "0100000000000000008"}]})
     member_id: Annotated[str, Field(max_length=32), AfterValidator(_printable)] | None = None
     card: CardNumber | None = None
     phone: Phone | None = None
@@ -136,7 +136,7 @@ class PurchaseBody(_Model):
         json_schema_extra={
             "examples": [
                 {
-                    "member": {"card": "0100000000000000003"},
+                    "member": {"card": "0100000000000000008"},
                     "store": "330",
                     "till": "1",
                     "receipt": "000431",
@@ -195,7 +195,7 @@ class AdjustmentBody(_Model):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"member": {"card": "0100000000000000003"}, "points": 50, "reason": "goodwill"}]
+            "examples": [{"member": {"card": "0100000000000000008"}, "points": 50, "reason": "goodwill"}]
         }
     )
     member: MemberReference
@@ -218,7 +218,7 @@ class HoldBody(_Model):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"member": {"card": "0100000000000000003"}, "points": 100, "expires_in_s": 600}]
+            "examples": [{"member": {"card": "0100000000000000008"}, "points": 100, "expires_in_s": 600}]
         }
     )
     member: MemberReference

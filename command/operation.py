@@ -35,7 +35,7 @@ def _example(**fields: Any) -> ConfigDict:
 class EnrolAnswer(BaseModel):
     """The new member."""
 
-    model_config = _example(member_id=MEMBER_EXAMPLE, card="0100000000000000003", account=ACCOUNT_EXAMPLE)
+    model_config = _example(member_id=MEMBER_EXAMPLE, card="0100000000000000008", account=ACCOUNT_EXAMPLE)
     member_id: str
     card: str
     account: Account

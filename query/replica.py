@@ -44,6 +44,7 @@ class Server:
         self._resting_until = 0.0
         self._lag_ms = 0
         self._measured_at = 0.0
+        self._trouble: str | None = None
         self._accounts = Coalescer[int, Any](self._fetch_accounts, batch_max=_ACCOUNTS_MAX)
 
     async def fetch(self, statement: str, *arguments: object) -> list[Any]:
@@ -72,9 +73,19 @@ class Server:
             try:
                 (row,) = await self.fetch("measure_lag")
                 self._lag_ms = row["lag_ms"]
+                self._tell(None)
             except ProblemError as error:
-                structlog.get_logger().warning("server_unavailable", role=self.role, detail=error.detail)
+                self._tell(error.detail)
         return self._lag_ms <= self._lag_ms_max and time.monotonic() >= self._resting_until
+
+    def _tell(self, trouble: str | None) -> None:
+        """Log when trouble begins or ends, not as long as it lasts."""
+        if (trouble is None) != (self._trouble is None):
+            log = structlog.get_logger()
+            (log.warning if trouble else log.info)(
+                "server_state", shard=self._servers.name, role=self.role, trouble=trouble
+            )
+        self._trouble = trouble
 
     def _connection(self) -> AbstractAsyncContextManager[Connection]:
         return self._servers.primary() if self.role == "primary" else self._servers.standby()

@@ -2,8 +2,8 @@
 
     region number (6 bits) | slot (12 bits) | unique part (45 random bits)
 
-The text form is 13 Crockford base-32 digits and one ISO 7064 MOD 37,36 check character, which
-catches every single wrong character and every swap of two neighbours. What an entry creates
+The text form is 13 Crockford base-32 digits and a check digit by the Damm algorithm over GF(32),
+which catches every single wrong digit and every swap of two neighbours. What an entry creates
 (purchase, hold, ...) is named by member and version, so it routes by itself as well.
 """
 
@@ -18,9 +18,8 @@ _UNIQUE_BITS: Final = 45
 _SLOT_BITS: Final = 12
 _DIGITS: Final = 13
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_CHECK_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _VALUE: Final = {digit: value for value, digit in enumerate(_ALPHABET)}
-_CHECK_VALUE: Final = {digit: value for value, digit in enumerate(_CHECK_ALPHABET)}
+_GF32_MODULUS: Final = 0b100101  # x^5 + x^2 + 1
 _VERSION_DIGITS_MAX: Final = 15
 
 
@@ -56,21 +55,19 @@ def slot_of(member_id: int) -> int:
 
 def format_member_id(member_id: int) -> str:
     """The text form, 14 characters."""
-    digits = "".join(_ALPHABET[member_id >> shift & 31] for shift in range(5 * (_DIGITS - 1), -1, -5))
-    return digits + _check_character(digits)
+    digits = [member_id >> shift & 31 for shift in range(5 * (_DIGITS - 1), -1, -5)]
+    return "".join(_ALPHABET[digit] for digit in (*digits, _check_digit(digits)))
 
 
 def parse_member_id(text: str) -> int:
     """The id of a text form, in either case; MalformedIdError when a character is wrong or swapped."""
-    digits, check = text[:_DIGITS].upper(), text[_DIGITS:].upper()
-    value = 0
-    for digit in digits:
-        if digit not in _VALUE:
-            raise MalformedIdError(text)
-        value = value << 5 | _VALUE[digit]
-    if len(digits) != _DIGITS or not 0 < region_number_of(value) <= REGION_NUMBER_MAX:
+    digits = [_VALUE.get(character, -1) for character in text.upper()]
+    if len(digits) != _DIGITS + 1 or -1 in digits or _check_digit(digits[:-1]) != digits[-1]:
         raise MalformedIdError(text)
-    if check != _check_character(digits):
+    value = 0
+    for digit in digits[:-1]:
+        value = value << 5 | digit
+    if not 0 < region_number_of(value) <= REGION_NUMBER_MAX:
         raise MalformedIdError(text)
     return value
 
@@ -90,10 +87,11 @@ def parse_reference(kind: str, text: str) -> Reference:
     return Reference(kind, parse_member_id(member), int(version))
 
 
-def _check_character(digits: str) -> str:
-    """ISO 7064 MOD 37,36, the hybrid system with one check character of 0-9, A-Z."""
-    product = 36
+def _check_digit(digits: list[int]) -> int:
+    """H. M. Damm, Total anti-symmetrische Quasigruppen (2004): x * y = 2(x + y) in GF(32)."""
+    check = 0
     for digit in digits:
-        total = (product + _CHECK_VALUE[digit]) % 36 or 36
-        product = total * 2 % 37
-    return _CHECK_ALPHABET[(37 - product) % 36]
+        check = (check ^ digit) << 1
+        if check > 31:  # noqa: PLR2004 - the largest base-32 digit
+            check ^= _GF32_MODULUS
+    return check
