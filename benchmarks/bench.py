@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from benchmarks import report
 from benchmarks.deployment import Deployment
@@ -52,7 +51,7 @@ async def bench(deployment: Deployment, plan: BenchPlan, peers: Peers, folder: P
     settings = {"run": workload.run_id, "seed": plan.seed, "members": plan.member_count, "poisson": plan.poisson}
     document = report.document(stages, findings, settings=settings, ratios=ratios)
     paths = report.write_report(folder, document)
-    console.print(Markdown(report.markdown(document)))
+    console.print(*report.tables(document), sep="\n")
     console.print("written: " + "  ".join(map(str, paths)), highlight=False, soft_wrap=True)
     return _verdict(document, console)
 

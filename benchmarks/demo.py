@@ -79,15 +79,16 @@ def told(counted: Mapping[str, int]) -> str:
 
 
 def curl_lines(status: Mapping[str, Any], member_id: str) -> list[str]:
-    """Three commands to try on the running system, complete with a key."""
+    """A key, and three commands with it to try on the running system."""
     region = next(iter(status["regions"].values()))
-    key = f"-H 'Authorization: Bearer {status['keys']['service']}'"
+    key = '-H "Authorization: Bearer $KEY"'
     now = datetime.combine(datetime.now(UTC).date(), time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     purchase = (
         f'{{"member": {{"member_id": "{member_id}"}}, "store": "330", "till": "1", "receipt": "1", '
         f'"occurred_at": "{now}", "currency": "EUR", "lines": [{{"sku": "coffee", "quantity": 1, "amount": 1299}}]}}'
     )
     return [
+        f"KEY={status['keys']['service']}",
         f"curl {key} {region['query']}/v1/members/{member_id}/account",
         f"curl {key} -H 'Idempotency-Key: try-1' --json '{purchase}' {region['command']}/v1/purchases",
         f"curl {key} '{region['query']}/v1/members/{member_id}/activity?page_size=3'",

@@ -1,8 +1,5 @@
 -- The scratch database of the ratio table: the least a ledger must write for one earn. No name of ours is used there.
 
--- name: scratch_exists
-SELECT 1 FROM pg_database WHERE datname = 'loyalty_bench_scratch';
-
 -- name: scratch_create
 CREATE DATABASE loyalty_bench_scratch;
 

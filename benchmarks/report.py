@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from rich.table import Table
+
 from benchmarks.latency import percentile_of
 from benchmarks.load import Samples
 from benchmarks.page import render_page
@@ -183,6 +185,36 @@ def markdown(report: Mapping[str, Any]) -> str:
     rows += [f"- **VOID**: {reason}" for reason in report["void"]]
     host = report["machine"]
     return "\n".join([*rows, "", f"{host['cpu']}, {host['cores']} cores, {host['system']}, {report['at']}"]) + "\n"
+
+
+def tables(report: Mapping[str, Any]) -> list[Table]:
+    """The report for a terminal of 80 columns."""
+    found = [_stage_table(stage) for stage in report["stages"]]
+    return [*found, _ratio_table(report["ratios"])] if report["ratios"] else found
+
+
+def _stage_table(stage: Mapping[str, Any]) -> Table:
+    caption = f"machine {stage['system_cpu']:.0%} busy, generator {stage['generator_cpu']:.0%} of a core"
+    table = Table("ms", title=stage["name"], caption=caption, box=None, title_justify="left", caption_justify="left")
+    for name in ("offered/s", "done/s", "p50", "p99", "p99.9", "max"):
+        table.add_column(name, justify="right")
+    table.add_column("errors")
+    for group, figures in stage["groups"].items():
+        latency = (f"{figures['latency_ms'][name]:.1f}" for name in ("p50", "p99", "p99.9", "max"))
+        offered = f"{figures['offered_per_s']:g}" if figures["offered_per_s"] else "sampled"
+        errors = ", ".join(f"{code} {count}" for code, count in figures["errors"].items()) or "none"
+        table.add_row(group, offered, f"{figures['achieved_per_s']:g}", *latency, errors)
+    return table
+
+
+def _ratio_table(ratios: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("same run", box=None)
+    for name in ("per second", "ours is"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("how")
+    for row in ratios:
+        table.add_row(row["what"], f"{row['per_s']:,.0f}", row["ratio"], row["how"])
+    return table
 
 
 def _ratio_rows(ratios: Sequence[Mapping[str, Any]]) -> list[str]:

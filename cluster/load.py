@@ -32,6 +32,7 @@ from cluster.plan import ClusterPlan
 from cluster.record import locked
 from cluster.status import StatusReport, read_status
 from cluster.system import DEFAULT_PROGRAM
+from cluster.verdict import render_verdict
 
 KEY_VARIABLES = ("LOYALTY_SERVICE_KEY", "LOYALTY_ADMIN_KEY", "LOYALTY_POS_KEY")
 
@@ -111,17 +112,14 @@ def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Conso
     board, status = uvloop.run(post())
     with console.status("verifying every promise on the data at rest …"):
         findings = asyncio.run(verify(Documents(plan.data).topology))
-    for finding in findings:
-        console.print(str(finding), style="red", markup=False)
-    if not findings:
-        console.print("loyalty verify: all promises hold.", style="green")
+    console.print(render_verdict(findings))
     for name, region in status.topology.regions.items():
         console.print(f"  {name}: commands {region.command[0]}  queries {region.query[0]}", highlight=False)
     if board.last_member is not None:
         console.print("Try:")
         for line in tours.curl_lines(status.document(), board.last_member):
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    return 1 if findings or not board.purchases else 0
+    return 0 if board.purchases and all(finding.ok for finding in findings) else 1
 
 
 def read_tour(plan: ClusterPlan) -> tours.Tour:

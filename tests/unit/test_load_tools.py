@@ -1,0 +1,186 @@
+"""The benchmark's client, verdict and page; and the history files a replay reads."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bench import BenchPlan, load_plan
+from benchmarks.board import Board
+from benchmarks.history import HistoryError, read_json_lines
+from benchmarks.load import Run, Samples
+from benchmarks.ratio import Row, with_ratios
+from benchmarks.replay import Window
+from benchmarks.report import document, judge, markdown, read_targets, write_report
+from benchmarks.scenario import Stage
+from benchmarks.screen import sparkline
+from benchmarks.wire import Answer, Client, WireError
+
+BODY = b'{"code": "overloaded"}'
+
+
+@asynccontextmanager
+async def answering(*pieces: bytes, close: bool = False) -> AsyncGenerator[str]:
+    """A server that reads a request head and writes these pieces, each in its own segment."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                if close:
+                    break
+        except asyncio.IncompleteReadError:
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def head(status: str, *lines: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode()
+
+
+async def test_an_answer_in_pieces_is_put_together() -> None:
+    start = head("503 Service Unavailable", "Retry-After: 1", f"Content-Length: {len(BODY)}")
+    async with answering(start[:20], start[20:] + BODY[:4], BODY[4:]) as url:
+        client = Client(url, "key")
+        answer = await client.get("/")
+        client.close()
+    assert (answer.status, answer.body, answer.code) == (503, BODY, "overloaded")
+    assert answer.header("retry-after") == "1"
+    assert answer.header("ETag") is None
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with answering(head("304 Not Modified", 'ETag: W/"7"')) as url:
+        client = Client(url, "key", connections_max=1)
+        answers = [await client.get("/") for _ in range(3)]
+        client.close()
+    assert [answer.header("ETag") for answer in answers] == ['W/"7"'] * 3
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kind"),
+    [((), "disconnected"), ((head("200 OK", "Transfer-Encoding: chunked"),), "protocol")],
+)
+async def test_no_answer_is_an_error_that_says_why(pieces: tuple[bytes, ...], kind: str) -> None:
+    async with answering(*pieces, close=True) as url:
+        with pytest.raises(WireError) as raised:
+            await Client(url, "key").get("/")
+    assert raised.value.kind == kind
+
+
+async def test_a_silent_server_is_a_timeout() -> None:
+    async with answering() as url:
+        client = Client(url, "key")
+        with pytest.raises(WireError) as raised:
+            await client.send(client.request("GET", "/", {}), timeout_s=0.05)
+    assert raised.value.kind == "timeout"
+
+
+async def test_nobody_there_is_a_connect_error() -> None:
+    async with answering() as url:
+        pass
+    with pytest.raises(WireError) as raised:
+        await Client(url, "key").get("/")
+    assert raised.value.kind == "connect"
+
+
+def test_an_answer_without_a_problem_document_is_named_by_its_status() -> None:
+    assert Answer(502, b"", b"<html>").code == "http_502"
+    assert Answer(201, b"", b"").code == "ok"
+
+
+def stage(*, query_ms: float, errors: int = 0) -> Stage:
+    run = Run(10.0)
+    for name, latency_ms in (("command", 5.0), ("query account", query_ms), ("visible", 20.0)):
+        samples = run.samples[name] = Samples()
+        for number in range(1000):
+            samples.record(scheduled_ns=number * 10_000_000, lateness_ns=0, latency_ns=int(latency_ms * 1_000_000))
+        for _ in range(errors):
+            samples.record(scheduled_ns=0, lateness_ns=0, latency_ns=0, code="timeout")
+    return Stage("mixed", {"command": 100.0, "query": 100.0}, run)
+
+
+def test_targets_met_and_missed() -> None:
+    assert all(finding.met for finding in judge([stage(query_ms=3)], read_targets()))
+    missed = [finding.text for finding in judge([stage(query_ms=16)], read_targets()) if not finding.met]
+    assert missed == ["mixed: query p99 16.0 ms (target 15 ms)"]
+    assert sum(not finding.met for finding in judge([stage(query_ms=3, errors=5)], read_targets())) == 2
+
+
+def test_a_group_without_a_single_answer_misses_its_target() -> None:
+    nothing = Stage("mixed", {"command": 1.0, "query": 1.0}, Run(1.0))
+    assert not any(finding.met for finding in judge([nothing], read_targets()))
+
+
+def test_the_report_loads_nothing_from_elsewhere_and_names_what_was_missed(tmp_path: Path) -> None:
+    stages = [stage(query_ms=16)]
+    ratios = with_ratios(
+        [Row("ours", 200.0, "HTTP"), Row("other", 100.0, "how", of="ours"), Row("absent", 0, "-", "ours")]
+    )
+    report = document(stages, judge(stages, read_targets()), settings={"seed": 1}, ratios=ratios)
+    write_report(tmp_path, report)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "missed: mixed: query p99" in page
+    assert not any(word in page for word in ("http://", "https://", "src=", "@import", "<script"))
+    assert "**MISSED**: mixed: query p99" in markdown(report)
+    assert [row["ratio"] for row in ratios] == ["-", "2.00 x", "-"]
+
+
+def test_a_rate_given_keeps_the_proportion_of_the_targets() -> None:
+    targets = {"mixed": {"rates": {"command": 200, "query": 1000}}}
+    assert load_plan("mixed", BenchPlan(names=["mixed"], rate=50), targets).rates == {"command": 50, "query": 250}
+    assert load_plan("queries", BenchPlan(names=["queries"], rate=50), targets).rates["query"] == 50
+    assert load_plan("commands", BenchPlan(names=["commands"]), targets).stepping
+
+
+def test_a_history_file_gives_the_same_keys_each_time_and_names_a_broken_line(tmp_path: Path) -> None:
+    line = (
+        b'{"member": {"card": "1"}, "store": "3", "till": "1", "receipt": "9", "occurred_at": "2026-01-01T00:00:00Z"}\n'
+    )
+    path = tmp_path / "purchases.jsonl"
+    path.write_bytes(line + b"\n" + line)
+    first, second = read_json_lines([path])
+    assert first == second
+    path.write_bytes(line + b'{"store": "330"}\n')
+    with pytest.raises(HistoryError, match="line 2"):
+        list(read_json_lines([path]))
+
+
+async def test_the_window_halves_once_and_grows_slowly() -> None:
+    window = Window(size=16, size_max=64)
+    window.overloaded()
+    window.overloaded()
+    assert window.size == 8
+    for _ in range(8):
+        window.succeeded()
+    assert 8.9 < window.size < 9.1
+
+
+@pytest.fixture
+def clock() -> Callable[[], float]:
+    times = iter(range(100, 200))
+    return lambda: float(next(times))
+
+
+def test_the_board_knows_who_was_forwarded(clock: Callable[[], float]) -> None:
+    board = Board(["eu", "us"], None, clock)
+    board.posted("eu", 0.010, decided_in="eu")
+    board.posted("eu", 0.020, decided_in="us")
+    assert board.regions["eu"].forwarded_share == 0.5
+    assert board.regions["us"].forwarded_share == 0.0
+    assert board.regions["eu"].rates(104.0)[-3:] == [1, 1, 0]
+
+
+def test_a_sparkline_leaves_gaps_where_nothing_was() -> None:
+    assert sparkline([0, 1, 8], top=8) == " ▁█"
