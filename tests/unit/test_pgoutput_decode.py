@@ -14,8 +14,18 @@ UNCHANGED = object()
 
 
 def relation(*columns: tuple[str, int, bool], oid: int = 5, table: str = "thing") -> bytes:
-    described = b"".join(bytes([key]) + name.encode() + b"\0" + struct.pack(">ii", kind, -1) for name, kind, key in columns)
-    return b"R" + struct.pack(">i", oid) + b"public\0" + table.encode() + b"\0d" + struct.pack(">h", len(columns)) + described
+    described = b"".join(
+        bytes([key]) + name.encode() + b"\0" + struct.pack(">ii", kind, -1) for name, kind, key in columns
+    )
+    return (
+        b"R"
+        + struct.pack(">i", oid)
+        + b"public\0"
+        + table.encode()
+        + b"\0d"
+        + struct.pack(">h", len(columns))
+        + described
+    )
 
 
 def values(*fields: object) -> bytes:
