@@ -70,7 +70,7 @@ def write_documents(plan: ClusterPlan, password: str) -> None:
     documents = Documents(plan.data)
     numbers = {region.name: region.number for region in plan.regions}
     write_json(documents.regions, known_region_numbers(plan.data) | numbers)
-    _write_topology(documents.topology, _topology(plan, password))
+    write_topology(documents.topology, _topology(plan, password))
     ensure_keys(documents)
     for region in plan.regions:
         _write_node(plan, f"{region.name}-command", region.name, region.command_port)
@@ -101,7 +101,8 @@ def _shard_row(shard: ShardPlan, password: str) -> dict[str, Any]:
     }
 
 
-def _write_topology(path: Path, content: dict[str, Any]) -> None:
+def write_topology(path: Path, content: dict[str, Any]) -> None:
+    """Write the topology (without its epoch) under a higher epoch, unless the file already says the same."""
     before: dict[str, Any] = read_json(path) or {"epoch": 0}
     epoch: int = before.pop("epoch")
     if before != content:

@@ -126,18 +126,21 @@ class System:
         await self.supervisor.start(postgres.postgres_process(tools, server, password=self.password, log=log))
 
     async def _apply_program(self) -> int:
-        """The program given, or the default where there is none yet: a restart keeps what was applied since."""
-        from command.program import apply_program  # noqa: PLC0415
-
         urls = [await find_primary(shard, self.password) for shard in self.plan.shards]
-        versions = [await _program_version(url) for url in urls]
-        present = [version for version in versions if version is not None]
-        if self.plan.program is None and len(present) == len(versions):
-            return max(present)
-        self.supervisor.note("program", "applying")
-        version = await apply_program(urls, read_program(self.plan.program))
+        version = await ensure_program(urls, self.plan.program)
         self.supervisor.note("program", f"ready (version {version})")
         return version
+
+
+async def ensure_program(urls: list[str], path: Path | None) -> int:
+    """Apply the program given, or the default where there is none yet: a restart keeps what was applied since."""
+    from command.program import apply_program  # noqa: PLC0415 - heavy, and only a start needs it
+
+    versions = [await _program_version(url) for url in urls]
+    present = [version for version in versions if version is not None]
+    if path is None and len(present) == len(versions):
+        return max(present)
+    return await apply_program(urls, read_program(path))
 
 
 def read_program(path: Path | None) -> str:

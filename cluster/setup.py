@@ -1,0 +1,121 @@
+"""Prepares servers that something else started: `python -m cluster.setup TOPOLOGY`, once per deployment and release.
+
+Each shard gets its schema, publication and slot, all of them one program; the documents that nodes read are written to
+the data folder, which the nodes share. All of it keeps what is there, so it may run again at any time.
+"""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote, urlsplit
+
+import typer
+
+from cdc.slot import find_primary
+from cluster.document import Documents, ensure_keys, write_topology
+from cluster.errors import ClusterError
+from cluster.postgres import bootstrap, wait_streaming
+from cluster.system import ensure_program, read_program
+from command.migrate import create_slot, migrate
+from shard_router.errors import TopologyError
+from shard_router.topology import Shard, TopologyDocument, read_topology
+
+PRIMARY_DEADLINE_S = 60.0
+PRIMARY_RETRY_S = 0.5
+
+
+def main(
+    topology: Annotated[Path, typer.Argument(help="Topology document (JSON); its epoch is kept by the data folder.")],
+    *,
+    data: Annotated[Path, typer.Option(envvar="LOYALTY_DATA", help="Folder for the documents of the nodes.")],
+    password: Annotated[
+        str | None,
+        typer.Option(envvar="LOYALTY_POSTGRES_PASSWORD", help="For every server whose address has a user alone."),
+    ] = None,
+    program: Annotated[
+        Path | None, typer.Option(help="Program to apply; else the default where there is none.")
+    ] = None,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Also make database and standby slot, and wait for the standby.")
+    ] = False,
+) -> None:
+    """Prepare every shard of a topology and write the documents that its nodes read."""
+    try:
+        document = with_password(_read(topology), password)
+        version = asyncio.run(prepare(document, program, bare=bare))
+        documents = Documents(data)
+        ensure_keys(documents)
+        write_topology(documents.topology, _without_epoch(document))
+    except ClusterError as error:
+        sys.stderr.write(f"{error}\n")
+        raise typer.Exit(1) from None
+    sys.stdout.write(f"{len(document.shards)} shards are ready, program version {version}, documents in {data}\n")
+
+
+def _read(path: Path) -> TopologyDocument:
+    try:
+        return read_topology(path).document
+    except TopologyError as error:
+        raise ClusterError(str(error)) from error
+
+
+def _without_epoch(document: TopologyDocument) -> dict[str, Any]:
+    return document.model_dump(mode="json", exclude={"epoch"})
+
+
+def with_password(document: TopologyDocument, password: str | None) -> TopologyDocument:
+    """The topology with the password in every server address that names a user and no password."""
+    if password is None:
+        return document
+    shards = {
+        name: shard.model_copy(update={"servers": [_with_password(url, password) for url in shard.servers]})
+        for name, shard in document.shards.items()
+    }
+    return document.model_copy(update={"shards": shards})
+
+
+def _with_password(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    if parts.username is None or parts.password is not None:
+        return url
+    user, _, address = parts.netloc.partition("@")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{address}").geturl()
+
+
+async def prepare(document: TopologyDocument, program: Path | None, *, bare: bool) -> int:
+    """Bring every shard to this code's schema and to one program; the program version in force."""
+    read_program(program)
+    shards = document.shards.items()
+    urls = await asyncio.gather(*(_prepare_shard(name, shard, bare=bare) for name, shard in shards))
+    return await ensure_program(list(urls), program)
+
+
+async def _prepare_shard(name: str, shard: Shard, *, bare: bool) -> str:
+    if bare:
+        with_standby = len(shard.servers) > 1
+        url = await _wait_primary(
+            name, [urlsplit(server)._replace(path="/postgres").geturl() for server in shard.servers]
+        )
+        await bootstrap(url, with_standby=with_standby)
+        if with_standby:
+            await wait_streaming(url, f"the standby of {name}")
+    url = await _wait_primary(name, shard.servers)
+    await migrate(url)
+    await create_slot(url)
+    return url
+
+
+async def _wait_primary(name: str, servers: Sequence[str]) -> str:
+    """The server that takes writes; ClusterError when none does in time."""
+    deadline = asyncio.get_running_loop().time() + PRIMARY_DEADLINE_S
+    while (url := await find_primary(list(servers))) is None:
+        if asyncio.get_running_loop().time() > deadline:
+            raise ClusterError(f"{name}: no Postgres server takes writes after {PRIMARY_DEADLINE_S:.0f} s")
+        await asyncio.sleep(PRIMARY_RETRY_S)
+    return url
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,34 @@
+#!/bin/bash
+# One server of a pair; $PEER is the other. Without data it clones its peer, or founds the pair if it may (FOUNDER=yes).
+# A former primary whose peer was promoted meanwhile is set aside and cloned anew: the higher timeline wins.
+# A folder is renamed when complete, so a half-made one is never used.
+set -euo pipefail
+connection="host=$PEER user=loyalty dbname=postgres connect_timeout=3"
+
+clone() {
+  local building="$PGDATA.building"
+  rm -rf "$building" && mkdir -p "$(dirname "$PGDATA")"
+  # Refused until `setup` has made the slot; after a loss, until the peer is back.
+  until pg_basebackup --dbname="$connection" --pgdata="$building" --wal-method=stream --slot=standby \
+    --checkpoint=fast --no-password; do sleep 1; done
+  touch "$building/standby.signal"
+  rm -rf "$PGDATA"
+  mv "$building" "$PGDATA"
+}
+
+peer_timeline() { # nothing when the peer is away or a standby
+  psql "$connection" --no-psqlrc --no-align --tuples-only 2>/dev/null \
+    --command "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int" || true
+}
+
+own_timeline() { pg_controldata "$PGDATA" | sed -n "s/^Latest checkpoint's TimeLineID: *//p"; }
+
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+  if [ "${FOUNDER:-no}" != yes ] || pg_isready --quiet --host="$PEER" --timeout=3; then clone; fi
+elif [ ! -e "$PGDATA/standby.signal" ] && [ "$(peer_timeline)" -gt "$(own_timeline)" ] 2>/dev/null; then
+  echo "promoted meanwhile: $PEER; the data of this server goes to $PGDATA.outdated" >&2
+  rm -rf "$PGDATA.outdated" && mv "$PGDATA" "$PGDATA.outdated"
+  clone
+fi
+exec docker-entrypoint.sh postgres -c config_file=/etc/loyalty/postgresql.conf \
+  -c primary_conninfo="host=$PEER user=loyalty dbname=loyalty application_name=standby" "$@"
