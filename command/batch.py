@@ -122,9 +122,8 @@ class Batch:
     def _decide(self, envelope: Envelope, row: Mapping[str, Any]) -> Decision:
         command = envelope.command
         if isinstance(command, EnrolMember):
-            taken = self._identifiers & set(identifiers_of(command))
-            if taken:
-                kind = next(iter(taken))[0]
+            taken = [kind for kind, value in identifiers_of(command) if (kind, value) in self._identifiers]
+            for kind in (*envelope.taken, *taken):
                 refusal = Refused("member_exists", f"there is a member with this {kind}", f"/{kind}")
                 return Decision(refusal, (), None)
         target = row["target"]

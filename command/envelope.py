@@ -23,7 +23,8 @@ class Envelope:
     """One command with what surrounds it.
 
     `slot` decides the lane. Of `member_id` and `identifier` (kind, value) one names the member; `reference` is the
-    version of the entry the command refers to. `deadline` is a monotonic instant. `key` is None for the settler.
+    version of the entry the command refers to. `taken` are the kinds of a new member's identifiers that others have.
+    `deadline` is a monotonic instant. `key` is None for the settler.
     """
 
     command: Command
@@ -37,6 +38,7 @@ class Envelope:
     identifier: tuple[str, str] | None = None
     reference: int | None = None
     receipt: ReceiptKey | None = None
+    taken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
-from command.batch import now_utc
+from command.batch import identifiers_of, now_utc
 from command.body import (
     AdjustmentBody,
     CaptureBody,
@@ -87,13 +87,19 @@ async def enrol_member(request: web.Request) -> web.Response:
     target = router.home_of_new(body.card, drawn)
     if target.region != router.region:
         return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
-    await router.refuse_taken(target, phone=body.phone, email=body.email, card=body.card)
     number = router.region_number
     profile = body.model_dump(mode="json", exclude_none=True, exclude={"store"})
     member_id = new_member_id(number, target.slot)
     card = body.card or new_card(number, target.slot)
     command = EnrolMember(member_id, card, asked.received_at, profile | {"card": card}, store=body.store)
-    return await _run(asked, Target(target.region, target.slot, member_id=member_id), command)
+    identifiers = identifiers_of(command)
+    taken = await router.claim(identifiers, member_id)
+    home = Target(target.region, target.slot, member_id=member_id)
+    envelope = replace(_envelope(asked, home, command), taken=tuple(taken))
+    answer = await router.lanes_at(target.slot).run(envelope)
+    # Without an answer nobody knows: then the lease stays, and whoever comes after it asks the home shard.
+    await router.conclude_claim(identifiers, member_id, created=answer.member_id == member_id)
+    return _render(answer)
 
 
 async def record_purchase(request: web.Request) -> web.Response:
@@ -210,7 +216,14 @@ async def _run(
     router = asked.request.app[ROUTER]
     if target.region != router.region:
         return await router.forward(asked.request, target.region, deadline=asked.deadline, body=asked.raw)
-    envelope = Envelope(
+    envelope = _envelope(asked, target, command, reference=reference, receipt_kind=receipt_kind)
+    return _render(await router.lanes_at(target.slot).run(envelope))
+
+
+def _envelope(
+    asked: Asked, target: Target, command: Command, *, reference: int | None = None, receipt_kind: str | None = None
+) -> Envelope:
+    return Envelope(
         command=command,
         slot=target.slot,
         deadline=asked.deadline,
@@ -221,9 +234,8 @@ async def _run(
         member_id=target.member_id,
         identifier=target.identifier,
         reference=reference,
-        receipt=_receipt_key(asked, command, receipt_kind, router) if receipt_kind else None,
+        receipt=_receipt_key(asked, command, receipt_kind) if receipt_kind else None,
     )
-    return _render(await router.lanes_at(target.slot).run(envelope))
 
 
 def _render(answer: Answer) -> web.Response:
@@ -238,13 +250,13 @@ def _render(answer: Answer) -> web.Response:
     return response
 
 
-def _receipt_key(asked: Asked, command: Command, kind: str, router: CommandRouter) -> ReceiptKey | None:
+def _receipt_key(asked: Asked, command: Command, kind: str) -> ReceiptKey | None:
     if not isinstance(command, RecordPurchase | ReturnPurchase):
         return None
     content = asked.body.model_dump_json(exclude={"member"}, exclude_unset=True)
     path = asked.request.path if kind == "return" else ""
     receipt = command.receipt
-    business_date = router.business_date(command.occurred_at)
+    business_date = asked.request.app[ROUTER].business_date(command.occurred_at)
     fingerprint = _fingerprint(f"{path}\n{content}".encode())
     return ReceiptKey(receipt.store, receipt.till, business_date, receipt.receipt, kind, fingerprint)
 

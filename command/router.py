@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
 
+import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
@@ -12,7 +13,7 @@ from command.program import ProgramCache
 from command.store import Store
 from rules.program import Program
 from shard_router.card import CARD_DIGITS, parse_card
-from shard_router.directory import find_member
+from shard_router.directory import Directory, Identifier
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.forward import Forwarder
 from shard_router.member_id import parse_member_id, slot_of
@@ -43,6 +44,7 @@ class CommandRouter:
         self._metrics = LaneMetrics(registry)
         self._forwarder = Forwarder(region, topology, "command")
         self._lanes: dict[str, Lanes] = {}
+        self.directory = Directory(topology, pools)
         self.programs = ProgramCache()
 
     @property
@@ -81,24 +83,30 @@ class CommandRouter:
         routed = self._home_of_card(value) if kind == "card" else None
         if routed:
             return routed
-        member_id = await find_member(self._topology.current, self._pools, kind, value)
+        member_id = await self.directory.find((kind, value))
         if member_id is None:
             raise ProblemError("member_not_found", f"no member with this {kind}")
         return self.home_of(member_id)
 
-    async def refuse_taken(self, home: Target, **identifiers: str | None) -> None:
-        """`member_exists` when a member of another shard has one of these; the home shard sees to its own.
+    async def claim(self, identifiers: list[Identifier], member_id: int) -> list[str]:
+        """Lease what a new member is to be found by; tells the kinds that existing members have (see Directory)."""
+        taken = await self.directory.lease(self.unrouted(identifiers), member_id)
+        return [kind for kind, _ in taken]
 
-        So a repeated enrolment finds its stored answer at home, not its own earlier effect here.
+    async def conclude_claim(self, identifiers: list[Identifier], member_id: int, *, created: bool) -> None:
+        """Hold the leases of a created member, or give them up.
+
+        What fails here heals by itself when the lease has run out.
         """
-        topology = self._topology.current
-        for kind, value in identifiers.items():
-            if value is None or (kind == "card" and self._home_of_card(value)):
-                continue
-            found = await find_member(topology, self._pools, kind, value)
-            if found is not None and topology.shard_of(found) != topology.shard_at(self.region_number, home.slot):
-                detail = f"there is a member with this {kind}"
-                raise ProblemError("member_exists", detail, [{"pointer": f"/{kind}", "detail": detail}])
+        conclude = self.directory.hold if created else self.directory.give_up
+        try:
+            await conclude(self.unrouted(identifiers), member_id)
+        except ProblemError as error:
+            structlog.get_logger().warning("claim_left_leased", reason=error.detail)
+
+    def unrouted(self, identifiers: list[Identifier]) -> list[Identifier]:
+        """Those that need a claim: a card of our own form is unique on the shard it names."""
+        return [(kind, value) for kind, value in identifiers if kind != "card" or not self._home_of_card(value)]
 
     async def forward(self, request: web.Request, region: str, *, deadline: float, body: bytes) -> web.Response:
         """Hand a request to another region (see Forwarder)."""

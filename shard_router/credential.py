@@ -22,6 +22,7 @@ from shard_router.member_id import format_member_id, parse_member_id
 
 AUDIENCE: Final = "loyalty"
 _TOKEN_CACHE_MAX: Final = 10_000
+_KEY_CACHE_MAX: Final = 10_000
 _RELOAD_INTERVAL_S: Final = 1.0
 
 Role = Literal["pos", "service", "admin", "member"]
@@ -89,16 +90,26 @@ class Credentials:
         self._public_keys: list[str] = []
         # Verifying EdDSA costs about 190 us, a look-up under one; a token is cached until it expires.
         self._tokens: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
+        # A till sends the same header all day: it is checked once per reading of the document.
+        self._known_keys: dict[str | None, Principal] = {}
         self._reload()
 
     def principal(self, authorization: str | None) -> Principal:
         """The principal of an Authorization header; `unauthenticated` for anything else than a valid one."""
         self._reload_when_due()
+        known = self._known_keys.get(authorization)
+        if known:
+            return known
         scheme, _, credential = (authorization or "").partition(" ")
         credential = credential.strip()
-        if scheme.lower() != "bearer" or not credential:
+        if scheme.lower() != "bearer" or not credential or not credential.isascii():
             raise ProblemError("unauthenticated", "send Authorization: Bearer <credential>")
-        return self._of_key(credential) if credential.startswith("loy_") else self._of_token(credential)
+        if not credential.startswith("loy_"):
+            return self._of_token(credential)
+        principal = self._of_key(credential)
+        if len(self._known_keys) < _KEY_CACHE_MAX:
+            self._known_keys[authorization] = principal
+        return principal
 
     def _of_key(self, text: str) -> Principal:
         _, key_id, secret = (*text.split("_", 2), "", "")[:3]
@@ -153,4 +164,5 @@ class Credentials:
         self._keys = {record.id: record for record in document.keys}
         self._public_keys = document.jwt_public_keys
         self._tokens.clear()
+        self._known_keys.clear()
         self._modified_ns = modified_ns

@@ -1,27 +1,108 @@
-"""Finds the member behind an identifier that does not route by itself: phone, e-mail, a card of foreign form."""
+"""Who has an identifier that does not route by itself: phone, e-mail, a card of foreign form.
+
+One claim per identifier in the whole program, on the shard its hash names. Enrolling leases the
+claim first, creates the member, then holds it; whoever dies in between leaves a lease that runs
+out, and the next one asks the holder's home whether the member came into being. So two members
+never have one identifier, and no identifier stays lost.
+"""
 
 import asyncio
+from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from shard_router.errors import ProblemError
+from shard_router.member_id import SLOT_COUNT
 from shard_router.pool import ShardPools
 from shard_router.statement import load_statements
-from shard_router.topology import Topology
+from shard_router.topology import TopologyWatch
+
+LEASE_S: Final = 15.0
+"""Three times the longest deadline of a command: after it nobody begins any more to create the member."""
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("directory.sql"))
 
-
-async def find_member(topology: Topology, pools: ShardPools, kind: str, value: str) -> int | None:
-    """The member's id, asked of every shard at once; `shard_unavailable` when one cannot answer and none has it."""
-    shards = list(topology.document.shards)
-    answers = await asyncio.gather(*(_ask(pools, shard, kind, value) for shard in shards), return_exceptions=True)
-    found = next((answer for answer in answers if isinstance(answer, int)), None)
-    failed = next((answer for answer in answers if isinstance(answer, BaseException)), None)
-    if found is None and failed is not None:
-        raise failed
-    return found
+Identifier = tuple[str, str]
 
 
-async def _ask(pools: ShardPools, shard: str, kind: str, value: str) -> int | None:
-    async with pools[shard].primary() as connection:
-        return await connection.fetchval(_STATEMENTS["find_member"], kind, value)
+class Directory:
+    """The claims of all shards. Every call may raise `shard_unavailable`; all may be repeated."""
+
+    def __init__(self, topology: TopologyWatch, pools: ShardPools) -> None:
+        self._topology = topology
+        self._pools = pools
+
+    async def find(self, identifier: Identifier) -> int | None:
+        """The member that has, or is about to get, an identifier."""
+        row = await self._fetch(identifier, "find_claim")
+        return row["member_id"] if row else None
+
+    async def lease(self, identifiers: list[Identifier], member_id: int) -> list[Identifier]:
+        """Lease what is free for a member about to be created; tells which are taken by existing members.
+
+        `in_progress` when another enrolment holds one right now: either it becomes a member or its lease runs out.
+        """
+        taken = await asyncio.gather(*(self._is_taken(identifier, member_id) for identifier in identifiers))
+        return [identifier for identifier, one in zip(identifiers, taken, strict=True) if one]
+
+    async def hold(self, identifiers: list[Identifier], member_id: int) -> None:
+        """Make leases lasting: the member exists."""
+        await self._each("hold_claim", identifiers, member_id)
+
+    async def give_up(self, identifiers: list[Identifier], member_id: int) -> None:
+        """Drop leases of a member that was not created."""
+        await self._each("release_lease", identifiers, member_id)
+
+    async def release(self, identifiers: list[Identifier], member_id: int) -> None:
+        """Free the identifiers of an erased member."""
+        await self._each("release_claim", identifiers, member_id)
+
+    async def _is_taken(self, identifier: Identifier, member_id: int) -> bool:
+        await self._execute(identifier, "lease_claim", member_id, LEASE_S)
+        row = await self._fetch(identifier, "find_claim")
+        if row is None or row["member_id"] == member_id:
+            return False
+        if row["held"]:
+            return True
+        if not row["expired"]:
+            raise ProblemError("in_progress", f"somebody is enrolling with this {identifier[0]} right now")
+        return await self._take_over(identifier, member_id, holder=row["member_id"])
+
+    async def _take_over(self, identifier: Identifier, member_id: int, *, holder: int) -> bool:
+        """Settle a lease that ran out: the holder's home tells whether the member came into being."""
+        if await self._exists_at_home(identifier, holder):
+            await self._execute(identifier, "hold_claim", holder)
+            return True
+        await self._execute(identifier, "take_over_claim", member_id, LEASE_S, holder)
+        row = await self._fetch(identifier, "find_claim")
+        return row is not None and row["member_id"] != member_id
+
+    async def _exists_at_home(self, identifier: Identifier, holder: int) -> bool:
+        home = self._topology.current.shard_of(holder)
+        async with self._pools[home].primary() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                absent = await connection.fetchval(_STATEMENTS["probe_identifier"], *identifier, holder)
+            finally:
+                await transaction.rollback()
+        return not absent
+
+    async def _each(self, statement: str, identifiers: list[Identifier], member_id: int) -> None:
+        await asyncio.gather(*(self._execute(identifier, statement, member_id) for identifier in identifiers))
+
+    async def _execute(self, identifier: Identifier, statement: str, *arguments: Any) -> None:
+        async with self._pools[self._shard(identifier)].primary() as connection:
+            await connection.execute(_STATEMENTS[statement], *identifier, *arguments)
+
+    async def _fetch(self, identifier: Identifier, statement: str) -> Any:
+        async with self._pools[self._shard(identifier)].primary() as connection:
+            return await connection.fetchrow(_STATEMENTS[statement], *identifier)
+
+    def _shard(self, identifier: Identifier) -> str:
+        """The claim's shard: the hash picks a region, then a slot of it."""
+        digest = blake2b("\0".join(identifier).encode(), digest_size=8).digest()
+        topology = self._topology.current
+        numbers = sorted(topology.region_of_number)
+        number = numbers[int.from_bytes(digest[:4], "big") % len(numbers)]
+        return topology.shard_at(number, int.from_bytes(digest[4:], "big") % SLOT_COUNT)

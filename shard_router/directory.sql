@@ -1,2 +1,28 @@
--- name: find_member
-SELECT member_id FROM identifier WHERE kind = $1 AND value = $2
+-- name: find_claim
+SELECT member_id, leased_until < now() AS expired, leased_until IS NULL AS held FROM claim WHERE kind = $1 AND value = $2
+
+-- name: lease_claim
+-- Take a free identifier for some seconds, or renew the own lease. Says who has it afterwards.
+INSERT INTO claim AS c (kind, value, member_id, leased_until)
+VALUES ($1, $2, $3, now() + make_interval(secs => $4))
+ON CONFLICT (kind, value) DO UPDATE SET leased_until = excluded.leased_until
+    WHERE c.member_id = excluded.member_id AND c.leased_until IS NOT NULL
+
+-- name: take_over_claim
+-- A lease that ran out without a member behind it; the old holder must still be the one that was asked about.
+UPDATE claim SET member_id = $3, leased_until = now() + make_interval(secs => $4)
+WHERE kind = $1 AND value = $2 AND member_id = $5 AND leased_until < now()
+
+-- name: hold_claim
+UPDATE claim SET leased_until = NULL WHERE kind = $1 AND value = $2 AND member_id = $3
+
+-- name: release_lease
+DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3 AND leased_until IS NOT NULL
+
+-- name: release_claim
+DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3
+
+-- name: probe_identifier
+-- Run and rolled back: adds a row only when there is none. Unlike a SELECT it waits for a commit that is under way
+-- (for a standby, perhaps), so "not there" also means "will not come".
+INSERT INTO identifier (kind, value, member_id, version) VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING RETURNING true

@@ -77,6 +77,8 @@ class ShardServers:
             pool = await self._pool(server)
             async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 yield connection
+        except asyncpg.QueryCanceledError as error:
+            raise ProblemError("shard_unavailable", f"{self.name}: a statement took too long") from error
         except CONNECTION_ERRORS as error:
             await self._forget(server)
             raise ProblemError("shard_unavailable", f"{self.name}: {type(error).__name__}") from error

@@ -5,6 +5,8 @@ every exception of the tree in errors.py as RFC 9457, and anything else as `inte
 """
 
 import asyncio
+import functools
+import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -75,7 +77,7 @@ async def stamp(request: web.Request, handler: Handler) -> web.StreamResponse:
         response.headers.setdefault("Loyalty-Region", request.app[SETTINGS].region)
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
-    REQUESTS.labels(request.method, route, response.status).observe(time.perf_counter() - started_at)
+    _histogram(request.method, route, response.status).observe(time.perf_counter() - started_at)
     return response
 
 
@@ -172,12 +174,23 @@ async def stop_signal() -> None:
     await stopped.wait()
 
 
+# Unique is enough for a request id, and a system call for each is not needed.
+_PROCESS: Final = secrets.token_hex(4)
+_NUMBERS: Final = itertools.count()
+
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+
+
+@functools.lru_cache(maxsize=1024)  # methods are those of routes or 405; looking labels up costs more than observing
+def _histogram(method: str, route: str, status: int) -> Histogram:
+    return REQUESTS.labels(method, route, status)
 
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("Request-Id", "")
-    return given if given.isascii() and given.isalnum() and len(given) <= 64 else secrets.token_hex(8)  # noqa: PLR2004
+    if given.isascii() and given.isalnum() and len(given) <= 64:  # noqa: PLR2004
+        return given
+    return f"{_PROCESS}{next(_NUMBERS):08x}"
 
 
 async def _live(_request: web.Request) -> web.Response:

@@ -27,6 +27,16 @@ CREATE TABLE identifier (
 );
 CREATE INDEX identifier_by_member ON identifier (member_id);
 
+-- Who has an identifier that does not route by itself (phone, e-mail, a card of foreign form): one row in the whole
+-- program, on the shard its hash names. Leased before the member is created, held (leased_until null) afterwards.
+CREATE TABLE claim (
+    kind text NOT NULL,
+    value text NOT NULL,
+    member_id bigint NOT NULL,
+    leased_until timestamptz,
+    PRIMARY KEY (kind, value)
+);
+
 -- The whole small state of a member. The buckets are columns so that the database backs up the rules:
 -- none is negative, and together they are what the program issued (double entry).
 CREATE TABLE account (

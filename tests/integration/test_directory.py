@@ -1,0 +1,93 @@
+"""One identifier, one member, over all shards: whoever enrols at the same time, and whoever dies between the steps."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from shard_router.directory import Directory
+from shard_router.errors import ProblemError
+from shard_router.member_id import new_member_id
+from shard_router.pool import ShardPools
+from shard_router.topology import TopologyWatch
+
+PHONE = ("phone", "+4930123456")
+
+
+@pytest.fixture
+async def directory(database: str, tmp_path: Path) -> AsyncGenerator[Directory]:
+    document = {
+        "epoch": 1,
+        "regions": {name: {"number": number, "command": [], "query": []} for name, number in (("eu", 1), ("us", 2))},
+        "shards": {
+            f"{name}-1": {"region": name, "slots": [[0, 4095]], "servers": [database], "valkey": "redis://none"}
+            for name in ("eu", "us")
+        },
+    }
+    file = tmp_path / "topology.json"
+    file.write_text(json.dumps(document))
+    watch = TopologyWatch(file)
+    pools = ShardPools(watch, size_max=5, statement_timeout_ms=500)
+    yield Directory(watch, pools)
+    await pools.close()
+
+
+async def run_out(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute("UPDATE claim SET leased_until = now() - interval '1 s' WHERE leased_until IS NOT NULL")
+    await connection.close()
+
+
+async def test_of_many_who_lease_at_once_one_gets_it_and_the_others_wait(directory: Directory) -> None:
+    members = [new_member_id(1 + n % 2, n) for n in range(10)]
+    results = await asyncio.gather(*(directory.lease([PHONE], member) for member in members), return_exceptions=True)
+    winners = [member for member, result in zip(members, results, strict=True) if result == []]
+    losers = [result for result in results if isinstance(result, ProblemError)]
+    assert len(winners) == 1
+    assert [error.code for error in losers] == ["in_progress"] * 9
+    await directory.hold([PHONE], winners[0])
+    assert await directory.lease([PHONE], new_member_id(1, 1)) == [PHONE]
+    assert await directory.find(PHONE) == winners[0]
+
+
+async def test_a_lease_given_up_or_run_out_is_free_again(directory: Directory, database: str) -> None:
+    first, second, third = (new_member_id(1, 1) for _ in range(3))
+    assert await directory.lease([PHONE], first) == []
+    await directory.give_up([PHONE], first)
+    assert await directory.lease([PHONE], second) == []
+    await run_out(database)
+    assert await directory.lease([PHONE], third) == []
+    assert await directory.find(PHONE) == third
+
+
+async def test_a_member_created_by_a_node_that_died_before_holding_keeps_its_identifier(
+    directory: Directory, database: str
+) -> None:
+    dead, late = new_member_id(2, 5), new_member_id(1, 6)
+    await directory.lease([PHONE], dead)
+    connection = await asyncpg.connect(database)
+    await connection.execute("INSERT INTO identifier VALUES ($1, $2, $3, 1)", *PHONE, dead)
+    await connection.close()
+    await run_out(database)
+    assert await directory.lease([PHONE], late) == [PHONE]
+    assert await directory.find(PHONE) == dead
+
+
+async def test_a_creation_whose_commit_still_waits_is_never_taken_over(directory: Directory, database: str) -> None:
+    slow, late = new_member_id(2, 5), new_member_id(1, 6)
+    await directory.lease([PHONE], slow)
+    await run_out(database)
+    connection = await asyncpg.connect(database)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("INSERT INTO identifier VALUES ($1, $2, $3, 1)", *PHONE, slow)
+    with pytest.raises(ProblemError) as raised:
+        await directory.lease([PHONE], late)
+    assert raised.value.code == "shard_unavailable"
+    await transaction.commit()
+    await connection.close()
+    assert await directory.lease([PHONE], late) == [PHONE]
+    assert await directory.find(PHONE) == slow
