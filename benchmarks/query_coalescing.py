@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
@@ -205,7 +206,7 @@ def main() -> None:
     given = parser.parse_args()
     asyncio.run(fill(given.valkey))
     context = multiprocessing.get_context("spawn")
-    servers: list[multiprocessing.context.SpawnProcess] = []
+    servers: list[SpawnProcess] = []
     places: dict[str, tuple[int, str]] = {}
     for variant in VARIANTS:
         ours, theirs = context.Pipe()

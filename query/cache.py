@@ -40,7 +40,9 @@ class Cache:
         self._deadline_s = deadline_ms / 1000
         self.client = connect(url, timeout_s=self._deadline_s)
         self.breaker = Breaker(f"valkey {urlsplit(url).netloc.rpartition('@')[2]}", self._ping, failures=CACHE_ERRORS)
-        self._values = Coalescer[str, bytes | None](self._fetch_values, batch_max=batch_keys_max)
+        self._line = Line(url, timeout_s=self._deadline_s)
+        # One call at a time: while it is under way the next batch gathers, and fewer, larger calls cost less.
+        self._values = Coalescer[str, bytes | None](self._fetch_values, batch_max=batch_keys_max, in_flight_max=1)
         self._recent = Coalescer[Recent, list[bytes] | None](self._fetch_recent, batch_max=batch_keys_max)
 
     async def get(self, key: str) -> bytes | None:
@@ -68,11 +70,12 @@ class Cache:
     async def close(self) -> None:
         """Stop probing and close the connections."""
         await self.breaker.close()
+        await self._line.close()
         await self.client.aclose()
 
     async def _fetch_values(self, keys: list[str]) -> Sequence[bytes | None]:
         BATCH_KEYS.observe(len(keys))
-        values = await self._within_deadline(self.client.execute_command("MGET", *keys))
+        values = await self._within_deadline(self._line.call("MGET", *keys))
         return [None] * len(keys) if values is None else values
 
     async def _fetch_recent(self, wanted: list[Recent]) -> Sequence[list[bytes] | None]:
@@ -94,6 +97,32 @@ class Cache:
     async def _ping(self) -> None:
         async with asyncio.timeout(self._deadline_s):
             await cast("Any", self.client.ping())
+
+
+class Line:
+    """One connection for one call at a time, below the client: it costs half of what a pooled call does.
+
+    A call that does not end well closes the connection, so no later call can read its answer.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        client = Redis.from_url(url, socket_timeout=None, socket_connect_timeout=timeout_s, retry=None, protocol=2)
+        self._connection: Any = client.connection_pool.make_connection()
+
+    async def call(self, *words: str) -> Any:
+        """Send a command and read its answer, connecting first where needed."""
+        try:
+            if not self._connection.is_connected:
+                await self._connection.connect()
+            await self._connection.send_command(*words)
+            return await self._connection.read_response()
+        except BaseException:
+            await self._connection.disconnect(nowait=True)
+            raise
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.disconnect(nowait=True)
 
 
 def connect(url: str, *, timeout_s: float) -> "Redis":

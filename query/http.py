@@ -92,8 +92,8 @@ async def look_up_member(request: web.Request) -> web.StreamResponse:
 
 async def get_command(request: web.Request) -> web.StreamResponse:
     """Answer what became of a command; a till's credential sees its own commands only."""
-    principal = request[PRINCIPAL]
-    row = await request.app[NODE].find_command(request, _bare(request.match_info["idempotency_key"]))
+    principal, key = request[PRINCIPAL], _bare(request.match_info["idempotency_key"])
+    row = await request.app[NODE].find_command(request, key) if key.isascii() and key.isprintable() else None
     if row is None or (principal.role == "pos" and row["credential"] != principal.credential):
         content: dict[str, Any] = {"status": "unknown"}
     else:

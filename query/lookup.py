@@ -110,6 +110,6 @@ def _shard_of_card(topology: Topology, identifier: Identifier) -> str | None:
 
 
 def only_identifier(query: Iterable[tuple[str, str]]) -> Identifier | None:
-    """Read the one identifier of a query string; None when there is none or more than one."""
-    given = [(kind, text) for kind, text in query if kind in KINDS and text.strip()]
-    return canonical_identifier(*given[0]) if len(given) == 1 else None
+    """Read the one identifier of a query string; None when there is none, more than one, or one nobody can have."""
+    given = [canonical_identifier(kind, text) for kind, text in query if kind in KINDS and text.strip()]
+    return given[0] if len(given) == 1 and given[0].value.isprintable() else None

@@ -96,7 +96,7 @@ def _check_digit(digits: list[int]) -> int:
 
 
 def _damm(digits: Iterable[int]) -> int:
-    """x * y = 2(x + y) in GF(32), 0 with a right check digit (H. M. Damm, Total anti-symmetrische Quasigruppen, 2004)."""
+    """Run the Damm check (Total anti-symmetrische Quasigruppen, 2004) with x * y = 2(x + y) in GF(32): 0 when right."""
     check = 0
     for digit in digits:
         check = _DOUBLED[check ^ digit]

@@ -261,3 +261,13 @@ async def test_an_unusable_program_leaves_the_current_one(world: World) -> None:
         await write_row(place.primary, "program", row)
     await world.apps["eu"][NODE].catalogue.refresh()
     assert (await world.get("/v1/tiers")).headers["ETag"] == 'W/"p1"'
+
+
+@pytest.mark.parametrize("path", ["/v1/commands/%00", "/v1/commands/%FF", "/v1/commands/%C3%A9"])
+async def test_a_key_nobody_can_have_sent_is_unknown(world: World, path: str) -> None:
+    assert (await world.get(path)).json == {"status": "unknown"}
+
+
+@pytest.mark.parametrize("query", ["phone=%00", "email=a%00b", "card=1%0A2"])
+async def test_an_identifier_nobody_can_have_is_malformed(world: World, query: str) -> None:
+    assert (await world.get(f"/v1/lookup?{query}")).json["code"] == "malformed"
