@@ -14,9 +14,8 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import aiohttp
 import orjson
@@ -206,7 +205,7 @@ def main() -> None:
     given = parser.parse_args()
     asyncio.run(fill(given.valkey))
     context = multiprocessing.get_context("spawn")
-    servers: list[SpawnProcess] = []
+    servers: list[Any] = []
     places: dict[str, tuple[int, str]] = {}
     for variant in VARIANTS:
         ours, theirs = context.Pipe()

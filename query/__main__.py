@@ -36,9 +36,7 @@ def build(settings: QuerySettings) -> web.Application:
     app[CHECKS]["shards"] = lambda: _check_shards(node)
     for collector in _COLLECTORS:
         app[REGISTRY].register(collector)
-    breakers = gauge(
-        app, "loyalty_query_breakers_open", "Valkeys left alone because they did not answer."
-    )
+    breakers = gauge(app, "loyalty_query_breakers_open", "Valkeys left alone because they did not answer.")
     breakers.set_function(lambda: sum(shard.cache.breaker.is_open for shard in node.own_shards()))
     return app
 
