@@ -1,10 +1,11 @@
 """Values to JSON and back: instants, postings, and the part of an account that is kept as one document."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from rules.state import Account, Bucket, Hold, Lot, Posting, TierStanding
+from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding
 
 
 def instant_text(moment: datetime | None) -> str | None:
@@ -24,7 +25,7 @@ def quantity_text(quantity: Decimal) -> str:
 
 
 def posting_document(posting: Posting) -> dict[str, Any]:
-    """A posting as API.md shows it; `available_at` and `hold` only where they matter."""
+    """A posting as API.md shows it; `available_at`, `hold` and `expires_before` only where they matter."""
     document: dict[str, Any] = {
         "points": posting.points,
         "from": posting.source,
@@ -36,6 +37,8 @@ def posting_document(posting: Posting) -> dict[str, Any]:
         document["available_at"] = instant_text(posting.available_at)
     if posting.hold is not None:
         document["hold"] = posting.hold
+    if posting.expires_before:
+        document["expires_before"] = instant_text(posting.expires_before)
     return document
 
 
@@ -49,25 +52,30 @@ def parse_posting(document: dict[str, Any]) -> Posting:
         instant(document["expires_at"]),
         instant(document.get("available_at")),
         document.get("hold"),
+        instant(document.get("expires_before")),
     )
 
 
 def state_document(account: Account) -> dict[str, Any]:
-    """What the bucket columns do not say: lots, holds, tier, counters."""
-    return {
-        "lots": [_lot_document(lot) for lot in account.lots],
-        "holds": [
-            {
-                "version": hold.version,
-                "expires_at": instant_text(hold.expires_at),
-                "lots": [_lot_document(lot) for lot in hold.lots],
-            }
-            for hold in account.holds
-        ],
+    """What the bucket columns do not say: lots, holds, redemptions, tier, counters. Empty parts are left out."""
+    document: dict[str, Any] = {
         "tier": [account.tier.code, instant_text(account.tier.since), instant_text(account.tier.until)],
-        "counters": account.counters,
         "changed_at": instant_text(account.changed_at),
     }
+    if account.lots:
+        document["lots"] = lots_document(account.lots)
+    if account.holds:
+        document["holds"] = [
+            [hold.version, instant_text(hold.expires_at), lots_document(hold.lots), hold.kind] for hold in account.holds
+        ]
+    if account.redemptions:
+        document["redemptions"] = [
+            [one.version, one.reward, one.quantity, instant_text(one.expires_at), lots_document(one.lots)]
+            for one in account.redemptions
+        ]
+    if account.counters:
+        document["counters"] = account.counters
+    return document
 
 
 def parse_state(
@@ -81,23 +89,31 @@ def parse_state(
         tier=TierStanding(code, _known(since), instant(until)),
         version=version,
         status=status,
-        lots=tuple(_parse_lot(lot) for lot in document["lots"]),
+        lots=parse_lots(document.get("lots", ())),
         holds=tuple(
-            Hold(hold["version"], _known(hold["expires_at"]), tuple(_parse_lot(lot) for lot in hold["lots"]))
-            for hold in document["holds"]
+            Hold(version, instant(expires_at), parse_lots(lots), kind)
+            for version, expires_at, lots, kind in document.get("holds", ())
         ),
-        counters=document["counters"],
+        redemptions=tuple(
+            Redemption(version, reward, quantity, instant(expires_at), parse_lots(lots))
+            for version, reward, quantity, expires_at, lots in document.get("redemptions", ())
+        ),
+        counters=document.get("counters", {}),
         **totals,
     )
 
 
-def _lot_document(lot: Lot) -> list[Any]:
-    return [lot.points, instant_text(lot.expires_at), instant_text(lot.available_at)]
+def lots_document(lots: Iterable[Lot]) -> list[list[Any]]:
+    """Lots as short rows: points, expiry, and the activation of those still pending."""
+    return [
+        [lot.points, instant_text(lot.expires_at), *([instant_text(lot.available_at)] if lot.available_at else [])]
+        for lot in lots
+    ]
 
 
-def _parse_lot(document: list[Any]) -> Lot:
-    points, expires_at, available_at = document
-    return Lot(points, instant(expires_at), instant(available_at))
+def parse_lots(rows: Iterable[Sequence[Any]]) -> tuple[Lot, ...]:
+    """The lots of their rows."""
+    return tuple(Lot(points, instant(expires_at), *map(instant, rest)) for points, expires_at, *rest in rows)
 
 
 def _known(text: str) -> datetime:

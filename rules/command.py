@@ -9,6 +9,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from rules.state import Lot
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -31,24 +33,28 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class EnrolMember:
-    """A new member under an id and card the edge has drawn."""
+    """A new member under an id and card the edge has drawn. `referrer`: the member whose word brought him."""
 
     member_id: int
     card: str
     received_at: datetime
     profile: dict[str, Any]
     store: str | None = None
+    referrer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RecordPurchase:
-    """A basket was paid."""
+    """A basket was paid: with money, with holds (their versions), with points; all of it happens or nothing."""
 
     receipt: Receipt
     currency: str
     lines: tuple[Line, ...]
     occurred_at: datetime
     received_at: datetime
+    capture_holds: tuple[int, ...] = ()
+    coupons: tuple[str, ...] = ()
+    pay_with_points: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,89 @@ class VoidHold:
 
 
 @dataclass(frozen=True, slots=True)
+class RedeemReward:
+    """Points for a reward; `code` is what the member shows for it, drawn by the edge."""
+
+    reward: str
+    quantity: int
+    code: str
+    received_at: datetime
+    store: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UseRedemption:
+    """The reward was handed out; `redemption` is the version of the entry that made it."""
+
+    redemption: int
+    store: str
+    received_at: datetime
+    till: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRedemption:
+    """The reward is not wanted: its points come back."""
+
+    redemption: int
+    received_at: datetime
+    store: str | None = None
+    till: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendTransfer:
+    """Points for another member (his id): they leave the available points and wait for word from his shard."""
+
+    to: int
+    points: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveTransfer:
+    """Points from another member: `transfer` is the version of the sender's entry, `lots` what it set aside."""
+
+    sender: int
+    transfer: int
+    lots: tuple[Lot, ...]
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SettleTransfer:
+    """The receiver has the points of one's own transfer: they are spent."""
+
+    transfer: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTransfer:
+    """The receiver can never have the points of one's own transfer: they come back."""
+
+    transfer: int
+    received_at: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CreditReferral:
+    """The member that one's word brought has made a first purchase; `points` is what its entry says. Once each."""
+
+    referee: int
+    points: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CloseMember:
+    """The membership ends: holds are released and what is left is forfeited."""
+
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class SettleAccount:
     """Let time pass: activate, expire and lapse what is due. Issued by the settler."""
 
@@ -117,5 +206,21 @@ class SettleAccount:
 
 
 Command = (
-    EnrolMember | RecordPurchase | ReturnPurchase | AdjustPoints | PlaceHold | CaptureHold | VoidHold | SettleAccount
+    EnrolMember
+    | RecordPurchase
+    | ReturnPurchase
+    | AdjustPoints
+    | PlaceHold
+    | CaptureHold
+    | VoidHold
+    | RedeemReward
+    | UseRedemption
+    | CancelRedemption
+    | SendTransfer
+    | ReceiveTransfer
+    | SettleTransfer
+    | CancelTransfer
+    | CreditReferral
+    | CloseMember
+    | SettleAccount
 )

@@ -5,6 +5,7 @@ from typing import Any
 from rules.codec import instant_text
 from rules.program import Program
 from rules.state import Account
+from rules.tier import qualifying
 
 
 def describe_account(account: Account, program: Program, member: str) -> dict[str, Any]:
@@ -13,7 +14,7 @@ def describe_account(account: Account, program: Program, member: str) -> dict[st
         "member_id": member,
         "version": account.version,
         "balance": _balance(account),
-        "tier": _tier(account, program),
+        "tier": describe_tier(account, program),
         "as_of": instant_text(account.changed_at),
     }
 
@@ -34,16 +35,19 @@ def _balance(account: Account) -> dict[str, Any]:
     }
 
 
-def _tier(account: Account, program: Program) -> dict[str, Any]:
-    codes = [tier.code for tier in program.tiers]
-    index = codes.index(account.tier.code) if account.tier.code in codes else 0
-    tier = program.tiers[index]
-    following = program.tiers[index + 1] if index + 1 < len(program.tiers) else None
+def describe_tier(account: Account, program: Program) -> dict[str, Any]:
+    """`tier` of API.md, with the metric of the window as of the account's last change."""
+    rank = program.rank(account.tier.code)
+    tier = program.tiers[rank]
+    following = program.tiers[rank + 1] if rank + 1 < len(program.tiers) else None
+    points = 0
+    if len(program.tiers) > 1:
+        points = qualifying(account.counters, program, program.business_date(account.changed_at))
     return {
-        "code": account.tier.code,
+        "code": tier.code,
         "name": tier.name or tier.code,
-        "qualifying_points": max(account.issued, 0),
+        "qualifying_points": points,
         "since": instant_text(account.tier.since),
         "until": instant_text(account.tier.until),
-        "next": following and {"code": following.code, "points_needed": max(following.threshold - account.issued, 0)},
+        "next": following and {"code": following.code, "points_needed": max(following.threshold - points, 0)},
     }

@@ -1,7 +1,7 @@
-"""What a purchase earns and what a return takes back. All arithmetic is exact; integers at the edges.
+"""What a basket earns: components, each summed over its lines exactly, floored once, then shared out.
 
-A component is summed over its lines exactly and floored once, then shared out to the lines by
-largest remainder. A return reverses, per line and component,
+A component's points belong to its lines by largest remainder of their exact shares, the earlier
+line first on a tie. A return reverses, per line and component,
 
     floor(attributed * returned_so_far / quantity) - reversed_so_far
 
@@ -9,49 +9,156 @@ so returning everything, in any parts and order, reverses exactly everything and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from rules.command import Line
+from rules import counters
+from rules.offer import Basket, Offer, weigh, why_not
 from rules.program import Program
 
-BASE = "base"
+BASE: Final = "base"
+REFERRAL: Final = "referral"
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """Points earned for one reason (`base`, `campaign:<code>`, ...), with each line's part of them."""
+    """Points earned for one reason (`base`, `tier:<code>`, `campaign:<code>`, ...); `weights` are the lines' shares."""
 
     reason: str
     points: int
-    attributed: tuple[int, ...]
+    weights: tuple[int, ...]
+
+    @property
+    def attributed(self) -> tuple[int, ...]:
+        """Each line's part of the points."""
+        return share(self.points, self.weights)
 
 
-def earn(lines: Sequence[Line], program: Program) -> list[Component]:
-    """The components a basket earns, none of zero points."""
-    exact = [line.amount * program.per_minor_unit for line in lines]
-    return [component for component in (make_component(BASE, exact),) if component.points]
+@dataclass(frozen=True, slots=True)
+class Earning:
+    """The components a basket earns, none of zero points, and what became of everything that might have given some."""
+
+    components: tuple[Component, ...]
+    explanation: tuple[dict[str, Any], ...]
+    applied: tuple[Offer, ...]
+
+    @property
+    def points(self) -> int:
+        """All of them."""
+        return sum(component.points for component in self.components)
 
 
-def make_component(reason: str, exact: Sequence[Fraction]) -> Component:
-    """Floor the exact sum once and share it out."""
-    points = int(sum(exact, Fraction(0)))
-    return Component(reason, points, share(points, exact))
-
-
-def share(points: int, weights: Sequence[Fraction]) -> tuple[int, ...]:
+def share(points: int, weights: Sequence[int]) -> tuple[int, ...]:
     """`points` split in proportion to `weights` by largest remainder, the earlier one first on a tie."""
-    total = sum(weights, Fraction(0))
+    total = sum(weights)
     if not total:
         return (0,) * len(weights)
-    exact = [points * weight / total for weight in weights]
-    floors = [int(part) for part in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda index: (floors[index] - exact[index], index))
-    for index in by_remainder[: points - sum(floors)]:
-        floors[index] += 1
+    floors = [points * weight // total for weight in weights]
+    left = points - sum(floors)
+    if left:
+        missing = [floor * total - points * weight for floor, weight in zip(floors, weights, strict=True)]
+        for index in sorted(range(len(floors)), key=missing.__getitem__)[:left]:  # stable: the earlier one on a tie
+            floors[index] += 1
     return tuple(floors)
 
 
-def reversed_points(attributed: int, *, returned: Fraction, quantity: Fraction, reversed_before: int) -> int:
-    """What a line gives back of one component once `returned` of `quantity` came back in all."""
-    return int(attributed * returned / quantity) - reversed_before
+def earn(basket: Basket, program: Program, coupons: Sequence[Offer] = (), referral_points: int = 0) -> Earning:
+    """What a basket earns under a program, up to its limits; `coupons` are shown with it."""
+    tried: list[tuple[str, Offer | None, Component | str]] = [(BASE, None, _base(basket, program))]
+    tier = _tier(basket, program)
+    if tier:
+        tried.append((tier.reason, None, tier))
+    tried += [(offer.code, offer, outcome) for offer, outcome in _best_of_groups(program.campaigns, basket)]
+    tried += [(offer.reason, offer, _component(offer, basket)) for offer in coupons]
+    room, reason = _room(basket, program)
+    components: list[Component] = []
+    explanation: list[dict[str, Any]] = []
+    applied: list[Offer] = []
+    for source, offer, outcome in tried:
+        given, why = _within(outcome, room, reason)
+        explanation.append({"campaign": source, "applied": given is not None, "points": 0, "why": why})
+        if given is None:
+            continue
+        explanation[-1]["points"] = given.points
+        room = None if room is None else room - given.points
+        components.append(given)
+        if offer:
+            applied.append(offer)
+    if referral_points:
+        components.append(Component(REFERRAL, referral_points, _weights(basket)))
+        welcome = {"campaign": REFERRAL, "applied": True, "points": referral_points, "why": "applied: first purchase"}
+        explanation.append(welcome)
+    return Earning(tuple(components), tuple(explanation), tuple(applied))
+
+
+def _weights(basket: Basket) -> tuple[int, ...]:
+    return basket.amounts if any(basket.amounts) else (1,) * len(basket.lines)
+
+
+def _base(basket: Basket, program: Program) -> Component | str:
+    numerator, denominator = program.base_ratio
+    points = sum(basket.amounts) * numerator // denominator
+    return Component(BASE, points, basket.amounts) if points else "no_points: less than one point"
+
+
+def _tier(basket: Basket, program: Program) -> Component | None:
+    numerator, denominator = program.tier_ratios.get(basket.tier, (0, 1))
+    points = sum(basket.amounts) * numerator // denominator
+    return Component(f"tier:{basket.tier}", points, basket.amounts) if points else None
+
+
+def _component(offer: Offer, basket: Basket) -> Component | str:
+    weighed = why_not(offer, basket) or weigh(offer, basket)
+    return weighed if isinstance(weighed, str) else Component(offer.reason, *weighed)
+
+
+def _best_of_groups(campaigns: Sequence[Offer], basket: Basket) -> list[tuple[Offer, Component | str]]:
+    """Every campaign with its component or why not; in a group only the one with most points, the first on a tie."""
+    outcomes = [(offer, _component(offer, basket)) for offer in campaigns]
+    best: dict[str, Component] = {}
+    for offer, outcome in outcomes:
+        if offer.group and isinstance(outcome, Component):
+            known = best.get(offer.group)
+            if known is None or outcome.points > known.points:
+                best[offer.group] = outcome
+    return [(offer, _unless_beaten(outcome, best.get(offer.group))) for offer, outcome in outcomes]
+
+
+def _unless_beaten(outcome: Component | str, best: Component | None) -> Component | str:
+    if best is None or isinstance(outcome, str) or outcome is best:
+        return outcome
+    return f"group: {best.reason} gives {best.points} points, this {outcome.points}"
+
+
+def _room(basket: Basket, program: Program) -> tuple[int | None, str]:
+    """How many points the limits leave for a basket (None: any number), and which limit says so."""
+    limits = program.points.limits
+    purchases, points = counters.on_day(basket.counters, basket.day)
+    rooms: list[tuple[int, str]] = []
+    if limits.purchases_per_day and purchases >= limits.purchases_per_day:
+        rooms.append((0, f"day_purchases_limit: at most {limits.purchases_per_day} purchases earn on a day"))
+    if limits.per_day:
+        rooms.append((max(limits.per_day - points, 0), f"day_limit: at most {limits.per_day} points on a day"))
+    if limits.per_purchase:
+        rooms.append((limits.per_purchase, f"purchase_limit: at most {limits.per_purchase} points on a purchase"))
+    return min(rooms, default=(None, ""), key=lambda room: room[0] or 0)
+
+
+def _within(outcome: Component | str, room: int | None, limit: str) -> tuple[Component | None, str]:
+    if isinstance(outcome, str):
+        return None, outcome
+    if room is None or outcome.points <= room:
+        return outcome, "applied"
+    why = f"{limit}; {room} of {outcome.points} points"
+    return (replace(outcome, points=room) if room else None), why
+
+
+def thousandths(quantity: str) -> int:
+    """A quantity with up to three places, in thousandths."""
+    whole, _, places = quantity.partition(".")
+    return int(whole) * 1000 + int(f"{places:0<3}")
+
+
+def reversed_points(attributed: int, *, returned: int, quantity: int, reversed_before: int) -> int:
+    """What a line gives back of one component once `returned` of `quantity` (both in thousandths) came back in all."""
+    return attributed * returned // quantity - reversed_before

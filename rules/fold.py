@@ -1,11 +1,15 @@
-"""The balance as the fold of the journal: what `loyalty verify` holds every account row against."""
+"""The account as the fold of the journal: what `loyalty verify` holds every account row against.
 
-from collections.abc import Iterable
+Everything but the counters comes out: buckets, lots, holds, redemptions, tier and status.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from rules.codec import instant, parse_posting
-from rules.state import Account, Hold, apply
+from rules.membership import closed
+from rules.state import Account, Hold, Lot, Posting, Redemption, TierStanding, apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +28,51 @@ def fold(blank: Account, entries: Iterable[FoldedEntry]) -> Account:
     for entry in entries:
         if entry.version != account.version + 1:
             raise ValueError(f"version {entry.version} follows {account.version}")
-        account = _open_hold(replace(account, version=entry.version), entry)
-        for document in entry.postings:
-            account = apply(account, parse_posting(document))
+        account = replace(account, version=entry.version)
+        if entry.kind in _OPENS_HOLD:
+            hold = Hold(entry.version, instant(entry.detail.get("expires_at")), (), _OPENS_HOLD[entry.kind])
+            account = replace(account, holds=(*account.holds, hold))
+        postings = [parse_posting(document) for document in entry.postings]
+        for posting in postings:
+            account = apply(account, posting)
+        account = _EFFECTS.get(entry.kind, _nothing)(account, entry.detail, postings)
+        account = _with_tier(account, entry.detail)
     return account
 
 
-def _open_hold(account: Account, entry: FoldedEntry) -> Account:
-    expires_at = instant(entry.detail.get("expires_at"))
-    if entry.kind != "hold_placed" or expires_at is None:
+def _with_tier(account: Account, detail: dict[str, Any]) -> Account:
+    tier = detail.get("tier")
+    if tier is None:
         return account
-    return replace(account, holds=(*account.holds, Hold(entry.version, expires_at, lots=())))
+    since = instant(tier["since"]) or account.tier.since
+    return replace(account, tier=TierStanding(tier["to"], since, instant(tier["until"])))
+
+
+def _nothing(account: Account, _detail: dict[str, Any], _postings: list[Posting]) -> Account:
+    return account
+
+
+def _open_redemption(account: Account, detail: dict[str, Any], postings: list[Posting]) -> Account:
+    lots = tuple(Lot(one.points, one.expires_at) for one in postings if one.reason == "redeemed")
+    expires_at = instant(detail["expires_at"])
+    redemption = Redemption(account.version, detail["reward"], detail["quantity"], expires_at, lots)
+    return replace(account, redemptions=(*account.redemptions, redemption))
+
+
+def _close_redemption(account: Account, detail: dict[str, Any], _postings: list[Posting]) -> Account:
+    kept = tuple(one for one in account.redemptions if one.version != detail["redemption"])
+    return replace(account, redemptions=kept)
+
+
+def _close(account: Account, _detail: dict[str, Any], _postings: list[Posting]) -> Account:
+    return closed(account)
+
+
+_OPENS_HOLD: Final = {"hold_placed": "hold", "transfer_sent": "transfer"}
+_EFFECTS: Final[dict[str, Callable[[Account, dict[str, Any], list[Posting]], Account]]] = {
+    "reward_redeemed": _open_redemption,
+    "redemption_used": _close_redemption,
+    "redemption_cancelled": _close_redemption,
+    "redemption_expired": _close_redemption,
+    "member_closed": _close,
+}

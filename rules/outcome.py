@@ -41,10 +41,11 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The command's own entry, and the purchase it made or changed."""
+    """The command's own entry, the purchase it made or changed, and why it earned what it did, campaign by campaign."""
 
     entry: Entry
     purchase: Purchase | None = None
+    explanation: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

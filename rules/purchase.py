@@ -1,161 +1,177 @@
-"""Recording a purchase, and taking part of it back pinned to what its lines really earned."""
+"""Recording a purchase: pay with points, earn, count, maybe reach a tier; one entry for all of it.
 
-from collections import Counter
+The purchase's document keeps what returns, answers and explanations need later, whatever the
+program says then: what each line earned for which reason, and which lots paid for it.
+"""
+
+from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
-from rules.codec import instant, instant_text, quantity_text
-from rules.command import Line, Receipt, RecordPurchase, ReturnPurchase
+from rules import counters
+from rules.codec import instant_text, lots_document, quantity_text
+from rules.command import Line, Receipt, RecordPurchase
 from rules.draft import Draft
-from rules.earn import Component, earn, reversed_points
-from rules.outcome import Accepted, Outcome, Purchase, Refused
+from rules.earn import Component, Earning, earn, share
+from rules.facts import Facts
+from rules.offer import Basket, Offer, out_of_window, used_up
+from rules.outcome import Accepted, Entry, Outcome, Purchase, Refused
+from rules.payment import Payment, paid_amounts, pay
 from rules.program import Program
-from rules.state import Account, Bucket, Posting
+from rules.state import Account
+from rules.tier import metric_of_purchase, reached, with_metric
 
 
-def record_purchase(account: Account, command: RecordPurchase, program: Program) -> Outcome:
+def record_purchase(account: Account, command: RecordPurchase, program: Program, facts: Facts) -> Outcome:
     """Earn on a basket. A basket so late that its points have expired earns and expires in one entry."""
-    refused = _wrong_store(command.receipt, program) or _wrong_currency(command, program)
+    refused = wrong_store(command.receipt, program) or _wrong_currency(command, program)
     if refused:
         return refused
-    components = earn(command.lines, program)
+    draft = Draft(account)
+    payment = pay(draft, command, program, facts)
+    if isinstance(payment, Refused):
+        return payment
+    paid = paid_amounts(command, payment) if payment.points else (0,) * len(command.lines)
+    basket = _basket(account, command, program, paid, facts)
+    coupons = _coupons(command, basket, program)
+    if isinstance(coupons, Refused):
+        return coupons
+    referral = _referral(basket, program)
+    earning = earn(basket, program, coupons, referral.get("newcomer", 0))
     expires_at = program.expires_at(command.occurred_at)
     available_at = _still_ahead(program.available_at(command.occurred_at), command.received_at)
-    draft = Draft(account)
-    for component in components:
+    for component in earning.components:
         draft.earn(component.points, component.reason, expires_at=expires_at, available_at=available_at)
-    if expires_at and expires_at <= command.received_at:
-        _expire_at_once(draft, expires_at)
-    points = sum(component.points for component in components)
-    entry = draft.entry(
+    draft.expire(command.received_at)
+    draft.keep_alive(program, command.occurred_at)
+    _count(draft, basket, earning, program)
+    draft.tier = reached(account, draft.counters, program, command.received_at) or account.tier
+    entry = _entry(draft, command, payment, earning, referral)
+    document = _document(command, earning, payment, paid, (expires_at, available_at))
+    receipt = receipt_document(command.receipt)
+    return Accepted(entry, Purchase(entry.version, receipt, command.occurred_at, document), earning.explanation)
+
+
+def _basket(account: Account, command: RecordPurchase, program: Program, paid: Sequence[int], facts: Facts) -> Basket:
+    return Basket(
+        command.lines,
+        tuple(line.amount - part for line, part in zip(command.lines, paid, strict=True)),
+        command.receipt.store,
+        account.tier.code,
+        command.occurred_at,
+        command.occurred_at.astimezone(program.zone),
+        facts.birth_date,
+        account.counters,
+    )
+
+
+def _coupons(command: RecordPurchase, basket: Basket, program: Program) -> list[Offer] | Refused:
+    """The coupons shown; one that is unknown, over, used up or shown twice refuses the purchase."""
+    offers: list[Offer] = []
+    for index, code in enumerate(command.coupons):
+        offer = program.coupons.get(code)
+        if offer is None or code in command.coupons[:index]:
+            words = "no such coupon" if offer is None else "this coupon is shown twice"
+            return Refused("unknown_coupon", words, f"/coupons/{index}")
+        over = out_of_window(offer, basket) or used_up(offer, basket)
+        if over:
+            return Refused("unknown_coupon", over, f"/coupons/{index}")
+        offers.append(offer)
+    return offers
+
+
+def _referral(basket: Basket, program: Program) -> dict[str, int]:
+    """The referrer and both bonuses, when this is the first purchase of a member whom somebody brought."""
+    referrer, terms = basket.counters.get("referred_by"), program.referral
+    if referrer is None or terms is None or counters.purchase_count(basket.counters):
+        return {}
+    if sum(basket.amounts) < terms.min_amount:
+        return {}
+    return {"referrer": referrer, "points": terms.referrer, "newcomer": terms.newcomer}
+
+
+def _count(draft: Draft, basket: Basket, earning: Earning, program: Program) -> None:
+    limited = sum(component.points for component in earning.components if component.reason != "referral")
+    counted = counters.with_purchase(draft.counters, basket.day, limited)
+    for offer in earning.applied:
+        if offer.per_member:
+            counted = counters.with_applied(counted, offer.reason)
+        if offer.per_member_per_day:
+            counted = counters.with_applied_on(counted, offer.reason, basket.day)
+    if len(program.tiers) > 1:
+        metric = metric_of_purchase(program, points=earning.points, amount=sum(basket.amounts))
+        counted = with_metric(counted, program, basket.day, metric)
+    draft.counters = counted
+
+
+def _entry(
+    draft: Draft, command: RecordPurchase, payment: Payment, earning: Earning, referral: dict[str, int]
+) -> Entry:
+    detail: dict[str, Any] = {}
+    if payment.points:
+        holds = [{"hold": hold, "points": points} for hold, points in payment.holds.items()]
+        detail |= {"points_earned": earning.points, "points_paid": payment.points, "captured": holds}
+    if referral.get("points"):
+        detail["referral"] = {"referrer": referral["referrer"], "points": referral["points"]}
+    return draft.entry(
         "purchase_recorded",
         occurred_at=command.occurred_at,
         recorded_at=command.received_at,
-        points=points,
+        points=earning.points - payment.points,
         store=command.receipt.store,
+        detail=detail,
     )
-    document = {
+
+
+def _document(
+    command: RecordPurchase,
+    earning: Earning,
+    payment: Payment,
+    paid: Sequence[int],
+    times: tuple[datetime | None, datetime | None],
+) -> dict[str, Any]:
+    attributed = [(component, component.attributed) for component in earning.components]
+    lines = [_line_document(index, line, attributed) for index, line in enumerate(command.lines)]
+    document: dict[str, Any] = {
         "currency": command.currency,
         "amount": sum(line.amount for line in command.lines),
-        "points_earned": points,
-        "expires_at": instant_text(expires_at),
-        "available_at": instant_text(available_at),
-        "lines": [_line_document(index, line, components) for index, line in enumerate(command.lines)],
-        "explanation": [{"reason": component.reason, "points": component.points} for component in components],
+        "points_earned": earning.points,
+        "expires_at": instant_text(times[0]),
+        "available_at": instant_text(times[1]),
+        "lines": lines,
+        "explanation": [one for one in earning.explanation if one["applied"] or _ran(one["why"])],
         "returns": [],
     }
-    return Accepted(entry, Purchase(entry.version, _receipt_document(command.receipt), command.occurred_at, document))
+    used = [offer.code for offer in earning.applied if offer.reason.startswith("coupon:")]
+    if used:
+        document["coupons"] = used
+    if payment.points:
+        _add_payment(document, payment, paid)
+    return document
 
 
-def return_purchase(account: Account, command: ReturnPurchase, purchase: Purchase, program: Program) -> Outcome:
-    """Take back what the returned part of each line earned, whatever the program says today."""
-    refused = _wrong_store(command.receipt, program)
-    if refused:
-        return refused
-    document = dict(purchase.document, lines=[dict(line) for line in purchase.document["lines"]])
-    returned = Counter[int]()
-    for line in command.lines:
-        returned[line.line] += line.quantity  # pyright: ignore[reportArgumentType] - counts decimals as well
-    reversals = Counter[str]()
-    for number, quantity in returned.items():
-        refused = _return_line(document["lines"], number, Decimal(quantity), reversals)
-        if refused:
-            return refused
-    draft = Draft(account)
-    for reason, points in reversals.items():
-        if not _reverse(draft, points, reason, document=document, on_return=program.points.on_return):
-            return Refused("insufficient_points", "the points of this purchase are spent already")
-    points = sum(reversals.values())
-    entry = draft.entry(
-        "purchase_returned",
-        occurred_at=command.occurred_at,
-        recorded_at=command.received_at,
-        points=-points,
-        store=command.receipt.store,
-        detail={"purchase": purchase.version},
-    )
-    document["returns"] = [*document["returns"], _return_document(command, entry.version, points, returned)]
-    return Accepted(entry, Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document))
+def _ran(why: str) -> bool:
+    """Whether a reason is worth keeping: campaigns of another time explain nothing about a purchase."""
+    return not why.startswith(("not_started", "ended"))
 
 
-def _return_line(
-    lines: list[dict[str, Any]], number: int, quantity: Decimal, reversals: Counter[str]
-) -> Refused | None:
-    if not 1 <= number <= len(lines):
-        return Refused("return_exceeds_purchase", f"the purchase has no line {number}", "/lines")
-    line = lines[number - 1]
-    bought, returned = Fraction(line["quantity"]), Fraction(line["returned"]) + Fraction(quantity)
-    if returned > bought:
-        told = f"{line['quantity']} bought, {line['returned']} returned before, {quantity_text(quantity)} now"
-        return Refused("return_exceeds_purchase", f"line {number}: {told}", "/lines")
-    line["returned"] = quantity_text(Decimal(line["returned"]) + quantity)
-    line["reversed"] = dict(line["reversed"])
-    for reason, attributed in line["earned"].items():
-        before = line["reversed"].get(reason, 0)
-        points = reversed_points(attributed, returned=returned, quantity=bought, reversed_before=before)
-        line["reversed"][reason] = before + points
-        reversals[reason] += points
-    return None
+def _add_payment(document: dict[str, Any], payment: Payment, paid: Sequence[int]) -> None:
+    document["payment"] = {
+        "points": payment.points,
+        "amount": payment.amount,
+        "holds": [[hold, points] for hold, points in payment.holds.items()],
+        "lots": lots_document(payment.lots),
+    }
+    weights = paid if any(paid) else [line["amount"] or 1 for line in document["lines"]]
+    by_lot = [share(lot.points, weights) for lot in payment.lots]
+    for index, line in enumerate(document["lines"]):
+        line["paid_amount"] = paid[index]
+        line["paid"] = [parts[index] for parts in by_lot]
+        line["repaid"] = [0] * len(by_lot)
 
 
-def _reverse(draft: Draft, points: int, reason: str, *, document: dict[str, Any], on_return: str) -> bool:
-    """First what is still pending of the purchase, then its lot, then first to expire first, then the policy."""
-    expires_at, available_at = instant(document["expires_at"]), instant(document["available_at"])
-    left = points
-    if available_at:
-        left -= _reverse_lot(
-            draft, left, Bucket.PENDING, Posting(1, Bucket.PENDING, Bucket.PROGRAM, reason, expires_at, available_at)
-        )
-    left -= _reverse_lot(
-        draft, left, Bucket.AVAILABLE, Posting(1, Bucket.AVAILABLE, Bucket.PROGRAM, reason, expires_at)
-    )
-    left -= draft.take(left, Bucket.PROGRAM, reason)
-    if left and on_return == "debt":
-        draft.post(Posting(left, Bucket.DEBT, Bucket.PROGRAM, reason))
-    return not left or on_return != "refuse"
-
-
-def _reverse_lot(draft: Draft, points: int, source: Bucket, shape: Posting) -> int:
-    there = sum(
-        lot.points
-        for lot in draft.account.lots
-        if lot.expires_at == shape.expires_at and lot.available_at == shape.available_at
-    )
-    moved = min(points, there)
-    draft.post(Posting(moved, source, shape.target, shape.reason, shape.expires_at, shape.available_at))
-    return moved
-
-
-def _expire_at_once(draft: Draft, expires_at: datetime) -> None:
-    lot = next((lot for lot in draft.account.available_lots if lot.expires_at == expires_at), None)
-    if lot:
-        draft.post(Posting(lot.points, Bucket.AVAILABLE, Bucket.EXPIRED, "expired", expires_at))
-
-
-def _still_ahead(moment: datetime | None, now: datetime) -> datetime | None:
-    return moment if moment and moment > now else None
-
-
-def _wrong_store(receipt: Receipt, program: Program) -> Refused | None:
-    if receipt.store in program.stores:
-        return None
-    return Refused("unknown_store", f"the program has no store {receipt.store!r}", "/store")
-
-
-def _wrong_currency(command: RecordPurchase, program: Program) -> Refused | None:
-    if command.currency == program.currency:
-        return None
-    return Refused("malformed", f"this program counts in {program.currency}, not {command.currency}", "/currency")
-
-
-def _receipt_document(receipt: Receipt) -> dict[str, str]:
-    return {"store": receipt.store, "till": receipt.till, "receipt": receipt.receipt}
-
-
-def _line_document(index: int, line: Line, components: list[Component]) -> dict[str, Any]:
-    earned = {component.reason: component.attributed[index] for component in components if component.attributed[index]}
+def _line_document(index: int, line: Line, attributed: Sequence[tuple[Component, tuple[int, ...]]]) -> dict[str, Any]:
+    earned = {component.reason: parts[index] for component, parts in attributed if parts[index]}
     return {
         "line": index + 1,
         "sku": line.sku,
@@ -169,11 +185,23 @@ def _line_document(index: int, line: Line, components: list[Component]) -> dict[
     }
 
 
-def _return_document(command: ReturnPurchase, version: int, points: int, returned: Counter[int]) -> dict[str, Any]:
-    return {
-        "version": version,
-        **_receipt_document(command.receipt),
-        "occurred_at": instant_text(command.occurred_at),
-        "points_reversed": points,
-        "lines": [{"line": line, "quantity": quantity_text(Decimal(quantity))} for line, quantity in returned.items()],
-    }
+def receipt_document(receipt: Receipt) -> dict[str, str]:
+    """How a till names its document."""
+    return {"store": receipt.store, "till": receipt.till, "receipt": receipt.receipt}
+
+
+def wrong_store(receipt: Receipt, program: Program) -> Refused | None:
+    """The refusal of a store the program does not know."""
+    if receipt.store in program.stores:
+        return None
+    return Refused("unknown_store", f"the program has no store {receipt.store!r}", "/store")
+
+
+def _still_ahead(moment: datetime | None, now: datetime) -> datetime | None:
+    return moment if moment and moment > now else None
+
+
+def _wrong_currency(command: RecordPurchase, program: Program) -> Refused | None:
+    if command.currency == program.currency:
+        return None
+    return Refused("malformed", f"this program counts in {program.currency}, not {command.currency}", "/currency")

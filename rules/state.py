@@ -26,7 +26,10 @@ class Bucket(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """`points` (> 0) from one bucket to another. `expires_at`, `available_at` and `hold` say which lot they touch."""
+    """`points` (> 0) from one bucket to another. `expires_at`, `available_at` and `hold` say which lot they touch.
+
+    From a bucket to itself: the points get another expiry, `expires_before` is the one they had.
+    """
 
     points: int
     source: Bucket
@@ -35,6 +38,7 @@ class Posting:
     expires_at: datetime | None = None
     available_at: datetime | None = None
     hold: int | None = None
+    expires_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +52,31 @@ class Lot:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Points set aside by the entry `version`, with the lots they came from; lapses at `expires_at`."""
+    """Points set aside by the entry `version`, with the lots they came from.
+
+    A `hold` lapses at `expires_at`; a `transfer` is on its way and waits for word from the receiver (None).
+    """
 
     version: int
-    expires_at: datetime
+    expires_at: datetime | None
     lots: tuple[Lot, ...]
+    kind: str = "hold"
 
     @property
     def points(self) -> int:
         """What is held."""
         return sum(lot.points for lot in self.lots)
+
+
+@dataclass(frozen=True, slots=True)
+class Redemption:
+    """A reward redeemed by the entry `version` and not used yet, with the lots that paid it; ends at `expires_at`."""
+
+    version: int
+    reward: str
+    quantity: int
+    expires_at: datetime | None
+    lots: tuple[Lot, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +99,7 @@ class Account:
     status: str = "open"
     lots: tuple[Lot, ...] = ()
     holds: tuple[Hold, ...] = ()
+    redemptions: tuple[Redemption, ...] = ()
     spent: int = 0
     expired: int = 0
     debt: int = 0
@@ -107,14 +127,19 @@ class Account:
         return tuple(lot for lot in self.lots if lot.available_at is None)
 
     def hold(self, version: int) -> Hold | None:
-        """The open hold that entry `version` placed."""
+        """The open hold or transfer that entry `version` placed."""
         return next((hold for hold in self.holds if hold.version == version), None)
+
+    def redemption(self, version: int) -> Redemption | None:
+        """The open redemption that entry `version` made."""
+        return next((one for one in self.redemptions if one.version == version), None)
 
     @property
     def due_at(self) -> datetime | None:
         """When time alone next changes this account; None: never."""
         moments = [lot.available_at or lot.expires_at for lot in self.lots]
         moments += [hold.expires_at for hold in self.holds]
+        moments += [redemption.expires_at for redemption in self.redemptions]
         moments.append(self.tier.until)
         return min((moment for moment in moments if moment is not None), default=None)
 
@@ -123,63 +148,80 @@ def apply(account: Account, posting: Posting) -> Account:
     """The account after one posting. ValueError when it would take points that are not there."""
     if posting.points <= 0:
         raise ValueError(f"a posting moves a positive number of points: {posting}")
-    return _put(_take(account, posting), posting)
+    taken = _taken(account, posting)
+    return replace(account, **(taken | _given(account, posting, taken)))
 
 
-def _take(account: Account, posting: Posting) -> Account:
-    points = posting.points
+def _taken(account: Account, posting: Posting) -> dict[str, Any]:
+    """The fields that change where the points leave."""
+    points, expires_at = posting.points, posting.expires_at
+    if posting.source is posting.target:
+        expires_at = posting.expires_before
     match posting.source:
         case Bucket.PROGRAM:
-            return replace(account, issued=account.issued + points)
+            return {"issued": account.issued + points}
         case Bucket.AVAILABLE:
-            return replace(account, lots=_less(account.lots, Lot(points, posting.expires_at)))
+            return {"lots": _less(account.lots, Lot(points, expires_at))}
         case Bucket.PENDING:
-            return replace(account, lots=_less(account.lots, Lot(points, posting.expires_at, posting.available_at)))
+            return {"lots": _less(account.lots, Lot(points, expires_at, posting.available_at))}
         case Bucket.HELD:
-            return replace(account, holds=tuple(_release(account.holds, posting)))
+            keeps = posting.target is Bucket.HELD
+            return {"holds": tuple(_release(account.holds, posting.hold, Lot(points, expires_at), keeps=keeps))}
         case Bucket.SPENT:
-            return replace(account, spent=_not_negative(account.spent - points))
+            return {"spent": _not_negative(account.spent - points)}
         case Bucket.EXPIRED:
-            return replace(account, expired=_not_negative(account.expired - points))
+            return {"expired": _not_negative(account.expired - points)}
         case Bucket.DEBT:
-            return replace(account, debt=account.debt + points)
+            return {"debt": account.debt + points}
 
 
-def _put(account: Account, posting: Posting) -> Account:
+def _given(account: Account, posting: Posting, taken: dict[str, Any]) -> dict[str, Any]:
+    """The fields that change where the points arrive, on top of what `taken` has changed."""
     points = posting.points
     match posting.target:
         case Bucket.PROGRAM:
-            return replace(account, issued=account.issued - points)
+            return {"issued": account.issued - points}
         case Bucket.AVAILABLE:
-            return replace(account, lots=_more(account.lots, Lot(points, posting.expires_at)))
+            return {"lots": _more(taken.get("lots", account.lots), Lot(points, posting.expires_at))}
         case Bucket.PENDING:
-            return replace(account, lots=_more(account.lots, Lot(points, posting.expires_at, posting.available_at)))
+            lot = Lot(points, posting.expires_at, posting.available_at)
+            return {"lots": _more(taken.get("lots", account.lots), lot)}
         case Bucket.HELD:
-            hold = account.hold(posting.hold or 0)
-            if hold is None:
-                raise ValueError(f"no open hold {posting.hold}")
-            grown = replace(hold, lots=_more(hold.lots, Lot(points, posting.expires_at)))
-            return replace(account, holds=tuple(grown if one is hold else one for one in account.holds))
+            holds = taken.get("holds", account.holds)
+            return {"holds": tuple(_hold(holds, posting.hold, Lot(points, posting.expires_at)))}
         case Bucket.SPENT:
-            return replace(account, spent=account.spent + points)
+            return {"spent": account.spent + points}
         case Bucket.EXPIRED:
-            return replace(account, expired=account.expired + points)
+            return {"expired": account.expired + points}
         case Bucket.DEBT:
-            return replace(account, debt=_not_negative(account.debt - points))
+            return {"debt": _not_negative(account.debt - points)}
 
 
-def _release(holds: Iterable[Hold], posting: Posting) -> Iterable[Hold]:
+def _hold(holds: Iterable[Hold], version: int | None, added: Lot) -> Iterable[Hold]:
     found = False
     for hold in holds:
-        if hold.version != posting.hold:
+        if hold.version == version:
+            found = True
+            yield replace(hold, lots=_more(hold.lots, added))
+        else:
+            yield hold
+    if not found:
+        raise ValueError(f"no open hold {version}")
+
+
+def _release(holds: Iterable[Hold], version: int | None, taken: Lot, *, keeps: bool) -> Iterable[Hold]:
+    """A hold goes with its last points, unless it `keeps` them under another expiry."""
+    found = False
+    for hold in holds:
+        if hold.version != version:
             yield hold
             continue
         found = True
-        lots = _less(hold.lots, Lot(posting.points, posting.expires_at))
-        if lots:
+        lots = _less(hold.lots, taken)
+        if lots or keeps:
             yield replace(hold, lots=lots)
     if not found:
-        raise ValueError(f"no open hold {posting.hold}")
+        raise ValueError(f"no open hold {version}")
 
 
 def _less(lots: tuple[Lot, ...], taken: Lot) -> tuple[Lot, ...]:

@@ -1,0 +1,97 @@
+"""What is counted per member beside points, in `Account.counters`: compact, and only what a rule asks.
+
+`purchases` all so far; `days` flat triples (day, purchases, points); `applied` times per offer;
+`applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` see tier.
+Days are ordinals of business dates and kept for the time a purchase may be late. All functions
+return new values: nothing here changes what it was given.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from typing import Any, Final
+
+Counters = Mapping[str, Any]
+
+DAYS_KEPT: Final = 40
+"""A till may be 35 days late; a replay in order of time always counts on the newest day."""
+
+
+def purchase_count(counters: Counters) -> int:
+    """How many purchases a member has made."""
+    return counters.get("purchases", 0)
+
+
+def on_day(counters: Counters, day: date) -> tuple[int, int]:
+    """How many purchases of a business date there are, and what they earned."""
+    days = counters.get("days", ())
+    ordinal = day.toordinal()
+    for index in range(0, len(days), 3):
+        if days[index] == ordinal:
+            return days[index + 1], days[index + 2]
+    return 0, 0
+
+
+def with_purchase(counters: Counters, day: date, points: int) -> dict[str, Any]:
+    """One more purchase of a business date."""
+    days = add_on_day(counters.get("days", ()), day, (1, points), kept=DAYS_KEPT)
+    return {**counters, "purchases": purchase_count(counters) + 1, "days": days}
+
+
+def times_applied(counters: Counters, reason: str) -> int:
+    """How often an offer with a limit has been applied."""
+    return counters.get("applied", {}).get(reason, 0)
+
+
+def times_applied_on(counters: Counters, reason: str, day: date) -> int:
+    """How often an offer with a daily limit has been applied on a business date."""
+    days = counters.get("applied_on", {}).get(reason, ())
+    ordinal = day.toordinal()
+    return sum(days[index + 1] for index in range(0, len(days), 2) if days[index] == ordinal)
+
+
+def with_applied(counters: Counters, reason: str, change: int = 1) -> dict[str, Any]:
+    """An offer with a limit applied once more, or once less."""
+    return _with_times(counters, "applied", reason, change)
+
+
+def with_applied_on(counters: Counters, reason: str, day: date) -> dict[str, Any]:
+    """An offer with a daily limit applied once more on a business date."""
+    applied_on = counters.get("applied_on", {})
+    days = add_on_day(applied_on.get(reason, ()), day, (1,), kept=DAYS_KEPT)
+    return {**counters, "applied_on": {**applied_on, reason: days}}
+
+
+def times_redeemed(counters: Counters, reward: str) -> int:
+    """How many of a reward a member has redeemed and not cancelled."""
+    return counters.get("rewards", {}).get(reward, 0)
+
+
+def with_redeemed(counters: Counters, reward: str, change: int) -> dict[str, Any]:
+    """So many more of a reward redeemed, or fewer."""
+    return _with_times(counters, "rewards", reward, change)
+
+
+def _with_times(counters: Counters, kind: str, code: str, change: int) -> dict[str, Any]:
+    times = {**counters.get(kind, {})}
+    times[code] = max(times.get(code, 0) + change, 0)
+    if not times[code]:
+        del times[code]
+    return {**counters, kind: times}
+
+
+def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...], *, kept: int) -> list[int]:
+    """A flat list of (day, value, ...) with `values` added on a day; days older than `kept` before the newest go."""
+    flat, width, ordinal = list(days), len(values) + 1, day.toordinal()
+    at = len(flat)
+    while at > 0 and flat[at - width] > ordinal:
+        at -= width
+    if at > 0 and flat[at - width] == ordinal:
+        for offset, value in enumerate(values, start=1):
+            flat[at - width + offset] += value
+    else:
+        flat[at:at] = [ordinal, *values]
+    oldest = flat[-width] - kept
+    start = 0
+    while flat[start] < oldest:
+        start += width
+    return flat[start:]

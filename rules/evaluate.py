@@ -1,0 +1,36 @@
+"""What a purchase would bring, at any instant: the same decision, with nothing kept."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from rules.command import RecordPurchase
+from rules.decide import decide
+from rules.describe import describe_tier
+from rules.facts import NO_FACTS, Facts
+from rules.outcome import Accepted, Refused
+from rules.program import Program
+from rules.state import Account, Posting
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`points` would be earned; `tier_after` is `tier` of API.md; one explanation per campaign, base, tier, coupon."""
+
+    points: int
+    postings: tuple[Posting, ...]
+    tier_after: dict[str, Any]
+    explanation: tuple[dict[str, Any], ...]
+
+
+def evaluate(
+    account: Account, command: RecordPurchase, program: Program, at: datetime, facts: Facts = NO_FACTS
+) -> Evaluation | Refused:
+    """The purchase as if bought and received at `at`, on the account as it is, with time let pass up to `at`."""
+    asked = replace(command, occurred_at=at, received_at=at)
+    outcome = decide(account, asked, program, facts).outcome
+    if not isinstance(outcome, Accepted):
+        return outcome
+    entry = outcome.entry
+    points = entry.detail.get("points_earned", entry.points)
+    return Evaluation(points, entry.postings, describe_tier(entry.account, program), outcome.explanation)

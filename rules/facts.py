@@ -1,0 +1,31 @@
+"""What a command refers to beyond the member's own account: looked up by the caller, in the same transaction."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from rules.outcome import Purchase
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What `decide` may need to know. Leaving one out means: there is no such thing.
+
+    `purchase`: the purchase a return names. `hold_existed`, `redemption_existed`, `transfer_existed`: the entry the
+    command names did place a hold (make a redemption, send a transfer), whatever became of it. `holds_existed`: which
+    of `capture_holds` did so. `birth_date`: of the member; asked only if `program.asks_birth_date`. `stock_left`: how
+    many of the reward this shard may still give; asked only for rewards with a stock. `already_done`: an entry of
+    this transfer's receipt stands in the receiver's journal.
+    """
+
+    purchase: Purchase | None = None
+    hold_existed: bool = False
+    redemption_existed: bool = False
+    transfer_existed: bool = False
+    holds_existed: frozenset[int] = frozenset()
+    birth_date: date | None = None
+    stock_left: int | None = None
+    already_done: bool = False
+
+
+NO_FACTS: Final = Facts()

@@ -1,0 +1,101 @@
+"""The beginning and the end of a membership, points given by hand, and thanks for bringing a member."""
+
+from dataclasses import replace
+
+from rules.command import AdjustPoints, CloseMember, CreditReferral, EnrolMember
+from rules.draft import Draft
+from rules.facts import Facts
+from rules.hold import insufficient
+from rules.outcome import Accepted, Outcome, Refused
+from rules.program import Program
+from rules.state import Account, Bucket, Posting, TierStanding
+
+
+def enrol_member(command: EnrolMember, program: Program) -> Outcome:
+    """A blank account in the first tier; who brought the member is kept until the first purchase."""
+    if command.store is not None and command.store not in program.stores:
+        return Refused("unknown_store", f"the program has no store {command.store!r}", "/store")
+    tier = TierStanding(program.tiers[0].code, command.received_at)
+    draft = Draft(Account(command.member_id, command.received_at, tier))
+    detail = {}
+    if command.referrer is not None:
+        draft.counters = detail = {"referred_by": command.referrer}
+    entry = draft.entry(
+        "member_enrolled",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        store=command.store,
+        detail=detail,
+    )
+    return Accepted(entry)
+
+
+def adjust_points(account: Account, command: AdjustPoints, program: Program, _facts: Facts) -> Outcome:
+    """Give or take by hand; it counts for no tier."""
+    draft = Draft(account)
+    if command.points > 0:
+        refused = _wrong_times(command)
+        if refused:
+            return refused
+        expires_at = command.expires_at or program.expires_at(command.received_at)
+        draft.earn(command.points, command.reason, expires_at=expires_at, available_at=command.pending_until)
+    elif draft.take(-command.points, Bucket.PROGRAM, command.reason) < -command.points:
+        return insufficient(account, -command.points)
+    draft.keep_alive(program, command.received_at)
+    entry = draft.entry(
+        "points_adjusted", occurred_at=command.received_at, recorded_at=command.received_at, points=command.points
+    )
+    return Accepted(entry)
+
+
+def _wrong_times(command: AdjustPoints) -> Refused | None:
+    if command.pending_until and command.pending_until <= command.received_at:
+        return Refused("malformed", "pending_until must lie in the future", "/pending_until")
+    if command.expires_at and command.expires_at <= (command.pending_until or command.received_at):
+        return Refused("malformed", "expires_at must lie after the points are available", "/expires_at")
+    return None
+
+
+def credit_referral(account: Account, command: CreditReferral, program: Program, _facts: Facts) -> Outcome:
+    """Thank a member for one he brought, once for each."""
+    credited = account.counters.get("referrals", [])
+    if command.referee in credited:
+        return Refused("already_done", "this referral was credited")
+    draft = Draft(account)
+    draft.earn(command.points, "referral", expires_at=program.expires_at(command.received_at), available_at=None)
+    draft.counters = {**draft.counters, "referrals": [*credited, command.referee]}
+    draft.keep_alive(program, command.received_at)
+    entry = draft.entry(
+        "referral_credited",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=command.points,
+        detail={"referee": command.referee},
+    )
+    return Accepted(entry)
+
+
+def close_member(account: Account, command: CloseMember, _program: Program, _facts: Facts) -> Outcome:
+    """Release what is held and forfeit what is left. A transfer under way still waits for its receiver."""
+    draft = Draft(account)
+    for hold in account.holds:
+        if hold.kind == "hold":
+            draft.release(hold, "hold_released")
+    forfeited = draft.account.available + draft.account.pending
+    draft.take(draft.account.available, Bucket.EXPIRED, "forfeited")
+    for lot in draft.account.lots:
+        draft.post(Posting(lot.points, Bucket.PENDING, Bucket.EXPIRED, "forfeited", lot.expires_at, lot.available_at))
+    draft.counters = {}
+    entry = draft.entry(
+        "member_closed",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=-forfeited,
+        detail={"forfeited": forfeited},
+    )
+    return Accepted(replace(entry, account=closed(entry.account)))
+
+
+def closed(account: Account) -> Account:
+    """The account once its membership has ended: nothing is due any more."""
+    return replace(account, status="closed", redemptions=(), tier=replace(account.tier, until=None))

@@ -1,0 +1,197 @@
+"""A campaign or a coupon, ready to be asked about baskets: whether it applies, to which lines, for what.
+
+Conditions are checked in a fixed order and the first that fails is the reason, in words after a
+stable prefix. Effects are ratios of integers, so points come out exact without fractions.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from fractions import Fraction
+from typing import Any, Final, Literal
+
+from rules import counters
+from rules.command import Line
+from rules.dates import days_from_birthday
+from rules.program_file import Campaign, Coupon, Effect
+
+_WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+@dataclass(frozen=True, slots=True)
+class Basket:
+    """A basket as earning sees it: `amounts` are what of each line was paid with money; `tier` is held before it."""
+
+    lines: tuple[Line, ...]
+    amounts: tuple[int, ...]
+    store: str
+    tier: str
+    occurred_at: datetime
+    local: datetime
+    birth_date: date | None
+    counters: Mapping[str, Any]
+
+    @property
+    def day(self) -> date:
+        """The business date."""
+        return self.local.date()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A compiled campaign or coupon. `ratio` (numerator, denominator) is per minor unit, per item or in all."""
+
+    code: str
+    reason: str
+    source: Campaign | Coupon
+    unit: Literal["amount", "item", "basket"]
+    ratio: tuple[int, int]
+    stores: frozenset[str]
+    tiers: frozenset[str]
+    weekdays: frozenset[int]
+    categories: frozenset[str]
+    skus: frozenset[str]
+    group: str = ""
+    per_member: int = 0
+    per_member_per_day: int = 0
+
+
+def compile_campaign(campaign: Campaign, *, base: Fraction, minor: int) -> Offer:
+    """The offer of a campaign; `base` is points per minor unit, `minor` how many minor units are 1.00."""
+    limits = campaign.limits
+    return _compile(
+        campaign,
+        f"campaign:{campaign.code}",
+        *_effect(campaign.effect, base, minor),
+        group=campaign.group,
+        per_member=limits.per_member,
+        per_member_per_day=limits.per_member_per_day,
+    )
+
+
+def compile_coupon(coupon: Coupon, *, base: Fraction, minor: int) -> Offer:
+    """The offer of a coupon."""
+    reason = f"coupon:{coupon.code}"
+    return _compile(coupon, reason, *_effect(coupon.effect, base, minor), per_member=coupon.per_member)
+
+
+def _compile(source: Campaign | Coupon, reason: str, unit: Any, ratio: Fraction, **limits: Any) -> Offer:
+    return Offer(
+        source.code,
+        reason,
+        source,
+        unit,
+        ratio.as_integer_ratio(),
+        stores=frozenset(source.when.stores),
+        tiers=frozenset(source.when.tiers),
+        weekdays=frozenset(_WEEKDAYS.index(day) for day in source.when.weekdays),
+        categories=frozenset(source.match.categories),
+        skus=frozenset(source.match.skus),
+        **limits,
+    )
+
+
+def _effect(effect: Effect, base: Fraction, minor: int) -> tuple[str, Fraction]:
+    if effect.multiply is not None:
+        return "amount", base * (Fraction(effect.multiply) - 1)
+    if effect.per_unit is not None:
+        return "amount", Fraction(effect.per_unit) / minor
+    if effect.fixed is not None:
+        return "basket", Fraction(effect.fixed)
+    return "item", Fraction(effect.fixed_per_item or 0)
+
+
+def why_not(offer: Offer, basket: Basket) -> str | None:
+    """Why an offer cannot apply to a basket, whatever lies in it; None when it can."""
+    for check in _CHECKS:
+        reason = check(offer, basket)
+        if reason:
+            return reason
+    return None
+
+
+def out_of_window(offer: Offer, basket: Basket) -> str | None:
+    """Why an offer does not run at the basket's time."""
+    starts_at, ends_at = offer.source.starts_at, offer.source.ends_at
+    if starts_at and basket.occurred_at < starts_at:
+        return f"not_started: it starts at {starts_at.isoformat()}"
+    if ends_at and basket.occurred_at >= ends_at:
+        return f"ended: it ended at {ends_at.isoformat()}"
+    return None
+
+
+def used_up(offer: Offer, basket: Basket) -> str | None:
+    """Why a member has had enough of an offer."""
+    if offer.per_member and counters.times_applied(basket.counters, offer.reason) >= offer.per_member:
+        return f"member_limit: at most {offer.per_member} times per member"
+    limit = offer.per_member_per_day
+    if limit and counters.times_applied_on(basket.counters, offer.reason, basket.day) >= limit:
+        return f"member_day_limit: at most {limit} times per member and day"
+    return None
+
+
+def _wrong_place(offer: Offer, basket: Basket) -> str | None:
+    if offer.stores and basket.store not in offer.stores:
+        return f"store: not in store {basket.store}"
+    if offer.tiers and basket.tier not in offer.tiers:
+        return f"tier: not for tier {basket.tier}"
+    return None
+
+
+def _wrong_time(offer: Offer, basket: Basket) -> str | None:
+    if offer.weekdays and basket.local.weekday() not in offer.weekdays:
+        return f"weekday: not on {_WEEKDAYS[basket.local.weekday()]}"
+    when = offer.source.when
+    if not within(basket.local.time(), when.from_, when.to):
+        return f"time: not at {basket.local:%H:%M}"
+    return None
+
+
+def within(now: time, start: time | None, end: time | None) -> bool:
+    """Whether a time of day lies in [start, end); a start after the end means over midnight."""
+    start, end = start or time.min, end or time.max
+    return start <= now < end if start <= end else now >= start or now < end
+
+
+def _wrong_member(offer: Offer, basket: Basket) -> str | None:
+    when = offer.source.when
+    if when.first_purchase and counters.purchase_count(basket.counters):
+        return "first_purchase: only on the first purchase"
+    days = when.birthday_within_days
+    if days and (basket.birth_date is None or days_from_birthday(basket.day, basket.birth_date) > days):
+        return f"birthday: only within {days} days of the birthday"
+    return None
+
+
+_CHECKS: Final[tuple[Callable[[Offer, Basket], str | None], ...]] = (
+    out_of_window,
+    _wrong_place,
+    _wrong_time,
+    _wrong_member,
+    used_up,
+)
+
+
+def weigh(offer: Offer, basket: Basket) -> tuple[int, tuple[int, ...]] | str:
+    """The offer's whole points on a basket and each line's weight in them, or why there are none."""
+    matched = _matched(offer, basket.lines)
+    if not any(matched):
+        return "no_line: no line matches"
+    amounts = tuple(amount if match else 0 for amount, match in zip(basket.amounts, matched, strict=True))
+    amount = sum(amounts)
+    if amount < offer.source.when.min_amount:
+        return f"min_amount: {amount} of {offer.source.when.min_amount} minor units"
+    if offer.unit == "item":
+        amounts = tuple(int(line.quantity) if match else 0 for line, match in zip(basket.lines, matched, strict=True))
+    elif offer.unit == "basket" and not amount:
+        amounts = tuple(int(match) for match in matched)
+    total = 1 if offer.unit == "basket" else sum(amounts)
+    numerator, denominator = offer.ratio
+    points = total * numerator // denominator
+    return (points, amounts) if points else "no_points: less than one point"
+
+
+def _matched(offer: Offer, lines: tuple[Line, ...]) -> list[bool]:
+    if not offer.categories and not offer.skus:
+        return [True] * len(lines)
+    return [line.category in offer.categories or line.sku in offer.skus for line in lines]

@@ -1,0 +1,146 @@
+"""From TOML text to a checked document: every complaint names its line, its key and what to write instead."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from rules.program_file import Campaign, Coupon, ProgramDocument
+
+Location = tuple[str | int, ...]
+_HEADER: Final = re.compile(r"^\s*(\[\[?)\s*([^\]#]+?)\s*\]")
+_KEY: Final = re.compile(r"""^\s*["']?([A-Za-z0-9_.-]+)["']?\s*=""")
+_LISTS: Final = ("tiers", "campaigns", "coupons", "rewards", "stores")
+
+
+class ProgramError(ValueError):
+    """A program file that cannot be used; the message says where, why and what to write instead."""
+
+
+def read_document(source: str) -> ProgramDocument:
+    """The checked document of a TOML text; ProgramError names every place that is wrong."""
+    try:
+        document = ProgramDocument.model_validate(tomllib.loads(source))
+    except tomllib.TOMLDecodeError as error:
+        raise ProgramError(f"not TOML: {error}") from error
+    except ValidationError as error:
+        raise _complaint(source, [(one["loc"], _words(dict(one))) for one in error.errors()]) from error
+    disagreements = list(_disagreements(document))
+    if disagreements:
+        raise _complaint(source, disagreements)
+    return document
+
+
+def _complaint(source: str, wrong: list[tuple[Location, str]]) -> ProgramError:
+    lines = find_lines(source)
+    told = [(_line_of(lines, location), _path(location), words) for location, words in wrong]
+    return ProgramError("\n".join(f"line {line}: {path}: {words}" for line, path, words in sorted(told)))
+
+
+def find_lines(source: str) -> dict[Location, int]:
+    """Where each table and key of a TOML text stands, by its path; lines count from 1."""
+    lines: dict[Location, int] = {(): 1}
+    counts: dict[Location, int] = {}
+    table: Location = ()
+    for number, text in enumerate(source.splitlines(), start=1):
+        if header := _HEADER.match(text):
+            table = _table(header[2], counts, grows=header[1] == "[[")
+            lines[table] = number
+        elif key := _KEY.match(text):
+            lines[*table, *key[1].split(".")] = number
+    return lines
+
+
+def _table(name: str, counts: dict[Location, int], *, grows: bool) -> Location:
+    """The path of a header: within an array of tables it means the array's last table."""
+    path: Location = ()
+    parts = [part.strip().strip("\"'") for part in name.split(".")]
+    for index, part in enumerate(parts):
+        path = (*path, part)
+        if grows and index == len(parts) - 1:
+            counts[path] = counts.get(path, -1) + 1
+        if path in counts:
+            path = (*path, counts[path])
+    return path
+
+
+def _line_of(lines: dict[Location, int], location: Location) -> int:
+    return next(lines[location[:end]] for end in range(len(location), -1, -1) if location[:end] in lines)
+
+
+def _path(location: Location) -> str:
+    return ".".join(str(part + 1) if isinstance(part, int) else part for part in location) or "file"
+
+
+def _words(error: dict[str, Any]) -> str:
+    location, kind = error["loc"], error["type"]
+    if kind == "missing":
+        return f"is missing; write {location[-1]} = ..."
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown key; {hint}known here: {', '.join(known)}"
+    words = error["msg"].removeprefix("Value error, ")
+    if kind == "timezone_aware":
+        words = 'write the instant with its zone, like "2026-01-01T00:00:00Z"'
+    found = error["input"]
+    return words if isinstance(found, dict) else f"{words} (found {found!r})"
+
+
+def _known_keys(location: Location) -> list[str]:
+    """The keys of the table at a path."""
+    model: type[BaseModel] = ProgramDocument
+    for part in location:
+        if isinstance(part, str):
+            field = next((field for name, field in model.model_fields.items() if part in (name, field.alias)), None)
+            model = next(_models(field.annotation if field else None), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _disagreements(document: ProgramDocument) -> Iterator[tuple[Location, str]]:
+    for name in _LISTS:
+        yield from _twice(name, [part.code for part in getattr(document, name)])
+    yield from _tiers(document)
+    for name, parts in (("campaigns", document.campaigns), ("coupons", document.coupons)):
+        for index, part in enumerate(parts):
+            yield from _offer(document, (name, index), part)
+
+
+def _twice(name: str, codes: list[str]) -> Iterator[tuple[Location, str]]:
+    seen: set[str] = set()
+    for index, code in enumerate(codes):
+        if code in seen:
+            yield (name, index, "code"), f"{code!r} stands there twice; codes are unique among {name}"
+        seen.add(code)
+
+
+def _tiers(document: ProgramDocument) -> Iterator[tuple[Location, str]]:
+    thresholds = [tier.threshold for tier in document.tiers]
+    if 0 not in thresholds:
+        yield ("tiers",), "one tier is the one everybody has: give the lowest threshold = 0"
+    for index, threshold in enumerate(thresholds):
+        if threshold in thresholds[:index]:
+            yield ("tiers", index, "threshold"), f"two tiers at {threshold}; each tier needs its own threshold"
+
+
+def _offer(document: ProgramDocument, at: Location, part: Campaign | Coupon) -> Iterator[tuple[Location, str]]:
+    if part.starts_at and part.ends_at and part.ends_at <= part.starts_at:
+        yield (*at, "ends_at"), "it ends before it starts; ends_at must be later than starts_at"
+    for key, codes in (("stores", document.stores), ("tiers", document.tiers)):
+        known = [one.code for one in codes]
+        for code in getattr(part.when, key):
+            if code not in known:
+                near = get_close_matches(code, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; add it under [[{key}]] or take it out"
+                yield (*at, "when", key), f"there is no {code!r} among the {key}{hint}"

@@ -1,0 +1,287 @@
+"""The program file: what may stand in it, part by part. Unknown keys are refused everywhere.
+
+Numbers that take part in arithmetic are exact decimals, written as strings; points and money are
+integers of the smallest unit. What the parts must agree on among themselves is in program_check.
+"""
+
+from datetime import time
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from iso4217 import Currency
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"no time zone {name!r}; write one like Europe/Berlin") from error
+    return name
+
+
+def _known_currency(code: str) -> str:
+    try:
+        Currency(code)
+    except ValueError as error:
+        raise ValueError(f"no currency {code!r} in ISO 4217; write one like EUR") from error
+    return code
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, float):
+        raise ValueError(f'write the exact decimal as a string: "{value}"')  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool | float | str):
+        raise ValueError("write a whole number without quotes")  # noqa: TRY004
+    return value
+
+
+def _clock(value: Any) -> Any:
+    """Midnight at the end of a day is written 24:00."""
+    return time.max if value == "24:00" else value
+
+
+def _month_day(text: str) -> str:
+    try:
+        month_day(text)
+    except ValueError as error:
+        raise ValueError(f'{text!r} is no day of a year; write month-day like "12-31"') from error
+    return text
+
+
+def month_day(text: str) -> tuple[int, int]:
+    """Month and day of `MM-DD`; ValueError for what no year has."""
+    month, day = (int(part) for part in text.split("-"))
+    length_max = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+    if not (1 <= month <= len(length_max) and 1 <= day <= length_max[month - 1]):
+        raise ValueError(text)
+    return month, day
+
+
+Exact = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=10**9, decimal_places=9)]
+Multiplier = Annotated[Decimal, BeforeValidator(_exact), Field(ge=1, le=10**6, decimal_places=9)]
+Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**53)]
+Positive = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=2**53)]
+Clock = Annotated[time, BeforeValidator(_clock)]
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Identity(_Part):
+    """Which program this is. `time_zone` gives business dates, weekdays and month ends."""
+
+    code: Code
+    name: str
+    currency: Annotated[str, AfterValidator(_known_currency)]
+    time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+
+
+class Expiry(_Part):
+    """When points expire.
+
+    `rolling`: `months` after the purchase, rounded up. `fixed_dates`: at the end of the first of `dates` (month-day,
+    each year) that is at least `months` later. `inactivity`: `months` after the last earn or spend, for all points.
+    """
+
+    kind: Literal["none", "rolling", "fixed_dates", "inactivity"] = "none"
+    months: int | None = Field(default=None, ge=0, le=1200)
+    round: Literal["none", "day", "month_end", "year_end"] | None = None
+    dates: tuple[Annotated[str, AfterValidator(_month_day)], ...] = Field(default=(), max_length=20)
+
+    @model_validator(mode="after")
+    def _kind_and_dates_agree(self) -> "Expiry":
+        if (self.kind == "fixed_dates") != bool(self.dates):
+            raise ValueError('dates = ["06-30", "12-31"] belongs to kind = "fixed_dates", and that needs it')
+        if self.months == 0 and self.kind in {"rolling", "inactivity"}:
+            raise ValueError("months must be at least 1; points that expire at once are of no use")
+        return self
+
+    @property
+    def months_kept(self) -> int:
+        """How long points are kept at least: a year unless said otherwise; fixed dates need no least time."""
+        return self.months if self.months is not None else 0 if self.kind == "fixed_dates" else 12
+
+
+class Worth(_Part):
+    """What points pay: `points` of them `amount` minor units of the currency."""
+
+    points: Positive
+    amount: Positive
+
+
+class PointLimits(_Part):
+    """How much a member may earn; a purchase beyond it is accepted and earns up to it. 0: no limit."""
+
+    per_purchase: Count = 0
+    per_day: Count = 0
+    purchases_per_day: Count = 0
+
+
+class Points(_Part):
+    """How points are earned and kept. `per_unit`: points per 1.00 of the currency."""
+
+    per_unit: Exact = Decimal(1)
+    pending_days: int = Field(default=0, ge=0, le=3660)
+    expiry: Expiry = Expiry()
+    on_return: Literal["debt", "forgive", "refuse"] = "debt"
+    worth: Worth | None = None
+    hold_max_s: int = Field(default=86_400, ge=1, le=366 * 86_400)
+    limits: PointLimits = PointLimits()
+
+
+class Tier(_Part):
+    """A tier and what reaching it takes, in units of the policy's metric. `multiplier` is on base points."""
+
+    code: Code
+    name: str = ""
+    threshold: Count = 0
+    multiplier: Multiplier = Decimal(1)
+
+
+class Window(_Part):
+    """The time over which the tier metric is counted."""
+
+    kind: Literal["rolling", "calendar_year"] = "rolling"
+    months: int = Field(default=12, ge=1, le=120)
+
+
+class TierPolicy(_Part):
+    """What counts for a tier and what happens at the end of its period.
+
+    `metric`: points earned by purchases, their amount in minor units, or their number. `step`: one tier down at a
+    time, or straight to what the window earned.
+    """
+
+    metric: Literal["points", "amount", "purchases"] = "points"
+    window: Window = Window()
+    downgrade: Literal["period_end", "never"] = "period_end"
+    step: Literal["one", "earned"] = "one"
+
+
+class When(_Part):
+    """The conditions of a campaign: all that are given must hold. Days and hours are those of the program's zone."""
+
+    stores: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ()
+    weekdays: tuple[Weekday, ...] = ()
+    from_: Clock | None = Field(default=None, alias="from")
+    to: Clock | None = None
+    min_amount: Count = 0
+    first_purchase: bool = False
+    birthday_within_days: int = Field(default=0, ge=0, le=182)
+
+
+class Match(_Part):
+    """Which lines count: those of one of the categories or with one of the skus. Nothing given: all."""
+
+    categories: tuple[str, ...] = ()
+    skus: tuple[str, ...] = ()
+
+
+class Effect(_Part):
+    """What is earned on the lines that count: exactly one of these."""
+
+    multiply: Multiplier | None = None
+    per_unit: Exact | None = None
+    fixed: Positive | None = None
+    fixed_per_item: Positive | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Effect":
+        if sum(value is not None for _, value in self) != 1:
+            raise ValueError('write exactly one: multiply = "2", per_unit = "0.5", fixed = 100 or fixed_per_item = 10')
+        return self
+
+
+class CampaignLimits(_Part):
+    """How often a campaign applies to one member. 0: no limit."""
+
+    per_member: Count = 0
+    per_member_per_day: Count = 0
+
+
+class Campaign(_Part):
+    """Extra points while it runs. Of the campaigns in one `group` only the best for the member applies."""
+
+    code: Code
+    name: str = ""
+    starts_at: AwareDatetime | None = None
+    ends_at: AwareDatetime | None = None
+    when: When = When()
+    match: Match = Match()
+    effect: Effect
+    limits: CampaignLimits = CampaignLimits()
+    group: str = ""
+
+
+class Coupon(_Part):
+    """Extra points for who shows the code, so many times per member (0: no limit)."""
+
+    code: Code
+    name: str = ""
+    starts_at: AwareDatetime | None = None
+    ends_at: AwareDatetime | None = None
+    when: When = When()
+    match: Match = Match()
+    effect: Effect
+    per_member: Count = 1
+
+
+class Referral(_Part):
+    """Points for both sides on the newcomer's first purchase, if it is of at least `min_amount`."""
+
+    referrer: Count = 0
+    newcomer: Count = 0
+    min_amount: Count = 0
+
+
+class Reward(_Part):
+    """Something to redeem points for. An unused redemption ends after `valid_days`."""
+
+    code: Code
+    name: str
+    points: Count
+    stock: Count | None = None
+    per_member: Count | None = None
+    valid_days: int | None = Field(default=None, ge=1, le=3660)
+
+
+class Store(_Part):
+    """A store and the region its tills post to."""
+
+    code: Code
+    name: str
+    region: str
+    lat: float | None = Field(default=None, ge=-90, le=90)
+    lon: float | None = Field(default=None, ge=-180, le=180)
+
+
+class ProgramDocument(_Part):
+    """The whole file."""
+
+    program: Identity
+    points: Points = Points()
+    tiers: tuple[Tier, ...] = (Tier(code="basic", name="Basic"),)
+    tier_policy: TierPolicy = TierPolicy()
+    campaigns: tuple[Campaign, ...] = ()
+    coupons: tuple[Coupon, ...] = ()
+    referral: Referral | None = None
+    rewards: tuple[Reward, ...] = ()
+    stores: tuple[Store, ...] = ()

@@ -1,0 +1,173 @@
+"""Taking part of a purchase back, pinned to what its lines really earned and to the lots that paid for them.
+
+Per line and component (and per line and paying lot) what has come back in all is the floored
+proportion of what was attributed; so any parts, in any order, come to exactly the whole.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rules import counters
+from rules.codec import instant, instant_text, parse_lots
+from rules.command import ReturnPurchase
+from rules.draft import Draft
+from rules.earn import reversed_points, thousandths
+from rules.facts import Facts
+from rules.outcome import Accepted, Outcome, Purchase, Refused
+from rules.program import Program
+from rules.purchase import receipt_document, wrong_store
+from rules.state import Account, Bucket, Lot, Posting
+from rules.tier import with_metric
+
+_WHOLE: Final = 1000
+"""Quantities are counted in thousandths: three places are all there are."""
+
+
+@dataclass(slots=True)
+class _Reversal:
+    """What a return takes (points by reason) and gives (points by number of the paying lot), and its money."""
+
+    taken: Counter[str] = field(default_factory=Counter[str])
+    given: Counter[int] = field(default_factory=Counter[int])
+    amount: int = 0
+
+
+def return_purchase(account: Account, command: ReturnPurchase, program: Program, facts: Facts) -> Outcome:
+    """Take back what the returned part of each line earned, whatever the program says today."""
+    purchase = facts.purchase
+    if purchase is None:
+        return Refused("purchase_not_found", "no such purchase")
+    document = dict(purchase.document, lines=[dict(line) for line in purchase.document["lines"]])
+    returned = _returned(command)
+    reversal = _Reversal()
+    refused = wrong_store(command.receipt, program)
+    for number, quantity in returned.items():
+        refused = refused or _return_line(document["lines"], number, quantity, reversal)
+    if refused:
+        return refused
+    draft = Draft(account)
+    given = _give_back(draft, document, reversal, command)
+    for reason, points in reversal.taken.items():
+        if not _reverse(draft, points, reason, document=document, on_return=program.points.on_return):
+            return Refused("insufficient_points", "the points of this purchase are spent already")
+    points = sum(reversal.taken.values())
+    draft.counters = _counted(draft, purchase, document, reversal, program)
+    detail: dict[str, Any] = {"purchase": purchase.version}
+    if given:
+        detail |= {"points_reversed": points, "points_returned": given}
+    entry = draft.entry(
+        "purchase_returned",
+        occurred_at=command.occurred_at,
+        recorded_at=command.received_at,
+        points=given - points,
+        store=command.receipt.store,
+        detail=detail,
+    )
+    document["returns"] = [*document["returns"], _return_document(command, entry.version, points, given)]
+    return Accepted(entry, Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document))
+
+
+def _returned(command: ReturnPurchase) -> Counter[int]:
+    """Thousandths that came back, by line."""
+    returned = Counter[int]()
+    for line in command.lines:
+        returned[line.line] += int(line.quantity * _WHOLE)
+    return returned
+
+
+def _return_line(lines: list[dict[str, Any]], number: int, quantity: int, reversal: _Reversal) -> Refused | None:
+    if not 1 <= number <= len(lines):
+        return Refused("return_exceeds_purchase", f"the purchase has no line {number}", "/lines")
+    line = lines[number - 1]
+    bought, before = thousandths(line["quantity"]), thousandths(line["returned"])
+    returned = before + quantity
+    if returned > bought:
+        told = f"{line['quantity']} bought, {line['returned']} returned before, {_units(quantity)} now"
+        return Refused("return_exceeds_purchase", f"line {number}: {told}", "/lines")
+    line["returned"] = _units(returned)
+    line["reversed"] = dict(line["reversed"])
+    for reason, attributed in line["earned"].items():
+        done = line["reversed"].get(reason, 0)
+        points = reversed_points(attributed, returned=returned, quantity=bought, reversed_before=done)
+        line["reversed"][reason] = done + points
+        reversal.taken[reason] += points
+    for lot, attributed in enumerate(line.get("paid", ())):
+        done = line["repaid"][lot]
+        points = reversed_points(attributed, returned=returned, quantity=bought, reversed_before=done)
+        line["repaid"] = [*line["repaid"][:lot], done + points, *line["repaid"][lot + 1 :]]
+        reversal.given[lot] += points
+    money = line["amount"] - line.get("paid_amount", 0)
+    reversal.amount += money * returned // bought - money * before // bought
+    return None
+
+
+def _units(quantity: int) -> str:
+    """Thousandths as a quantity without trailing zeros."""
+    text = f"{quantity // _WHOLE}.{quantity % _WHOLE:03d}"
+    return text.rstrip("0").rstrip(".")
+
+
+def _give_back(draft: Draft, document: dict[str, Any], reversal: _Reversal, command: ReturnPurchase) -> int:
+    """Points that paid come back first, so that what is taken next finds them."""
+    if not reversal.given:
+        return 0
+    lots = parse_lots(document["payment"]["lots"])
+    back = [Lot(points, lots[index].expires_at) for index, points in reversal.given.items() if points]
+    return draft.give_back(back, "paid_returned", command.received_at)
+
+
+def _reverse(draft: Draft, points: int, reason: str, *, document: dict[str, Any], on_return: str) -> bool:
+    """First what is still pending of the purchase, then its lot, then first to expire first, then the policy."""
+    left = points - _reverse_pending(draft, points, reason, document)
+    own = next((lot for lot in draft.account.available_lots if lot.expires_at == instant(document["expires_at"])), None)
+    if own and left:
+        moved = min(left, own.points)
+        draft.post(Posting(moved, Bucket.AVAILABLE, Bucket.PROGRAM, reason, own.expires_at))
+        left -= moved
+    left -= draft.take(left, Bucket.PROGRAM, reason)
+    if left and on_return == "debt":
+        draft.post(Posting(left, Bucket.DEBT, Bucket.PROGRAM, reason))
+    return not left or on_return != "refuse"
+
+
+def _reverse_pending(draft: Draft, points: int, reason: str, document: dict[str, Any]) -> int:
+    """Pending points are known by the day they activate: their expiry may have moved since."""
+    available_at = instant(document["available_at"])
+    if available_at is None:
+        return 0
+    left = points
+    for lot in draft.account.lots:
+        if lot.available_at == available_at and left:
+            moved = min(left, lot.points)
+            draft.post(Posting(moved, Bucket.PENDING, Bucket.PROGRAM, reason, lot.expires_at, available_at))
+            left -= moved
+    return points - left
+
+
+def _counted(
+    draft: Draft, purchase: Purchase, document: dict[str, Any], reversal: _Reversal, program: Program
+) -> dict[str, Any]:
+    """What came back counts back out where it was counted; a purchase that came back whole frees its coupons."""
+    counted = draft.counters
+    whole = all(thousandths(line["returned"]) == thousandths(line["quantity"]) for line in document["lines"])
+    if whole:
+        for code in document.get("coupons", ()):
+            counted = counters.with_applied(counted, f"coupon:{code}", -1)
+    if len(program.tiers) == 1:
+        return counted
+    change = {"points": sum(reversal.taken.values()), "amount": reversal.amount, "purchases": int(whole)}
+    day = program.business_date(purchase.occurred_at)
+    return with_metric(counted, program, day, -change[program.tier_policy.metric])
+
+
+def _return_document(command: ReturnPurchase, version: int, points: int, given: int) -> dict[str, Any]:
+    returned = _returned(command)
+    return {
+        "version": version,
+        **receipt_document(command.receipt),
+        "occurred_at": instant_text(command.occurred_at),
+        "points_reversed": points,
+        **({"points_returned": given} if given else {}),
+        "lines": [{"line": line, "quantity": _units(quantity)} for line, quantity in returned.items()],
+    }

@@ -1,0 +1,91 @@
+"""Tiers: what counts for them, when one is reached and what the end of its period brings.
+
+The metric is counted on the business date it was earned on, in `counters["metric"]`: its name, then
+a flat list of (day, value). A rolling window of a day is that day and the months before it, without
+the day so many months ago; a calendar year is the day's year. A period begins on the day a tier is
+reached and ends with the last day of its window: what reached the tier does not also keep it.
+"""
+
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+from rules.counters import Counters, add_on_day
+from rules.dates import add_months, start_of_day
+from rules.program import Program
+from rules.state import Account, TierStanding
+
+_YEAR_DAYS: Final = 366
+_ONE_DAY: Final = timedelta(days=1)
+
+
+def with_metric(counters: Counters, program: Program, day: date, change: int) -> dict[str, Any]:
+    """The counters with `change` of the metric on a day; what lies before any window goes."""
+    kept = _YEAR_DAYS if program.tier_policy.window.kind == "calendar_year" else 31 * program.tier_policy.window.months
+    known = _days(counters, program)
+    if not change or (change < 0 and day.toordinal() not in known[::2]):
+        return dict(counters)  # what was earned before any window has been forgotten, and so is its reversal
+    days = add_on_day(known, day, (change,), kept=kept)
+    return {**counters, "metric": [program.tier_policy.metric, *days]}
+
+
+def qualifying(counters: Counters, program: Program, day: date) -> int:
+    """The metric in the window of a day."""
+    days = _days(counters, program)
+    first = _window_start(program, day).toordinal()
+    return max(sum(days[index + 1] for index in range(0, len(days), 2) if days[index] >= first), 0)
+
+
+def _days(counters: Counters, program: Program) -> list[int]:
+    """A program that counts another metric than before starts from nothing."""
+    metric: list[Any] = counters.get("metric") or [None]
+    return metric[1:] if metric[0] == program.tier_policy.metric else []
+
+
+def _window_start(program: Program, day: date) -> date:
+    window = program.tier_policy.window
+    return date(day.year, 1, 1) if window.kind == "calendar_year" else add_months(day, -window.months) + _ONE_DAY
+
+
+def metric_of_purchase(program: Program, *, points: int, amount: int) -> int:
+    """What a purchase counts for tiers."""
+    return {"points": points, "amount": amount, "purchases": 1}[program.tier_policy.metric]
+
+
+def reached(account: Account, counters: Counters, program: Program, now: datetime) -> TierStanding | None:
+    """The higher tier the metric has reached; None: none."""
+    if len(program.tiers) == 1:
+        return None
+    day = program.business_date(now)
+    rank = _earned_rank(qualifying(counters, program, day), program)
+    if rank <= program.rank(account.tier.code):
+        return None
+    return TierStanding(program.tiers[rank].code, now, _until(program, rank, last_day=day, year=day.year))
+
+
+def after_period(account: Account, program: Program, due_at: datetime) -> TierStanding:
+    """The standing from the end of a tier's period on: kept if the window still earns it, else as the policy says."""
+    day = program.business_date(due_at)
+    last_day = day - _ONE_DAY
+    held = program.rank(account.tier.code)
+    earned = _earned_rank(qualifying(account.counters, program, last_day), program)
+    policy = program.tier_policy
+    rank = held
+    if policy.downgrade == "period_end" and earned < held:
+        rank = held - 1 if policy.step == "one" else earned
+    code = program.tiers[rank].code
+    since = account.tier.since if code == account.tier.code else due_at
+    return TierStanding(code, since, _until(program, rank, last_day=last_day, year=day.year))
+
+
+def _earned_rank(metric: int, program: Program) -> int:
+    return max(rank for rank, tier in enumerate(program.tiers) if tier.threshold <= metric)
+
+
+def _until(program: Program, rank: int, *, last_day: date, year: int) -> datetime | None:
+    """The end of the period after the window that ended with `last_day`, or of the given calendar year."""
+    policy = program.tier_policy
+    if rank == 0 or policy.downgrade == "never":
+        return None
+    if policy.window.kind == "calendar_year":
+        return start_of_day(date(year + 1, 1, 1), program.zone)
+    return start_of_day(add_months(last_day, policy.window.months) + _ONE_DAY, program.zone)

@@ -1,0 +1,109 @@
+"""Transfers: the two halves of a saga between members, each half exact on its own shard.
+
+The sender's points wait in an open hold of kind `transfer` until the receiver's journal has them
+(then they are spent) or never can (then they come back). The receiver gets the very lots. So
+points are conserved whenever both halves are looked at, and in doubt only while the hold is open.
+"""
+
+from rules.codec import lots_document
+from rules.command import CancelTransfer, ReceiveTransfer, SendTransfer, SettleTransfer
+from rules.draft import Draft
+from rules.facts import Facts
+from rules.hold import insufficient
+from rules.outcome import Accepted, Outcome, Refused
+from rules.program import Program
+from rules.state import Account, Bucket, Hold, Posting
+
+
+def send_transfer(account: Account, command: SendTransfer, program: Program, _facts: Facts) -> Outcome:
+    """Set available points aside for another member, first to expire first."""
+    if command.to == account.member_id:
+        return Refused("malformed", "sender and receiver are the same member", "/to")
+    draft = Draft(account)
+    version = draft.open_hold(None, kind="transfer")
+    if draft.take(command.points, Bucket.HELD, "transfer", hold=version) < command.points:
+        return insufficient(account, command.points)
+    draft.keep_alive(program, command.received_at)
+    hold = draft.account.hold(version)
+    entry = draft.entry(
+        "transfer_sent",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=-command.points,
+        detail={
+            "transfer": version,
+            "receiver": command.to,
+            "sent": command.points,
+            "lots": lots_document(hold.lots if hold else ()),
+        },
+    )
+    return Accepted(entry)
+
+
+def receive_transfer(account: Account, command: ReceiveTransfer, program: Program, facts: Facts) -> Outcome:
+    """Take the sender's lots in, once; what has expired on the way expires at once."""
+    if facts.already_done:
+        return Refused("already_done", "this transfer was received")
+    draft = Draft(account)
+    for lot in command.lots:
+        if lot.expires_at and lot.expires_at <= command.received_at:
+            draft.post(Posting(lot.points, Bucket.PROGRAM, Bucket.AVAILABLE, "transfer", lot.expires_at))
+            draft.expire(command.received_at)
+        else:
+            draft.earn(lot.points, "transfer", expires_at=lot.expires_at, available_at=None)
+    draft.keep_alive(program, command.received_at)
+    entry = draft.entry(
+        "transfer_received",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=sum(lot.points for lot in command.lots),
+        detail={"sender": command.sender, "transfer": command.transfer},
+    )
+    return Accepted(entry)
+
+
+def settle_transfer(account: Account, command: SettleTransfer, _program: Program, facts: Facts) -> Outcome:
+    """The receiver has them: the points are spent."""
+    hold = _under_way(account, command.transfer)
+    if hold is None:
+        return _none_open(facts)
+    draft = Draft(account)
+    draft.spend_held(hold, hold.points, "transfer_settled")
+    entry = draft.entry(
+        "transfer_settled",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        detail={"transfer": hold.version, "settled": hold.points},
+    )
+    return Accepted(entry)
+
+
+def cancel_transfer(account: Account, command: CancelTransfer, _program: Program, facts: Facts) -> Outcome:
+    """The receiver can never have them: the points come back, to a closed account only to be forfeited."""
+    hold = _under_way(account, command.transfer)
+    if hold is None:
+        return _none_open(facts)
+    draft = Draft(account)
+    released = draft.release(hold, "transfer_cancelled")
+    draft.expire(command.received_at)
+    if account.status != "open":
+        draft.take(draft.account.available, Bucket.EXPIRED, "forfeited")
+    entry = draft.entry(
+        "transfer_cancelled",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=released,
+        detail={"transfer": hold.version, "released": released, "why": command.reason},
+    )
+    return Accepted(entry)
+
+
+def _under_way(account: Account, version: int) -> Hold | None:
+    hold = account.hold(version)
+    return hold if hold and hold.kind == "transfer" else None
+
+
+def _none_open(facts: Facts) -> Refused:
+    if facts.transfer_existed:
+        return Refused("already_done", "this transfer is settled or cancelled")
+    return Refused("not_found", "no such transfer")
