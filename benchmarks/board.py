@@ -79,7 +79,8 @@ class Board:
         self.points = 0
         self.last_member: str | None = None
         """Member id of somebody whose purchase was accepted, to try things with."""
-        self.refused: Counter[str] = Counter()
+        self.problems: Counter[str] = Counter()
+        """By code: commands refused or given up, and, marked `read:`, looks that failed."""
         self.retried: Counter[str] = Counter()
 
     @property

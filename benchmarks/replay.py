@@ -135,14 +135,14 @@ class Replay:
         if not isinstance(event, Purchase):
             purchase_id = self._purchases.get(event.purchase_key)
             if purchase_id is None:
-                self._board.refused["purchase was refused"] += 1
+                self._board.problems["purchase was refused"] += 1
                 return None, {}
             return f"/v1/purchases/{purchase_id}/returns", event.body
         if "member" in event.body:
             return "/v1/purchases", event.body
         member_id = await self._member(event.shopper)
         if member_id is None:
-            self._board.refused["enrolment was refused"] += 1
+            self._board.problems["enrolment was refused"] += 1
             return None, {}
         return "/v1/purchases", {"member": {"member_id": member_id}, **event.body}
 
@@ -167,7 +167,7 @@ class Replay:
             started_at = time.perf_counter()
             answer, code = await self._insist(client, path, body, key=key)
             if answer is None or code != "ok":
-                self._board.refused[code] += 1
+                self._board.problems[code] += 1
                 return None
             if counted:
                 decided_in = answer.header("Loyalty-Region")
@@ -214,19 +214,19 @@ class Replay:
         try:
             answer = await query.get(f"/v1/members/{member_id}/account", {"Consistency-Token": token})
         except WireError as error:
-            self._board.refused[f"read: {error.kind}"] += 1
+            self._board.problems[f"read: {error.kind}"] += 1
             return
         if answer.code == "ok":
             self._board.read(region, time.perf_counter() - started_at)
         else:
-            self._board.refused[f"read: {answer.code}"] += 1
+            self._board.problems[f"read: {answer.code}"] += 1
 
     async def _probe(self, home: str, member_id: str, version: int) -> None:
         lag_s = await visible_after(
             self._deployment.regions[home].query, member_id, version, timeout_s=self._plan.probe_for_s
         )
         if lag_s is None:
-            self._board.refused["read: not visible in time"] += 1
+            self._board.problems["read: not visible in time"] += 1
         else:
             self._board.seen(home, lag_s)
 

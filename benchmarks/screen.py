@@ -12,13 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.board import Board, Recent, RegionBoard
+from benchmarks.board import HISTORY_S, Board, Recent, RegionBoard
 from benchmarks.history import Event
 from benchmarks.latency import Latency
 from benchmarks.replay import Replay
 
 _REFRESH_S: Final = 0.5
 _PLAIN_INTERVAL_S: Final = 5.0
+_WHOLE_FROM_MS: Final = 100.0
+_COLUMNS_WIDTH: Final = 84  # what everything but the sparkline takes at its widest
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 
 
@@ -42,7 +44,7 @@ async def show(board: Board, console: Console, title: str) -> None:
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            live.update(picture(board, title), refresh=True)
+            live.update(picture(board, title, width=console.width), refresh=True)
             await asyncio.sleep(_REFRESH_S)
 
 
@@ -52,40 +54,47 @@ async def _show_lines(board: Board, console: Console) -> None:
         now = board.clock()
         rate = sum(row.rate(now) for row in board.regions.values())
         of_total = f" of {board.total:,}" if board.total else ""
-        refused = sum(board.refused.values())
+        problems = sum(board.problems.values())
         console.print(
-            f"{board.baskets:,}{of_total} baskets, {rate:.0f}/s, {board.enrolled:,} members, {refused} refused"
+            f"{board.baskets:,}{of_total} baskets, {rate:.0f}/s, {board.enrolled:,} members, {problems} problems"
         )
 
 
-def picture(board: Board, title: str) -> RenderableType:
-    """The board now."""
+def picture(board: Board, title: str, *, width: int) -> RenderableType:
+    """The board now, on a terminal of this width."""
     now = board.clock()
     table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("region")
-    for column in ("baskets/s", "command p50 / p99", "query p50 / p99", "visible p50 / p99", "forwarded"):
+    table.add_column("region", no_wrap=True)
+    for column in ("baskets/s", "command ms", "query ms", "visible ms", "forwarded"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("last 40 s", no_wrap=True)
+    spark = max(width - _COLUMNS_WIDTH, 0)
+    if spark:
+        table.add_column(f"last {min(spark, HISTORY_S)} s", no_wrap=True)
+    table.add_row("", "", *[Text("p50 / p99", style="dim")] * 3)
     top = max((max(row.rates(now), default=0) for row in board.regions.values()), default=0)
     for name, row in board.regions.items():
-        table.add_row(name, *_region_cells(row, now, top))
+        lately = [Text(sparkline(row.rates(now)[-spark:], top), style="cyan")] if spark else []
+        table.add_row(name, *_region_cells(row, now), *lately)
     return Panel(Group(_progress(board), Text(), table, Text(), _totals(board)), title=title, title_align="left")
 
 
-def _region_cells(row: RegionBoard, now: float, top: int) -> Sequence[RenderableType]:
+def _region_cells(row: RegionBoard, now: float) -> Sequence[RenderableType]:
     return (
         f"{row.rate(now):.0f}",
         _pair(row.command, now),
         _pair(row.query, now),
         _pair(row.visible, now),
         f"{row.forwarded_share:.0%}",
-        Text(sparkline(row.rates(now), top), style="cyan"),
     )
 
 
 def _pair(recent: Recent, now: float) -> str:
     pair = recent.percentiles_ms(now)
-    return f"{pair[0]:.1f} / {pair[1]:.1f} ms" if pair else "-"
+    return f"{_short(pair[0])} / {_short(pair[1])}" if pair else "-"
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}" if milliseconds < _WHOLE_FROM_MS else f"{milliseconds:,.0f}"
 
 
 def sparkline(values: Sequence[int], top: int) -> str:
@@ -120,8 +129,8 @@ def _totals(board: Board) -> Text:
     if board.retried:
         text += f"   {sum(board.retried.values()):,} retries"
     line = Text(text)
-    if board.refused:
-        line.append("   refused: " + counted(board.refused), style="yellow")
+    if board.problems:
+        line.append("   problems: " + counted(board.problems), style="yellow")
     return line
 
 
