@@ -14,14 +14,13 @@ local function fence(mark, epoch)
   if current ~= epoch then return redis.error_reply('FENCED by epoch ' .. current) end
 end
 
-local function why_incomplete(known, run_id, system, position)
+local function why_incomplete(known, run_id, position)
   if not known[1] then return 'no mark: Valkey is empty' end
   if known[2] ~= run_id then return 'Valkey was restarted' end
-  if known[3] ~= system then return 'another database' end
-  if position ~= '' and tonumber(position) > tonumber(known[4] or 0) then
+  if position ~= '' and tonumber(position) > tonumber(known[3] or 0) then
     return 'changes are missing between watermark and slot'
   end
-  return known[5] == '1' and '' or 'the last rebuild did not finish'
+  return known[4] == '1' and '' or 'the last rebuild did not finish'
 end
 
 -- Become the only writer. Answers the epoch and, when views may be missing or stale, why. A caller that held an epoch
@@ -30,18 +29,18 @@ end
 --       epoch held so far ('' for a new projector, which takes over)
 local function open(keys, args)
   local mark, run_id, system, position, now_ms, held = keys[1], args[1], args[2], args[3], args[4], args[5]
-  local known = redis.call('HMGET', mark, 'epoch', 'run_id', 'system', 'watermark', 'complete', 'committed_at_us')
+  local known = redis.call('HMGET', mark, 'epoch', 'run_id', 'watermark', 'complete', 'committed_at_us')
   local current = tonumber(known[1] or 0)
   if held ~= '' and current > tonumber(held) then return redis.error_reply('FENCED by epoch ' .. known[1]) end
-  local why = why_incomplete(known, run_id, system, position)
+  local why = why_incomplete(known, run_id, position)
   local epoch = held
-  if held == '' or held ~= known[1] or run_id ~= known[2] or system ~= known[3] then
+  if held == '' or held ~= known[1] or run_id ~= known[2] then
     -- Never an epoch that a Valkey emptied since has given before: time is the floor.
     epoch = string.format('%.0f', math.max(current + 1, tonumber(now_ms)))
     redis.call('HSET', mark, 'epoch', epoch, 'run_id', run_id, 'system', system)
     if why ~= '' then redis.call('HSET', mark, 'complete', '0', 'watermark', '0') end
   end
-  return { epoch, why, known[6] or '0' }
+  return { epoch, why, known[5] or '0' }
 end
 
 local function stored_header(key)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import jpype
 import orjson
@@ -199,7 +199,8 @@ def _normalized(table: str, row: dict[str, Any]) -> dict[str, Any]:
 
 def _database_properties(dsn: str) -> dict[str, str]:
     parts = urlsplit(dsn)
-    return {
+    encryption = {f"database.{name}": value for name, value in parse_qsl(parts.query) if name.startswith("ssl")}
+    return encryption | {
         "database.hostname": parts.hostname or "localhost",
         "database.port": str(parts.port or 5432),
         "database.user": unquote(parts.username or ""),

@@ -60,7 +60,10 @@ class Decoder:
         self._relations: dict[int, Relation] = {}
         self._committed_at_us = 0
         self.committed_lsn = 0
-        """End of the last whole transaction: up to here Postgres may forget."""
+        """Just past the beginning of the last commit: up to here Postgres may forget.
+
+        Were it the commit's end, psycopg2 would move it on with keep-alives by itself, beyond what was applied.
+        """
         self._decode_of = {
             b"B"[0]: self._begin,
             b"C"[0]: self._commit,
@@ -82,7 +85,8 @@ class Decoder:
         return []
 
     def _commit(self, payload: bytes, _lsn: int) -> list[Change]:
-        _, _, self.committed_lsn, _ = _COMMIT.unpack_from(payload, 1)
+        _, commit_lsn, _, _ = _COMMIT.unpack_from(payload, 1)
+        self.committed_lsn = commit_lsn + 1
         return []
 
     def _relation(self, payload: bytes, _lsn: int) -> list[Change]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar, cast
 
 import structlog
 from redis import Redis
@@ -80,6 +80,7 @@ class Session:
     def open(self, position: Position) -> Self:
         """Become the only writer: take over, or go on with the epoch held before. Fenced when that was taken."""
         self._redis.execute_command("FUNCTION", "LOAD", "REPLACE", FUNCTIONS)
+        self._forget_other_database(position.system)
         run_id = self._redis.info("server")["run_id"]
         resumes_at = "" if position.resumes_at is None else position.resumes_at
         now_ms = int(time.time() * 1000)
@@ -118,6 +119,17 @@ class Session:
     def close(self) -> None:
         """Hang up."""
         self._redis.close()
+
+    def _forget_other_database(self, system: str) -> None:
+        """Remove every view when the mark tells of another database; the mark last, so that a crash repeats it."""
+        known = cast("bytes | None", self._redis.hget(self._mark, "system"))
+        if known is None or known.decode() == system:
+            return
+        structlog.get_logger().warning("views_of_another_database_removed", known=known.decode(), system=system)
+        for pattern in ("[aempi]:*", "gone:*"):
+            for chunk in self.keys(pattern, OPERATIONS_PER_CALL):
+                self._redis.unlink(*chunk)
+        self._redis.delete(self._mark)
 
     def _apply(
         self, part: Operations, *, progress: Progress | None = None, announcement: str = "", repair: str = ""

@@ -162,7 +162,6 @@ CASES = (
     Case("follows on", Position("system-1", 100), None, ""),
     Case("slot ahead of the views", Position("system-1", 101), None, "missing"),
     Case("slot missing", Position("system-1", 2**53 - 1), None, "missing"),
-    Case("other database", Position("system-2", 100), None, "another database"),
     Case("Valkey restarted", Position("system-1", 100), "of yesterday", "restarted"),
 )
 
@@ -180,6 +179,14 @@ def test_a_new_projector_sees_whether_views_follow_on(
     assert case.says in successor.incomplete
     assert bool(case.says) == bool(successor.incomplete)
     assert valkey.hget(MARK, "complete") == ("0" if case.says else "1")
+
+
+def test_views_of_another_database_are_removed(session: Session, valkey_url: str, valkey: Redis) -> None:
+    apply(session, journal(ALICE, 9), member(ALICE, 9), identifier(10), identifier(20, "delete"), watermark=10**15)
+    session.complete()
+    successor = Session(valkey_url, MARK).open(Position("system-2", 5))
+    successor.close()
+    assert (successor.incomplete, valkey.keys("*")) == ("no mark: Valkey is empty", [MARK])
 
 
 def test_the_sink_goes_on_in_an_emptied_valkey_under_a_new_epoch(valkey_url: str, valkey: Redis) -> None:
