@@ -1,0 +1,114 @@
+"""Under load everything is killed in turn. Nothing acknowledged is lost, nothing is doubled, views come right again."""
+
+import asyncio
+import json
+import os
+import signal
+
+import psutil
+import pytest
+
+from tests.conftest import eventually
+from tests.system.conftest import loyalty, start
+from tests.system.till import REGIONS, System, basket
+
+TILLS = 9
+READY_DEADLINE_S = 60.0
+VICTIMS = ("eu-command", "us-query", "eu-1-cdc", "ap-1-valkey", "us-1-postgres-2", "eu-1-postgres-1")
+
+
+async def shop(system: System, name: str, members: list[str], stop: asyncio.Event) -> list[str]:
+    """A till that posts one basket after another until told to stop; tells which were acknowledged."""
+    acknowledged: list[str] = []
+    number = 0
+    while not stop.is_set():
+        region = REGIONS[number % 3]
+        receipt = f"{name}-{number}"
+        body = basket(members[number % len(members)], region, receipt)
+        reply = await system.insist(region, "/v1/purchases", body, key=receipt)
+        assert reply.status == 201, reply.body
+        acknowledged.append(receipt)
+        number += 1
+    return acknowledged
+
+
+async def all_ready(system: System) -> bool:
+    status = await asyncio.to_thread(loyalty, system.data, "status", "--json")
+    return status.returncode == 0 and json.loads(status.stdout)["ready"]
+
+
+async def recorded(system: System) -> list[str]:
+    receipts: list[str] = []
+    for region in REGIONS:
+        connection = await system.primary(region)
+        receipts += [row["receipt"] for row in await connection.fetch("SELECT receipt FROM purchase")]
+        await connection.close()
+    return receipts
+
+
+@pytest.mark.timeout(300)
+async def test_whatever_is_killed_under_load_every_acknowledged_basket_is_there_once(system: System) -> None:
+    members = [await system.enrol(region) for region in REGIONS for _ in range(4)]
+    stop = asyncio.Event()
+    tills = [asyncio.create_task(shop(system, f"faults-{till}", members, stop)) for till in range(TILLS)]
+    for victim in VICTIMS:
+        before = system.processes()[victim]
+        system.kill(victim)
+
+        async def replaced(victim: str = victim, before: int = before) -> bool:
+            return system.processes().get(victim, before) != before and await all_ready(system)
+
+        await eventually(replaced, deadline_s=READY_DEADLINE_S)
+    stop.set()
+    acknowledged = [receipt for receipts in await asyncio.gather(*tills) for receipt in receipts]
+    found = [receipt for receipt in await recorded(system) if receipt.startswith("faults-")]
+    assert sorted(found) == sorted(acknowledged)
+    verdict = await asyncio.to_thread(loyalty, system.data, "verify", "--json")
+    assert verdict.returncode == 0, verdict.stdout
+
+
+@pytest.mark.timeout(180)
+async def test_without_its_standby_a_shard_acknowledges_nothing_and_goes_on_when_it_is_back(system: System) -> None:
+    member = await system.enrol("us")
+    connection = await system.primary("us")
+    standby = psutil.Process(system.processes()["us-1-postgres-2"])
+    frozen = [standby, *standby.children(recursive=True)]
+    for process in frozen:
+        process.suspend()
+    try:
+        bodies = [basket(member, "us", f"alone-{number}") for number in range(5)]
+        replies = await asyncio.gather(
+            *(system.post("us", "/v1/purchases", body, key=body["receipt"]) for body in bodies)
+        )
+        assert {reply.status for reply in replies} == {503}
+        assert all(reply.json["retryable"] and reply.headers["Retry-After"] for reply in replies)
+        read = await system.get("us", f"/v1/members/{member}/account")
+        assert (read.status, read.json["version"]) == (200, 1)
+    finally:
+        for process in frozen:
+            process.resume()
+    for body in bodies:
+        reply = await system.insist("us", "/v1/purchases", body, key=body["receipt"])
+        assert reply.status == 201, reply.body
+    assert await connection.fetchval("SELECT count(*) FROM purchase WHERE receipt LIKE 'alone-%'") == len(bodies)
+    await connection.close()
+
+
+@pytest.mark.timeout(240)
+async def test_after_kill_nine_of_the_supervisor_nothing_is_left_and_a_second_start_goes_on(system: System) -> None:
+    member = await system.enrol("ap")
+    body = basket(member, "ap", "supervisor-1")
+    bought = await system.post("ap", "/v1/purchases", body, key="supervisor-1")
+    run = json.loads((system.data / "run.json").read_text())
+    children = list(system.processes().values())
+    os.kill(run["supervisor"]["pid"], signal.SIGKILL)
+
+    async def gone() -> bool:
+        return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in children)
+
+    await eventually(gone, deadline_s=30)
+    await asyncio.to_thread(start, system.data, system.port)
+    again = await system.insist("ap", "/v1/purchases", body, key="supervisor-2")
+    assert again.json["purchase_id"] == bought.json["purchase_id"]
+    verdict = await asyncio.to_thread(loyalty, system.data, "verify", "--json")
+    assert verdict.returncode == 0, verdict.stdout
