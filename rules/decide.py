@@ -42,7 +42,7 @@ from rules.transfer import cancel_transfer, receive_transfer, send_transfer, set
 __all__ = ["NO_FACTS", "Facts", "decide"]
 
 POINTS_MAX: Final = 2**62
-"""No bucket of one member grows beyond this: the columns are 64-bit integers."""
+"""All points of one member together stay below this: the columns are 64-bit integers."""
 
 
 def decide(account: Account | None, command: Command, program: Program, facts: Facts = NO_FACTS) -> Decision:
@@ -61,7 +61,7 @@ def decide(account: Account | None, command: Command, program: Program, facts: F
 def _decided(outcome: Outcome, settled: tuple[Entry, ...], account: Account | None) -> Decision:
     if isinstance(outcome, Accepted):
         after = outcome.entry.account
-        if max(after.available, after.pending, after.held, after.spent, after.expired, after.debt) > POINTS_MAX:
+        if after.issued + after.debt > POINTS_MAX:  # what all other buckets sum to
             outcome = Refused("limit_exceeded", "the account would hold more points than there can be")
         else:
             account = after

@@ -47,8 +47,19 @@ class Draft:
 
     def earn(self, points: int, reason: str, *, expires_at: datetime | None, available_at: datetime | None) -> None:
         """Points from the program; what is at once available pays debt first."""
+        self.earn_all([(points, reason)], expires_at=expires_at, available_at=available_at)
+
+    def earn_all(
+        self, parts: Iterable[tuple[int, str]], *, expires_at: datetime | None, available_at: datetime | None
+    ) -> None:
+        """Points into one lot for several reasons, a posting each; the account changes once."""
         target = Bucket.PENDING if available_at else Bucket.AVAILABLE
-        self.post(Posting(points, Bucket.PROGRAM, target, reason, expires_at, available_at))
+        earned = [Posting(points, Bucket.PROGRAM, target, why, expires_at, available_at) for points, why in parts]
+        points = sum(posting.points for posting in earned)
+        if not points:
+            return
+        self.account = apply(self.account, Posting(points, Bucket.PROGRAM, target, "", expires_at, available_at))
+        self.postings += [posting for posting in earned if posting.points]
         if target is Bucket.AVAILABLE:
             self.pay_debt(min(points, self.account.debt), expires_at)
 
@@ -104,9 +115,8 @@ class Draft:
 
     def keep_alive(self, program: Program, active_at: datetime) -> None:
         """The member earned or spent: where points expire by inactivity, all of them now expire later."""
-        expires_at = program.expires_at(active_at)
-        if program.points.expiry.kind == "inactivity" and expires_at:
-            self._renew(expires_at)
+        if program.points.expiry.kind == "inactivity":
+            self._renew(program.expires_at(active_at) or active_at)
 
     def _renew(self, expires_at: datetime) -> None:
         for lot in self.account.lots:

@@ -4,6 +4,7 @@ What points pay earns nothing: it is taken off the lines in proportion to their 
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from rules.command import RecordPurchase
 from rules.draft import Draft
@@ -24,8 +25,13 @@ class Payment:
     holds: dict[int, int]
 
 
+NO_PAYMENT: Final = Payment(0, 0, (), {})
+
+
 def pay(draft: Draft, command: RecordPurchase, program: Program, facts: Facts) -> Payment | Refused:
     """Spend a purchase's holds and points. A captured hold is spent whole, even when it is worth more than is due."""
+    if not command.capture_holds and not command.pay_with_points:
+        return NO_PAYMENT
     refused = _capture(draft, command, facts) or _spend(draft, command, program)
     if refused:
         return refused

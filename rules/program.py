@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
+from functools import lru_cache
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from iso4217 import Currency
@@ -13,6 +15,8 @@ from rules.program_check import ProgramError, read_document
 from rules.program_file import Expiry, ProgramDocument, Reward, Store, Tier, month_day
 
 __all__ = ["Program", "ProgramError", "Reward", "Store", "Tier", "parse_program"]
+
+_DAYS_CACHED: Final = 1_000  # tills send today and the days they were offline; a replay goes day by day
 
 
 class Program:
@@ -40,6 +44,7 @@ class Program:
         self.campaigns = tuple(compile_campaign(one, base=base, minor=minor) for one in document.campaigns)
         self.coupons = {one.code: compile_coupon(one, base=base, minor=minor) for one in document.coupons}
         self.asks_birth_date = any(offer.source.when.birthday_within_days for offer in self._offers())
+        self._expiry_of = lru_cache(maxsize=_DAYS_CACHED)(self._end_of_rounded_day)
         self._ranks = {tier.code: rank for rank, tier in enumerate(self.tiers)}
 
     def _offers(self) -> Sequence[Offer]:
@@ -71,13 +76,17 @@ class Program:
         if expiry.kind == "none":
             return None
         local = occurred_at.astimezone(self.zone)
-        day = add_months(local.date(), expiry.months_kept)
+        if expiry.round == "none" and expiry.kind != "fixed_dates":
+            day = add_months(local.date(), expiry.months_kept)
+            return local.replace(year=day.year, month=day.month, day=day.day).astimezone(UTC)
+        return self._expiry_of(local.date())
+
+    def _end_of_rounded_day(self, day: date) -> datetime:
+        expiry = self.points.expiry
+        day = add_months(day, expiry.months_kept)
         rounding = expiry.round or ("day" if expiry.kind == "inactivity" else "month_end")
         if expiry.kind == "fixed_dates":
             day = _next_of(expiry, day)
-        elif rounding == "none":
-            same_time = local.replace(year=day.year, month=day.month, day=day.day)
-            return same_time.astimezone(UTC)
         elif rounding == "month_end":
             day = month_end(day)
         elif rounding == "year_end":

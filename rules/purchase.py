@@ -40,8 +40,8 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     earning = earn(basket, program, coupons, referral.get("newcomer", 0))
     expires_at = program.expires_at(command.occurred_at)
     available_at = _still_ahead(program.available_at(command.occurred_at), command.received_at)
-    for component in earning.components:
-        draft.earn(component.points, component.reason, expires_at=expires_at, available_at=available_at)
+    parts = [(component.points, component.reason) for component in earning.components]
+    draft.earn_all(parts, expires_at=expires_at, available_at=available_at)
     draft.expire(command.received_at)
     draft.keep_alive(program, command.occurred_at)
     _count(draft, basket, earning, program)

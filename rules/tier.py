@@ -32,7 +32,10 @@ def qualifying(counters: Counters, program: Program, day: date) -> int:
     """The metric in the window of a day."""
     days = _days(counters, program)
     first = _window_start(program, day).toordinal()
-    return max(sum(days[index + 1] for index in range(0, len(days), 2) if days[index] >= first), 0)
+    start = 0
+    while start < len(days) and days[start] < first:
+        start += 2
+    return max(sum(days[start + 1 :: 2]), 0)
 
 
 def _days(counters: Counters, program: Program) -> list[int]:
