@@ -18,11 +18,12 @@ from query.question import AccountQuestion
 from query.visible import Watch
 from shard_router.errors import ProblemError
 from shard_router.openapi import malformed_parameter
-from shard_router.web import DRAINING
+from shard_router.web import DRAINING, REQUEST_ID
 
 STREAMS: Final = Gauge("loyalty_query_streams", "Event streams open now.", registry=None)
 _RETRY_MS: Final = 2_000
 _RECHECK_S: Final = 1.0  # between reads when no notification can come, and until a stopping node is noticed
+_HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _LAST_EVENT_ID: Final = "Last-Event-ID"
 
 
@@ -54,8 +55,8 @@ class Streams:
         first = await node.read(request, question, at_least=0)
         if first.body is None:
             raise ProblemError("member_not_found")
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = web.StreamResponse(headers=headers)
+        response = web.StreamResponse(headers=_HEADERS)
+        response.headers.update({"Request-Id": request[REQUEST_ID], "Loyalty-Region": node.settings.region})
         await response.prepare(request)
         await response.write(b"retry: %d\n\n" % _RETRY_MS)
         reader = node.readers[node.topology.current.shard_of(question.member_id)]

@@ -19,6 +19,7 @@ from shard_router.token import ConsistencyToken
 from shard_router.topology import TopologyWatch
 
 T = TypeVar("T")
+_DEADLINE: Final = web.RequestKey("deadline", float)
 
 
 class QueryNode:
@@ -69,15 +70,17 @@ class QueryNode:
         region = self.home_of(member_id, missing=missing)
         if region == self.settings.region:
             return None
-        deadline = deadline_of(request, deadline_ms=self.settings.deadline_ms)
-        return await self.forwarder.forward(request, region, deadline=deadline)
+        return await self.forwarder.forward(request, region, deadline=self._deadline(request))
 
     async def read(self, request: web.Request, question: Question, *, at_least: int) -> Answer:
-        """Answer a question about a member of this region within the request's deadline."""
+        """Answer a question about a member of this region, demanding a version or none (0), within the deadline."""
         reader = self.readers[self.topology.current.shard_of(question.member_id)]
-        if not at_least and (answer := await reader.glance(question)):
-            return answer
-        return await self.within_deadline(request, reader.read(question, at_least=at_least, wait_s=self._wait_s))
+        if at_least:
+            work = reader.read_version(question, at_least=at_least, wait_s=self._wait_s)
+            return await self.within_deadline(request, work)
+        # Valkey has a deadline of its own, so that the hot path needs no timer.
+        found = await reader.glance(question)
+        return found or await self.within_deadline(request, reader.ask_servers(question, at_least=0))
 
     async def find_member(
         self, request: web.Request, identifier: Identifier, token: ConsistencyToken | None
@@ -97,12 +100,17 @@ class QueryNode:
 
     async def within_deadline(self, request: web.Request, work: Awaitable[T]) -> T:
         """Await some work; `shard_unavailable` when the request's deadline comes first."""
-        deadline = deadline_of(request, deadline_ms=self.settings.deadline_ms)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            async with asyncio.timeout(self._deadline(request) - time.monotonic()):
                 return await work
         except TimeoutError as error:
             raise ProblemError("shard_unavailable", "no answer within the deadline") from error
+
+    def _deadline(self, request: web.Request) -> float:
+        """Fix the deadline when it is first asked for: all steps of a request share it."""
+        if _DEADLINE not in request:
+            request[_DEADLINE] = deadline_of(request, deadline_ms=self.settings.deadline_ms)
+        return request[_DEADLINE]
 
 
 NODE: Final = web.AppKey("node", QueryNode)

@@ -45,25 +45,41 @@ class ShardReader:
         self.primary = primary
 
     async def glance(self, question: Question) -> Answer | None:
-        """Answer from Valkey if it knows: the hot path, without deadline because Valkey has its own."""
+        """Answer from Valkey if it knows the member at all: the hot path."""
         seen = await question.ask_cache(self.cache)
         if seen is None:
             return None
         _FROM_CACHE.inc()
         return Answer(seen.etag, seen.body, "cache")
 
-    async def read(self, question: Question, *, at_least: int, wait_s: float) -> Answer:
-        """Answer a question with a picture that includes version `at_least`; 0 demands nothing.
+    async def read_version(self, question: Question, *, at_least: int, wait_s: float) -> Answer:
+        """Answer a question with a picture that includes version `at_least`, waiting for it up to `wait_s` first.
 
         `not_yet_visible` when no one shows that version, `shard_unavailable` when no one can tell.
         """
         seen = await question.ask_cache(self.cache)
-        if (seen is None or seen.seen < at_least) and at_least and not self.cache.breaker.is_open:
+        if (seen is None or seen.seen < at_least) and not self.cache.breaker.is_open:
             seen = await self._await_version(question, at_least, wait_s)
         if seen is not None and seen.seen >= at_least:
             _FROM_CACHE.inc()
             return Answer(seen.etag, seen.body, "cache")
-        return await self._ask_servers(question, at_least)
+        return await self.ask_servers(question, at_least=at_least)
+
+    async def ask_servers(self, question: Question, *, at_least: int) -> Answer:
+        """Answer a question from the first server whose picture includes version `at_least`; raises as above."""
+        reached = False
+        for server in await self.servers():
+            try:
+                seen = await question.ask_server(server)
+            except ProblemError:
+                continue
+            reached = True
+            if seen.seen >= at_least:
+                ANSWERS.labels(server.role).inc()
+                return Answer(seen.etag, seen.body, server.role)
+        if reached:
+            raise ProblemError("not_yet_visible", f"version {at_least} is not visible yet")
+        raise ProblemError("shard_unavailable", "neither a view nor a server can answer")
 
     async def able(self) -> bool:
         """Tell whether Valkey or a standby can answer."""
@@ -87,21 +103,6 @@ class ShardReader:
                 seen = await question.ask_cache(self.cache)
         WAITS.labels("visible" if watch else "refused").inc()
         return seen
-
-    async def _ask_servers(self, question: Question, at_least: int) -> Answer:
-        reached = False
-        for server in await self.servers():
-            try:
-                seen = await question.ask_server(server)
-            except ProblemError:
-                continue
-            reached = True
-            if seen.seen >= at_least:
-                ANSWERS.labels(server.role).inc()
-                return Answer(seen.etag, seen.body, server.role)
-        if reached:
-            raise ProblemError("not_yet_visible", f"version {at_least} is not visible yet")
-        raise ProblemError("shard_unavailable", "neither a view nor a server can answer")
 
 
 class Readers:

@@ -17,7 +17,8 @@ from query.views import VISIBLE_CHANNEL
 
 _PAUSE_MIN_S: Final = 0.05
 _PAUSE_MAX_S: Final = 2.0
-_SILENCE_MAX_S: Final = 5.0  # then a ping must be answered within as long again, or the connection is dead
+SILENCE_MAX_S: Final = 5.0
+"""Then a ping must be answered within as long again, or the connection is dead."""
 _CONNECT_TIMEOUT_S: Final = 1.0
 
 
@@ -55,8 +56,9 @@ class Watch:
 class Visible:
     """The subscription to one Valkey. `run` it as a task; `watch` from requests."""
 
-    def __init__(self, url: str, *, waiters_max: int) -> None:
+    def __init__(self, url: str, *, waiters_max: int, silence_max_s: float = SILENCE_MAX_S) -> None:
         self._url = url
+        self._silence_max_s = silence_max_s
         self._waiters_max = waiters_max
         self.waiting = 0
         self._watches: dict[bytes, set[Watch]] = {}
@@ -113,7 +115,7 @@ class Visible:
     async def _listen(self, channel: Any) -> None:
         pinged = False
         while True:
-            message = await channel.get_message(timeout=_SILENCE_MAX_S)
+            message = await channel.get_message(timeout=self._silence_max_s)
             if message is None:
                 if pinged:
                     raise TimeoutError("no answer to a ping")

@@ -15,7 +15,14 @@ from shard_router.topology import TopologyWatch
 from shard_router.web import DRAINING, FORWARDED, REQUEST_ID
 
 _PASSED_ON: Final = ("Authorization", "Last-Event-ID", "Accept")
-_PASSED_BACK: Final = ("Content-Type", "Cache-Control", "X-Accel-Buffering", "Retry-After", "Loyalty-Region")
+_PASSED_BACK: Final = (
+    "Content-Type",
+    "Cache-Control",
+    "X-Accel-Buffering",
+    "Retry-After",
+    "Loyalty-Region",
+    "Request-Id",
+)
 _CONNECT_TIMEOUT_S: Final = 1.0
 _SILENCE_MAX_S: Final = 60.0  # four missed comments of 15 s: the home node is gone
 

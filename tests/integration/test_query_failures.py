@@ -16,6 +16,7 @@ from cluster import valkey
 from cluster.process import ProcessSpec, spawn, terminate, wait_ready
 from query.node import NODE
 from query.reader import ShardReader
+from query.visible import Visible
 from shard_router.member_id import format_member_id
 from shard_router.token import format_token
 from tests.conftest import DatabasePair, eventually
@@ -145,6 +146,28 @@ async def test_a_waiter_is_woken_after_a_new_subscription(world: World, killable
         await killable.stop()
         await killable.start()
         assert await watch.wait(9, timeout_s=10)
+
+
+async def test_a_subscription_outlives_silence_and_notices_a_dead_peer(killable: OwnValkey) -> None:
+    visible = Visible(killable.url, waiters_max=1, silence_max_s=0.1)
+    running = asyncio.create_task(visible.run())
+    try:
+        await asyncio.wait_for(visible.subscribed.wait(), 10)
+        with visible.watch(ADA) as watch:
+            assert watch
+            assert not await watch.wait(1, timeout_s=0.5), "pings in silence must not look like a new subscription"
+            await project(killable.url, ADA, 1)
+            assert await watch.wait(1, timeout_s=10)
+            killable.send(signal.SIGSTOP)
+            await eventually(lambda: unsubscribed(visible))
+            killable.send(signal.SIGCONT)
+            assert await watch.wait(9, timeout_s=10)
+    finally:
+        running.cancel()
+
+
+async def unsubscribed(visible: Visible) -> bool:
+    return not visible.subscribed.is_set()
 
 
 async def test_a_token_is_kept_while_valkey_is_down(world: World, killable: OwnValkey) -> None:
