@@ -89,7 +89,7 @@ async def views_of(valkey: Redis) -> dict[str, object]:
         if name.startswith("e:"):
             found[name] = {int(score): item for item, score in await valkey.zrange(key, 0, -1, withscores=True)}
         elif name.startswith("i:"):
-            found[name] = (await valkey.get(key))[16:]
+            found[name] = (await valkey.get(key) or b"")[16:]  # it may go between the two calls
         elif name[:2] in {"a:", "m:", "p:"}:
             found[name] = await valkey.get(key)
     return found
