@@ -1,0 +1,200 @@
+"""What baskets earn: components, floors, groups, conditions, limits. One row per sentence of the rules."""
+
+from datetime import date
+
+import pytest
+
+from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
+
+
+def campaign(code: str, effect: str, **keys: str) -> str:
+    return f'[[campaigns]]\ncode = "{code}"\neffect = {{ {effect} }}\n' + "".join(
+        f"{key} = {value}\n" for key, value in keys.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("per_unit", "amounts", "points"),
+    [
+        ("1", [1050, 299], 13),  # floored once over the basket, not per line
+        ("1", [99], 0),
+        ("0.5", [199, 1], 1),
+        ("3.333333333", [30], 0),
+        ("3.333333334", [30], 1),
+        ("0.1", [999] * 10, 9),
+    ],
+)
+def test_base_is_summed_exactly_and_floored_once(per_unit: str, amounts: list[int], points: int) -> None:
+    entry = Member(program(points=f'per_unit = "{per_unit}"')).buy(*map(line, amounts))
+    assert entry.points == points
+    assert len(entry.postings) == (points > 0)
+
+
+@pytest.mark.parametrize(
+    ("effect", "points"),
+    [
+        ('multiply = "2"', 6),
+        ('multiply = "1.5"', 3),
+        ('per_unit = "0.5"', 3),
+        ("fixed = 100", 100),
+        ("fixed_per_item = 10", 20),  # 2 pieces, and 0.375 of a weighed one is no whole unit
+    ],
+)
+def test_an_effect_counts_the_matched_lines_only(effect: str, points: int) -> None:
+    rules = program(campaign("c", effect, match='{ categories = ["PRODUCE"] }'))
+    entry = Member(rules).buy(line(500, 2, "PRODUCE"), line(1000, 5, "DELI"), line(199, "0.375", "PRODUCE"))
+    assert earned(entry) == {"base": 16, "campaign:c": points}
+
+
+def test_a_line_matches_by_category_or_by_sku() -> None:
+    rules = program(campaign("c", "fixed_per_item = 1", match='{ categories = ["X"], skus = ["s"] }'))
+    assert earned(Member(rules).buy(line(0, 2, "X"), line(0, 3, "Y", sku="s"), line(0, 4, "Y")))["campaign:c"] == 5
+
+
+def test_components_are_attributed_by_largest_remainder_the_earlier_line_first_on_a_tie() -> None:
+    member = Member(program(campaign("c", "fixed = 10", match='{ categories = ["P"] }')))
+    version = member.buy(line(50, 1, "P"), line(50, 1, "P"), line(50, 1, "P"), line(51)).version
+    lines = member.purchases[version].document["lines"]
+    assert [one["earned"] for one in lines] == [
+        {"base": 1, "campaign:c": 4}, {"campaign:c": 3}, {"campaign:c": 3}, {"base": 1},
+    ]  # fmt: skip
+
+
+def test_the_tier_held_before_the_purchase_multiplies_its_base() -> None:
+    member = Member(program(TIERS))
+    first = member.buy(line(40_000))
+    assert (earned(first), member.now.tier.code) == ({"base": 400}, "gold")
+    assert earned(member.buy(line(333))) == {"base": 3, "tier:gold": 1}
+
+
+def test_of_a_group_the_best_for_the_member_applies_and_ties_go_to_the_first_listed() -> None:
+    best = [campaign("a", "fixed = 5", group='"g"'), campaign("b", "fixed = 7", group='"g"')]
+    member = Member(program(*best, campaign("c", "fixed = 7", group='"g"'), campaign("d", "fixed = 1")))
+    assert earned(member.buy(line(100))) == {"base": 1, "campaign:b": 7, "campaign:d": 1}
+    assert (member.why("a"), member.why("c"), member.why("b")) == ("group", "group", "applied")
+
+
+@pytest.mark.parametrize(
+    ("condition", "why"),
+    [
+        ('starts_at = "2026-11-23T00:00:00Z"', "not_started"),
+        ('ends_at = "2026-11-22T10:00:00Z"', "ended"),
+        ('starts_at = "2026-11-22T10:00:00Z"', "applied"),
+        ('when = { stores = ["331"] }', "store"),
+        ('when = { stores = ["330", "331"] }', "applied"),
+        ('when = { tiers = ["silver"] }', "tier"),
+        ('when = { weekdays = ["mon"] }', "weekday"),
+        ('when = { weekdays = ["sun"] }', "applied"),
+        ('when = { from = "08:00", to = "11:00" }', "time"),  # it is 11:00 in Berlin
+        ('when = { from = "11:00", to = "24:00" }', "applied"),
+        ('when = { from = "22:00", to = "12:00" }', "applied"),
+        ("when = { min_amount = 1001 }", "min_amount"),
+        ("when = { min_amount = 1000 }", "applied"),
+        ("when = { birthday_within_days = 3 }", "birthday"),
+        ("when = { birthday_within_days = 4 }", "applied"),
+        ('match = { categories = ["NONE"] }', "no_line"),
+    ],
+)
+def test_a_condition_that_does_not_hold_is_the_reason(condition: str, why: str) -> None:
+    key, value = condition.split(" = ", 1)
+    member = Member(program(TIERS, campaign("c", "fixed = 5", **{key: value}), zone="Europe/Berlin"))
+    member.buy(line(1000), birth_date=date(1990, 11, 18))
+    assert member.why("c") == why
+
+
+def test_an_effect_of_less_than_a_point_is_no_application() -> None:
+    member = Member(program(campaign("c", 'per_unit = "0.1"', limits="{ per_member = 1 }")))
+    member.buy(line(500))
+    assert member.why("c") == "no_points"
+    member.buy(line(5000))
+    assert member.why("c") == "applied"
+
+
+def test_a_first_purchase_is_the_first() -> None:
+    member = Member(program(campaign("c", "fixed = 5", when="{ first_purchase = true }")))
+    assert [member.buy(line(1)).points for _ in range(2)] == [5, 0]
+    assert member.why("c") == "first_purchase"
+
+
+def test_campaign_limits_count_times_applied_per_member_and_per_business_date() -> None:
+    rules = program(
+        campaign("c", "fixed = 5", limits="{ per_member = 3, per_member_per_day = 2 }"), points='per_unit="0"'
+    )
+    member = Member(rules)
+    moments = [NOW, NOW, NOW, later(days=1), later(days=1)]
+    told = [(member.buy(line(1), at=at).points, member.why("c")) for at in moments]
+    assert told == [(5, "applied"), (5, "applied"), (0, "member_day_limit"), (5, "applied"), (0, "member_limit")]
+
+
+def test_a_late_purchase_counts_on_the_day_it_occurred() -> None:
+    rules = program(campaign("c", "fixed = 5", limits="{ per_member_per_day = 1 }"), points='per_unit="0"')
+    member = Member(rules)
+    member.buy(line(1), at=later(days=-3), received_at=NOW)
+    assert member.buy(line(1)).points == 5
+    assert member.buy(line(1), at=later(days=-3), received_at=NOW).points == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "points", "why"),
+    [
+        ("per_purchase = 12", [12, 12, 12], "purchase_limit"),
+        ("per_day = 25", [15, 10, 0], "day_limit"),
+        ("purchases_per_day = 2", [15, 15, 0], "day_purchases_limit"),
+        ("per_purchase = 14, per_day = 20", [14, 6, 0], "day_limit"),
+    ],
+)
+def test_beyond_a_limit_a_purchase_is_accepted_and_earns_up_to_it(limits: str, points: list[int], why: str) -> None:
+    member = Member(program(campaign("c", "fixed = 5"), points=f"limits = {{ {limits} }}"))
+    assert [member.buy(line(1000)).points for _ in points] == points
+    assert member.why("c") == why
+    assert sum(one["points"] for one in member.explanation) == points[-1]
+    assert member.buy(line(1000), at=later(days=1)).points == points[0]
+
+
+COUPON = (
+    '[[coupons]]\ncode = "SAVE"\neffect = { fixed = 50 }\nwhen = { min_amount = 500 }\nends_at = 2026-12-01T00:00:00Z\n'
+)
+
+
+def test_a_coupon_gives_its_points_once_per_member_and_comes_back_with_the_whole_basket() -> None:
+    member = Member(program(COUPON))
+    first = member.buy(line(1000), coupons=("SAVE",))
+    assert earned(first) == {"base": 10, "coupon:SAVE": 50}
+    assert member.refused(purchase(line(1000), coupons=("SAVE",))) == "unknown_coupon"
+    member.bring_all_back(first.version)
+    assert member.now.available == 0
+    assert earned(member.buy(line(1000), coupons=("SAVE",)))["coupon:SAVE"] == 50
+
+
+@pytest.mark.parametrize(("codes", "day"), [(("NO",), 0), (("SAVE", "SAVE"), 0), (("SAVE",), 9)])
+def test_a_coupon_that_is_unknown_shown_twice_or_over_refuses_the_purchase(codes: tuple[str, ...], day: int) -> None:
+    asked = purchase(line(1000), at=later(days=day), coupons=codes)
+    assert Member(program(COUPON)).refused(asked) == "unknown_coupon"
+
+
+def test_a_coupon_whose_condition_fails_is_not_used_up() -> None:
+    member = Member(program(COUPON))
+    assert earned(member.buy(line(499), coupons=("SAVE",))) == {"base": 4}
+    assert member.why("coupon:SAVE") == "min_amount"
+    assert earned(member.buy(line(500), coupons=("SAVE",)))["coupon:SAVE"] == 50
+
+
+REFERRAL = "[referral]\nreferrer = 200\nnewcomer = 100\nmin_amount = 500\n"
+
+
+def test_a_newcomers_first_purchase_brings_both_sides_their_bonus_once() -> None:
+    member = Member(program(REFERRAL), referrer=99)
+    first = member.buy(line(500))
+    assert earned(first) == {"base": 5, "referral": 100}
+    assert first.detail["referral"] == {"referrer": 99, "points": 200}
+    second = member.buy(line(500))
+    assert (earned(second), second.detail) == ({"base": 5}, {})
+
+
+@pytest.mark.parametrize(("referrer", "amount"), [(None, 500), (99, 499)])
+def test_without_a_referrer_or_with_too_small_a_first_purchase_there_is_no_bonus(
+    referrer: int | None, amount: int
+) -> None:
+    member = Member(program(REFERRAL), referrer=referrer)
+    assert "referral" not in earned(member.buy(line(amount)))
+    assert "referral" not in earned(member.buy(line(500)))

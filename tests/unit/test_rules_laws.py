@@ -1,0 +1,361 @@
+"""Laws that hold over random programs and histories. The books are checked after every command (see rules_world)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rules.codec import parse_lots, posting_document
+from rules.command import (
+    AdjustPoints,
+    CancelRedemption,
+    CancelTransfer,
+    CaptureHold,
+    CloseMember,
+    CreditReferral,
+    Line,
+    PlaceHold,
+    ReceiveTransfer,
+    RedeemReward,
+    SendTransfer,
+    SettleAccount,
+    SettleTransfer,
+    UseRedemption,
+    VoidHold,
+)
+from rules.decide import Facts, decide
+from rules.evaluate import Evaluation, evaluate
+from rules.outcome import Entry
+from rules.program import Program
+from tests.rules_world import NOW, Member, program, purchase, returned
+
+LAW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CATEGORIES = ("PRODUCE", "DELI", None)
+
+exact = st.decimals(0, 3, places=3).map(str)
+multiplier = st.decimals(1, 3, places=2).map(str)
+effects = st.one_of(
+    multiplier.map('multiply = "{}"'.format),
+    exact.map('per_unit = "{}"'.format),
+    st.integers(1, 200).map("fixed = {}".format),
+    st.integers(1, 20).map("fixed_per_item = {}".format),
+)
+whens = st.sampled_from(
+    ["", 'weekdays = ["sun", "mon"]', "min_amount = 700", "first_purchase = true", 'tiers = ["silver", "gold"]']
+)
+matches = st.sampled_from(["", 'categories = ["PRODUCE"]', 'skus = ["a"]'])
+expiries = st.sampled_from(
+    ['kind = "none"', 'kind = "rolling", months = 1, round = "none"', 'kind = "rolling", months = 2',
+     'kind = "fixed_dates", dates = ["12-31", "02-29"]', 'kind = "inactivity", months = 1']
+)  # fmt: skip
+
+
+@st.composite
+def campaigns(draw: st.DrawFn) -> str:
+    texts = []
+    for number in range(draw(st.integers(0, 3))):
+        limits = f"per_member = {draw(st.integers(0, 2))}, per_member_per_day = {draw(st.integers(0, 2))}"
+        texts.append(
+            f'[[campaigns]]\ncode = "c{number}"\neffect = {{ {draw(effects)} }}\nwhen = {{ {draw(whens)} }}\n'
+            f'match = {{ {draw(matches)} }}\nlimits = {{ {limits} }}\ngroup = "{draw(st.sampled_from(["", "g"]))}"\n'
+        )
+    return "".join(texts)
+
+
+@st.composite
+def programs(draw: st.DrawFn, policy: str | None = None) -> Program:
+    limits = f"per_purchase = {draw(st.sampled_from([0, 25]))}, per_day = {draw(st.sampled_from([0, 60]))}"
+    points = (
+        f'per_unit = "{draw(exact)}"\npending_days = {draw(st.integers(0, 3))}\nexpiry = {{ {draw(expiries)} }}\n'
+        f'on_return = "{policy or draw(st.sampled_from(["debt", "forgive", "refuse"]))}"\n'
+        f"worth = {{ points = {draw(st.integers(1, 7))}, amount = {draw(st.integers(1, 7))} }}\n"
+        f"limits = {{ {limits} }}\n"
+    )
+    tiers = "".join(
+        f'[[tiers]]\ncode = "{code}"\nthreshold = {threshold}\nmultiplier = "{draw(multiplier)}"\n'
+        for code, threshold in (("basic", 0), ("silver", 20), ("gold", 60))
+    )
+    window = draw(st.sampled_from(['kind = "rolling", months = 1', 'kind = "calendar_year"']))
+    policy_text = (
+        f'[tier_policy]\nmetric = "{draw(st.sampled_from(["points", "amount", "purchases"]))}"\n'
+        f'window = {{ {window} }}\nstep = "{draw(st.sampled_from(["one", "earned"]))}"\n'
+        f'downgrade = "{draw(st.sampled_from(["period_end", "never"]))}"\n'
+    )
+    others = (
+        '[[coupons]]\ncode = "SAVE"\neffect = { fixed = 7 }\n[referral]\nreferrer = 20\nnewcomer = 10\n'
+        '[[rewards]]\ncode = "r"\nname = "R"\npoints = 5\nvalid_days = 3\n'
+    )
+    zone = draw(st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]))
+    return program(tiers, policy_text, draw(campaigns()), others, points=points, zone=zone)
+
+
+lines = st.builds(
+    Line,
+    st.sampled_from(["a", "b"]),
+    st.one_of(st.integers(1, 4).map(Decimal), st.decimals("0.001", 3, places=3)),
+    st.one_of(st.integers(0, 3000), st.just(0)),
+    st.sampled_from(CATEGORIES),
+)
+baskets = st.lists(lines, min_size=1, max_size=4).map(tuple)
+
+
+@dataclass
+class History:
+    """Random commands for one member, each made from what the member has at that moment."""
+
+    member: Member
+    data: st.DataObject
+    now: datetime = NOW
+    opened: dict[str, list[int]] = field(default_factory=lambda: {"hold": [], "transfer": [], "redemption": []})
+
+    def step(self) -> None:
+        self.now += timedelta(hours=self.data.draw(st.sampled_from([0, 1, 30, 24 * 9, 24 * 40])))
+        self.data.draw(st.sampled_from(STEPS))(self)
+
+    def remember(self, kind: str, entry: object) -> None:
+        if isinstance(entry, Entry):
+            self.opened[kind].append(entry.version)
+
+    def pick(self, kind: str) -> int:
+        return self.data.draw(st.sampled_from([*self.opened[kind], 999]))
+
+    def points(self) -> int:
+        return self.data.draw(st.integers(1, max(self.member.now.available, 1) + 2))
+
+
+def _buy(history: History) -> None:
+    draw = history.data.draw
+    holds = tuple(draw(st.sets(st.sampled_from([*history.opened["hold"], 998]), max_size=1)))
+    late = timedelta(days=draw(st.sampled_from([0, 0, 2, 45])))
+    command = purchase(
+        *draw(baskets),
+        at=history.now - late,
+        received_at=history.now,
+        capture_holds=holds if 998 not in holds else (),
+        coupons=draw(st.sampled_from([(), (), ("SAVE",)])),
+        pay_with_points=draw(st.sampled_from([0, 0, 3, 11])),
+    )
+    history.member.say(command)
+
+
+def _bring_back(history: History) -> None:
+    if not history.member.purchases:
+        return
+    version = history.data.draw(st.sampled_from(sorted(history.member.purchases)))
+    document = history.member.purchases[version].document
+    line = history.data.draw(st.sampled_from(document["lines"]))
+    left = Decimal(line["quantity"]) - Decimal(line["returned"])
+    part = left if history.data.draw(st.booleans()) else (left / 2).quantize(Decimal("0.001"))
+    if part:
+        asked = returned(version, (line["line"], part), at=history.now)
+        history.member.say(asked, purchase=history.member.purchases[version])
+
+
+def _redeem(history: History) -> None:
+    entry = history.member.say(RedeemReward("r", history.data.draw(st.integers(1, 2)), "code", history.now))
+    history.remember("redemption", entry)
+
+
+def _receive(history: History) -> None:
+    lots = parse_lots([[5, "2026-12-01T00:00:00Z"], [3, None]])
+    history.member.say(ReceiveTransfer(8, history.data.draw(st.integers(1, 9)), lots, history.now))
+
+
+STEPS: tuple[Callable[[History], None], ...] = (
+    _buy,
+    _buy,
+    _buy,
+    _bring_back,
+    _bring_back,
+    _redeem,
+    _receive,
+    lambda h: h.remember("hold", h.member.say(PlaceHold(h.points(), 7200, h.now))),
+    lambda h: h.remember("transfer", h.member.say(SendTransfer(8, h.points(), h.now))),
+    lambda h: _ignore(h.member.say(CaptureHold(h.pick("hold"), h.data.draw(st.sampled_from([None, 1])), h.now))),
+    lambda h: _ignore(h.member.say(VoidHold(h.pick("hold"), h.now))),
+    lambda h: _ignore(h.member.say(SettleTransfer(h.pick("transfer"), h.now))),
+    lambda h: _ignore(h.member.say(CancelTransfer(h.pick("transfer"), h.now))),
+    lambda h: _ignore(h.member.say(UseRedemption(h.pick("redemption"), "330", h.now))),
+    lambda h: _ignore(h.member.say(CancelRedemption(h.pick("redemption"), h.now))),
+    lambda h: _ignore(h.member.say(CreditReferral(h.data.draw(st.integers(1, 2)), 20, h.now))),
+    lambda h: _ignore(h.member.say(AdjustPoints(h.data.draw(st.sampled_from([-3, 9])), "by hand", h.now))),
+    lambda h: _ignore(h.member.say(SettleAccount(h.now))),
+)
+
+
+def _ignore(_outcome: object) -> None:
+    return
+
+
+def live(data: st.DataObject, rules: Program, *, steps: int = 12, close: bool = False) -> Member:
+    history = History(Member(rules, referrer=99), data)
+    for _ in range(data.draw(st.integers(1, steps))):
+        history.step()
+    if close and data.draw(st.booleans()):
+        history.member.say(CloseMember(history.now))
+    return history.member
+
+
+def story(journal: list[Entry]) -> list[Any]:
+    """The entries without the time they were written down."""
+    return [
+        (entry.kind, entry.version, entry.occurred_at, entry.postings, entry.points, entry.detail) for entry in journal
+    ]
+
+
+@LAW
+@given(st.data(), programs())
+def test_the_books_are_right_after_every_command_of_any_history(data: st.DataObject, rules: Program) -> None:
+    live(data, rules, steps=20, close=True)
+
+
+@LAW
+@given(st.data(), programs(policy="debt"))
+def test_earn_then_return_all_leaves_nothing_in_any_order_and_parts(data: st.DataObject, rules: Program) -> None:
+    member = Member(rules, referrer=99)
+    version = member.buy(*data.draw(baskets)).version
+    left = {one["line"]: Decimal(one["quantity"]) for one in member.purchases[version].document["lines"]}
+    while left:
+        number = data.draw(st.sampled_from(sorted(left)))
+        part = data.draw(st.one_of(st.just(left[number]), st.decimals("0.001", left[number], places=3)))
+        member.bring_back(version, (number, part))
+        left[number] -= part
+        if not left[number]:
+            del left[number]
+    now = member.now
+    assert (now.available, now.pending, now.debt, now.issued) == (0, 0, 0, 0)
+    metric = now.counters.get("metric", [None])[1:]
+    assert sum(metric[1::2]) == 0
+
+
+@LAW
+@given(st.data(), programs(policy="debt"))
+def test_returning_a_basket_paid_with_points_restores_them(data: st.DataObject, rules: Program) -> None:
+    member = Member(rules)
+    member.ok(AdjustPoints(500, "gift", NOW))
+    hold = member.ok(PlaceHold(data.draw(st.integers(1, 200)), None, NOW)).version
+    asked = purchase(*data.draw(baskets), capture_holds=(hold,), pay_with_points=data.draw(st.integers(0, 5)))
+    outcome = member.say(asked)
+    if isinstance(outcome, Entry):
+        for number, one in enumerate(member.purchases[outcome.version].document["lines"], 1):
+            half = (Decimal(one["quantity"]) / 2).quantize(Decimal("0.001"))
+            if half:
+                member.bring_back(outcome.version, (number, half))
+        member.bring_all_back(outcome.version)
+        assert (member.now.available, member.now.spent, member.now.issued, member.now.debt) == (500, 0, 500, 0)
+
+
+@LAW
+@given(exact, baskets, st.data())
+def test_a_split_purchase_never_earns_more_than_the_whole_under_pure_per_unit_rules(
+    per_unit: str, basket: tuple[Line, ...], data: st.DataObject
+) -> None:
+    rules = program(points=f'per_unit = "{per_unit}"')
+    whole = Member(rules).buy(*basket).points
+    cut = data.draw(st.integers(0, len(basket)))
+    parts = [part for part in (basket[:cut], basket[cut:]) if part]
+    assert sum(Member(rules).buy(*part).points for part in parts) <= whole
+
+
+@LAW
+@given(st.data(), programs())
+def test_void_after_hold_is_as_if_nothing_had_happened(data: st.DataObject, rules: Program) -> None:
+    member = live(data, rules, steps=6)
+    at = member.now.changed_at
+    before = member.now
+    entry = member.say(PlaceHold(data.draw(st.integers(1, max(before.available, 1))), None, at))
+    if isinstance(entry, Entry):
+        before = replace(before, version=member.now.version + 1, changed_at=at)
+        member.ok(VoidHold(entry.version, at))
+        assert member.now == before
+
+
+@LAW
+@given(st.data(), programs())
+def test_applying_an_evaluation_gives_what_it_said(data: st.DataObject, rules: Program) -> None:
+    member = live(data, rules, steps=6)
+    at = member.now.changed_at + timedelta(days=data.draw(st.integers(0, 60)))
+    asked = purchase(*data.draw(baskets), at=NOW, coupons=data.draw(st.sampled_from([(), ("SAVE",)])))
+    promised = evaluate(member.now, asked, rules, at)
+    done = member.say(replace(asked, occurred_at=at, received_at=at))
+    if isinstance(promised, Evaluation):
+        assert isinstance(done, Entry)
+        earned = sum(one["points"] for one in member.explanation)
+        assert (promised.points, promised.postings) == (earned, done.postings)
+        assert promised.tier_after["code"] == member.now.tier.code
+    else:
+        assert promised == done
+
+
+@LAW
+@given(st.data(), programs())
+def test_replaying_a_members_commands_under_their_programs_gives_the_same_entries(
+    data: st.DataObject, rules: Program
+) -> None:
+    member = live(data, rules, close=True)
+    account, entries = None, []
+    for command, ruled_by, facts in member.said:
+        decision = decide(account, command, ruled_by, facts)
+        account = decision.account
+        entries += decision.entries
+    assert entries == member.journal
+
+
+@LAW
+@given(st.data(), programs())
+def test_settling_late_leaves_the_same_entries_as_settling_on_time(data: st.DataObject, rules: Program) -> None:
+    member = live(data, rules, steps=6)
+    late, on_time = member.now, member.now
+    end = late.changed_at + timedelta(days=800)
+    journal: list[Entry] = []
+    while on_time.due_at and on_time.due_at <= end:
+        decision = decide(on_time, SettleAccount(max(on_time.due_at, on_time.changed_at)), rules)
+        assert decision.account is not None
+        on_time = decision.account
+        journal += decision.entries
+    settled = decide(late, SettleAccount(end), rules)
+    assert story(list(settled.settled)) == story(journal)
+    assert settled.account is not None
+    assert replace(settled.account, changed_at=NOW) == replace(on_time, changed_at=NOW)
+
+
+@LAW
+@given(st.data(), programs())
+def test_interleaving_two_members_never_matters(data: st.DataObject, rules: Program) -> None:
+    first, second = live(data, rules, steps=5), live(data, rules, steps=5)
+    queues = [list(first.said), list(second.said)]
+    accounts: list[Any] = [None, None]
+    journals: list[list[Entry]] = [[], []]
+    while any(queues):
+        who = data.draw(st.sampled_from([index for index in (0, 1) if queues[index]]))
+        command, ruled_by, facts = queues[who].pop(0)
+        decision = decide(accounts[who], command, ruled_by, facts)
+        accounts[who] = decision.account
+        journals[who] += decision.entries
+    assert [story(journal) for journal in journals] == [story(first.journal), story(second.journal)]
+
+
+@LAW
+@given(st.data(), programs(), st.integers(1, 500))
+def test_a_transfer_conserves_points_and_their_expiry_whatever_happens_between(
+    data: st.DataObject, rules: Program, points: int
+) -> None:
+    sender, receiver = live(data, rules, steps=5), Member(rules, member_id=8)
+    at = max(sender.now.changed_at, receiver.now.changed_at)
+    before = sender.now.available
+    sent = sender.say(SendTransfer(8, points, at))
+    if not isinstance(sent, Entry):
+        return
+    lots = parse_lots(orjson.loads(orjson.dumps(sent.detail["lots"])))
+    assert sum(lot.points for lot in lots) == points
+    receiver.ok(ReceiveTransfer(7, sent.version, lots, at))
+    sender.ok(SettleTransfer(sent.version, at), transfer_existed=True)
+    got = receiver.now
+    assert sender.now.available + got.available + got.expired == before
+    assert decide(sender.now, SettleTransfer(sent.version, at), rules, Facts(transfer_existed=True)).entries == ()
+    assert all(posting_document(posting)["points"] > 0 for posting in sent.postings)

@@ -1,0 +1,91 @@
+"""The program file: what is refused and in which words, what a change would change, what the default one holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rules.program import ProgramError, parse_program
+from rules.program_compare import compare_programs
+
+SOURCE = Path("rules/main_street.toml").read_text()
+
+
+def test_the_default_program_is_valid_and_keeps_its_stores() -> None:
+    program = parse_program(SOURCE)
+    assert {"berlin-mitte", "paris-bastille", "330", "367", "tokyo-ginza", "singapore-orchard"} == set(program.stores)
+    assert [tier.code for tier in program.tiers] == ["basic", "silver", "gold"]
+    assert {"FUEL", "PRODUCE", "PASTRY", "DRUG GM", "FLORAL"} <= {
+        category for offer in program.campaigns for category in offer.categories
+    }
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("threshold = 3000", "treshold = 3000", "tiers.3.treshold: unknown key; did you mean 'threshold'?"),
+        ('["sat", "sun"]', '["sat", "sunday"]', "campaigns.1.when.weekdays.2: Input should be 'mon'"),
+        ('multiply = "1.5"', "multiply = 1.5", 'effect.multiply: write the exact decimal as a string: "1.5"'),
+        ('multiply = "1.5"', 'multiply = "1.5", fixed = 3', "campaigns.2.effect: write exactly one: multiply"),
+        ('code = "gold"', 'code = "silver"', "tiers.3.code: 'silver' stands there twice"),
+        ('name = "A coffee"\n', "", "rewards.1.name: is missing; write name = ..."),
+        ('tiers = ["silver"', 'tiers = ["silber"', "no 'silber' among the tiers; did you mean 'silver'?"),
+        ('kind = "rolling", months = 12, round', 'kind = "fixed_dates", round', 'dates = ["06-30", "12-31"] belongs'),
+        ("when = { birthday", "starts_at = 2026-01-01T00:00:00\nwhen = { birthday", "write the instant with its zone"),
+        ("threshold = 0", "threshold = 1", "one tier is the one everybody has"),
+        ("threshold = 3000", "threshold = 1000", "tiers.3.threshold: two tiers at 1000"),
+        ('time_zone = "Europe/Berlin"', 'time_zone = "Berlin"', "no time zone 'Berlin'; write one like Europe/Berlin"),
+        ('currency = "EUR"', 'currency = "EURO"', "no currency 'EURO' in ISO 4217"),
+        ('region = "ap"\nlat = 1.3', 'region = "ap"\nlat = 91.3', "stores.6.lat: Input should be less than"),
+        ("valid_days = 90", "valid_days = 0", "rewards.3.valid_days: Input should be greater"),
+        ("[points]", "[points", "not TOML: Expected ']'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_with_its_line_and_the_fix(right: str, wrong: str, complaint: str) -> None:
+    assert right in SOURCE
+    source = SOURCE.replace(right, wrong, 1)
+    with pytest.raises(ProgramError) as caught:
+        parse_program(source)
+    message = str(caught.value)
+    assert complaint in message
+    changed = next(
+        number
+        for number, (one, other) in enumerate(zip(source.splitlines(), SOURCE.splitlines(), strict=False), 1)
+        if one != other
+    )
+    tables = [
+        number for number, text in enumerate(source.splitlines(), 1) if text.startswith("[") and number <= changed
+    ]
+    told = int(re.findall(r"line (\d+)", message)[0])
+    assert changed - 1 <= told <= changed or told in (tables[-1], min(changed, tables[-1])) or "everybody" in message
+
+
+def test_every_mistake_is_told_in_the_order_of_the_file() -> None:
+    source = SOURCE.replace('per_unit = "1" ', "per_unit = 1.5 ").replace('name = "A coffee"', 'nam = "A coffee"')
+    with pytest.raises(ProgramError) as caught:
+        parse_program(source)
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        "points.per_unit", "rewards.1.name", "rewards.1.nam",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("", "", []),
+        ('per_unit = "1" ', 'per_unit = "2" ', ["points.per_unit: 1 -> 2"]),
+        ('multiplier = "1.5"', 'multiplier = "2"', ["tier 'gold'.multiplier: 1.5 -> 2"]),
+        ('["sat", "sun"]', '["sat"]', ["campaign 'weekend-produce'.when.weekdays: [sat, sun] -> [sat]"]),
+        ('code = "coffee"', 'code = "tea"', ["reward 'coffee' goes", "reward 'tea' is new: A coffee"]),
+        ("referrer = 200", "referrer = 300", ["referral.referrer: 200 -> 300"]),
+        ("# The default program.", "# Another word.", []),
+    ],
+)
+def test_what_a_file_would_change_is_told_in_words(old: str, new: str, told: list[str]) -> None:
+    assert compare_programs(parse_program(SOURCE), parse_program(SOURCE.replace(old, new, 1))) == told
+
+
+def test_against_nothing_everything_is_new() -> None:
+    told = compare_programs(None, parse_program(SOURCE))
+    assert "tier 'basic' is new: Basic" in told
+    assert any(line.startswith("points: nothing -> per_unit 1") for line in told)

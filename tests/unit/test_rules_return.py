@@ -1,0 +1,137 @@
+"""Returns: pinned to the original attribution, taken from the right lots, paid points back, debt by policy."""
+
+import pytest
+
+from rules.command import AdjustPoints, CaptureHold, PlaceHold
+from tests.rules_world import NOW, Member, later, line, moves, program, purchase, returned
+
+WORTH = "worth = { points = 100, amount = 100 }\n"
+
+
+def spend(member: Member, points: int) -> None:
+    hold = member.ok(PlaceHold(points, None, NOW)).version
+    member.ok(CaptureHold(hold, None, NOW))
+
+
+def test_parts_reverse_the_floored_proportion_and_the_last_part_the_rest() -> None:
+    member = Member(program())
+    version = member.buy(line(1000, 3), line(250, "0.375")).version
+    points = [-member.bring_back(version, part).points for part in [(1, 1), (2, "0.1"), (1, 1), (2, "0.275"), (1, 1)]]
+    assert points == [3, 0, 3, 2, 4]
+    assert member.now.available == 0
+
+
+@pytest.mark.parametrize("lines", [[(1, 4)], [(2, 1)], [(1, 2), (1, 2)], [(0, 1)], [(1, "3.001")]])
+def test_more_than_was_bought_is_refused(lines: list[tuple[int, object]]) -> None:
+    member = Member(program())
+    version = member.buy(line(1000, 3)).version
+    asked = returned(version, *lines)
+    assert member.refused(asked, purchase=member.purchases[version]) == "return_exceeds_purchase"
+
+
+def test_a_return_of_an_unknown_purchase_is_refused() -> None:
+    assert Member(program()).refused(returned(5, (1, 1))) == "purchase_not_found"
+
+
+def test_a_return_goes_by_what_was_earned_then_whatever_the_program_says_today() -> None:
+    member = Member(program(points='per_unit = "3"'))
+    version = member.buy(line(1000, 2)).version
+    member.program = program(points='per_unit = "1"', version=2)
+    assert member.bring_back(version, (1, 1)).points == -15
+
+
+def test_pending_points_of_the_purchase_go_first_then_its_lot_then_first_to_expire() -> None:
+    member = Member(program(points='pending_days = 14\nexpiry = { kind = "rolling", round = "none" }'))
+    member.ok(AdjustPoints(10, "gift", NOW, expires_at=later(days=30)))
+    version = member.buy(line(1000, 2)).version
+    assert moves(member.bring_back(version, (1, 1))) == [(5, "pending", "program")]
+    back = member.bring_back(version, (1, 1), at=later(days=20))
+    assert moves(back) == [(5, "available", "program")]
+    assert member.now.available_lots[0].expires_at == later(days=30)
+    other = member.buy(line(1000), at=later(days=20)).version
+    spend_all = member.now.pending
+    member.ok(AdjustPoints(-10, "taken", later(days=20)))
+    assert (spend_all, moves(member.bring_back(other, (1, 1), at=later(days=21)))) == (10, [(10, "pending", "program")])
+
+
+@pytest.mark.parametrize(("policy", "debt", "issued"), [("debt", 8, 0), ("forgive", 0, 8)])
+def test_what_is_missing_follows_the_policy(policy: str, debt: int, issued: int) -> None:
+    member = Member(program(points=f'on_return = "{policy}"'))
+    version = member.buy(line(1000)).version
+    spend(member, 8)
+    member.bring_all_back(version)
+    assert (member.now.available, member.now.debt, member.now.issued) == (0, debt, issued)
+
+
+def test_a_policy_of_refusal_refuses_the_whole_return() -> None:
+    member = Member(program(points='on_return = "refuse"'))
+    version = member.buy(line(1000)).version
+    spend(member, 8)
+    asked = returned(version, (1, 1))
+    assert member.refused(asked, purchase=member.purchases[version]) == "insufficient_points"
+    assert member.now.available == 2
+
+
+def test_later_earnings_pay_debt_first() -> None:
+    member = Member(program())
+    version = member.buy(line(1000)).version
+    spend(member, 10)
+    member.bring_all_back(version)
+    entry = member.buy(line(1500))
+    assert moves(entry) == [(15, "program", "available"), (10, "available", "debt")]
+    assert (member.now.available, member.now.debt) == (5, 0)
+
+
+def test_what_points_pay_is_taken_off_the_lines_and_earns_nothing() -> None:
+    member = Member(program(points=WORTH))
+    member.ok(AdjustPoints(500, "gift", NOW))
+    entry = member.buy(line(1000), line(500), pay_with_points=300)
+    assert moves(entry) == [(300, "available", "spent"), (12, "program", "available")]
+    assert entry.detail == {"points_earned": 12, "points_paid": 300, "captured": []}
+    lines = member.purchases[entry.version].document["lines"]
+    assert [(one["paid_amount"], one["paid"], one["points"]) for one in lines] == [(200, [200], 8), (100, [100], 4)]
+
+
+@pytest.mark.parametrize(("points", "reason"), [(501, "insufficient_points"), (1001, "limit_exceeded")])
+def test_paying_with_more_points_than_there_are_or_are_due_refuses_the_purchase(points: int, reason: str) -> None:
+    member = Member(program(points=WORTH))
+    member.ok(AdjustPoints(500, "gift", NOW))
+    assert member.refused(purchase(line(1000), pay_with_points=points)) == reason
+    assert member.now.available == 500
+
+
+def test_a_program_without_worth_takes_no_points_for_money() -> None:
+    member = Member(program())
+    member.ok(AdjustPoints(500, "gift", NOW))
+    assert member.refused(purchase(line(1000), pay_with_points=1)) == "limit_exceeded"
+
+
+def test_a_purchase_captures_its_holds_whole_or_is_refused_whole() -> None:
+    member = Member(program(points=WORTH))
+    member.ok(AdjustPoints(500, "gift", NOW))
+    first, second = (member.ok(PlaceHold(points, None, NOW)).version for points in (100, 150))
+    assert member.refused(purchase(line(1000), capture_holds=(first, 99))) == "hold_not_found"
+    assert member.now.held == 250
+    entry = member.buy(line(1000), capture_holds=(first, second), pay_with_points=50)
+    assert entry.detail["captured"] == [{"hold": first, "points": 100}, {"hold": second, "points": 150}]
+    assert (member.now.held, member.now.spent, entry.detail["points_earned"]) == (0, 300, 7)
+    again = purchase(line(1000), capture_holds=(first,))
+    assert member.refused(again, holds_existed=frozenset({first})) == "hold_closed"
+
+
+def test_paid_points_come_back_in_proportion_into_lots_with_their_own_expiry() -> None:
+    member = Member(program(points=WORTH + 'per_unit = "0"'))
+    member.ok(AdjustPoints(100, "old", NOW, expires_at=later(days=5)))
+    member.ok(AdjustPoints(100, "new", NOW, expires_at=later(days=50)))
+    version = member.buy(line(300, 3), pay_with_points=150).version
+    member.bring_back(version, (1, 1), at=later(days=1))
+    assert [(lot.points, lot.expires_at) for lot in member.now.lots] == [(33, later(days=5)), (66, later(days=50))]
+    back = member.bring_back(version, (1, 2), at=later(days=6))
+    assert moves(back) == [(67, "spent", "available"), (34, "spent", "available"), (67, "available", "expired")]
+    assert (member.now.available, member.now.expired, member.now.spent) == (100, 100, 0)
+
+
+def test_an_offline_basket_already_past_its_expiry_earns_and_expires_in_one_entry() -> None:
+    member = Member(program(points='expiry = { kind = "rolling", months = 1, round = "none" }'))
+    entry = member.buy(line(1000), at=later(days=-60), received_at=NOW)
+    assert moves(entry) == [(10, "program", "available"), (10, "available", "expired")]

@@ -1,0 +1,131 @@
+"""Tiers: what counts, when one is reached, what the end of its period brings."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from rules.command import AdjustPoints, SettleAccount
+from rules.describe import describe_account
+from tests.rules_world import NOW, TIERS, Member, earned, later, line, program
+
+
+def policy(**keys: str) -> str:
+    return "[tier_policy]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+
+
+def tier(member: Member) -> dict[str, object]:
+    return describe_account(member.now, member.program, "m")["tier"]
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def test_reaching_a_threshold_upgrades_at_once_for_the_next_entry_until_the_window_ends() -> None:
+    member = Member(program(TIERS))
+    assert tier(member)["next"] == {"code": "silver", "points_needed": 100}
+    entry = member.buy(line(10_000))
+    assert earned(entry) == {"base": 100}
+    assert entry.detail["tier"]["to"] == "silver"
+    assert tier(member) == {
+        "code": "silver", "name": "silver", "qualifying_points": 100, "since": "2026-11-22T10:00:00Z",
+        "until": "2027-11-23T00:00:00Z", "next": {"code": "gold", "points_needed": 200},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "amounts", "qualifying"),
+    [("points", [10_050, 5_000], 162), ("amount", [10_050, 5_000], 15_050), ("purchases", [1, 1, 1], 3)],
+)
+def test_the_metric_counts_points_amount_or_purchases(metric: str, amounts: list[int], qualifying: int) -> None:
+    member = Member(program(TIERS, policy(metric=f'"{metric}"')))
+    versions = [member.buy(line(amount, 2)).version for amount in amounts]
+    assert tier(member)["qualifying_points"] == qualifying
+    for version in versions:
+        member.bring_back(version, (1, 1))
+        member.bring_back(version, (1, 1))
+    assert tier(member)["qualifying_points"] == 0
+
+
+def test_points_given_by_hand_count_for_no_tier() -> None:
+    member = Member(program(TIERS))
+    member.ok(AdjustPoints(1000, "gift", NOW))
+    assert (tier(member)["code"], tier(member)["qualifying_points"]) == ("basic", 0)
+
+
+@pytest.mark.parametrize(("days", "code"), [(364, "silver"), (366, "basic")])
+def test_a_rolling_window_counts_the_last_twelve_months_by_day(days: int, code: str) -> None:
+    member = Member(program(TIERS))
+    member.buy(line(6_000))
+    member.buy(line(6_000), at=later(days=days))
+    assert tier(member)["code"] == code
+
+
+def test_a_calendar_year_counts_its_own_year_and_ends_with_it() -> None:
+    member = Member(program(TIERS, policy(window='{ kind = "calendar_year" }')))
+    member.buy(line(10_000))
+    assert tier(member)["until"] == "2027-01-01T00:00:00Z"
+    member.say(SettleAccount(at("2027-01-01T00:00:00Z")))
+    assert (tier(member)["code"], tier(member)["until"]) == ("silver", "2028-01-01T00:00:00Z")
+    assert tier(member)["qualifying_points"] == 0
+    member.say(SettleAccount(at("2028-01-01T00:00:00Z")))
+    assert (tier(member)["code"], tier(member)["until"]) == ("basic", None)
+    assert [entry.kind for entry in member.journal[-2:]] == ["tier_renewed", "tier_changed"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "codes"),
+    [
+        ({}, ["gold", "silver", "basic"]),
+        ({"step": '"one"'}, ["gold", "silver", "basic"]),
+        ({"step": '"earned"'}, ["gold", "basic", "basic"]),
+        ({"downgrade": '"never"'}, ["gold", "gold", "gold"]),
+    ],
+)
+def test_a_tier_not_earned_again_goes_down_as_the_policy_says(keys: dict[str, str], codes: list[str]) -> None:
+    member = Member(program(TIERS, policy(**keys)))
+    member.buy(line(30_000))
+    seen = [tier(member)["code"]]
+    for years in (1, 2):
+        member.say(SettleAccount(NOW + timedelta(days=366 * years)))
+        seen.append(tier(member)["code"])
+    assert seen == codes
+
+
+def test_a_tier_earned_again_within_its_window_is_kept_for_another() -> None:
+    member = Member(program(TIERS))
+    member.buy(line(10_000))
+    member.buy(line(9_000), at=later(days=200))
+    member.say(SettleAccount(later(days=367)))
+    assert member.journal[-1].kind == "tier_renewed"
+    assert (tier(member)["code"], tier(member)["until"]) == ("silver", "2028-11-23T00:00:00Z")
+
+
+def test_a_return_takes_no_tier_away_before_its_period_ends_but_counts_back_at_once() -> None:
+    member = Member(program(TIERS))
+    member.buy(line(1_000), at=later(days=-10))
+    version = member.buy(line(10_000)).version
+    member.bring_all_back(version, at=later(days=3))
+    assert (tier(member)["code"], tier(member)["qualifying_points"]) == ("silver", 10)
+    member.say(SettleAccount(later(days=366)))
+    assert tier(member)["code"] == "basic"
+
+
+def test_reversed_points_count_out_of_the_time_they_were_earned() -> None:
+    member = Member(program(TIERS, policy(window='{ kind = "calendar_year" }')))
+    version = member.buy(line(5_000)).version
+    member.buy(line(5_000), at=later(days=60))
+    member.bring_all_back(version, at=later(days=61))
+    assert tier(member)["qualifying_points"] == 50
+
+
+def test_the_whole_journal_says_how_the_tier_changed() -> None:
+    member = Member(program(TIERS))
+    member.buy(line(30_000))
+    member.buy(line(100), at=later(days=800))
+    told = [
+        entry.detail["tier"]["from"] + ">" + entry.detail["tier"]["to"]
+        for entry in member.journal
+        if "tier" in entry.detail
+    ]
+    assert told == ["basic>gold", "gold>silver", "silver>basic"]
