@@ -115,6 +115,8 @@ async def test_a_silent_valkey_costs_one_deadline_and_mixes_no_answers_afterward
 ) -> None:
     for unique, one in enumerate(MEMBERS):
         await project(killable.url, one, unique + 1, announce=False)
+    # Connected and answered once: only then can an answer arrive late on a connection in use.
+    assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "cache"
     killable.send(signal.SIGSTOP)
     started_at = time.monotonic()
     await asyncio.gather(*(world.get(path_of(one)) for one in MEMBERS))
