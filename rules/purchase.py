@@ -57,7 +57,7 @@ def _basket(account: Account, command: RecordPurchase, program: Program, paid: S
         command.lines,
         tuple(line.amount - part for line, part in zip(command.lines, paid, strict=True)),
         command.receipt.store,
-        account.tier.code,
+        program.tiers[program.rank(account.tier.code)].code,
         command.occurred_at,
         command.occurred_at.astimezone(program.zone),
         facts.birth_date,

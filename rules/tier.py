@@ -55,14 +55,18 @@ def metric_of_purchase(program: Program, *, points: int, amount: int) -> int:
 
 
 def reached(account: Account, counters: Counters, program: Program, now: datetime) -> TierStanding | None:
-    """The higher tier the metric has reached; None: none."""
+    """The higher tier the metric has reached, or a period for one held without an end; None: nothing changes."""
     if len(program.tiers) == 1:
         return None
     day = program.business_date(now)
-    rank = _earned_rank(qualifying(counters, program, day), program)
-    if rank <= program.rank(account.tier.code):
+    earned, held = _earned_rank(qualifying(counters, program, day), program), program.rank(account.tier.code)
+    rank = max(earned, held)
+    if earned <= held and account.tier.until is not None:
         return None
-    return TierStanding(program.tiers[rank].code, now, _until(program, rank, last_day=day, year=day.year))
+    until = _until(program, rank, last_day=day, year=day.year)
+    if earned <= held and until is None:
+        return None
+    return TierStanding(program.tiers[rank].code, now if earned > held else account.tier.since, until)
 
 
 def after_period(account: Account, program: Program, due_at: datetime) -> TierStanding:

@@ -4,6 +4,8 @@ from datetime import date
 
 import pytest
 
+from rules.evaluate import Evaluation, evaluate
+from rules.outcome import Refused
 from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
 
 
@@ -198,3 +200,28 @@ def test_without_a_referrer_or_with_too_small_a_first_purchase_there_is_no_bonus
     member = Member(program(REFERRAL), referrer=referrer)
     assert "referral" not in earned(member.buy(line(amount)))
     assert "referral" not in earned(member.buy(line(500)))
+
+
+def test_an_evaluation_tells_of_every_campaign_at_any_instant_and_changes_nothing() -> None:
+    member = Member(program(TIERS, campaign("c", "fixed = 95", starts_at='"2026-12-01T00:00:00Z"')))
+    before = member.now
+    today = evaluate(member.now, purchase(line(1000)), member.program, NOW)
+    then = evaluate(member.now, purchase(line(1000)), member.program, later(days=30))
+    assert isinstance(today, Evaluation)
+    assert isinstance(then, Evaluation)
+    assert (today.points, today.explanation[1]["why"].split(":")[0]) == (10, "not_started")
+    assert (then.points, then.tier_after["code"], then.explanation[1]) == (
+        105, "silver", {"campaign": "c", "applied": True, "points": 95, "why": "applied"},
+    )  # fmt: skip
+    assert member.now == before
+    assert evaluate(member.now, purchase(line(1000), store="nowhere"), member.program, NOW) == Refused(
+        "unknown_store", "the program has no store 'nowhere'", "/store"
+    )
+
+
+def test_a_purchase_keeps_the_explanation_of_the_campaigns_that_ran() -> None:
+    member = Member(
+        program(campaign("over", "fixed = 1", ends_at='"2026-01-01T00:00:00Z"'), campaign("c", "fixed = 1"))
+    )
+    document = member.purchases[member.buy(line(1000)).version].document
+    assert [one["campaign"] for one in document["explanation"]] == ["base", "c"]

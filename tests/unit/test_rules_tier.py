@@ -119,6 +119,23 @@ def test_reversed_points_count_out_of_the_time_they_were_earned() -> None:
     assert tier(member)["qualifying_points"] == 50
 
 
+def test_a_tier_that_never_ended_gets_a_period_under_a_program_that_has_them() -> None:
+    member = Member(program(TIERS, policy(downgrade='"never"')))
+    member.buy(line(10_000))
+    assert tier(member)["until"] is None
+    member.program = program(TIERS, version=2)
+    member.buy(line(100))
+    assert (tier(member)["code"], tier(member)["until"]) == ("silver", "2027-11-23T00:00:00Z")
+
+
+def test_a_tier_the_program_no_longer_knows_counts_as_the_lowest() -> None:
+    member = Member(program(TIERS))
+    member.buy(line(10_000))
+    member.program = program(TIERS.replace("silver", "bronze"), version=2)
+    assert (tier(member)["code"], earned(member.buy(line(100)))) == ("basic", {"base": 1})
+    assert tier(member)["code"] == "bronze"
+
+
 def test_the_whole_journal_says_how_the_tier_changed() -> None:
     member = Member(program(TIERS))
     member.buy(line(30_000))
