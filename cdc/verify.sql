@@ -25,7 +25,12 @@ SELECT count(*) FROM receipt;
 -- Each receipt names its entry, and each purchase has its receipt.
 SELECT r.store, r.till, r.business_date::text, r.receipt, r.kind
 FROM receipt r LEFT JOIN journal j ON j.member_id = r.member_id AND j.version = r.version
-WHERE j.kind IS DISTINCT FROM CASE r.kind WHEN 'purchase' THEN 'purchase_recorded' ELSE 'purchase_returned' END
+WHERE j.kind IS DISTINCT FROM CASE r.kind
+    WHEN 'purchase' THEN 'purchase_recorded'
+    WHEN 'return' THEN 'purchase_returned'
+    WHEN 'transfer' THEN 'transfer_received'
+    WHEN 'referral' THEN 'referral_credited'
+END
 UNION ALL
 SELECT p.store, p.till, p.business_date::text, p.receipt, 'purchase'
 FROM purchase p LEFT JOIN receipt r ON r.member_id = p.member_id AND r.version = p.version

@@ -10,7 +10,9 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from command.http import HANDLERS, ROUTER
+from command.ask import COURIER, ROUTER
+from command.courier import Courier
+from command.http import HANDLERS
 from command.operation import ABOUT, OPERATIONS
 from command.program import NoProgramError, learn_program
 from command.router import CommandRouter
@@ -38,10 +40,12 @@ async def run(settings: NodeSettings) -> None:
     app[ROUTER] = router
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, router, pools)
+    app[COURIER] = courier = Courier(router)
     background = [
         asyncio.create_task(topology.watch()),
         asyncio.create_task(_learn(router, pools)),
         asyncio.create_task(settle_for_ever(router)),
+        asyncio.create_task(courier.run_for_ever()),
     ]
     try:
         await serve(app)

@@ -1,19 +1,24 @@
 """What a command answers: made from its entry, so that it can be made again from the journal."""
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from command.envelope import Answer, Envelope
-from rules.codec import posting_document
+from rules.codec import instant_text, posting_document
 from rules.command import (
-    AdjustPoints,
+    CancelRedemption,
     CaptureHold,
+    CloseMember,
     Command,
     EnrolMember,
     PlaceHold,
     RecordPurchase,
+    RedeemReward,
     ReturnPurchase,
+    SendTransfer,
+    UseRedemption,
     VoidHold,
 )
 from rules.describe import describe_account
@@ -25,6 +30,7 @@ from shard_router.web import problem_document
 
 CREATED: Final = 201
 OK: Final = 200
+_ON_WHAT_IS_THERE: Final = (CaptureHold, VoidHold, UseRedemption, CancelRedemption, CloseMember)
 
 
 class RenderedEntry(NamedTuple):
@@ -53,8 +59,10 @@ def render_entry(entry: Entry, program: Program) -> RenderedEntry:
 
 def accepted(command: Command, rendered: RenderedEntry, *, replayed: bool = False) -> Answer:
     """Answer an accepted command."""
-    status = OK if isinstance(command, CaptureHold | VoidHold) else CREATED
-    document = _document(command, rendered) | {"account": orjson.Fragment(rendered.account_after)}
+    status = OK if isinstance(command, _ON_WHAT_IS_THERE) else CREATED
+    document = _document(command, rendered)
+    if not isinstance(command, CloseMember):
+        document["account"] = orjson.Fragment(rendered.account_after)
     return Answer(status, orjson.dumps(document), rendered.member_id, rendered.version, replayed)
 
 
@@ -71,25 +79,80 @@ def problem_answer(envelope: Envelope, error: ProblemError) -> Answer:
 
 
 def _document(command: Command, entry: RenderedEntry) -> dict[str, Any]:
-    member_id, version, detail = entry.member_id, entry.version, entry.detail
-    postings = {"postings": orjson.Fragment(entry.postings)}
-    ids = {"entry_id": format_reference("ent", member_id, version)}
-    match command:
-        case EnrolMember():
-            return {"member_id": format_member_id(member_id), "card": command.card}
-        case RecordPurchase():
-            head = {"purchase_id": format_reference("pur", member_id, version)}
-            return head | ids | {"points_earned": entry.points} | postings
-        case ReturnPurchase():
-            head = {"return_id": format_reference("ret", member_id, version)}
-            return head | ids | {"points_reversed": -entry.points} | postings
-        case AdjustPoints():
-            return ids | postings
-        case PlaceHold():
-            hold_id = format_reference("hld", member_id, version)
-            return {"hold_id": hold_id, "points": detail["held"], "expires_at": detail["expires_at"]}
-        case CaptureHold() | VoidHold():
-            hold_id = format_reference("hld", member_id, detail["hold"])
-            return {"hold_id": hold_id} | {name: detail[name] for name in ("captured", "released") if name in detail}
-        case _:
-            return ids
+    make = _DOCUMENTS.get(type(command), _entry_document)
+    return make(command, entry)
+
+
+def _entry_document(_command: Any, entry: RenderedEntry) -> dict[str, Any]:
+    return {"entry_id": _reference("ent", entry), "postings": orjson.Fragment(entry.postings)}
+
+
+def _enrolment(command: EnrolMember, entry: RenderedEntry) -> dict[str, Any]:
+    return {"member_id": format_member_id(entry.member_id), "card": command.card}
+
+
+def _purchase(_command: RecordPurchase, entry: RenderedEntry) -> dict[str, Any]:
+    earned = entry.detail.get("points_earned", entry.points)
+    return {
+        "purchase_id": _reference("pur", entry),
+        "entry_id": _reference("ent", entry),
+        "points_earned": earned,
+        "postings": orjson.Fragment(entry.postings),
+    }
+
+
+def _return(_command: ReturnPurchase, entry: RenderedEntry) -> dict[str, Any]:
+    return {
+        "return_id": _reference("ret", entry),
+        "entry_id": _reference("ent", entry),
+        "points_reversed": entry.detail.get("points_reversed", -entry.points),
+        "postings": orjson.Fragment(entry.postings),
+    }
+
+
+def _hold(_command: PlaceHold, entry: RenderedEntry) -> dict[str, Any]:
+    detail = entry.detail
+    return {"hold_id": _reference("hld", entry), "points": detail["held"], "expires_at": detail["expires_at"]}
+
+
+def _hold_closed(_command: CaptureHold | VoidHold, entry: RenderedEntry) -> dict[str, Any]:
+    detail = entry.detail
+    hold_id = format_reference("hld", entry.member_id, detail["hold"])
+    return {"hold_id": hold_id} | {name: detail[name] for name in ("captured", "released") if name in detail}
+
+
+def _redemption(_command: RedeemReward, entry: RenderedEntry) -> dict[str, Any]:
+    detail = entry.detail
+    return {"redemption_id": _reference("red", entry), "code": detail["code"], "points": detail["redeemed"]}
+
+
+def _redemption_closed(_command: UseRedemption | CancelRedemption, entry: RenderedEntry) -> dict[str, Any]:
+    redemption_id = format_reference("red", entry.member_id, entry.detail["redemption"])
+    return {"redemption_id": redemption_id, "status": entry.detail["status"]}
+
+
+def _transfer(_command: SendTransfer, entry: RenderedEntry) -> dict[str, Any]:
+    return {"transfer_id": _reference("trf", entry), "entry_id": _reference("ent", entry)}
+
+
+def _closure(command: CloseMember, entry: RenderedEntry) -> dict[str, Any]:
+    return {"member_id": format_member_id(entry.member_id), "erased_at": instant_text(command.received_at)}
+
+
+def _reference(kind: str, entry: RenderedEntry) -> str:
+    return format_reference(kind, entry.member_id, entry.version)
+
+
+_DOCUMENTS: Final[dict[type, Callable[[Any, RenderedEntry], dict[str, Any]]]] = {
+    EnrolMember: _enrolment,
+    RecordPurchase: _purchase,
+    ReturnPurchase: _return,
+    PlaceHold: _hold,
+    CaptureHold: _hold_closed,
+    VoidHold: _hold_closed,
+    RedeemReward: _redemption,
+    UseRedemption: _redemption_closed,
+    CancelRedemption: _redemption_closed,
+    SendTransfer: _transfer,
+    CloseMember: _closure,
+}

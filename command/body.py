@@ -88,14 +88,14 @@ class MemberReference(_Model):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "MemberReference":
-        if len(self.model_fields_set) != 1 or self.named is None:
+        if len(self.model_fields_set) != 1 or all(value is None for _, value in self):
             raise ValueError("name the member by exactly one of member_id, card, phone, email")
         return self
 
     @property
-    def named(self) -> tuple[str, str] | None:
+    def names(self) -> tuple[str, str]:
         """Kind and value of what names the member."""
-        return next(((kind, value) for kind, value in self if value is not None), None)
+        return next((kind, value) for kind, value in self if value is not None)
 
 
 class EnrolBody(_Model):
@@ -154,6 +154,20 @@ class PurchaseBody(_Model):
     occurred_at: Instant
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     lines: Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX)]
+    capture_holds: Annotated[list[Text], Field(max_length=20)] = Field(
+        default=[], description="Holds of this member that are spent with this basket."
+    )
+    coupons: Annotated[list[Text], Field(max_length=20)] = Field(default=[], description="Codes of coupons.")
+    pay_with_points: Annotated[int, Field(strict=True, ge=0, le=POINTS_MAX)] = Field(
+        default=0, description="Points that pay part of the basket, at the program's worth."
+    )
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "PurchaseBody":
+        for name in ("capture_holds", "coupons"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: each only once")
+        return self
 
 
 class ReturnedLineBody(_Model):
@@ -236,6 +250,50 @@ class CaptureBody(_Model):
 
 
 class VoidBody(_Model):
+    """Nothing; the body may be absent."""
+
+
+class TransferBody(_Model):
+    """Points from one member to another."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"from": {"card": "0100000000000000008"}, "to": {"phone": "+4930123456"}, "points": 50}]
+        }
+    )
+    from_: MemberReference = Field(alias="from")
+    to: MemberReference
+    points: Annotated[int, Field(strict=True, ge=1, le=POINTS_MAX)]
+
+
+class RedemptionBody(_Model):
+    """A reward of the program for points."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"member": {"card": "0100000000000000008"}, "reward": "coffee"}]}
+    )
+    member: MemberReference
+    reward: Text
+    store: Text | None = None
+    quantity: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 1
+
+
+class UseBody(_Model):
+    """Where a reward was handed out."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"store": "330", "till": "1"}]})
+    store: Text
+    till: Text | None = None
+
+
+class CancelBody(_Model):
+    """Where a redemption was given up."""
+
+    store: Text | None = None
+    till: Text | None = None
+
+
+class EraseBody(_Model):
     """Nothing; the body may be absent."""
 
 

@@ -24,7 +24,9 @@ class Envelope:
 
     `slot` decides the lane. Of `member_id` and `identifier` (kind, value) one names the member; `reference` is the
     version of the entry the command refers to. `taken` are the kinds of a new member's identifiers that others have.
-    `deadline` is a monotonic instant. `key` is None for the settler.
+    `deadline` is a monotonic instant. `key` is None for the settler. With `may_fetch_stock` an
+    `out_of_stock` is not final: it is not stored, and the caller fetches stock and runs the command again. `claims` are
+    the identifiers of a member to be erased that other shards keep.
     """
 
     command: Command
@@ -39,14 +41,20 @@ class Envelope:
     reference: int | None = None
     receipt: ReceiptKey | None = None
     taken: tuple[str, ...] = ()
+    may_fetch_stock: bool = False
+    claims: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back: a status, the JSON bytes, and the member's version it speaks of (None for most refusals)."""
+    """What goes back: a status, the JSON bytes, and the member's version it speaks of (None for most refusals).
+
+    `not_final`: more stock may be had; nothing was stored.
+    """
 
     status: int
     body: bytes
     member_id: int | None = None
     version: int | None = None
     replayed: bool = False
+    not_final: bool = False

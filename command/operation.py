@@ -5,7 +5,20 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from command.body import AdjustmentBody, CaptureBody, EnrolBody, HoldBody, PurchaseBody, ReturnBody, VoidBody
+from command.body import (
+    AdjustmentBody,
+    CancelBody,
+    CaptureBody,
+    EnrolBody,
+    EraseBody,
+    HoldBody,
+    PurchaseBody,
+    RedemptionBody,
+    ReturnBody,
+    TransferBody,
+    UseBody,
+    VoidBody,
+)
 from shard_router.openapi import COMMAND_HEADERS, STAFF, About, Operation, Parameter
 from shard_router.shape import ACCOUNT_EXAMPLE, MEMBER_EXAMPLE, POSTING_EXAMPLE, Account, Posting
 
@@ -97,6 +110,41 @@ class CaptureAnswer(BaseModel):
     account: Account
 
 
+class TransferAnswer(BaseModel):
+    """A transfer on its way: the points are the receiver's within moments; `account` is the sender's."""
+
+    transfer_id: str
+    entry_id: str
+    account: Account
+
+
+class RedemptionAnswer(BaseModel):
+    """A reward to be handed out against `code`."""
+
+    model_config = _example(
+        redemption_id=f"red_{MEMBER_EXAMPLE}-9", code="K7Q2M4XW9R", points=150, account=ACCOUNT_EXAMPLE
+    )
+    redemption_id: str
+    code: str
+    points: int
+    account: Account
+
+
+class RedemptionClosedAnswer(BaseModel):
+    """What became of a redemption: `used` or `cancelled`."""
+
+    redemption_id: str
+    status: str
+    account: Account
+
+
+class ErasureAnswer(BaseModel):
+    """The member is closed and nothing personal is left."""
+
+    member_id: str
+    erased_at: datetime
+
+
 class VoidAnswer(BaseModel):
     """What came back."""
 
@@ -118,7 +166,7 @@ def _id(what: str, example: str) -> Parameter:
 def _command(path: str, operation_id: str, summary: str, *, body: Any, answer: Any, **rest: Any) -> Operation:
     problems = (*_ANY, *_BUSY, *rest.pop("problems", ()))
     return Operation(
-        "POST",
+        rest.pop("method", "POST"),
         path,
         operation_id,
         summary,
@@ -134,6 +182,7 @@ def _command(path: str, operation_id: str, summary: str, *, body: Any, answer: A
 
 
 _HOLD: Final = (_id("hold", f"hld_{MEMBER_EXAMPLE}-8"),)
+_REDEMPTION: Final = (_id("redemption", f"red_{MEMBER_EXAMPLE}-9"),)
 _PURCHASE: Final = (_id("purchase", f"pur_{MEMBER_EXAMPLE}-7"),)
 
 OPERATIONS: Final = (
@@ -152,7 +201,11 @@ OPERATIONS: Final = (
         "Record a paid basket and earn on it",
         body=PurchaseBody,
         answer=PurchaseAnswer,
-        problems=(*_MEMBER, "receipt_conflict", "unknown_store", "limit_exceeded"),
+        problems=(
+            *_MEMBER, "receipt_conflict", "unknown_store", "unknown_coupon", "limit_exceeded", "hold_not_found",
+            "hold_closed", "insufficient_points",
+        ),
+        description="Earns, captures holds, uses coupons and pays with points in one step: all of it or nothing.",
         tag="purchases",
     ),
     _command(
@@ -208,5 +261,67 @@ OPERATIONS: Final = (
         problems=("member_closed", "hold_not_found", "hold_closed"),
         parameters=_HOLD,
         tag="holds",
+    ),
+    _command(
+        "/v1/members/{id}",
+        "erase_member",
+        "Close a membership and erase everything personal",
+        body=EraseBody,
+        answer=ErasureAnswer,
+        method="DELETE",
+        status=200,
+        roles=("service", "admin", "member"),
+        problems=_MEMBER,
+        parameters=(_id("member", MEMBER_EXAMPLE),),
+        description="What is left of the points is forfeited; the member's identifiers are free again.",
+    ),
+    _command(
+        "/v1/transfers",
+        "send_transfer",
+        "Give points to another member",
+        body=TransferBody,
+        answer=TransferAnswer,
+        roles=("pos", "service", "admin", "member"),
+        problems=(*_MEMBER, "insufficient_points"),
+        description="The points keep their expiry. Should the receiver's membership end meanwhile they come back.",
+        tag="points",
+    ),
+    _command(
+        "/v1/redemptions",
+        "redeem_reward",
+        "Redeem points for a reward",
+        body=RedemptionBody,
+        answer=RedemptionAnswer,
+        problems=(
+            *_MEMBER,
+            "reward_not_found",
+            "out_of_stock",
+            "limit_exceeded",
+            "insufficient_points",
+            "unknown_store",
+        ),
+        tag="rewards",
+    ),
+    _command(
+        "/v1/redemptions/{id}/use",
+        "use_redemption",
+        "Hand a redeemed reward out",
+        body=UseBody,
+        answer=RedemptionClosedAnswer,
+        status=200,
+        problems=("member_closed", "not_found", "redemption_closed", "unknown_store"),
+        parameters=_REDEMPTION,
+        tag="rewards",
+    ),
+    _command(
+        "/v1/redemptions/{id}/cancel",
+        "cancel_redemption",
+        "Give a redeemed reward up; its points come back",
+        body=CancelBody,
+        answer=RedemptionClosedAnswer,
+        status=200,
+        problems=("member_closed", "not_found", "redemption_closed"),
+        parameters=_REDEMPTION,
+        tag="rewards",
     ),
 )  # fmt: skip

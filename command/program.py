@@ -5,11 +5,13 @@ an older program than its shard holds.
 """
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 
+from command.stock import allot
 from rules.program import Program, parse_program
 from shard_router.pool import ShardServers
 from shard_router.statement import load_statements
@@ -47,23 +49,40 @@ async def learn_program(servers: ShardServers, programs: ProgramCache) -> None:
         await programs.get(connection, row["version"] if row else None)
 
 
-async def apply_program(dsns: list[str], source: str) -> int:
-    """Make `source` the newest version on every shard; the running version when it is the same text.
+async def apply_program(dsns: list[str], source: str, effective_at: datetime | None = None) -> int:
+    """Make `source` the newest version on every shard (at once, or from an instant on), with its rewards' stock.
 
-    ProgramError when the text is wrong: nothing is changed then. A run cut short is completed by the next.
+    The running version's number when it is the same text. ProgramError when the text is wrong: nothing is changed
+    then. A run cut short is completed by the next.
     """
-    parse_program(source)
+    program = parse_program(source)
     connections = [await asyncpg.connect(dsn) for dsn in dsns]
     try:
-        newest = [await connection.fetchrow(_STATEMENTS["newest_program"]) for connection in connections]
-        versions = [row["version"] for row in newest if row]
-        top = max(versions, default=0)
-        top_source = next((row["source"] for row in newest if row and row["version"] == top), None)
-        version = top if top_source == source else top + 1
+        found = [await connection.fetchrow(_STATEMENTS["newest_program"]) for connection in connections]
+        newest = {row["version"]: row for row in found if row is not None}
+        version, since = _version_of(newest[max(newest)] if newest else None, source, effective_at)
         await asyncio.gather(
-            *(connection.execute(_STATEMENTS["insert_program"], version, source) for connection in connections)
+            *(connection.execute(_STATEMENTS["insert_program"], version, source, since) for connection in connections)
         )
+        await allot(connections, program)
     finally:
         for connection in connections:
             await connection.close()
     return version
+
+
+def _version_of(top: Any, source: str, effective_at: datetime | None) -> tuple[int, datetime]:
+    """The number and instant of a version: those of the newest when it is the same, else the next."""
+    if top is not None and top["source"] == source and effective_at is None:
+        return top["version"], top["effective_at"]
+    return (top["version"] if top else 0) + 1, effective_at or datetime.now(UTC)
+
+
+async def newest_source(dsn: str) -> tuple[int, str] | None:
+    """Number and text of the newest version of a shard; None when it has none."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        row = await connection.fetchrow(_STATEMENTS["newest_program"])
+    finally:
+        await connection.close()
+    return (row["version"], row["source"]) if row else None

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
 
+import orjson
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from command.lane import LaneMetrics, Lanes
 from command.program import ProgramCache
+from command.side import identifiers_in
+from command.stock import StockKeeper
 from command.store import Store
 from rules.program import Program
 from shard_router.card import CARD_DIGITS, parse_card
@@ -45,12 +48,13 @@ class CommandRouter:
         self._forwarder = Forwarder(region, topology, "command")
         self._lanes: dict[str, Lanes] = {}
         self.directory = Directory(topology, pools)
+        self.stock = StockKeeper(pools)
         self.programs = ProgramCache()
 
     @property
     def region_number(self) -> int:
         """The number of the own region, as it stands in ids."""
-        return self._topology.current.document.regions[self.region].number
+        return self._number(self.region)
 
     def business_date(self, moment: datetime) -> date:
         """The program's calendar day of an instant."""
@@ -127,11 +131,40 @@ class CommandRouter:
         """The shards of this region."""
         return self._topology.current.shards_in(self.region)
 
+    def lanes_for(self, member_id: int) -> Lanes:
+        """The lanes of a member's shard, be it of another region: for the courier."""
+        return self.lanes_of(self._topology.current.shard_of(member_id))
+
+    async def fetch_stock(self, reward: str, *, slot: int, quantity: int) -> bool:
+        """Bring a reward's stock to a shard of this region; tells whether it has enough now."""
+        shards = list(self._topology.current.document.shards)
+        receiver = self._topology.current.shard_at(self.region_number, slot)
+        donors = [shard for shard in shards if shard != receiver]
+        return await self.stock.fetch(reward, receiver=receiver, donors=donors, quantity=quantity)
+
+    async def member_at(self, target: Target) -> int:
+        """The id of a named member, asked of its home shard; `member_not_found` when there is none."""
+        store = self.lanes_of(self._topology.current.shard_at(self._number(target.region), target.slot)).store
+        member_id = target.member_id
+        if target.identifier is not None:
+            member_id = await store.value("member_of_identifier", *target.identifier)
+        if member_id is None or await store.value("account_status", member_id) is None:
+            raise ProblemError("member_not_found")
+        return member_id
+
+    async def claims_of(self, member_id: int) -> list[Identifier]:
+        """The identifiers of a member that other shards keep."""
+        profile = await self.lanes_for(member_id).store.value("profile_of", member_id)
+        return self.unrouted(identifiers_in(orjson.loads(profile))) if profile else []
+
     async def close(self) -> None:
         """Let the lanes run empty and close the way to the other regions."""
         for lanes in self._lanes.values():
             await lanes.idle()
         await self._forwarder.close()
+
+    def _number(self, region: str) -> int:
+        return self._topology.current.document.regions[region].number
 
     def _home_of_card(self, card: str) -> Target | None:
         """A card of our own form carries region and slot; any other is looked up."""

@@ -104,6 +104,40 @@ CREATE TABLE receipt (
     PRIMARY KEY (store, till, business_date, receipt, kind)
 );
 
+-- What an entry still owes to other shards: points to a receiver, thanks to a referrer, identifiers to free. Written
+-- with its entry, done by the courier, deleted when done; every step of an errand may be repeated.
+CREATE TABLE errand (
+    member_id bigint NOT NULL,
+    version bigint NOT NULL,
+    kind text NOT NULL,
+    document json NOT NULL,
+    attempts integer NOT NULL DEFAULT 0,
+    due_at timestamptz NOT NULL,
+    PRIMARY KEY (member_id, version)
+);
+CREATE INDEX errand_due ON errand (due_at);
+
+-- This shard's allotment of each reward with a stock; all allotments and moves under way make up the stock.
+CREATE TABLE reward_stock (
+    reward text PRIMARY KEY,
+    allotted bigint NOT NULL,
+    redeemed bigint NOT NULL DEFAULT 0,
+    CONSTRAINT reward_stock_never_oversold CHECK (redeemed >= 0 AND redeemed <= allotted)
+);
+-- Allotment on its way to another shard: taken here, not yet known to be there.
+CREATE TABLE stock_move (
+    move_id uuid PRIMARY KEY,
+    reward text NOT NULL,
+    quantity bigint NOT NULL CHECK (quantity > 0),
+    receiver text NOT NULL,
+    moved_at timestamptz NOT NULL DEFAULT now()
+);
+-- Moves that have arrived here, so that one arrives once.
+CREATE TABLE stock_arrival (
+    move_id uuid PRIMARY KEY,
+    arrived_at timestamptz NOT NULL DEFAULT now()
+);
+
 -- First answers by Idempotency-Key; refusals too (version is null then). A replay touches its row so that it waits for the standby.
 CREATE TABLE idempotency (
     key text PRIMARY KEY,

@@ -6,18 +6,21 @@ connection is lost after COMMIT was sent nobody knows the outcome, and the answe
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, Self
 
 import asyncpg
-import orjson
 import structlog
 
 from command.answer import RenderedEntry
-from command.batch import Batch, identifiers_of, now_utc
+from command.batch import Batch, now_utc
 from command.envelope import Answer, Envelope
+from command.loaded import Extras, Loaded, entry_of, load_arguments, pairs
 from command.program import NoProgramError, ProgramCache
-from rules.command import EnrolMember
+from command.side import identifiers_of
+from rules.command import CancelRedemption, EnrolMember, RecordPurchase, RedeemReward
+from rules.program import Program
 from shard_router.errors import ProblemError
 from shard_router.pool import CONNECTION_ERRORS, ShardServers
 from shard_router.statement import load_statements
@@ -69,16 +72,32 @@ class Store:
         async with self._servers.primary() as connection:
             await connection.execute(STATEMENTS["forget_answers"], before, limit)
 
+    async def due_errands(self, limit: int) -> list[Any]:
+        """Errands that are due, taken for a while."""
+        async with self._servers.primary() as connection:
+            return await connection.fetch(STATEMENTS["due_errands"], limit)
+
+    async def finish_errand(self, member_id: int, version: int) -> None:
+        """Forget an errand that is done."""
+        async with self._servers.primary() as connection:
+            await connection.execute(STATEMENTS["finish_errand"], member_id, version)
+
+    async def value(self, statement: str, *arguments: Any) -> Any:
+        """One value of a named statement, read on the primary."""
+        async with self._servers.primary() as connection:
+            return await connection.fetchval(STATEMENTS[statement], *arguments)
+
     async def _decide(self, connection: Any, envelopes: Sequence[Envelope]) -> list[Answer]:
-        rows = await connection.fetch(STATEMENTS["load"], *_load_arguments(envelopes))
-        batch = Batch(await self._programs.get(connection, rows[0]["program_version"]))
-        batch.know_identifiers(await _taken_identifiers(connection, envelopes))
-        answers: list[Answer] = []
-        for envelope, row in zip(envelopes, rows, strict=True):
-            entry = await _entry_of_receipt(connection, row)
-            answers.append(batch.decide(envelope, row, entry))
+        rows = await connection.fetch(STATEMENTS["load"], *load_arguments(envelopes))
+        program = await self._programs.get(connection, rows[0]["program_version"])
+        loaded = [
+            Loaded(envelope, row, await _entry_of_receipt(connection, row))
+            for envelope, row in zip(envelopes, rows, strict=True)
+        ]
+        batch = Batch(program, await load_extras(connection, loaded, program))
+        answers = [batch.decide(one) for one in loaded]
         if not batch.writes.empty:
-            counts = await connection.fetchrow(STATEMENTS["record"], batch.document(now_utc()).decode())
+            counts = await connection.fetchrow(STATEMENTS["record"], batch.writes.document(now_utc()).decode())
             _check(counts, batch)
         return answers
 
@@ -126,45 +145,36 @@ class _SyncWatch:
             structlog.get_logger().error("standby_wait_cancelled", message=str(message.message))
 
 
-def _load_arguments(envelopes: Sequence[Envelope]) -> tuple[list[Any], ...]:
-    receipts = [envelope.receipt for envelope in envelopes]
-    return (
-        [envelope.key for envelope in envelopes],
-        [envelope.member_id for envelope in envelopes],
-        [envelope.identifier and envelope.identifier[0] for envelope in envelopes],
-        [envelope.identifier and envelope.identifier[1] for envelope in envelopes],
-        [envelope.reference for envelope in envelopes],
-        [receipt and receipt.store for receipt in receipts],
-        [receipt and receipt.till for receipt in receipts],
-        [receipt and receipt.business_date for receipt in receipts],
-        [receipt and receipt.receipt for receipt in receipts],
-        [receipt and receipt.kind for receipt in receipts],
-    )
-
-
-async def _taken_identifiers(connection: Any, envelopes: Sequence[Envelope]) -> set[tuple[str, str]]:
-    commands = [envelope.command for envelope in envelopes]
-    wanted = [name for command in commands if isinstance(command, EnrolMember) for name in identifiers_of(command)]
-    if not wanted:
-        return set()
-    kinds, values = zip(*wanted, strict=True)
-    rows = await connection.fetch(STATEMENTS["taken_identifiers"], list(kinds), list(values))
-    return {(row["kind"], row["value"]) for row in rows}
+async def load_extras(connection: Any, loaded: Sequence[Loaded], program: Program) -> Extras:
+    """Ask for what only some commands need; most batches ask nothing here."""
+    extras = Extras()
+    commands = [(one.target, one.envelope.command) for one in loaded]
+    wanted = [name for _, command in commands if isinstance(command, EnrolMember) for name in identifiers_of(command)]
+    if wanted:
+        rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(wanted))
+        extras.taken_identifiers = {(row["kind"], row["value"]) for row in rows}
+    purchases = [(target, command) for target, command in commands if isinstance(command, RecordPurchase) and target]
+    holds = [(target, version) for target, command in purchases for version in command.capture_holds]
+    if holds:
+        rows = await connection.fetch(STATEMENTS["kinds_of_entries"], *pairs(holds))
+        extras.kinds = {(row["member_id"], row["version"]): row["kind"] for row in rows}
+    if purchases and program.asks_birth_date:
+        rows = await connection.fetch(STATEMENTS["birth_dates"], [target for target, _ in purchases])
+        extras.birth_dates = {
+            row["member_id"]: date.fromisoformat(row["birth_date"]) for row in rows if row["birth_date"]
+        }
+    if any(isinstance(command, RedeemReward | CancelRedemption) for _, command in commands):
+        stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]
+        rows = await connection.fetch(STATEMENTS["lock_stock"], stocked)
+        extras.stock_left = {row["reward"]: row["left"] for row in rows}
+    return extras
 
 
 async def _entry_of_receipt(connection: Any, row: Mapping[str, Any]) -> RenderedEntry | None:
     if row["receipt_version"] is None or row["key_fingerprint"] is not None:
         return None
     member_id, version = row["receipt_member_id"], row["receipt_version"]
-    entry = await connection.fetchrow(STATEMENTS["entry_of"], member_id, version)
-    return RenderedEntry(
-        member_id,
-        version,
-        entry["points"],
-        entry["postings"].encode(),
-        orjson.loads(entry["detail"]),
-        entry["account_after"].encode(),
-    )
+    return entry_of(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))
 
 
 def _check(counts: Mapping[str, int], batch: Batch) -> None:

@@ -47,6 +47,19 @@ JOIN unnest($1::text[], $2::text[]) AS wanted(kind, value) USING (kind, value)
 -- The entry behind a receipt that came again under a new key: its answer is rebuilt from it.
 SELECT points, postings, account_after, detail FROM journal WHERE member_id = $1 AND version = $2
 
+-- name: kinds_of_entries
+-- What the holds that purchases want to capture once were.
+SELECT member_id, version, kind
+FROM journal
+JOIN unnest($1::bigint[], $2::bigint[]) AS asked(member_id, version) USING (member_id, version)
+
+-- name: birth_dates
+SELECT member_id, profile ->> 'birth_date' AS birth_date FROM member WHERE member_id = ANY ($1::bigint[])
+
+-- name: lock_stock
+-- After the accounts, and in one order, so that two batches never wait for each other in a circle.
+SELECT reward, allotted - redeemed AS left FROM reward_stock WHERE reward = ANY ($1::text[]) ORDER BY reward FOR UPDATE
+
 -- name: record
 -- The whole batch in one statement from one JSON document: adding a column needs no new code in running nodes.
 -- The counts tell whether every row was as it had been read.
@@ -118,6 +131,39 @@ WITH account_written AS (
         key text, member_id bigint, version bigint, credential text, fingerprint uuid, status integer,
         answer json, answered_at timestamptz
     )
+), errand_written AS (
+    INSERT INTO errand (member_id, version, kind, document, due_at)
+    SELECT member_id, version, kind, document, now()
+    FROM json_to_recordset($1::json -> 'errand') AS t(member_id bigint, version bigint, kind text, document json)
+), errand_done AS (
+    DELETE FROM errand e
+    USING json_to_recordset($1::json -> 'errand_done') AS t(member_id bigint, version bigint)
+    WHERE e.member_id = t.member_id AND e.version = t.version
+), stock_changed AS (
+    UPDATE reward_stock s
+    SET redeemed = s.redeemed + t.change
+    FROM (
+        SELECT reward, sum(change) AS change
+        FROM json_to_recordset($1::json -> 'stock') AS c(reward text, change bigint)
+        GROUP BY reward
+    ) AS t
+    WHERE s.reward = t.reward
+), erased AS (
+    -- All personal data of a member is in this row, in the identifiers and in the stored answer of the enrolment.
+    UPDATE member m
+    SET version = t.version, profile = '{"erased": true}'
+    FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, version bigint)
+    WHERE m.member_id = t.member_id
+), identifiers_erased AS (
+    DELETE FROM identifier i
+    USING json_to_recordset($1::json -> 'erase') AS t(member_id bigint)
+    WHERE i.member_id = t.member_id
+), enrolment_erased AS (
+    UPDATE idempotency i
+    SET status = t.status, answer = t.answer, version = NULL
+    FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, status integer, answer json)
+    JOIN journal j ON j.member_id = t.member_id AND j.version = 1
+    WHERE i.key = j.detail ->> 'key'
 ), replayed AS (
     -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
     UPDATE idempotency i
@@ -134,6 +180,25 @@ SELECT
 -- name: due_members
 -- The settler's work list, oldest first.
 SELECT member_id FROM account WHERE due_at <= $1 ORDER BY due_at LIMIT $2
+
+-- name: due_errands
+-- Taken for a while by pushing them back, so that two couriers seldom do the same; doing it twice is harmless.
+UPDATE errand e
+SET attempts = e.attempts + 1, due_at = now() + least(power(2, least(e.attempts, 6)), 30) * interval '1 s'
+WHERE (e.member_id, e.version) IN (SELECT member_id, version FROM errand WHERE due_at <= now() ORDER BY due_at LIMIT $1)
+RETURNING e.member_id, e.version, e.kind, e.document, e.attempts
+
+-- name: finish_errand
+DELETE FROM errand WHERE member_id = $1 AND version = $2
+
+-- name: profile_of
+SELECT profile FROM member WHERE member_id = $1
+
+-- name: member_of_identifier
+SELECT member_id FROM identifier WHERE kind = $1 AND value = $2
+
+-- name: account_status
+SELECT status FROM account WHERE member_id = $1
 
 -- name: forget_answers
 -- Stored answers are kept longer than any till retries; receipts stay for ever.

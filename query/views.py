@@ -103,7 +103,10 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
         "business_date": str(row["business_date"]),
         "occurred_at": utc_text(row["occurred_at"]),
     }
-    return orjson.dumps(head | orjson.loads(row["document"]))
+    document = orjson.loads(row["document"])
+    for one in document["returns"]:
+        one["return_id"] = format_reference("ret", row["member_id"], one["version"])
+    return orjson.dumps(head | document)
 
 
 def utc_text(moment: Any) -> str:

@@ -47,6 +47,8 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "receipt_conflict": Problem(409, "This receipt was recorded with other content"),
     "member_exists": Problem(409, "There is a member with this identifier"),
     "hold_closed": Problem(409, "The hold was captured, voided or has lapsed"),
+    "redemption_closed": Problem(409, "The redemption was used, cancelled or has ended"),
+    "already_done": Problem(409, "This was done before"),
     "member_closed": Problem(409, "The membership is closed"),
     "too_large": Problem(413, "The request is too large"),
     "unsupported_media_type": Problem(415, "Send application/json"),

@@ -14,7 +14,9 @@ from aiohttp import ClientResponse, ClientSession
 from aiohttp.test_utils import TestServer
 
 from command.__main__ import POOL_SIZE_MAX, STATEMENT_TIMEOUT_MS
-from command.http import HANDLERS, ROUTER
+from command.ask import COURIER, ROUTER
+from command.courier import Courier
+from command.http import HANDLERS
 from command.operation import ABOUT, OPERATIONS
 from command.program import apply_program, learn_program
 from command.router import CommandRouter
@@ -71,6 +73,7 @@ class CommandNode:
     keys: dict[str, str]
     router: CommandRouter
     dsn: str
+    courier: Courier
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     async def post(
@@ -85,6 +88,20 @@ class CommandNode:
         } | headers
         async with self.session.post(self.url + path, data=io.BytesIO(content), headers=given) as answer:
             return await _read(answer)
+
+    async def delete(self, path: str, *, role: str = "service", key: str | None = None) -> Reply:
+        given = {
+            "Authorization": f"Bearer {self.keys[role]}",
+            "Idempotency-Key": key or f"test-{next(self.numbers)}",
+        }
+        async with self.session.delete(self.url + path, headers=given) as answer:
+            return await _read(answer)
+
+    async def run_errands(self) -> None:
+        """Let the courier do all there is to do now."""
+        for shard in self.router.shards():
+            while await self.courier.work_off(shard):
+                pass
 
     async def enrol(self, **fields: Any) -> dict[str, Any]:
         reply = await self.post("/v1/members", fields)
@@ -102,13 +119,24 @@ async def _read(answer: ClientResponse) -> Reply:
 
 @asynccontextmanager
 async def running_command_node(
-    dsn: str, folder: Path, *, deadline_ms: int = 5_000, program: str = PROGRAM
+    dsn: str, folder: Path, *, deadline_ms: int = 5_000, program: str = PROGRAM, second: str | None = None
 ) -> AsyncGenerator[CommandNode]:
-    await apply_program([dsn], program)
+    """A node of a region of one shard, or of two, each with half of the slots."""
+    dsns = [dsn, second] if second else [dsn]
+    await apply_program(dsns, program)
+    size = 4096 // len(dsns)
     topology = {
         "epoch": 1,
         "regions": {"eu": {"number": 1, "command": [], "query": []}},
-        "shards": {"eu-1": {"region": "eu", "slots": [[0, 4095]], "servers": [dsn], "valkey": "redis://none"}},
+        "shards": {
+            f"eu-{number}": {
+                "region": "eu",
+                "slots": [[size * (number - 1), size * number - 1]],
+                "servers": [one],
+                "valkey": "redis://none",
+            }
+            for number, one in enumerate(dsns, 1)
+        },
     }
     made = {role: new_key(role) for role in ("pos", "service", "admin")} | {"till330": new_key("pos", "330")}
     credentials = {"keys": [record.model_dump() for _, record in made.values()]}
@@ -126,10 +154,11 @@ async def running_command_node(
     app = build_app(settings, Credentials(settings.credentials))
     router = CommandRouter("eu", watch, pools, app[REGISTRY])
     app[ROUTER] = router
+    app[COURIER] = courier = Courier(router)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     await learn_program(pools["eu-1"], router.programs)
     async with TestServer(app) as server, ClientSession() as session:
         keys = {role: text for role, (text, _) in made.items()}
-        yield CommandNode(str(server.make_url("")).rstrip("/"), session, keys, router, dsn)
+        yield CommandNode(str(server.make_url("")).rstrip("/"), session, keys, router, dsn, courier)
         await asyncio.wait_for(router.close(), 10)
         await pools.close()

@@ -206,7 +206,7 @@ async def test_a_line_that_makes_no_sense_is_malformed_with_a_pointer(
     node: CommandNode, raw: bytes, pointer: str
 ) -> None:
     line = GOOD["lines"][0] | json.loads(raw)
-    reply = await node.post("/v1/purchases", basket({"card": "0100000000000000003"}, "1", lines=[line]))
+    reply = await node.post("/v1/purchases", basket({"card": "0100000000000000008"}, "1", lines=[line]))
     assert (reply.status, reply.code) == (400, "malformed")
     assert reply.json["errors"][0]["pointer"] == pointer
     assert reply.headers["Content-Type"].startswith("application/problem+json")
@@ -235,7 +235,7 @@ async def test_one_poisoned_command_never_touches_the_others_of_its_batch(node: 
     members = [await node.enrol() for _ in range(20)]
     good = [basket({"member_id": member["member_id"]}, f"g{n}") for n, member in enumerate(members)]
     poison = [
-        basket({"card": "0100000000000000003"}, "unknown member"),
+        basket({"card": "0100000000000000008"}, "unknown member"),
         basket({"member_id": members[0]["member_id"]}, "p1", lines=[{"sku": "x", "quantity": 1, "amount": 2**63}]),
         basket({"member_id": members[0]["member_id"]}, "p\x00"),
         basket({"member_id": members[0]["member_id"]}, "p2", store="nowhere"),

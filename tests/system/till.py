@@ -1,4 +1,4 @@
-"""A till as it should be: retries with the same key, at another node when one does not answer, until there is an answer."""
+"""A till as it should be: retries with the same key, at another node when one is silent, until it has an answer."""
 
 import itertools
 import json

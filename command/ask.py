@@ -1,0 +1,182 @@
+"""From a request to an envelope: key, credential, body, the member's home, and the way back with the answer."""
+
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from hashlib import blake2b
+from typing import Any, Final
+
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter
+
+from command.batch import now_utc
+from command.body import MemberReference, parse_body
+from command.courier import Courier
+from command.envelope import Answer, Envelope, ReceiptKey
+from command.router import CommandRouter, Target
+from rules.command import Command, RecordPurchase, ReturnPurchase
+from shard_router.credential import Principal
+from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.forward import deadline_of
+from shard_router.member_id import parse_reference
+from shard_router.token import TOKEN_HEADER, format_token
+from shard_router.web import PRINCIPAL, REQUEST_ID, SETTINGS, read_body, render_json
+
+ROUTER: Final = web.AppKey("router", CommandRouter)
+COURIER: Final = web.AppKey("courier", Courier)
+
+PAST_MAX: Final = timedelta(days=35)
+"""How late an offline till may still send a purchase."""
+FUTURE_MAX: Final = timedelta(minutes=10)
+"""How wrong a till's clock may be."""
+
+_KEY: Final = re.compile(r'^(?:"([\x21\x23-\x7e]{1,255})"|([\x21-\x7e]{1,255}))$')
+_MISSING: Final = {"pur": "purchase_not_found", "hld": "hold_not_found", "red": "not_found"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A validated request: who asks for what, under which key, until when."""
+
+    request: web.Request
+    principal: Principal
+    body: Any
+    raw: bytes
+    key: str
+    deadline: float
+    received_at: datetime
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells two bodies apart under one key: method, path and the validated body."""
+        head = f"{self.request.method} {self.request.path}\n"
+        return _fingerprint(head.encode() + self.body.model_dump_json(exclude_unset=True).encode())
+
+
+async def ask(request: web.Request, model: type[BaseModel]) -> Asked:
+    """Check key and body of a request."""
+    key = _idempotency_key(request)
+    raw = await read_body(request)
+    return Asked(
+        request,
+        request[PRINCIPAL],
+        parse_body(_adapter(model), raw or b"{}"),
+        raw,
+        key,
+        deadline_of(request, deadline_ms=request.app[SETTINGS].deadline_ms),
+        now_utc(),
+    )
+
+
+async def run_for(
+    asked: Asked, member: MemberReference, command: Command, receipt_kind: str | None = None
+) -> web.Response:
+    """Run a command for the member a body names."""
+    router = asked.request.app[ROUTER]
+    target = await router.find(*member.names)
+    return await run(asked, target, command, receipt_kind=receipt_kind)
+
+
+async def run_on(
+    asked: Asked, kind: str, command: Callable[[int], Command], receipt_kind: str | None = None
+) -> web.Response:
+    """Run a command on what an earlier entry created: its id names member and entry."""
+    router = asked.request.app[ROUTER]
+    try:
+        reference = parse_reference(kind, asked.request.match_info["id"])
+        target = router.home_of(reference.member_id)
+    except MalformedIdError as error:
+        raise ProblemError(_MISSING[kind]) from error
+    return await run(asked, target, command(reference.version), reference=reference.version, receipt_kind=receipt_kind)
+
+
+async def run(
+    asked: Asked, target: Target, command: Command, *, reference: int | None = None, receipt_kind: str | None = None
+) -> web.Response:
+    """Run a command on its lane, or hand the request to the member's home region."""
+    router = asked.request.app[ROUTER]
+    if target.region != router.region:
+        return await router.forward(asked.request, target.region, deadline=asked.deadline, body=asked.raw)
+    envelope = envelope_of(asked, target, command, reference=reference, receipt_kind=receipt_kind)
+    return render(await router.lanes_at(target.slot).run(envelope))
+
+
+def envelope_of(
+    asked: Asked, target: Target, command: Command, *, reference: int | None = None, receipt_kind: str | None = None
+) -> Envelope:
+    """Put a command in its envelope."""
+    return Envelope(
+        command=command,
+        slot=target.slot,
+        deadline=asked.deadline,
+        request_id=asked.request[REQUEST_ID],
+        credential=asked.principal.credential,
+        key=asked.key,
+        fingerprint=asked.fingerprint,
+        member_id=target.member_id,
+        identifier=target.identifier,
+        reference=reference,
+        receipt=_receipt_key(asked, command, receipt_kind) if receipt_kind else None,
+    )
+
+
+def render(answer: Answer) -> web.Response:
+    """Render an answer with its headers."""
+    headers: dict[str, str] = {}
+    if answer.member_id is not None and answer.version is not None:
+        headers[TOKEN_HEADER] = format_token(answer.member_id, answer.version)
+    if answer.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    response = render_json(answer.body, status=answer.status, headers=headers)
+    if answer.status >= 400:  # noqa: PLR2004 - a stored refusal
+        response.content_type = "application/problem+json"
+    return response
+
+
+def _receipt_key(asked: Asked, command: Command, kind: str) -> ReceiptKey | None:
+    if not isinstance(command, RecordPurchase | ReturnPurchase):
+        return None
+    content = asked.body.model_dump_json(exclude={"member"}, exclude_unset=True)
+    path = asked.request.path if kind == "return" else ""
+    receipt = command.receipt
+    business_date = asked.request.app[ROUTER].business_date(command.occurred_at)
+    fingerprint = _fingerprint(f"{path}\n{content}".encode())
+    return ReceiptKey(receipt.store, receipt.till, business_date, receipt.receipt, kind, fingerprint)
+
+
+def _idempotency_key(request: web.Request) -> str:
+    given = request.headers.getall("Idempotency-Key", [])
+    if not given:
+        raise ProblemError("idempotency_key_missing", "send Idempotency-Key: 1-255 visible ASCII characters")
+    match = _KEY.match(given[0].strip())
+    if match is None or len(given) > 1:
+        raise ProblemError("malformed", "Idempotency-Key: one key of 1-255 visible ASCII characters, bare or quoted")
+    return match[1] or match[2]
+
+
+def check_till(asked: Asked, store: str | None) -> None:
+    """`forbidden` when a till's key belongs to another store."""
+    bound = asked.principal.store
+    if bound is not None and store is not None and store != bound:
+        raise ProblemError("forbidden", f"this key belongs to store {bound}")
+
+
+def check_time(asked: Asked, occurred_at: datetime) -> None:
+    """`malformed` when a basket is too old for a till or lies in the future."""
+    late = asked.principal.role == "pos" and asked.received_at - occurred_at > PAST_MAX
+    if late or occurred_at - asked.received_at > FUTURE_MAX:
+        detail = f"a till may be {PAST_MAX.days} days late and {FUTURE_MAX.seconds // 60} minutes ahead"
+        raise ProblemError("malformed", detail, [{"pointer": "/occurred_at", "detail": detail}])
+
+
+def _fingerprint(content: bytes) -> str:
+    """128 bits are enough to tell bodies of one key apart; nobody gains by forging his own."""
+    return str(uuid.UUID(bytes=blake2b(content, digest_size=16).digest()))
+
+
+@cache
+def _adapter(model: type[BaseModel]) -> TypeAdapter[Any]:
+    return TypeAdapter(model)

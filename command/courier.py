@@ -1,0 +1,149 @@
+"""Does the errands of a region's shards: points to receivers, thanks to referrers, identifiers to free.
+
+A saga of ordinary commands: the receiver's half carries a natural key, the sender's half ends the
+errand in its own transaction. Every step may be repeated, so whoever dies at any point, the next
+courier goes on; points are conserved at every moment because they wait in the sender's hold.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import date
+from hashlib import blake2b
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import structlog
+
+from command.batch import now_utc
+from command.envelope import Answer, Envelope, ReceiptKey
+from command.router import CommandRouter
+from rules.codec import parse_lots
+from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, SettleTransfer
+from shard_router.errors import ProblemError
+from shard_router.member_id import format_member_id, slot_of
+
+INTERVAL_S: Final = 1.0
+PAGE: Final = 64
+_DEADLINE_S: Final = 5.0
+_BACKOFF_MAX_S: Final = 30.0
+_NO_DATE: Final = date(1970, 1, 1)  # these keys are unique without one
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What an entry still owes: `member_id` and `version` name the entry."""
+
+    member_id: int
+    version: int
+    kind: str
+    document: dict[str, Any]
+
+
+class Courier:
+    """Runs errands. `kick` makes it look at once instead of at the next second."""
+
+    def __init__(self, router: CommandRouter) -> None:
+        self._router = router
+        self._kicked = asyncio.Event()
+        self._deliver: dict[str, Callable[[Errand], Awaitable[None]]] = {
+            "transfer": self._deliver_transfer,
+            "referral": self._deliver_referral,
+            "release": self._release_identifiers,
+        }
+
+    def kick(self) -> None:
+        """Look at the errands now."""
+        self._kicked.set()
+
+    async def run_for_ever(self) -> None:
+        """Do what is due, each second and at every kick; a shard in trouble is asked less often."""
+        wait_s = INTERVAL_S
+        while True:
+            try:
+                async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads nodes
+                    await self._kicked.wait()
+            except TimeoutError:
+                pass
+            self._kicked.clear()
+            results = await asyncio.gather(*(self._work(shard) for shard in self._router.shards()))
+            wait_s = INTERVAL_S if all(results) else min(wait_s * 2, _BACKOFF_MAX_S)
+
+    async def work_off(self, shard: str) -> int:
+        """Do one page of a shard's due errands; tells how many there were."""
+        rows = await self._router.lanes_of(shard).store.due_errands(PAGE)
+        errands = [Errand(row["member_id"], row["version"], row["kind"], orjson.loads(row["document"])) for row in rows]
+        await asyncio.gather(*(self._try(errand) for errand in errands))
+        return len(errands)
+
+    async def _work(self, shard: str) -> bool:
+        try:
+            await self._router.stock.finish_moves(shard)
+            while await self.work_off(shard) == PAGE:
+                pass
+        except ProblemError as error:
+            structlog.get_logger().warning("courier_waits", shard=shard, reason=error.detail)
+            return False
+        except Exception:  # noqa: BLE001 - the courier must outlive any one fault
+            structlog.get_logger().exception("courier_failed", shard=shard)
+            return False
+        return True
+
+    async def _try(self, errand: Errand) -> None:
+        try:
+            await self._deliver[errand.kind](errand)
+        except ProblemError as error:
+            structlog.get_logger().warning("errand_waits", kind=errand.kind, reason=error.detail or error.code)
+
+    async def _deliver_transfer(self, errand: Errand) -> None:
+        """Give the receiver the lots, then spend them here; or give them back when he can never have them."""
+        now = now_utc()
+        lots = parse_lots(errand.document["lots"])
+        receive = ReceiveTransfer(errand.member_id, errand.version, lots, now)
+        answer = await self._run(errand.document["receiver"], receive, self._receipt(errand, "transfer"))
+        if answer.status < 400:  # noqa: PLR2004 - received, now or before
+            end: Command = SettleTransfer(errand.version, now)
+        else:
+            end = CancelTransfer(errand.version, now, orjson.loads(answer.body)["code"])
+        ended = await self._run(errand.member_id, end, None, reference=errand.version)
+        if ended.status >= 400:  # noqa: PLR2004 - settled or cancelled by another courier meanwhile
+            await self._finish(errand)
+
+    async def _deliver_referral(self, errand: Errand) -> None:
+        credit = CreditReferral(errand.member_id, errand.document["points"], now_utc())
+        await self._run(errand.document["referrer"], credit, self._receipt(errand, "referral"))
+        await self._finish(errand)  # a referrer who is gone gets nothing
+
+    async def _release_identifiers(self, errand: Errand) -> None:
+        identifiers = [(kind, value) for kind, value in errand.document["identifiers"]]
+        await self._router.directory.release(identifiers, errand.member_id)
+        await self._finish(errand)
+
+    async def _run(
+        self, member_id: int, command: Command, receipt: ReceiptKey | None, reference: int | None = None
+    ) -> Answer:
+        """Run a command on its member's shard, wherever that is; the row locks there order it with everything else."""
+        envelope = Envelope(
+            command=command,
+            slot=slot_of(member_id),
+            deadline=time.monotonic() + _DEADLINE_S,
+            request_id="courier",
+            credential="courier",
+            member_id=member_id,
+            receipt=receipt,
+            reference=reference,
+        )
+        return await self._router.lanes_for(member_id).run(envelope)
+
+    async def _finish(self, errand: Errand) -> None:
+        store = self._router.lanes_for(errand.member_id).store
+        await store.finish_errand(errand.member_id, errand.version)
+
+    def _receipt(self, errand: Errand, kind: str) -> ReceiptKey:
+        """The natural key of the other half: one per entry, for ever."""
+        digest = blake2b(orjson.dumps(errand.document, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+        sender = format_member_id(errand.member_id)
+        return ReceiptKey(sender, "-", _NO_DATE, str(errand.version), kind, str(UUID(bytes=digest)))

@@ -1,0 +1,37 @@
+-- name: stock_left
+SELECT reward, allotted - redeemed AS left FROM reward_stock WHERE reward = $1
+
+-- name: send_stock
+-- Take part of what is left here and note where it goes, in one step.
+WITH taken AS (
+    UPDATE reward_stock SET allotted = allotted - least($3::bigint, allotted - redeemed)
+    WHERE reward = $2 AND allotted > redeemed
+    RETURNING old.allotted - new.allotted AS quantity
+)
+INSERT INTO stock_move (move_id, reward, quantity, receiver) SELECT $1, $2, quantity, $4 FROM taken RETURNING quantity
+
+-- name: take_in_stock
+-- Once per move, however often it is sent.
+WITH arrived AS (
+    INSERT INTO stock_arrival (move_id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING move_id
+)
+INSERT INTO reward_stock AS s (reward, allotted) SELECT $2, $3 FROM arrived
+ON CONFLICT (reward) DO UPDATE SET allotted = s.allotted + excluded.allotted
+
+-- name: finish_move
+DELETE FROM stock_move WHERE move_id = $1
+
+-- name: open_moves
+-- Moves that somebody began and did not finish.
+SELECT move_id, reward, quantity, receiver FROM stock_move WHERE moved_at < now() - make_interval(secs => $1)
+
+-- name: count_stock
+SELECT
+    coalesce((SELECT allotted FROM reward_stock WHERE reward = $1), 0) AS allotted,
+    coalesce((SELECT sum(m.quantity) FROM stock_move m WHERE m.reward = $1), 0)::bigint AS moving
+
+-- name: change_allotment
+-- More, or less down to what is redeemed already.
+INSERT INTO reward_stock AS s (reward, allotted) VALUES ($1, greatest($2, 0))
+ON CONFLICT (reward) DO UPDATE SET allotted = greatest(s.allotted + $2, s.redeemed)
+RETURNING s.allotted

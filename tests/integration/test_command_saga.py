@@ -1,0 +1,212 @@
+"""What spans members and shards: transfers, stock, referrals, erasure. Conserved, once, resumed by whoever is left."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from command.program import apply_program
+from shard_router.member_id import parse_member_id
+from tests.command_node import PROGRAM, CommandNode, running_command_node
+from tests.engine import PostgresServer
+from tests.integration.test_command import basket
+
+REWARDS = (
+    PROGRAM
+    + """
+[referral]
+referrer = 100
+newcomer = 50
+[[rewards]]
+code = "coffee"
+name = "A coffee"
+points = 10
+stock = 20
+[[rewards]]
+code = "mug"
+name = "A mug"
+points = 10
+per_member = 2
+"""
+)
+
+
+@pytest.fixture
+async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[CommandNode]:
+    second = await postgres_server.create_database()
+    async with running_command_node(database, tmp_path, program=REWARDS, second=second) as running:
+        yield running
+    await postgres_server.drop_database(second)
+
+
+async def value(node: CommandNode, sql: str, *arguments: Any) -> list[Any]:
+    values = []
+    for shard in node.router.shards():
+        async with node.router._pools[shard].primary() as connection:
+            values.append(await connection.fetchval(sql, *arguments))
+    return values
+
+
+async def two_far_apart(node: CommandNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two members on different shards."""
+    home = node.router._topology.current.shard_of
+    first = await node.enrol(**fields)
+
+    while home(parse_member_id((second := await node.enrol())["member_id"])) == home(
+        parse_member_id(first["member_id"])
+    ):
+        pass
+    return first, second
+
+
+async def balance(node: CommandNode, member: dict[str, Any]) -> dict[str, Any]:
+    """The balance as the next command's answer shows it."""
+    return (await node.give(member["member_id"], 1)).json["account"]["balance"]
+
+
+async def test_a_transfer_between_shards_arrives_once_and_nothing_is_lost(node: CommandNode) -> None:
+    sender, receiver = await two_far_apart(node)
+    await node.give(sender["member_id"], 100)
+    body = {"from": {"member_id": sender["member_id"]}, "to": {"card": receiver["card"]}, "points": 60}
+    sent = await node.post("/v1/transfers", body, key="t")
+    assert (sent.status, sent.json["account"]["balance"]["available"]) == (201, 40)
+    assert sent.json["account"]["balance"]["held"] == 60
+    await asyncio.gather(*(node.run_errands() for _ in range(5)))
+    await node.run_errands()
+    assert (await balance(node, receiver))["available"] == 61
+    after = await balance(node, sender)
+    assert (after["available"], after["held"]) == (41, 0)
+    again = await node.post("/v1/transfers", body, key="t")
+    assert again.body == sent.body
+    assert sum(await value(node, "SELECT count(*) FROM errand")) == 0
+
+
+async def test_a_transfer_to_a_member_who_closes_meanwhile_comes_back(node: CommandNode) -> None:
+    sender, receiver = await two_far_apart(node)
+    await node.give(sender["member_id"], 100)
+    body = {"from": {"member_id": sender["member_id"]}, "to": {"member_id": receiver["member_id"]}, "points": 60}
+    assert (await node.post("/v1/transfers", body)).status == 201
+    assert (await node.delete(f"/v1/members/{receiver['member_id']}")).status == 200
+    await node.run_errands()
+    after = await balance(node, sender)
+    assert (after["available"], after["held"]) == (101, 0)
+
+
+async def test_a_courier_that_died_between_the_halves_is_followed_by_another(node: CommandNode) -> None:
+    sender, receiver = await two_far_apart(node)
+    await node.give(sender["member_id"], 100)
+    body = {"from": {"member_id": sender["member_id"]}, "to": {"member_id": receiver["member_id"]}, "points": 60}
+    await node.post("/v1/transfers", body)
+    await node.run_errands()
+    for shard in node.router.shards():  # as if the sender's half had never been written
+        async with node.router._pools[shard].primary() as connection:
+            await connection.execute(
+                "INSERT INTO errand SELECT member_id, version, 'transfer', detail, 0, now() "
+                "FROM journal WHERE kind = 'transfer_sent'"
+            )
+    await node.run_errands()
+    assert (await balance(node, receiver))["available"] == 61
+    assert sum(await value(node, "SELECT count(*) FROM errand")) == 0
+
+
+async def test_more_redemptions_than_stock_over_two_shards_sell_exactly_the_stock(node: CommandNode) -> None:
+    members = [await node.enrol() for _ in range(10)]
+    for member in members:
+        await node.give(member["member_id"], 1000)
+    bodies = [{"member": {"member_id": members[n % 10]["member_id"]}, "reward": "coffee"} for n in range(60)]
+    replies = await asyncio.gather(*(node.post("/v1/redemptions", body) for body in bodies))
+    assert sorted(reply.status for reply in replies) == [201] * 20 + [422] * 40
+    assert {reply.code for reply in replies if reply.status == 422} == {"out_of_stock"}
+    assert sum(await value(node, "SELECT redeemed FROM reward_stock WHERE reward = 'coffee'")) == 20
+    assert sum(await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'")) == 20
+
+
+async def test_a_cancelled_redemption_goes_back_on_the_shelf_and_a_used_one_is_closed(node: CommandNode) -> None:
+    member = await node.enrol()
+    await node.give(member["member_id"], 100)
+    body = {"member": {"card": member["card"]}, "reward": "coffee", "quantity": 2}
+    redeemed = (await node.post("/v1/redemptions", body)).json
+    assert (redeemed["points"], len(redeemed["code"])) == (20, 10)
+    cancelled = await node.post(f"/v1/redemptions/{redeemed['redemption_id']}/cancel", {"store": "330"})
+    assert (cancelled.status, cancelled.json["status"]) == (200, "cancelled")
+    assert cancelled.json["account"]["balance"]["available"] == 100
+    assert sum(await value(node, "SELECT redeemed FROM reward_stock WHERE reward = 'coffee'")) == 0
+    other = (await node.post("/v1/redemptions", body | {"reward": "mug"})).json
+    used = await node.post(f"/v1/redemptions/{other['redemption_id']}/use", {"store": "330", "till": "1"})
+    assert (used.status, used.json["status"]) == (200, "used")
+    twice = await node.post(f"/v1/redemptions/{other['redemption_id']}/use", {"store": "330"})
+    assert (twice.status, twice.code) == (409, "redemption_closed")
+    third = await node.post("/v1/redemptions", body | {"reward": "mug", "quantity": 1})
+    assert (third.status, third.code) == (422, "limit_exceeded")
+    assert (await node.post("/v1/redemptions", body | {"reward": "yacht"})).code == "reward_not_found"
+    assert (await node.post("/v1/redemptions/red_nothing-1/use", {"store": "330"})).code == "not_found"
+
+
+async def test_a_referral_thanks_both_sides_once_on_the_first_purchase(node: CommandNode) -> None:
+    referrer = await node.enrol()
+    newcomer = await node.enrol(referred_by=referrer["member_id"])
+    for number in range(2):
+        named = {"member_id": newcomer["member_id"]}
+        bought = await node.post("/v1/purchases", basket(named, f"r{number}"))
+        assert bought.status == 201, bought.body
+        await node.run_errands()
+    assert (await balance(node, referrer))["available"] == 101
+    assert bought.json["account"]["balance"]["available"] == 13 + 13 + 50
+
+
+async def test_an_erased_member_leaves_nothing_personal_and_frees_what_he_had(node: CommandNode) -> None:
+    canary = "Canary McErase"
+    member = await node.enrol(name=canary, phone="+4930999", email="canary@example.org", birth_date="1980-01-02")
+    named = {"member_id": member["member_id"]}
+    await node.post("/v1/purchases", basket(named, "1"))
+    gone = await node.delete(f"/v1/members/{member['member_id']}", key="bye")
+    assert (gone.status, set(gone.json)) == (200, {"member_id", "erased_at"})
+    assert (await node.delete(f"/v1/members/{member['member_id']}", key="bye")).body == gone.body
+    await node.run_errands()
+    late = await node.post("/v1/purchases", basket(named, "2"))
+    assert (late.status, late.code) == (409, "member_closed")
+    for table in ("member", "identifier", "claim", "idempotency", "journal", "account", "purchase", "errand"):
+        for personal in (canary, "+4930999", "canary@example.org", "1980-01-02", member["card"]):
+            sql = f"SELECT count(*) FROM {table} t WHERE t::text LIKE '%' || $1 || '%'"  # noqa: S608 - our own names
+            found = await value(node, sql, personal)
+            assert sum(found) == 0, (table, personal)
+    again = await node.post("/v1/members", {"phone": "+4930999", "email": "canary@example.org"})
+    assert again.status == 201
+
+
+async def test_holds_points_and_coupons_pay_one_basket_or_none(node: CommandNode) -> None:
+    member = await node.enrol()
+    await node.give(member["member_id"], 100)
+    named = {"member_id": member["member_id"]}
+    hold = (await node.post("/v1/holds", {"member": named, "points": 30})).json
+    bad = basket(named, "c1", capture_holds=[hold["hold_id"]], coupons=["nonsense"])
+    refused = await node.post("/v1/purchases", bad)
+    assert (refused.status, refused.code) == (422, "unknown_coupon")
+    good = await node.post("/v1/purchases", basket(named, "c2", capture_holds=[hold["hold_id"]]))
+    assert good.status == 201, good.body
+    assert good.json["account"]["balance"]["held"] == 0
+    closed = await node.post("/v1/purchases", basket(named, "c3", capture_holds=[hold["hold_id"]]))
+    assert (closed.status, closed.code) == (409, "hold_closed")
+
+
+async def test_the_stock_of_a_new_program_version_changes_by_the_difference(node: CommandNode) -> None:
+
+    dsns = [node.router._topology.current.document.shards[shard].servers[0] for shard in node.router.shards()]
+    for stock in (50, 7, 7):
+        await apply_program(dsns, REWARDS.replace("stock = 20", f"stock = {stock}"))
+        assert sum(await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'")) == stock
+
+
+async def test_a_stock_move_cut_short_is_finished_once(node: CommandNode) -> None:
+    connection = await asyncpg.connect(node.dsn)
+    await connection.execute("UPDATE reward_stock SET allotted = allotted - 4")
+    await connection.execute(
+        "INSERT INTO stock_move VALUES (gen_random_uuid(), 'coffee', 4, 'eu-2', now() - interval '1 min')"
+    )
+    await connection.close()
+    for _ in range(2):
+        await node.router.stock.finish_moves("eu-1")
+    assert await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'") == [6, 14]
