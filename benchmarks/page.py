@@ -23,7 +23,7 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4
 .scroll { overflow-x: auto } table { border-collapse: collapse; margin: .6rem 0 }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums }
-th { font-weight: 600; color: var(--quiet) } th.text, td.text { text-align: left }
+th { font-weight: 600; color: var(--quiet) } th.text, td.text { text-align: left } td.text { white-space: normal }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px }
 figure { margin: 0 } figcaption { color: var(--quiet); font-size: .87rem }
 svg { width: 100%; height: auto; display: block }
@@ -159,8 +159,12 @@ class _Scale:
         for decade in range(self._low, self._high + 1):
             y = self.y(10.0**decade)
             body += f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
-            body += f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{10.0**decade:g} ms</text>'
+            body += f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{_decade(decade)}</text>'
         return body
+
+
+def _decade(exponent: int) -> str:
+    return f"{10.0 ** (exponent - 3):g} s" if exponent >= 3 else f"{10.0**exponent:g} ms"  # noqa: PLR2004 - 1,000 ms
 
 
 def _latency_scale(values: Sequence[float]) -> _Scale:
