@@ -4,7 +4,7 @@ Conditions are checked in a fixed order and the first that fails is the reason, 
 stable prefix. Effects are ratios of integers, so points come out exact without fractions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from fractions import Fraction
@@ -39,7 +39,10 @@ class Basket:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A compiled campaign or coupon. `ratio` (numerator, denominator) is per minor unit, per item or in all."""
+    """A compiled campaign or coupon. `ratio` (numerator, denominator) is per minor unit, per item or in all.
+
+    `checks` are those of its conditions that it has, in the order in which they give the reason.
+    """
 
     code: str
     reason: str
@@ -51,6 +54,7 @@ class Offer:
     weekdays: frozenset[int]
     categories: frozenset[str]
     skus: frozenset[str]
+    checks: tuple[Callable[["Offer", Basket], str | None], ...]
     group: str = ""
     per_member: int = 0
     per_member_per_day: int = 0
@@ -87,6 +91,7 @@ def _compile(source: Campaign | Coupon, reason: str, unit: Any, ratio: Fraction,
         weekdays=frozenset(_WEEKDAYS.index(day) for day in source.when.weekdays),
         categories=frozenset(source.match.categories),
         skus=frozenset(source.match.skus),
+        checks=tuple(_checks(source, limits)),
         **limits,
     )
 
@@ -103,7 +108,7 @@ def _effect(effect: Effect, base: Fraction, minor: int) -> tuple[str, Fraction]:
 
 def why_not(offer: Offer, basket: Basket) -> str | None:
     """Why an offer cannot apply to a basket, whatever lies in it; None when it can."""
-    for check in _CHECKS:
+    for check in offer.checks:
         reason = check(offer, basket)
         if reason:
             return reason
@@ -163,35 +168,44 @@ def _wrong_member(offer: Offer, basket: Basket) -> str | None:
     return None
 
 
-_CHECKS: Final[tuple[Callable[[Offer, Basket], str | None], ...]] = (
-    out_of_window,
-    _wrong_place,
-    _wrong_time,
-    _wrong_member,
-    used_up,
-)
+def _checks(source: Campaign | Coupon, limits: Mapping[str, Any]) -> Iterator[Callable[[Offer, Basket], str | None]]:
+    when = source.when
+    if source.starts_at or source.ends_at:
+        yield out_of_window
+    if when.stores or when.tiers:
+        yield _wrong_place
+    if when.weekdays or when.from_ or when.to:
+        yield _wrong_time
+    if when.first_purchase or when.birthday_within_days:
+        yield _wrong_member
+    if limits.get("per_member") or limits.get("per_member_per_day"):
+        yield used_up
 
 
 def weigh(offer: Offer, basket: Basket) -> tuple[int, tuple[int, ...]] | str:
     """The offer's whole points on a basket and each line's weight in them, or why there are none."""
     matched = _matched(offer, basket.lines)
-    if not any(matched):
-        return "no_line: no line matches"
-    amounts = tuple(amount if match else 0 for amount, match in zip(basket.amounts, matched, strict=True))
+    amounts = basket.amounts
+    if matched is not None:
+        if True not in matched:
+            return "no_line: no line matches"
+        amounts = tuple(amount if match else 0 for amount, match in zip(amounts, matched, strict=True))
     amount = sum(amounts)
     if amount < offer.source.when.min_amount:
         return f"min_amount: {amount} of {offer.source.when.min_amount} minor units"
     if offer.unit == "item":
-        amounts = tuple(int(line.quantity) if match else 0 for line, match in zip(basket.lines, matched, strict=True))
+        counted = matched or (True,) * len(basket.lines)
+        amounts = tuple(int(line.quantity) if match else 0 for line, match in zip(basket.lines, counted, strict=True))
     elif offer.unit == "basket" and not amount:
-        amounts = tuple(int(match) for match in matched)
+        amounts = tuple(int(match) for match in matched or (True,) * len(basket.lines))
     total = 1 if offer.unit == "basket" else sum(amounts)
     numerator, denominator = offer.ratio
     points = total * numerator // denominator
     return (points, amounts) if points else "no_points: less than one point"
 
 
-def _matched(offer: Offer, lines: tuple[Line, ...]) -> list[bool]:
+def _matched(offer: Offer, lines: tuple[Line, ...]) -> list[bool] | None:
+    """Which lines count; None: all."""
     if not offer.categories and not offer.skus:
-        return [True] * len(lines)
+        return None
     return [line.category in offer.categories or line.sku in offer.skus for line in lines]

@@ -226,7 +226,7 @@ def _release(holds: Iterable[Hold], version: int | None, taken: Lot, *, keeps: b
 
 def _less(lots: tuple[Lot, ...], taken: Lot) -> tuple[Lot, ...]:
     for index, lot in enumerate(lots):
-        if _same_times(lot, taken):
+        if lot.expires_at == taken.expires_at and lot.available_at == taken.available_at:
             left = _not_negative(lot.points - taken.points)
             kept = (replace(lot, points=left),) if left else ()
             return lots[:index] + kept + lots[index + 1 :]
@@ -234,14 +234,11 @@ def _less(lots: tuple[Lot, ...], taken: Lot) -> tuple[Lot, ...]:
 
 
 def _more(lots: tuple[Lot, ...], added: Lot) -> tuple[Lot, ...]:
+    expires_at, available_at = added.expires_at, added.available_at
     for index, lot in enumerate(lots):
-        if _same_times(lot, added):
+        if lot.expires_at == expires_at and lot.available_at == available_at:
             return (*lots[:index], replace(lot, points=lot.points + added.points), *lots[index + 1 :])
     return tuple(sorted((*lots, added), key=_order))
-
-
-def _same_times(one: Lot, other: Lot) -> bool:
-    return one.expires_at == other.expires_at and one.available_at == other.available_at
 
 
 def _order(lot: Lot) -> tuple[bool, bool, float, float]:

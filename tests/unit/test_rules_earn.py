@@ -48,6 +48,12 @@ def test_an_effect_counts_the_matched_lines_only(effect: str, points: int) -> No
     assert earned(entry) == {"base": 16, "campaign:c": points}
 
 
+@pytest.mark.parametrize(("match", "items"), [('categories = ["X"]', 2), ('skus = ["s"]', 3), ("", 9)])
+def test_categories_and_skus_each_alone_say_which_lines_count(match: str, items: int) -> None:
+    rules = program(campaign("c", "fixed_per_item = 1", match=f"{{ {match} }}"))
+    assert earned(Member(rules).buy(line(0, 2, "X"), line(0, 3, "Y", sku="s"), line(0, 4, "Y")))["campaign:c"] == items
+
+
 def test_a_line_matches_by_category_or_by_sku() -> None:
     rules = program(campaign("c", "fixed_per_item = 1", match='{ categories = ["X"], skus = ["s"] }'))
     assert earned(Member(rules).buy(line(0, 2, "X"), line(0, 3, "Y", sku="s"), line(0, 4, "Y")))["campaign:c"] == 5

@@ -93,6 +93,19 @@ def test_points_of_a_cancelled_redemption_that_have_expired_meanwhile_expire_at_
     assert (member.now.available, member.now.expired) == (150, 150)
 
 
+def test_points_that_come_back_pay_debt_first_unless_they_have_expired() -> None:
+    member = rich(300)
+    versions = [member.ok(RedeemReward("coffee", 1, code, NOW)).version for code in ("A", "B")]
+    purchased = member.buy(line(4000)).version
+    hold = member.ok(PlaceHold(40, None, NOW)).version
+    member.ok(CaptureHold(hold, None, NOW))
+    member.bring_all_back(purchased)
+    assert member.now.debt == 40
+    at = later(days=2)
+    assert moves(member.ok(CancelRedemption(versions[0], at)))[1:] == [(150, "available", "expired")]
+    assert moves(member.ok(CancelRedemption(versions[1], at)))[1:] == [(40, "available", "debt")]
+
+
 @pytest.mark.parametrize(
     ("reward", "quantity", "stock_left", "reason"),
     [
