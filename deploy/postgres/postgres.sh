@@ -5,20 +5,24 @@
 set -euo pipefail
 connection="host=$PEER user=loyalty dbname=postgres connect_timeout=3"
 
+ask_peer() { psql "$connection" --no-psqlrc --no-align --tuples-only --command "$1"; }
+
 clone() {
   local building="$PGDATA.building"
   rm -rf "$building" && mkdir -p "$(dirname "$PGDATA")"
-  # Refused until `setup` has made the slot; after a loss, until the peer is back.
-  until pg_basebackup --dbname="$connection" --pgdata="$building" --wal-method=stream --slot=standby \
-    --checkpoint=fast --no-password; do sleep 1; done
+  # The slot first, so that the peer keeps what this server needs from here on. Refused while the peer is away or a standby.
+  until ask_peer "SELECT pg_create_physical_replication_slot('standby', true)
+                  WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby')" >/dev/null \
+    && pg_basebackup --dbname="$connection" --pgdata="$building" --wal-method=stream --slot=standby \
+      --checkpoint=fast --no-password; do sleep 1; done
   touch "$building/standby.signal"
   rm -rf "$PGDATA"
   mv "$building" "$PGDATA"
 }
 
-peer_timeline() { # nothing when the peer is away or a standby
-  psql "$connection" --no-psqlrc --no-align --tuples-only 2>/dev/null \
-    --command "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int" || true
+# Nothing when the peer is away or a standby.
+peer_timeline() {
+  ask_peer "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int" 2>/dev/null || true
 }
 
 own_timeline() { pg_controldata "$PGDATA" | sed -n "s/^Latest checkpoint's TimeLineID: *//p"; }
