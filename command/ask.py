@@ -13,11 +13,11 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
 from command.batch import now_utc
-from command.body import MemberReference, parse_body
 from command.courier import Courier
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.router import CommandRouter, Target
 from rules.command import Command, RecordPurchase, ReturnPurchase
+from shard_router.body import MemberReference, parse_body
 from shard_router.credential import Principal
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.forward import deadline_of

@@ -28,7 +28,6 @@ from command.body import (
     EnrolBody,
     EraseBody,
     HoldBody,
-    PurchaseBody,
     RedemptionBody,
     ReturnBody,
     TransferBody,
@@ -44,6 +43,7 @@ from rules.command import (
     CloseMember,
     Command,
     EnrolMember,
+    Line,
     PlaceHold,
     Receipt,
     RecordPurchase,
@@ -53,6 +53,7 @@ from rules.command import (
     UseRedemption,
     VoidHold,
 )
+from shard_router.body import PurchaseBody
 from shard_router.card import new_card
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import SLOT_COUNT, new_member_id, parse_member_id, parse_reference
@@ -99,7 +100,7 @@ async def record_purchase(request: web.Request) -> web.Response:
     check_time(asked, body.occurred_at)
     receipt = Receipt(body.store, body.till, body.receipt)
     target = await request.app[ROUTER].find(*body.member.names)
-    lines = tuple(line.line() for line in body.lines)
+    lines = tuple(Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines)
     command = RecordPurchase(
         receipt,
         body.currency,

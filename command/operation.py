@@ -12,13 +12,13 @@ from command.body import (
     EnrolBody,
     EraseBody,
     HoldBody,
-    PurchaseBody,
     RedemptionBody,
     ReturnBody,
     TransferBody,
     UseBody,
     VoidBody,
 )
+from shard_router.body import PurchaseBody
 from shard_router.openapi import COMMAND_HEADERS, STAFF, About, Operation, Parameter
 from shard_router.shape import ACCOUNT_EXAMPLE, MEMBER_EXAMPLE, POSTING_EXAMPLE, Account, Posting
 

@@ -1,0 +1,169 @@
+"""What bodies are made of on both sides: texts, instants, quantities, who a member is, a basket; and how they are read.
+
+Whatever a till may send (numbers beyond 64 bits, NUL, lone surrogates, unknown fields) ends as one
+`malformed` with JSON pointers. Bounds keep every sum of points and money within 64-bit integers.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from shard_router.errors import ProblemError
+
+LINES_MAX: Final = 1_000
+POINTS_MAX: Final = 10**12
+AMOUNT_MAX: Final = 10**12
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+def printable(text: str) -> str:
+    """Pass a text without control characters and lone surrogates; ValueError for any other."""
+    if not text.isprintable():
+        raise ValueError("control characters and lone surrogates are not allowed")
+    return text
+
+
+def _text_only(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("send an RFC 3339 text")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+def _in_range(moment: datetime) -> datetime:
+    if not _EARLIEST <= moment <= _LATEST:
+        raise ValueError("out of range")
+    return moment.astimezone(UTC)
+
+
+def _number_or_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("send a number or a decimal text")  # noqa: TRY004
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(printable)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_range)]
+Quantity = Annotated[
+    Decimal, BeforeValidator(_number_or_text), Field(gt=0, max_digits=12, decimal_places=3, allow_inf_nan=False)
+]
+Phone = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$")]
+Email = Annotated[
+    str,
+    Field(max_length=254, pattern=r"^[^@\s]{1,64}@[^@\s]+\.[^@\s]+$"),
+    AfterValidator(printable),
+    AfterValidator(str.lower),
+]
+CardNumber = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{4,64}$")]
+
+
+class StrictModel(BaseModel):
+    """A body or a part of one: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MemberReference(StrictModel):
+    """How a till names a member: exactly one of these."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"card": "0100000000000000008"}]})
+    member_id: Annotated[str, Field(max_length=32), AfterValidator(printable)] | None = None
+    card: CardNumber | None = None
+    phone: Phone | None = None
+    email: Email | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "MemberReference":
+        if len(self.model_fields_set) != 1 or all(value is None for _, value in self):
+            raise ValueError("name the member by exactly one of member_id, card, phone, email")
+        return self
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Kind and value of what names the member."""
+        return next((kind, value) for kind, value in self if value is not None)
+
+
+class LineBody(StrictModel):
+    """One line of a basket."""
+
+    sku: Text
+    quantity: Quantity = Field(description="Pieces, or a weight with up to three places; a number or a text.")
+    amount: Annotated[int, Field(strict=True, ge=0, le=AMOUNT_MAX)] = Field(
+        description="The line's total in minor units of the currency."
+    )
+    category: Annotated[str, Field(max_length=128), AfterValidator(printable)] | None = None
+
+
+class PurchaseBody(StrictModel):
+    """A paid basket. (store, till, receipt) names it for ever within its business date."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "member": {"card": "0100000000000000008"},
+                    "store": "330",
+                    "till": "1",
+                    "receipt": "000431",
+                    "occurred_at": "2026-11-22T10:00:00Z",
+                    "currency": "EUR",
+                    "lines": [{"sku": "1095275", "quantity": 1, "amount": 1299, "category": "GROCERY"}],
+                }
+            ]
+        }
+    )
+    member: MemberReference
+    store: Text
+    till: Text
+    receipt: Text
+    occurred_at: Instant
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    lines: Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX)]
+    capture_holds: Annotated[list[Text], Field(max_length=20)] = Field(
+        default=[], description="Holds of this member that are spent with this basket."
+    )
+    coupons: Annotated[list[Text], Field(max_length=20)] = Field(default=[], description="Codes of coupons.")
+    pay_with_points: Annotated[int, Field(strict=True, ge=0, le=POINTS_MAX)] = Field(
+        default=0, description="Points that pay part of the basket, at the program's worth."
+    )
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "PurchaseBody":
+        for name in ("capture_holds", "coupons"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: each only once")
+        return self
+
+
+def parse_body(adapter: TypeAdapter[_Body], raw: bytes) -> _Body:
+    """The validated body; `malformed` with a JSON pointer for everything that is wrong."""
+    try:
+        return adapter.validate_json(raw)
+    except ValidationError as error:
+        raise _malformed(error) from error
+
+
+def _malformed(error: ValidationError) -> ProblemError:
+    errors = [{"pointer": _pointer(one["loc"]), "detail": one["msg"]} for one in error.errors(include_url=False)]
+    first = errors[0]
+    return ProblemError("malformed", f"{first['pointer'] or 'body'}: {first['detail']}", errors[:20])
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
