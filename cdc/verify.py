@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from cdc.finding import Finding
 from cdc.verify_ledger import STATEMENTS, check_answers, check_ledger
+from cdc.verify_saga import Across, gather, judge
 from cdc.verify_view import check_views
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools, ShardServers
@@ -34,15 +35,16 @@ async def verify(topology_path: Path) -> list[Finding]:
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     findings: list[Finding] = []
     receipts: Counter[tuple[str, ...]] = Counter()
+    across = Across()
     try:
         for shard, place in watch.current.document.shards.items():
-            work = _check_shard(pools, shard, place.valkey, receipts)
+            work = _check_shard(pools, shard, place.valkey, receipts, across)
             findings += await _reachable(work, shard, "primary and views")
             if len(place.servers) > 1:
                 findings += await _reachable(_check_standby(pools[shard], shard), f"{shard} standby", "standby")
     finally:
         await pools.close()
-    return [*findings, _check_receipts(receipts)]
+    return [*findings, _check_receipts(receipts), *judge(across)]
 
 
 async def _reachable(check: Awaitable[list[Finding]], where: str, what: str) -> list[Finding]:
@@ -54,7 +56,9 @@ async def _reachable(check: Awaitable[list[Finding]], where: str, what: str) -> 
         return [finding]
 
 
-async def _check_shard(pools: ShardPools, shard: str, valkey: str, receipts: Counter[tuple[str, ...]]) -> list[Finding]:
+async def _check_shard(
+    pools: ShardPools, shard: str, valkey: str, receipts: Counter[tuple[str, ...]], across: Across
+) -> list[Finding]:
     client: redis.asyncio.Redis = redis.asyncio.from_url(valkey)
     try:
         async with (
@@ -65,6 +69,7 @@ async def _check_shard(pools: ShardPools, shard: str, valkey: str, receipts: Cou
             findings += await check_answers(connection, shard)
             for row in await connection.fetch(STATEMENTS["receipt_names"]):
                 receipts[tuple(row.values())] += 1
+            findings += await gather(connection, shard, across)
             return findings + await check_views(connection, client, shard, newest)
     finally:
         await client.aclose()

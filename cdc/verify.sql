@@ -15,7 +15,8 @@ SELECT count(*) FROM idempotency;
 SELECT i.key, i.member_id, i.version, j.version AS entry
 FROM idempotency i
 LEFT JOIN journal j ON j.member_id = i.member_id AND j.version = i.version
-WHERE i.version IS NOT NULL AND (j.version IS NULL OR (i.answer -> 'account')::text <> j.account_after::text)
+WHERE i.version IS NOT NULL AND j.kind IS DISTINCT FROM 'member_closed'
+    AND (i.answer -> 'account')::text IS DISTINCT FROM j.account_after::text
 LIMIT $1;
 
 -- name: receipt_count
@@ -66,3 +67,37 @@ SELECT
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM idempotency t)::text AS idempotency,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM member t)::text AS member,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM identifier t)::text AS identifier;
+
+-- name: transfers
+-- Both halves of every transfer: what was sent and how it ended, what was received.
+SELECT
+    kind, member_id, version, recorded_at, points,
+    coalesce((detail ->> 'sender')::bigint, member_id) AS sender,
+    CASE kind WHEN 'transfer_sent' THEN version ELSE (detail ->> 'transfer')::bigint END AS transfer
+FROM journal
+WHERE kind IN ('transfer_sent', 'transfer_received', 'transfer_settled', 'transfer_cancelled');
+
+-- name: stock
+-- Each reward's allotment, what is on its way from here, and what the journal says was redeemed and not cancelled.
+SELECT
+    s.reward, s.allotted, s.redeemed,
+    coalesce((SELECT sum(m.quantity) FROM stock_move m WHERE m.reward = s.reward), 0)::bigint AS moving,
+    coalesce((
+        SELECT sum((j.detail ->> 'quantity')::bigint * CASE j.kind WHEN 'reward_redeemed' THEN 1 ELSE -1 END)
+        FROM journal j
+        WHERE j.kind IN ('reward_redeemed', 'redemption_cancelled') AND j.detail ->> 'reward' = s.reward
+    ), 0)::bigint AS in_journal
+FROM reward_stock s;
+
+-- name: newest_program
+SELECT version, source FROM program ORDER BY version DESC LIMIT 1;
+
+-- name: referrals
+SELECT (detail ->> 'referee')::bigint AS referee FROM journal WHERE kind = 'referral_credited';
+
+-- name: claims
+SELECT kind, value, member_id FROM claim WHERE leased_until IS NULL;
+
+-- name: claimed_identifiers
+-- Identifiers that must have a claim somewhere.
+SELECT kind, value, member_id FROM identifier WHERE kind IN ('phone', 'email');

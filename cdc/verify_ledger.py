@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +13,16 @@ import orjson
 from cdc.finding import EXAMPLES_MAX, Finding
 from rules.codec import parse_state
 from rules.fold import FoldedEntry, fold
-from rules.state import Account
+from rules.state import Account, TierStanding
 from shard_router.member_id import format_member_id
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("verify.sql"))
 PREFETCH: Final = 2_000
+
+_STATE: Final = ("lots", "holds", "redemptions", "tier", "status")
+_BUCKETS: Final = ("spent", "expired", "debt", "issued", "available", "pending", "held")
+_NO_TIER: Final = TierStanding("", datetime(1970, 1, 1, tzinfo=UTC))
 
 Row = Any
 
@@ -105,13 +111,15 @@ def _check_fold(finding: Finding, member: str, row: Row, entries: list[Row]) -> 
     stored = parse_state(
         row["member_id"], orjson.loads(row["state"]), version=row["version"], status=row["status"], totals=totals
     )
-    blank = Account(stored.member_id, stored.changed_at, stored.tier)
+    blank = Account(stored.member_id, stored.changed_at, _NO_TIER)
     try:
         folded = fold(blank, (_entry(entry) for entry in entries))
     except (ValueError, KeyError) as error:
         finding.fault(f"{member}: {error}")
         return
-    for name in ("lots", "holds", "spent", "expired", "debt", "issued", "available", "pending", "held"):
+    if folded.tier == _NO_TIER:  # never changed: it is the first tier of the program of that day
+        folded = replace(folded, tier=stored.tier)
+    for name in (*_STATE, *_BUCKETS):
         is_, should = getattr(stored, name), getattr(folded, name)
         column = row.get(name, should)
         if is_ != should or (isinstance(should, int) and column != should):

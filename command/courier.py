@@ -30,6 +30,10 @@ INTERVAL_S: Final = 1.0
 PAGE: Final = 64
 _DEADLINE_S: Final = 5.0
 _BACKOFF_MAX_S: Final = 30.0
+_NEVER: Final = frozenset({"member_closed", "member_not_found"})
+"""Answers by which a receiver can never have the points."""
+_ENDED: Final = frozenset({"already_done", "not_found", "member_not_found"})
+"""Answers by which another courier has ended a transfer."""
 _NO_DATE: Final = date(1970, 1, 1)  # these keys are unique without one
 
 
@@ -103,13 +107,14 @@ class Courier:
         now = now_utc()
         lots = parse_lots(errand.document["lots"])
         receive = ReceiveTransfer(errand.member_id, errand.version, lots, now)
-        answer = await self._run(errand.document["receiver"], receive, self._receipt(errand, "transfer"))
-        if answer.status < 400:  # noqa: PLR2004 - received, now or before
+        code = _code(await self._run(errand.document["receiver"], receive, self._receipt(errand, "transfer")))
+        if code is None:  # received, now or before
             end: Command = SettleTransfer(errand.version, now)
-        else:
-            end = CancelTransfer(errand.version, now, orjson.loads(answer.body)["code"])
-        ended = await self._run(errand.member_id, end, None, reference=errand.version)
-        if ended.status >= 400:  # noqa: PLR2004 - settled or cancelled by another courier meanwhile
+        elif code in _NEVER:
+            end = CancelTransfer(errand.version, now, code)
+        else:  # it may still be received: neither half may end yet
+            raise ProblemError(code, f"transfer {errand.member_id}-{errand.version} waits")
+        if _code(await self._run(errand.member_id, end, None, reference=errand.version)) in _ENDED:
             await self._finish(errand)
 
     async def _deliver_referral(self, errand: Errand) -> None:
@@ -147,3 +152,8 @@ class Courier:
         digest = blake2b(orjson.dumps(errand.document, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
         sender = format_member_id(errand.member_id)
         return ReceiptKey(sender, "-", _NO_DATE, str(errand.version), kind, str(UUID(bytes=digest)))
+
+
+def _code(answer: Answer) -> str | None:
+    """The code of a refusal; None for a yes."""
+    return orjson.loads(answer.body)["code"] if answer.status >= 400 else None  # noqa: PLR2004

@@ -26,6 +26,10 @@ ANSWERS: Final = Counter("loyalty_query_answers", "Answers by source.", ["source
 WAITS: Final = Counter("loyalty_query_waits", "Waits for a demanded version, by result.", ["result"], registry=None)
 _FROM_CACHE: Final = ANSWERS.labels("cache")
 
+WAKES_MAX: Final = 3
+"""How often a wait is answered by another look at Valkey. A version that is announced and still not there (an emptied
+or silent Valkey) will not come by asking: then a server answers."""
+
 
 class Answer(NamedTuple):
     """What a question found, and where. `body` None: there is nothing of that name."""
@@ -96,7 +100,9 @@ class ShardReader:
         with self.visible.watch(question.member_id) as watch:
             # Read again before waiting: the notification may have come before the watch was set.
             seen = await question.ask_cache(self.cache)
-            while watch and (seen is None or seen.seen < at_least):
+            for _ in range(WAKES_MAX):
+                if not watch or (seen is not None and seen.seen >= at_least):
+                    break
                 if not await watch.wait(at_least, timeout_s=give_up_at - time.monotonic()):
                     WAITS.labels("timeout").inc()
                     return seen

@@ -119,4 +119,4 @@ def cancel_redemption(account: Account, command: CancelRedemption, _program: Pro
 def _none_open(facts: Facts) -> Refused:
     if facts.redemption_existed:
         return Refused("redemption_closed", "the redemption was used, cancelled or has ended")
-    return Refused("redemption_not_found", "no such redemption")
+    return Refused("not_found", "no such redemption")

@@ -72,7 +72,7 @@ def test_a_redemption_is_paid_used_once_and_then_closed() -> None:
     assert (used.postings, used.detail["status"]) == ((), "used")
     again = UseRedemption(entry.version, "330", NOW)
     assert member.refused(again, redemption_existed=True) == "redemption_closed"
-    assert member.refused(again) == "redemption_not_found"
+    assert member.refused(again) == "not_found"
 
 
 def test_a_cancelled_redemption_gives_points_back_to_their_lots_and_one_more_may_be_redeemed() -> None:
