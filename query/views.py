@@ -65,6 +65,11 @@ def profile_view(row: Mapping[str, Any]) -> bytes:
     return row["profile"].encode()
 
 
+def is_erased(profile: bytes) -> bool:
+    """Tell from a profile view whether the member was erased; no other profile has that key."""
+    return profile.startswith(b'{"erased"')
+
+
 def account_view(row: Mapping[str, Any]) -> bytes:
     """Body of the account view from a `journal` row: the account as the command's answer showed it."""
     return row["account_after"].encode()
@@ -104,9 +109,23 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
         "occurred_at": utc_text(row["occurred_at"]),
     }
     document = orjson.loads(row["document"])
-    for one in document["returns"]:
+    for one in document.get("returns", ()):
         one["return_id"] = format_reference("ret", row["member_id"], one["version"])
+    if "payment" in document:
+        _show_payment(document, row["member_id"])
     return orjson.dumps(head | document)
+
+
+def _show_payment(document: dict[str, Any], member_id: int) -> None:
+    """Leave out what only returns need: which lots paid, and each line's part of them."""
+    payment = document["payment"]
+    del payment["lots"]
+    payment["holds"] = [
+        {"hold_id": format_reference("hld", member_id, version), "points": points}
+        for version, points in payment["holds"]
+    ]
+    for line in document["lines"]:
+        del line["paid"], line["repaid"]
 
 
 def utc_text(moment: Any) -> str:
