@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests import engine
+from tests import container, engine
 from tests.engine import PostgresServer, ValkeyServer
 
 ORDER = ("unit", "tidy", "integration", "system")
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 async def postgres_server() -> AsyncGenerator[PostgresServer]:
     """A running primary without a standby."""
-    start = engine.embedded_postgres if engine.engine_name() == "embedded" else engine.container_postgres
+    start = engine.embedded_postgres if engine.engine_name() == "embedded" else container.container_postgres
     async with start() as server:
         yield server
 
@@ -38,16 +38,15 @@ async def postgres_server() -> AsyncGenerator[PostgresServer]:
 @pytest.fixture(scope="session")
 async def postgres_pair() -> AsyncGenerator[PostgresServer]:
     """A running primary with a synchronous hot standby."""
-    if engine.engine_name() != "embedded":
-        pytest.skip("a pair runs on the embedded servers only; compose.yml has it in containers")
-    async with engine.embedded_postgres(standby=True) as server:
+    start = engine.embedded_postgres if engine.engine_name() == "embedded" else container.container_postgres
+    async with start(standby=True) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 async def valkey_server() -> AsyncGenerator[ValkeyServer]:
     """A running Valkey."""
-    start = engine.embedded_valkey if engine.engine_name() == "embedded" else engine.container_valkey
+    start = engine.embedded_valkey if engine.engine_name() == "embedded" else container.container_valkey
     async with start() as server:
         yield server
 

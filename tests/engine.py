@@ -1,15 +1,13 @@
-"""Real servers for tests: the embedded ones, or containers when LOYALTY_TEST_ENGINE=containers.
+"""Real servers for tests: the embedded ones, or those of tests/container.py when LOYALTY_TEST_ENGINE=containers.
 
 Databases are copied from a migrated template, so that each test has its own with real commits.
 """
 
-import gc
 import itertools
 import os
 import shutil
 import socket
 import tempfile
-import warnings
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -165,41 +163,3 @@ async def embedded_valkey() -> AsyncGenerator[ValkeyServer]:
         spec = valkey.valkey_process(name="valkey", program=program, port=port, log=folder / "valkey.log")
         async with running(spec):
             yield ValkeyServer(f"redis://127.0.0.1:{port}")
-
-
-@asynccontextmanager
-async def container_postgres() -> AsyncGenerator[PostgresServer]:
-    """A primary in a container."""
-    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only where containers are asked for
-
-    require_docker()
-    container = PostgresContainer("postgres:18", username="loyalty", password=PASSWORD, dbname="postgres", driver=None)
-    with container.with_command("postgres -c wal_level=logical -c fsync=off -c max_connections=150") as server:
-        yield PostgresServer(server.get_connection_url())
-
-
-@asynccontextmanager
-async def container_valkey() -> AsyncGenerator[ValkeyServer]:
-    """Valkey in a container."""
-    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
-    from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
-
-    require_docker()
-    container = DockerContainer("valkey/valkey:9").with_exposed_ports(6379)
-    with container.waiting_for(LogMessageWaitStrategy("Ready to accept connections")) as server:
-        yield ValkeyServer(f"redis://{server.get_container_host_ip()}:{server.get_exposed_port(6379)}")
-
-
-def require_docker() -> None:
-    """Skip, and say why, when containers are asked for and no engine answers."""
-    import docker  # noqa: PLC0415
-    from docker.errors import DockerException  # noqa: PLC0415
-
-    try:
-        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-            try:
-                docker.from_env().close()
-            finally:
-                gc.collect()  # the client leaves its socket open when nobody answers
-    except DockerException as error:
-        pytest.skip(f"LOYALTY_TEST_ENGINE=containers, but no Docker engine answers: {error}")

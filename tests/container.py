@@ -1,0 +1,99 @@
+"""The servers of tests/engine.py as containers (testcontainers), set up by the files that compose.yml mounts."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster import postgres
+from tests.engine import FAST, PASSWORD, PostgresServer, ValkeyServer
+
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
+
+POSTGRES_FILES = Path(__file__).resolve().parents[1] / "deploy" / "postgres"
+ALONE = {"synchronous_standby_names": "", "synchronized_standby_slots": ""}
+
+
+@asynccontextmanager
+async def container_postgres(*, standby: bool = False) -> AsyncGenerator[PostgresServer]:
+    """A primary, on request with a synchronous hot standby."""
+    require_docker()
+    from testcontainers.core.network import Network  # noqa: PLC0415 - only where containers are asked for
+
+    with ExitStack() as stack:
+        network = stack.enter_context(Network())
+        settings = FAST if standby else FAST | ALONE
+        one = _server(network, "one", {"PEER": "two", "FOUNDER": "yes"}, settings)
+        url = _address(stack.enter_context(one))
+        if not standby:
+            yield PostgresServer(url)
+            return
+        await postgres.bootstrap(url, with_standby=True)
+        two = stack.enter_context(_server(network, "two", {"PEER": "one"}, settings))
+        await postgres.wait_streaming(url, "standby")
+        yield PostgresServer(url, _address(two))
+
+
+def _server(network: object, name: str, role: dict[str, str], settings: dict[str, str]) -> DockerContainer:
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+    from testcontainers.core.wait_strategies import ExecWaitStrategy  # noqa: PLC0415
+
+    environment = {
+        "POSTGRES_USER": "loyalty",
+        "POSTGRES_DB": "postgres",
+        "POSTGRES_PASSWORD": PASSWORD,
+        "POSTGRES_INITDB_ARGS": "--data-checksums --locale=C",
+        "PGPASSWORD": PASSWORD,
+    }
+    return (
+        DockerContainer("postgres:18", network=network, network_aliases=[name])
+        .with_envs(**environment, **role)
+        .with_exposed_ports(5432)
+        .with_volume_mapping(POSTGRES_FILES, "/etc/loyalty", "ro")
+        .with_kwargs(entrypoint=["bash", "/etc/loyalty/postgres.sh"], user="postgres")
+        .with_tmpfs_mount("/var/run/postgresql")
+        .with_command([word for setting, value in settings.items() for word in ("-c", f"{setting}={value}")])
+        .waiting_for(ExecWaitStrategy(["pg_isready", "--host=127.0.0.1", "--username=loyalty"]))
+    )
+
+
+def _address(container: DockerContainer) -> str:
+    port = container.get_exposed_port(5432)
+    return f"postgresql://loyalty:{PASSWORD}@{container.get_container_host_ip()}:{port}/postgres"
+
+
+@asynccontextmanager
+async def container_valkey() -> AsyncGenerator[ValkeyServer]:
+    """Valkey."""
+    require_docker()
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+    from testcontainers.core.wait_strategies import ExecWaitStrategy  # noqa: PLC0415
+
+    container = DockerContainer("valkey/valkey:9").with_exposed_ports(6379)
+    with container.waiting_for(ExecWaitStrategy(["valkey-cli", "ping"])) as server:
+        yield ValkeyServer(f"redis://{server.get_container_host_ip()}:{server.get_exposed_port(6379)}")
+
+
+def require_docker() -> None:
+    """Skip, and say why, when containers are asked for and no engine answers."""
+    import docker  # noqa: PLC0415
+    from docker.errors import DockerException  # noqa: PLC0415
+    from testcontainers.core.config import testcontainers_config  # noqa: PLC0415
+
+    # Its reaper is one more image to pull; the fixtures end what they start.
+    testcontainers_config.ryuk_disabled = True
+    try:
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            try:
+                docker.from_env().close()
+            finally:
+                gc.collect()  # the client leaves its socket open when nobody answers
+    except DockerException as error:
+        pytest.skip(f"LOYALTY_TEST_ENGINE=containers, but no Docker engine answers: {error}")
