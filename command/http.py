@@ -111,9 +111,7 @@ async def record_purchase(request: web.Request) -> web.Response:
         coupons=tuple(body.coupons),
         pay_with_points=body.pay_with_points,
     )
-    response = await run(asked, target, command, receipt_kind="purchase")
-    request.app[COURIER].kick()  # a first purchase may owe thanks to a referrer
-    return response
+    return await run(asked, target, command, receipt_kind="purchase")
 
 
 async def return_purchase(request: web.Request) -> web.Response:

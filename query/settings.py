@@ -8,8 +8,12 @@ class QuerySettings(NodeSettings):
 
     token_wait_ms: int = 150
     """How long a query waits for the version its Consistency-Token demands before it asks a server."""
-    cache_deadline_ms: int = 100
-    """Longest time Valkey may take; then the standby answers and Valkey is left alone until it pings again."""
+    cache_deadline_ms: int = 300
+    """Longest time Valkey may take; then the standby answers and Valkey is left alone until it pings again.
+
+    Far above what Valkey takes, because a stall of this very process looks the same from here, and asking Postgres
+    instead would only add to the load.
+    """
     batch_keys_max: int = 512
     """Keys per MGET: one that large takes Valkey about 0.2 ms, so that it delays no one else."""
     standby_lag_ms_max: int = 5_000

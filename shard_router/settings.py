@@ -25,6 +25,8 @@ class NodeSettings(BaseSettings):
     deadline_ms: int = 5_000
     """Longest time a request may take when the client names none; tills give up at 5 to 6 s (Toast, ECRS)."""
     body_bytes_max: int = 1_048_576
+    in_flight_max: int = 512
+    """Requests under way at once; one more is told to come back before anything is done for it."""
     drain_s: float = 5.0
     """How long a stopping node finishes what it has."""
 

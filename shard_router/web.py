@@ -10,6 +10,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -34,6 +35,16 @@ CHECKS: Final = web.AppKey("checks", dict[str, Check])
 DRAINING: Final = web.AppKey("draining", asyncio.Event)
 REGISTRY: Final = web.AppKey("registry", CollectorRegistry)
 
+
+@dataclass(slots=True)
+class Flight:
+    """How many requests are under way."""
+
+    count: int = 0
+
+
+FLIGHT: Final = web.AppKey("flight", Flight)
+
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
 _CHECK_TIMEOUT_S: Final = 1.0
 _BODY_TIMEOUT_S: Final = 10.0  # a till on a bad line needs seconds for a basket, a silent socket forever
@@ -55,6 +66,7 @@ def build_app(settings: NodeSettings, credentials: Credentials) -> web.Applicati
     app[SETTINGS] = settings
     app[CREDENTIALS] = credentials
     app[CHECKS] = {}
+    app[FLIGHT] = Flight()
     app[DRAINING] = asyncio.Event()
     app[REGISTRY] = CollectorRegistry()
     for collector in (REQUESTS, FORWARDED):
@@ -71,7 +83,7 @@ async def stamp(request: web.Request, handler: Handler) -> web.StreamResponse:
     started_at = time.perf_counter()
     request_id = _request_id(request)
     request[REQUEST_ID] = request_id
-    response = await handler(request)
+    response = await _unless_full(request, handler)
     if not response.prepared:
         response.headers["Request-Id"] = request_id
         response.headers.setdefault("Loyalty-Region", request.app[SETTINGS].region)
@@ -79,6 +91,20 @@ async def stamp(request: web.Request, handler: Handler) -> web.StreamResponse:
     route = resource.canonical if resource else "none"
     _histogram(request.method, route, response.status).observe(time.perf_counter() - started_at)
     return response
+
+
+async def _unless_full(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Shed what is more than this node can have under way, before its body is read. Streams have a bound of their own."""
+    flight = request.app[FLIGHT]
+    if request.path in OPEN_PATHS or request.path.endswith("/events"):
+        return await handler(request)
+    if flight.count >= request.app[SETTINGS].in_flight_max:
+        return render_problem(request, ProblemError("overloaded", "this node has too much under way"))
+    flight.count += 1
+    try:
+        return await handler(request)
+    finally:
+        flight.count -= 1
 
 
 @web.middleware

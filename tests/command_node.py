@@ -148,6 +148,7 @@ async def running_command_node(
         credentials=folder / "credentials.json",
         deadline_ms=deadline_ms,
         body_bytes_max=1_048_576,
+        in_flight_max=2_000,
     )
     watch = TopologyWatch(settings.topology)
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
