@@ -10,6 +10,7 @@ from aiohttp import web
 from prometheus_client.registry import Collector
 
 from query.cache import BATCH_KEYS
+from query.evaluation import evaluate_purchase
 from query.events import STREAMS, Streams
 from query.http import HANDLERS
 from query.node import NODE, QueryNode
@@ -32,7 +33,8 @@ def build(settings: QuerySettings) -> web.Application:
     node = QueryNode(settings, TopologyWatch(settings.topology))
     app[NODE] = node
     app.cleanup_ctx.append(_running)
-    add_operations(app, OPERATIONS, HANDLERS | {"stream_account": Streams().stream_account}, about=ABOUT)
+    more = {"stream_account": Streams().stream_account, "evaluate_purchase": evaluate_purchase}
+    add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
     app[CHECKS]["shards"] = lambda: _check_shards(node)
     for collector in _COLLECTORS:
         app[REGISTRY].register(collector)

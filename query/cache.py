@@ -45,15 +45,17 @@ class Cache:
         self._values = Coalescer[str, bytes | None](self._fetch_values, batch_max=batch_keys_max, in_flight_max=1)
         self._recent = Coalescer[Recent, list[bytes] | None](self._fetch_recent, batch_max=batch_keys_max)
 
-    async def get(self, key: str) -> bytes | None:
-        """Read the stored value of a key, header and body."""
-        return None if self.breaker.is_open else await self._values.get(key)
+    def get(self, key: str) -> "asyncio.Future[bytes | None]":
+        """Ask for the stored value of a key, header and body; what is asked in one turn travels in one MGET."""
+        if self.breaker.is_open:
+            unknown: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+            unknown.set_result(None)
+            return unknown
+        return self._values.get(key)
 
     async def get_together(self, *keys: str) -> list[bytes | None]:
-        """Read several values as of one instant: asked in one turn they travel in one MGET."""
-        if self.breaker.is_open:
-            return [None] * len(keys)
-        return await asyncio.gather(*(self._values.get(key) for key in keys))
+        """Read several values as of one instant."""
+        return await asyncio.gather(*(self.get(key) for key in keys))
 
     async def recent(self, wanted: Recent) -> list[bytes] | None:
         """Read entries from the sorted set of recent ones, newest first."""

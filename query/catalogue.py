@@ -16,6 +16,7 @@ from rules.program import Program, ProgramError, Reward, Store, parse_program
 from shard_router.errors import ProblemError
 
 REFRESH_INTERVAL_S: Final = 1.0
+_VERSIONS_MAX: Final = 16  # evaluations look at a few days' programs; a large one takes megabytes
 _EARTH_RADIUS_M: Final = 6_371_008.8  # mean radius, IUGG 1980
 _FAR: Final = math.inf  # stores without a place come last
 
@@ -29,6 +30,7 @@ class Catalogue:
     def __init__(self, shards: Callable[[], list[ShardReader]]) -> None:
         self._shards = shards
         self._program: Program | None = None
+        self._versions: dict[int, Program] = {}
 
     @property
     def program(self) -> Program:
@@ -36,6 +38,15 @@ class Catalogue:
         if self._program is None:
             raise ProblemError("shard_unavailable", "the program has not been read yet")
         return self._program
+
+    async def version(self, number: int, shard: ShardReader) -> Program:
+        """Look a version up, reading it from a shard when it is new here: versions never change."""
+        if number not in self._versions:
+            program = await _read_version(number, shard)
+            if len(self._versions) >= _VERSIONS_MAX:
+                self._versions.pop(next(iter(self._versions)))
+            self._versions[number] = program
+        return self._versions[number]
 
     async def run(self) -> None:
         """Keep the program up to date, for ever."""
@@ -64,6 +75,17 @@ class Catalogue:
                 except ProblemError:
                     continue
         return []
+
+
+async def _read_version(number: int, shard: ShardReader) -> Program:
+    for server in await shard.servers():
+        try:
+            rows = await server.fetch("find_program_version", number)
+        except ProblemError:
+            continue
+        if rows:
+            return parse_program(rows[0]["source"], number)
+    raise ProblemError("shard_unavailable", f"no server can show program version {number}")
 
 
 def describe_rewards(program: Program) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from typing import Final
 from aiohttp import web
 from prometheus_client import Gauge
 
-from query.http import member_of
+from query.http import as_seen_by, member_of
 from query.node import NODE, QueryNode
-from query.question import AccountQuestion
+from query.question import AccountQuestion, Question
 from query.visible import Watch
 from shard_router.errors import ProblemError
 from shard_router.openapi import malformed_parameter
@@ -44,14 +44,12 @@ class Streams:
         try:
             if home != node.settings.region:
                 return await node.relay.relay(request, home)
-            return await self._stream(request, node, AccountQuestion(member_id), seen)
+            return await self._stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
         finally:
             self._open -= 1
             STREAMS.dec()
 
-    async def _stream(
-        self, request: web.Request, node: QueryNode, question: AccountQuestion, seen: int
-    ) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, node: QueryNode, question: Question, seen: int) -> web.StreamResponse:
         first = await node.read(request, question, at_least=0)
         if first.body is None:
             raise ProblemError("member_not_found")
@@ -59,7 +57,7 @@ class Streams:
         response.headers.update({"Request-Id": request[REQUEST_ID], "Loyalty-Region": node.settings.region})
         await response.prepare(request)
         await response.write(b"retry: %d\n\n" % _RETRY_MS)
-        reader = node.readers[node.topology.current.shard_of(question.member_id)]
+        reader = node.reader_of(question.member_id)
         # When the client has left, or no one can tell just now, it comes back with Last-Event-ID.
         with reader.visible.watch(question.member_id) as watch, suppress(ConnectionError, ProblemError):
             await _follow(request, response, question, seen=seen, watch=watch)
@@ -69,7 +67,7 @@ class Streams:
 async def _follow(
     request: web.Request,
     response: web.StreamResponse,
-    question: AccountQuestion,
+    question: Question,
     *,
     seen: int,
     watch: Watch | None,
@@ -78,7 +76,9 @@ async def _follow(
     silent_since = time.monotonic()
     while not draining.is_set() and request.transport is not None:
         answer = await node.read(request, question, at_least=0)
-        if answer.etag > seen and answer.body is not None:
+        if answer.body is None:
+            return  # erased meanwhile
+        if answer.etag > seen:
             seen = answer.etag
             await response.write(b"event: account\nid: %d\ndata: %b\n\n" % (seen, answer.body))
             silent_since = time.monotonic()

@@ -1,7 +1,8 @@
 """The routes of a query node. Each handler: who may see it, where it lives, one question, one rendering.
 
 A foreign member's request goes to the home region; what a credential may not see is answered exactly
-like what does not exist, before anything is asked about it.
+like what does not exist, before anything is asked about it. An erased member does not exist for himself
+nor for a look-up; staff still see his points and history, which name nobody.
 """
 
 from typing import Any, Final
@@ -10,7 +11,7 @@ import orjson
 from aiohttp import ETag, web
 
 from query.catalogue import Place, describe_rewards, describe_rewards_for, describe_stores, describe_tiers
-from query.lookup import only_identifier
+from query.lookup import Identifier, only_identifier
 from query.node import NODE, QueryNode
 from query.page import page_size
 from query.question import (
@@ -19,6 +20,7 @@ from query.question import (
     MemberQuestion,
     PurchaseQuestion,
     Question,
+    UnlessErased,
     decode_activity_page,
 )
 from query.reader import Answer
@@ -34,12 +36,12 @@ _JSON: Final = "application/json; charset=utf-8"
 
 async def get_account(request: web.Request) -> web.StreamResponse:
     """Answer the account."""
-    return await _answer_member(request, AccountQuestion(member_of(request)))
+    return await _answer_member(request, as_seen_by(request, AccountQuestion(member_of(request))))
 
 
 async def get_member(request: web.Request) -> web.StreamResponse:
     """Answer profile and account."""
-    return await _answer_member(request, MemberQuestion(member_of(request)))
+    return await _answer_member(request, UnlessErased(MemberQuestion(member_of(request))))
 
 
 async def list_activity(request: web.Request) -> web.StreamResponse:
@@ -47,13 +49,14 @@ async def list_activity(request: web.Request) -> web.StreamResponse:
     member_id = member_of(request)
     token = request.query.get("page_token")
     top = decode_activity_page(member_id, token) if token is not None else None
-    return await _answer_member(request, ActivityQuestion(member_id, top, page_size(request.query.get("page_size"))))
+    question = ActivityQuestion(member_id, top, page_size(request.query.get("page_size")))
+    return await _answer_member(request, as_seen_by(request, question))
 
 
 async def get_purchase(request: web.Request) -> web.StreamResponse:
     """Answer a purchase."""
     reference = _purchase_of(request)
-    return await _answer_member(request, PurchaseQuestion(reference), missing="purchase_not_found")
+    return await _answer_member(request, as_seen_by(request, PurchaseQuestion(reference)), missing="purchase_not_found")
 
 
 async def list_member_rewards(request: web.Request) -> web.StreamResponse:
@@ -61,8 +64,8 @@ async def list_member_rewards(request: web.Request) -> web.StreamResponse:
     node, member_id = request.app[NODE], member_of(request)
     if forwarded := await node.forward_foreign(request, member_id):
         return forwarded
-    program = node.catalogue.program
-    answer = await node.read(request, AccountQuestion(member_id), at_least=demanded_version(request, member_id))
+    program, question = node.catalogue.program, as_seen_by(request, AccountQuestion(member_id))
+    answer = await node.read(request, question, at_least=demanded_version(request, member_id))
     account = orjson.loads(_existing(answer, "member_not_found"))
     items = describe_rewards_for(program, account["balance"]["available"])
     return respond(request, _items(items), etag=f"{answer.etag}-{program.version}", source=answer.source)
@@ -70,21 +73,16 @@ async def list_member_rewards(request: web.Request) -> web.StreamResponse:
 
 async def look_up_member(request: web.Request) -> web.StreamResponse:
     """Answer the member behind an identifier."""
-    node, identifier, token = request.app[NODE], only_identifier(request.query.items()), token_of(request)
+    node, identifier = request.app[NODE], only_identifier(request.query.items())
     if identifier is None:
         raise ProblemError(
             "malformed", "send exactly one of card, phone and email", [{"pointer": "/card", "detail": ""}]
         )
-    if token:
-        if forwarded := await node.forward_foreign(request, token.member_id):
-            return forwarded
-        await node.read(request, AccountQuestion(token.member_id), at_least=token.version)
-    member_id = await node.find_member(request, identifier, token)
-    if member_id is None:
-        raise ProblemError("member_not_found")
-    if forwarded := await node.forward_foreign(request, member_id):
-        return forwarded
-    answer = await node.read(request, AccountQuestion(member_id), at_least=demanded_version(request, member_id))
+    found = await find_named(request, identifier)
+    if isinstance(found, web.Response):
+        return found
+    member_id, question = found, UnlessErased(AccountQuestion(found))
+    answer = await node.read(request, question, at_least=demanded_version(request, member_id))
     account = _existing(answer, "member_not_found")
     body = b'{"member_id":"%b","account":%b}' % (format_member_id(member_id).encode(), account)
     return respond(request, body, etag=str(answer.etag), source=answer.source)
@@ -139,13 +137,41 @@ HANDLERS: Final[dict[str, Handler]] = {
     "list_tiers": list_tiers,
     "list_stores": list_stores,
 }
-"""By operation id; the event stream is added where the node is built."""
+"""By operation id; event stream and evaluations are added where the node is built."""
+
+
+async def find_named(request: web.Request, identifier: Identifier, *, body: bytes | None = None) -> int | web.Response:
+    """Find the member with an identifier whom the principal may see; the home region's answer when that is not ours.
+
+    A Consistency-Token is obeyed first: its member may be the one who has the identifier since then.
+    """
+    node, token = request.app[NODE], token_of(request)
+    if token:
+        if not request[PRINCIPAL].may_see(token.member_id):
+            raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
+        if forwarded := await node.forward_foreign(request, token.member_id, body=body):
+            return forwarded
+        await node.read(request, AccountQuestion(token.member_id), at_least=token.version)
+    member_id = await node.find_member(request, identifier, token)
+    if member_id is None or not request[PRINCIPAL].may_see(member_id):
+        raise ProblemError("member_not_found")
+    return await node.forward_foreign(request, member_id, body=body) or member_id
+
+
+def as_seen_by(request: web.Request, question: Question) -> Question:
+    """Make the question of whoever asks: to a member nothing is left of an erased one."""
+    return UnlessErased(question) if request[PRINCIPAL].role == "member" else question
 
 
 def member_of(request: web.Request) -> int:
     """Read the member of the path; `member_not_found` for no id as for one this principal may not see."""
+    return visible_member(request, request.match_info["member_id"])
+
+
+def visible_member(request: web.Request, text: str) -> int:
+    """Read a member id; `member_not_found` as above."""
     try:
-        member_id = parse_member_id(request.match_info["member_id"])
+        member_id = parse_member_id(text)
     except MalformedIdError as error:
         raise ProblemError("member_not_found") from error
     if not request[PRINCIPAL].may_see(member_id):

@@ -64,23 +64,32 @@ class QueryNode:
             raise ProblemError(missing) from error
 
     async def forward_foreign(
-        self, request: web.Request, member_id: int, *, missing: str = "member_not_found"
+        self, request: web.Request, member_id: int, *, missing: str = "member_not_found", body: bytes | None = None
     ) -> web.Response | None:
-        """Answer from the member's home region; None when that is ours."""
+        """Answer from the member's home region; None when that is ours. `body` is the request's, when it has one."""
         region = self.home_of(member_id, missing=missing)
         if region == self.settings.region:
             return None
-        return await self.forwarder.forward(request, region, deadline=self._deadline(request))
+        return await self.forwarder.forward(request, region, deadline=self._deadline(request), body=body)
 
     async def read(self, request: web.Request, question: Question, *, at_least: int) -> Answer:
         """Answer a question about a member of this region, demanding a version or none (0), within the deadline."""
-        reader = self.readers[self.topology.current.shard_of(question.member_id)]
+        reader = self.reader_of(question.member_id)
         if at_least:
             work = reader.read_version(question, at_least=at_least, wait_s=self._wait_s)
             return await self.within_deadline(request, work)
         # Valkey has a deadline of its own, so that the hot path needs no timer.
         found = await reader.glance(question)
         return found or await self.within_deadline(request, reader.ask_servers(question, at_least=0))
+
+    async def read_servers(self, request: web.Request, question: Question, *, at_least: int) -> Answer:
+        """Answer a question that no view can, as `read` does."""
+        reader = self.reader_of(question.member_id)
+        return await self.within_deadline(request, reader.ask_servers(question, at_least=at_least))
+
+    def reader_of(self, member_id: int) -> ShardReader:
+        """Name the reader of a member's shard."""
+        return self.readers[self.topology.current.shard_of(member_id)]
 
     async def find_member(
         self, request: web.Request, identifier: Identifier, token: ConsistencyToken | None

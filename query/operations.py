@@ -3,6 +3,7 @@
 from typing import Final
 
 from query import shapes
+from query.evaluation import EvaluationBody
 from shard_router.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
 from shard_router.shape import MEMBER_EXAMPLE, Account
 
@@ -145,6 +146,25 @@ OPERATIONS: Final = (
         tag="purchases",
     ),
     Operation(
+        "POST",
+        "/v1/evaluations",
+        "evaluate_purchase",
+        "What a basket would bring, and why",
+        shapes.Evaluation,
+        description="Decides as a purchase would, by the program in force at `at`, and changes nothing: the basket as "
+        "if bought at `at` (any instant, past or future; absent: now) by the member as he is, with time let pass. "
+        "`occurred_at` and the receipt do not matter. A refusal is the one the purchase would get.",
+        request_model=EvaluationBody,
+        problems=(
+            "forbidden", "member_not_found", "member_closed", "hold_not_found", "hold_closed", "too_large",
+            "unsupported_media_type", "unknown_store", "unknown_coupon", "limit_exceeded", "insufficient_points",
+            *_READ,
+        ),
+        parameters=(_TOKEN,),
+        answer_headers=("Loyalty-Source", "Cache-Control"),
+        tag="purchases",
+    ),
+    Operation(
         "GET",
         "/v1/commands/{idempotency_key}",
         "get_command",
@@ -208,4 +228,4 @@ OPERATIONS: Final = (
         answer_headers=QUERY_HEADERS,
         tag="program",
     ),
-)
+)  # fmt: skip

@@ -4,7 +4,9 @@ An answer says how new the picture is (`seen`: the member's version it includes)
 reader.py can hold every question to a Consistency-Token.
 """
 
+import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -156,6 +158,51 @@ class ActivityQuestion:
         following = b',"next_page_token":"%b"' % encode_activity_page(self.member_id, last - 1) if more else b""
         body = b'{"items":[' + b",".join(items) + b"]" + following + b"}"
         return Seen(VERSION_MAX if first == self.top else first, first, body)
+
+
+@dataclass(frozen=True, slots=True)
+class UnlessErased:
+    """A question whose answer is nothing once the member is erased."""
+
+    question: Question
+
+    @property
+    def member_id(self) -> int:
+        """Whom it is about."""
+        return self.question.member_id
+
+    async def ask_cache(self, cache: Cache) -> Seen | None:
+        """One key more in the same MGET: the profile, which alone tells."""
+        asked = cache.get(views.profile_key(self.member_id))
+        seen, profile = await self.question.ask_cache(cache), await asked
+        if seen is None or profile is None:
+            return None
+        return seen._replace(body=None) if views.is_erased(views.split(profile)[1]) else seen
+
+    async def ask_server(self, server: Server) -> Seen:
+        """The account's status, asked together with others of this moment."""
+        seen, row = await asyncio.gather(self.question.ask_server(server), server.account(self.member_id))
+        return seen._replace(body=None) if row and row["status"] != "open" else seen
+
+
+@dataclass(frozen=True, slots=True)
+class StandingQuestion:
+    """What deciding on a member takes: see find_standing. `holds` are versions that may have placed one."""
+
+    member_id: int
+    holds: tuple[int, ...]
+    at: datetime
+
+    async def ask_cache(self, cache: Cache) -> Seen | None:  # noqa: ARG002
+        """No view holds it."""
+        return None
+
+    async def ask_server(self, server: Server) -> Seen:
+        """One row."""
+        rows = await server.fetch("find_standing", self.member_id, self.holds, self.at)
+        if not rows:
+            return NOTHING
+        return Seen(rows[0]["version"], rows[0]["version"], rows[0]["standing"].encode())
 
 
 def encode_activity_page(member_id: int, top: int) -> bytes:

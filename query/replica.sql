@@ -14,7 +14,7 @@ END::bigint AS lag_ms
 
 -- name: find_accounts
 -- The account views of several members: the journal row that the account's version names.
-SELECT account.member_id, journal.version, journal.account_after
+SELECT account.member_id, account.status, journal.version, journal.account_after
 FROM unnest($1::bigint[]) AS wanted (member_id)
 JOIN account USING (member_id)
 JOIN journal ON journal.member_id = account.member_id AND journal.version = account.version
@@ -25,6 +25,26 @@ SELECT greatest(account.version, member.version) AS version, member.profile, jou
 FROM account
 JOIN member USING (member_id)
 JOIN journal ON journal.member_id = account.member_id AND journal.version = account.version
+WHERE account.member_id = $1
+
+-- name: find_standing
+-- All that deciding on a member takes, in one document: the account's state, the birth date, which of some versions ($2)
+-- placed a hold, and the program of an instant ($3): the one in force then, before the first one the first.
+SELECT account.version, json_build_object(
+    'version', account.version, 'status', account.status, 'state', account.state,
+    'totals', json_build_object('spent', spent, 'expired', expired, 'debt', debt, 'issued', issued),
+    'birth_date', member.profile ->> 'birth_date',
+    'holds', (
+        SELECT json_agg(journal.version) FROM journal
+        WHERE journal.member_id = $1 AND journal.version = ANY ($2::bigint[]) AND journal.kind = 'hold_placed'
+    ),
+    'program_version', coalesce(
+        (SELECT program.version FROM program WHERE effective_at <= $3 ORDER BY program.version DESC LIMIT 1),
+        (SELECT program.version FROM program ORDER BY program.version LIMIT 1)
+    )
+)::text AS standing
+FROM account
+JOIN member USING (member_id)
 WHERE account.member_id = $1
 
 -- name: find_activity
@@ -49,6 +69,9 @@ SELECT member_id FROM identifier WHERE kind = $1 AND value = $2
 -- name: find_command
 -- The first answer to an Idempotency-Key, if this shard gave it.
 SELECT credential, status, answer FROM idempotency WHERE key = $1
+
+-- name: find_program_version
+SELECT source FROM program WHERE version = $1
 
 -- name: find_program
 -- The program in force, when it is another version than the one known.

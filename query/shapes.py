@@ -5,7 +5,16 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from shard_router.shape import ACCOUNT_EXAMPLE, MEMBER_EXAMPLE, POSTING_EXAMPLE, Account, Balance, Posting, with_example
+from shard_router.shape import (
+    ACCOUNT_EXAMPLE,
+    MEMBER_EXAMPLE,
+    POSTING_EXAMPLE,
+    Account,
+    Balance,
+    MemberTier,
+    Posting,
+    with_example,
+)
 
 _BALANCE: Final = ACCOUNT_EXAMPLE["balance"]
 _PROFILE: Final = {
@@ -25,6 +34,9 @@ _ENTRY: Final = {
     "balance_after": _BALANCE,
     "version": 7,
 }
+
+
+_EXPLANATION: Final = {"campaign": "base", "applied": True, "points": 12, "why": "applied"}
 
 
 class Profile(BaseModel):
@@ -85,6 +97,7 @@ class PurchaseLine(BaseModel):
     quantity: str
     amount: int = Field(description="The line's total in minor units of the purchase's currency.")
     category: str | None = None
+    paid_amount: int | None = Field(default=None, description="How much of the amount was paid with points.")
     points: int
     earned: dict[str, int]
     returned: str
@@ -92,10 +105,27 @@ class PurchaseLine(BaseModel):
 
 
 class Explanation(BaseModel):
-    """Points by reason."""
+    """What became of one thing that may give points."""
 
-    reason: str
+    campaign: str = Field(description="A campaign's code, `base`, `tier:<code>`, `coupon:<code>` or `referral`.")
+    applied: bool
     points: int
+    why: str = Field(description="Begins with a stable word: `applied`, `weekday`, `min_amount`, `member_limit`, ...")
+
+
+class CapturedHold(BaseModel):
+    """A hold that paid."""
+
+    hold_id: str
+    points: int
+
+
+class Payment(BaseModel):
+    """What was paid with points: how many, and how much money they stood for."""
+
+    points: int
+    amount: int
+    holds: list[CapturedHold]
 
 
 class ReturnedLine(BaseModel):
@@ -108,12 +138,14 @@ class ReturnedLine(BaseModel):
 class PurchaseReturn(BaseModel):
     """One return of goods of the purchase."""
 
+    return_id: str
     version: int
     store: str
     till: str
     receipt: str
     occurred_at: datetime
     points_reversed: int
+    points_returned: int | None = Field(default=None, description="Of those that had paid, how many came back.")
     lines: list[ReturnedLine]
 
 
@@ -146,7 +178,7 @@ class Purchase(BaseModel):
                     "reversed": {},
                 }
             ],
-            "explanation": [{"reason": "base", "points": 12}],
+            "explanation": [_EXPLANATION],
             "returns": [],
         }
     )
@@ -162,8 +194,29 @@ class Purchase(BaseModel):
     amount: int
     points_earned: int
     lines: list[PurchaseLine]
+    expires_at: datetime | None = Field(default=None, description="When its points expire; null: never.")
+    available_at: datetime | None = Field(default=None, description="When its points become available, if not at once.")
     explanation: list[Explanation]
+    coupons: list[str] | None = None
+    payment: Payment | None = None
     returns: list[PurchaseReturn]
+
+
+class Evaluation(BaseModel):
+    """What a basket would bring."""
+
+    model_config = with_example(
+        {
+            "points": 12,
+            "postings": [POSTING_EXAMPLE | {"points": 12}],
+            "tier_after": ACCOUNT_EXAMPLE["tier"],
+            "explanation": [_EXPLANATION],
+        }
+    )
+    points: int = Field(description="What would be earned.")
+    postings: list[Posting]
+    tier_after: MemberTier
+    explanation: list[Explanation]
 
 
 class RewardItem(BaseModel):

@@ -70,6 +70,20 @@ class World:
         async with self.session.get(self.nodes[region] + path, headers=sent) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
 
+    async def post(
+        self,
+        path: str,
+        body: Any,
+        *,
+        region: str = "eu",
+        credential: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        sent = {"Authorization": f"Bearer {credential or self.keys['service']}", "Content-Type": "application/json"}
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+        async with self.session.post(self.nodes[region] + path, data=content, headers=sent | (headers or {})) as answer:
+            return Reply(answer.status, answer.headers, await answer.read())
+
     async def metric(self, name: str, *, region: str = "eu") -> float:
         text = (await self.get("/metrics", region=region)).body.decode()
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
@@ -197,6 +211,7 @@ async def project(url: str, member_id: int, *versions: int, announce: bool = Tru
     """Write the views of these entries, and say so."""
     client = Redis.from_url(url)
     try:
+        await client.set(views.profile_key(member_id), views.header(1) + b'{"name":"Ada"}', nx=True)
         for version in versions:
             row = entry(member_id, version)
             await client.set(views.account_key(member_id), views.header(version) + views.account_view(row))

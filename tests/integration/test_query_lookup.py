@@ -271,3 +271,19 @@ async def test_a_key_nobody_can_have_sent_is_unknown(world: World, path: str) ->
 @pytest.mark.parametrize("query", ["phone=%00", "email=a%00b", "card=1%0A2"])
 async def test_an_identifier_nobody_can_have_is_malformed(world: World, query: str) -> None:
     assert (await world.get(f"/v1/lookup?{query}")).json["code"] == "malformed"
+
+
+async def test_an_evaluation_goes_to_the_home_region_with_its_body(world: World) -> None:
+    body = {
+        "member": {"member_id": format_member_id(BOB)},
+        "store": "berlin-1",
+        "till": "1",
+        "receipt": "1",
+        "occurred_at": "2026-11-22T10:00:00Z",
+        "currency": "EUR",
+        "lines": [{"sku": "a", "quantity": 1, "amount": 100}],
+    }
+    reply = await world.post("/v1/evaluations", body)
+    assert (reply.json["code"], reply.headers["Loyalty-Region"]) == ("member_not_found", "us")
+    reply = await world.post("/v1/evaluations", body | {"lines": []})
+    assert (reply.json["code"], reply.headers["Loyalty-Region"]) == ("malformed", "eu")

@@ -14,6 +14,7 @@ ADA = MEMBERS[70]
 HOT: dict[str, tuple[Any, ...]] = {
     "find_accounts": (MEMBERS[100:132],),
     "find_member": (ADA,),
+    "find_standing": (ADA, [2, 3], START),
     "find_activity": (ADA, 10**15, 51),
     "find_purchase": (ADA, 1),
     "find_identifier": ("phone", "+71"),
@@ -50,6 +51,9 @@ async def filled(database: str) -> Any:
         "INSERT INTO idempotency (key, credential, fingerprint, status, answer, answered_at)"
         " SELECT 'key-' || n, 'c', gen_random_uuid(), 201, '{}', $1 FROM generate_series(1, 3000) AS n",
         START,
+    )
+    await connection.execute(
+        "INSERT INTO program (version, effective_at, source) SELECT n, $1, '' FROM generate_series(1, 1000) AS n", START
     )
     await connection.execute("ANALYZE")
     yield connection

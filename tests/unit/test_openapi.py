@@ -69,7 +69,7 @@ def test_every_problem_has_a_row() -> None:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.operation_id)
 def test_examples_keep_to_their_models(operation: Operation) -> None:
     if operation.answer_model:
-        call: dict[str, Any] = DOCUMENT["paths"][operation.path]["get"]
+        call: dict[str, Any] = DOCUMENT["paths"][operation.path][operation.method.lower()]
         content = call["responses"]["200"]["content"]["application/json"]
         operation.answer_model.model_validate(content["example"])
 
@@ -82,4 +82,4 @@ def test_an_operation_without_handler_is_refused() -> None:
 
 
 def test_handlers_and_operations_of_the_query_node_match() -> None:
-    assert {operation.operation_id for operation in OPERATIONS} == {*HANDLERS, "stream_account"}
+    assert {operation.operation_id for operation in OPERATIONS} == {*HANDLERS, "stream_account", "evaluate_purchase"}

@@ -1,0 +1,138 @@
+"""What a basket would bring at any instant: the decision of the write side, made here, with nothing kept.
+
+The member is read from a hot standby, the program is the one in force at the instant asked about. A
+refusal is the problem the purchase would get.
+"""
+
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from query.http import demanded_version, find_named, visible_member
+from query.lookup import Identifier
+from query.node import NODE
+from query.question import StandingQuestion
+from rules.codec import parse_state, posting_document
+from rules.command import Line, Receipt, RecordPurchase
+from rules.evaluate import Evaluation, evaluate
+from rules.facts import Facts
+from rules.outcome import Refused
+from rules.state import Account
+from shard_router.body import Instant, MemberReference, PurchaseBody, parse_body
+from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.member_id import parse_reference
+from shard_router.web import PRINCIPAL, read_body, render_json
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "member": {"card": "0100000000000000008"},
+    "store": "330",
+    "till": "1",
+    "receipt": "000431",
+    "occurred_at": "2026-11-22T10:00:00Z",
+    "currency": "EUR",
+    "lines": [{"sku": "1095275", "quantity": 1, "amount": 1299, "category": "GROCERY"}],
+    "at": "2026-12-05T10:00:00Z",
+}
+
+
+class EvaluationBody(PurchaseBody):
+    """A basket that nobody has bought yet."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    at: Instant | None = Field(default=None, description="When it would be bought; absent: now.")
+
+
+_BODY: Final = TypeAdapter(EvaluationBody)
+
+
+async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
+    """Answer what a basket would bring."""
+    raw = await read_body(request)
+    body = parse_body(_BODY, raw)
+    node, principal = request.app[NODE], request[PRINCIPAL]
+    if principal.store not in (None, body.store):
+        raise ProblemError("forbidden", f"this key belongs to store {principal.store}")
+    found = await _find_member(request, body.member, raw)
+    if isinstance(found, web.Response):
+        return found
+    at = body.at or datetime.now(UTC)
+    question = StandingQuestion(found, _holds(body, found), at)
+    answer = await node.read_servers(request, question, at_least=demanded_version(request, found))
+    if answer.body is None:
+        raise ProblemError("member_not_found")
+    standing: dict[str, Any] = orjson.loads(answer.body)
+    if principal.role == "member" and standing["status"] != "open":
+        raise ProblemError("member_not_found")
+    if standing["program_version"] is None:
+        raise ProblemError("shard_unavailable", "no program is applied")
+    program = await node.catalogue.version(standing["program_version"], node.reader_of(found))
+    evaluation = evaluate(_account(found, standing), _command(body, at), program, at, _facts(standing))
+    headers = {"Loyalty-Source": answer.source, "Cache-Control": "private, no-cache"}
+    return render_json(_document(evaluation), headers=headers)
+
+
+async def _find_member(request: web.Request, member: MemberReference, raw: bytes) -> int | web.Response:
+    """Find whom a body names, if the principal may see him; the answer of his home region when that is not ours."""
+    kind, value = member.names
+    if kind == "member_id":
+        member_id = visible_member(request, value)
+        return await request.app[NODE].forward_foreign(request, member_id, body=raw) or member_id
+    return await find_named(request, Identifier(kind, value), body=raw)
+
+
+def _holds(body: PurchaseBody, member_id: int) -> tuple[int, ...]:
+    """Versions of the buyer's own holds; `hold_not_found` for any other."""
+    try:
+        references = [parse_reference("hld", hold) for hold in body.capture_holds]
+    except MalformedIdError as error:
+        raise ProblemError("hold_not_found") from error
+    if any(reference.member_id != member_id for reference in references):
+        raise ProblemError("hold_not_found")
+    return tuple(reference.version for reference in references)
+
+
+def _command(body: PurchaseBody, at: datetime) -> RecordPurchase:
+    return RecordPurchase(
+        Receipt(body.store, body.till, body.receipt),
+        body.currency,
+        tuple(Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines),
+        at,
+        at,
+        capture_holds=tuple(parse_reference("hld", hold).version for hold in body.capture_holds),
+        coupons=tuple(body.coupons),
+        pay_with_points=body.pay_with_points,
+    )
+
+
+def _account(member_id: int, standing: dict[str, Any]) -> Account:
+    return parse_state(
+        member_id,
+        standing["state"],
+        version=standing["version"],
+        status=standing["status"],
+        totals=standing["totals"],
+    )
+
+
+def _facts(standing: dict[str, Any]) -> Facts:
+    birth_date = standing["birth_date"]
+    return Facts(
+        holds_existed=frozenset(standing["holds"] or ()),
+        birth_date=date.fromisoformat(birth_date) if birth_date else None,
+    )
+
+
+def _document(evaluation: Evaluation | Refused) -> dict[str, Any]:
+    """Write the answer; the problem of a refusal."""
+    if isinstance(evaluation, Refused):
+        pointer, detail = evaluation.pointer, evaluation.detail
+        raise ProblemError(evaluation.reason, detail, [{"pointer": pointer, "detail": detail}] if pointer else [])
+    return {
+        "points": evaluation.points,
+        "postings": [posting_document(posting) for posting in evaluation.postings],
+        "tier_after": evaluation.tier_after,
+        "explanation": evaluation.explanation,
+    }
