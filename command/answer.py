@@ -10,6 +10,7 @@ from rules.codec import instant_text, posting_document
 from rules.command import (
     CancelRedemption,
     CaptureHold,
+    ChangeIdentifiers,
     CloseMember,
     Command,
     EnrolMember,
@@ -110,6 +111,11 @@ def _return(_command: ReturnPurchase, entry: RenderedEntry) -> dict[str, Any]:
     }
 
 
+def _identifiers(command: ChangeIdentifiers, entry: RenderedEntry) -> dict[str, Any]:
+    added = [{kind: value} for kind, value in command.add]
+    return {"member_id": format_member_id(entry.member_id), "entry_id": _reference("ent", entry), "added": added}
+
+
 def _hold(_command: PlaceHold, entry: RenderedEntry) -> dict[str, Any]:
     detail = entry.detail
     return {"hold_id": _reference("hld", entry), "points": detail["held"], "expires_at": detail["expires_at"]}
@@ -145,6 +151,7 @@ def _reference(kind: str, entry: RenderedEntry) -> str:
 
 _DOCUMENTS: Final[dict[type, Callable[[Any, RenderedEntry], dict[str, Any]]]] = {
     EnrolMember: _enrolment,
+    ChangeIdentifiers: _identifiers,
     RecordPurchase: _purchase,
     ReturnPurchase: _return,
     PlaceHold: _hold,

@@ -14,9 +14,9 @@ import structlog
 from command.answer import RenderedEntry, accepted, problem_answer, refused, render_entry
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.loaded import Extras, Loaded, account_of, purchase_of
-from command.side import identifiers_of, write_purchase, write_side
+from command.side import identifiers_of, write_identifiers, write_purchase, write_side
 from command.writes import Writes
-from rules.command import CancelRedemption, EnrolMember, RecordPurchase, RedeemReward
+from rules.command import CancelRedemption, ChangeIdentifiers, EnrolMember, RecordPurchase, RedeemReward
 from rules.decide import decide
 from rules.facts import Facts
 from rules.outcome import Accepted, Decision, Entry, Purchase, Refused
@@ -120,7 +120,17 @@ class Batch:
             holds_existed=frozenset(holds),
             birth_date=extras.birth_dates.get(target),
             stock_left=extras.stock_left.get(command.reward) if isinstance(command, RedeemReward) else None,
+            identifiers=frozenset(extras.identifiers.get(target, ())),
+            taken=self._taken(envelope, target),
         )
+
+    def _taken(self, envelope: Envelope, target: int) -> frozenset[str]:
+        """The kinds of identifiers to be added that other members have, here or on another shard."""
+        command = envelope.command
+        if not isinstance(command, ChangeIdentifiers):
+            return frozenset()
+        others = self._extras.taken_identifiers - self._extras.identifiers.get(target, set())
+        return frozenset((*envelope.taken, *(kind for kind, value in command.add if (kind, value) in others)))
 
     def _take(self, envelope: Envelope, decision: Decision) -> Answer:
         """Turn a decision into rows to write and an answer."""
@@ -149,6 +159,9 @@ class Batch:
 
     def _write_beside(self, envelope: Envelope, outcome: Accepted, rendered: RenderedEntry) -> None:
         write_side(self.writes, envelope, rendered, self.program)
+        if isinstance(envelope.command, ChangeIdentifiers):
+            profile = self._extras.profiles.setdefault(rendered.member_id, {})
+            write_identifiers(self.writes, envelope, rendered, profile)
         self._thread(envelope, rendered)
         purchase = outcome.purchase
         if purchase:
@@ -166,6 +179,11 @@ class Batch:
             self._receipts[_name(envelope.receipt)] = known
         if isinstance(command, EnrolMember):
             self._extras.taken_identifiers.update(identifiers_of(command))
+        elif isinstance(command, ChangeIdentifiers):
+            known = self._extras.identifiers.setdefault(entry.member_id, set())
+            known.update(command.add)
+            known.difference_update(command.remove)
+            self._extras.taken_identifiers.update(command.add)
         elif isinstance(command, RedeemReward) and command.reward in stock:
             stock[command.reward] -= command.quantity
         elif isinstance(command, CancelRedemption) and entry.detail["reward"] in stock:

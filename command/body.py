@@ -162,5 +162,44 @@ class CancelBody(StrictModel):
     till: Text | None = None
 
 
+class IdentifierBody(StrictModel):
+    """A card, a phone or an e-mail: exactly one."""
+
+    card: CardNumber | None = None
+    phone: Phone | None = None
+    email: Email | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "IdentifierBody":
+        if len([value for _, value in self if value is not None]) != 1:
+            raise ValueError("give exactly one of card, phone, email")
+        return self
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Kind and value."""
+        return next((kind, value) for kind, value in self if value is not None)
+
+
+class IdentifiersBody(StrictModel):
+    """What a member is found by from now on: a lost card is replaced by `new_card` and its number under `remove`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"new_card": True, "remove": [{"card": "0100000000000000008"}]}]}
+    )
+    add: Annotated[list[IdentifierBody], Field(max_length=5)] = Field(default=[])
+    remove: Annotated[list[IdentifierBody], Field(max_length=20)] = Field(default=[])
+    new_card: bool = Field(default=False, description="Draw a new card number; the answer shows it under `added`.")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "IdentifiersBody":
+        names = [one.names for one in (*self.add, *self.remove)]
+        if not names and not self.new_card:
+            raise ValueError("add or remove something")
+        if len(set(names)) < len(names):
+            raise ValueError("name each identifier once")
+        return self
+
+
 class EraseBody(StrictModel):
     """Nothing; the body may be absent."""

@@ -123,7 +123,10 @@ class Courier:
         await self._finish(errand)  # a referrer who is gone gets nothing
 
     async def _release_identifiers(self, errand: Errand) -> None:
-        identifiers = [(kind, value) for kind, value in errand.document["identifiers"]]
+        store = self._router.lanes_for(errand.member_id).store
+        rows = await store.rows("identifiers_of_members", [errand.member_id])
+        kept = {(row["kind"], row["value"]) for row in rows}  # what came back meanwhile
+        identifiers = [(kind, value) for kind, value in errand.document["identifiers"] if (kind, value) not in kept]
         await self._router.directory.release(identifiers, errand.member_id)
         await self._finish(errand)
 

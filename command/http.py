@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from command.answer import CREATED
 from command.ask import (
     COURIER,
     ROUTER,
@@ -28,18 +29,20 @@ from command.body import (
     EnrolBody,
     EraseBody,
     HoldBody,
+    IdentifiersBody,
     RedemptionBody,
     ReturnBody,
     TransferBody,
     UseBody,
     VoidBody,
 )
-from command.router import Target
+from command.router import CommandRouter, Target
 from command.side import identifiers_of
 from rules.command import (
     AdjustPoints,
     CancelRedemption,
     CaptureHold,
+    ChangeIdentifiers,
     CloseMember,
     Command,
     EnrolMember,
@@ -220,17 +223,34 @@ async def cancel_redemption(request: web.Request) -> web.Response:
     )
 
 
+async def change_identifiers(request: web.Request) -> web.Response:
+    """POST /v1/members/{id}/identifiers."""
+    asked = await ask(request, IdentifiersBody)
+    body: IdentifiersBody = asked.body
+    router, member_id, target = _member_in_path(request)
+    if target.region != router.region:
+        return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
+    add = [one.names for one in body.add]
+    for kind, value in add:
+        if kind == "card" and router.is_foreign_card(value, target):
+            raise ProblemError("malformed", "this card belongs to another place", [_CARD_ELSEWHERE])
+    if body.new_card:
+        add.append(("card", new_card(router.region_number, target.slot)))
+    remove = [one.names for one in body.remove]
+    taken = await router.claim(add, member_id)
+    command = ChangeIdentifiers(tuple(add), tuple(remove), asked.received_at)
+    claims = tuple(router.unrouted(remove))
+    envelope = replace(envelope_of(asked, target, command), taken=tuple(taken), claims=claims)
+    answer = await router.lanes_at(target.slot).run(envelope)
+    await router.conclude_claim(add, member_id, created=answer.status == CREATED)
+    request.app[COURIER].kick()
+    return render(answer)
+
+
 async def erase_member(request: web.Request) -> web.Response:
     """DELETE /v1/members/{id}."""
     asked = await ask(request, EraseBody)
-    router = request.app[ROUTER]
-    try:
-        member_id = parse_member_id(request.match_info["id"])
-        target = router.home_of(member_id)
-    except MalformedIdError as error:
-        raise ProblemError("member_not_found") from error
-    if not request[PRINCIPAL].may_see(member_id):
-        raise ProblemError("member_not_found")
+    router, member_id, target = _member_in_path(request)
     if target.region != router.region:
         return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
     claims = tuple(await router.claims_of(member_id))
@@ -244,6 +264,7 @@ HANDLERS: Final[Mapping[str, Callable[[web.Request], Any]]] = {
     handler.__name__: handler
     for handler in (
         enrol_member,
+        change_identifiers,
         erase_member,
         record_purchase,
         return_purchase,
@@ -257,6 +278,19 @@ HANDLERS: Final[Mapping[str, Callable[[web.Request], Any]]] = {
         cancel_redemption,
     )
 }
+
+
+def _member_in_path(request: web.Request) -> tuple[CommandRouter, int, Target]:
+    """The member a path names and his home; `member_not_found` for none, and for another one than a member's own."""
+    router = request.app[ROUTER]
+    try:
+        member_id = parse_member_id(request.match_info["id"])
+        target = router.home_of(member_id)
+    except MalformedIdError as error:
+        raise ProblemError("member_not_found") from error
+    if not request[PRINCIPAL].may_see(member_id):
+        raise ProblemError("member_not_found")
+    return router, member_id, target
 
 
 def _hold_of(target: Target, hold_id: str) -> int:
@@ -284,4 +318,5 @@ async def _referrer(asked: Asked, referred_by: str | None) -> int | None:
         raise ProblemError("member_not_found", "no such referrer", [_REFERRER_WRONG]) from error
 
 
+_CARD_ELSEWHERE: Final = {"pointer": "/add", "detail": "its number names another region or slot"}
 _REFERRER_WRONG: Final = {"pointer": "/referred_by", "detail": "no member has this id or card"}

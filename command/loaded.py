@@ -22,6 +22,8 @@ class Extras:
     kinds: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
     birth_dates: dict[int, date] = field(default_factory=dict[int, date])
     stock_left: dict[str, int] = field(default_factory=dict[str, int])
+    identifiers: dict[int, set[tuple[str, str]]] = field(default_factory=dict[int, set[tuple[str, str]]])
+    profiles: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from command.body import (
     EnrolBody,
     EraseBody,
     HoldBody,
+    IdentifiersBody,
     RedemptionBody,
     ReturnBody,
     TransferBody,
@@ -51,6 +52,15 @@ class EnrolAnswer(BaseModel):
     model_config = _example(member_id=MEMBER_EXAMPLE, card="0100000000000000008", account=ACCOUNT_EXAMPLE)
     member_id: str
     card: str
+    account: Account
+
+
+class IdentifiersAnswer(BaseModel):
+    """What was added, a drawn card number among it."""
+
+    member_id: str
+    entry_id: str
+    added: list[dict[str, str]]
     account: Account
 
 
@@ -274,6 +284,16 @@ OPERATIONS: Final = (
         problems=_MEMBER,
         parameters=(_id("member", MEMBER_EXAMPLE),),
         description="What is left of the points is forfeited; the member's identifiers are free again.",
+    ),
+    _command(
+        "/v1/members/{id}/identifiers",
+        "change_identifiers",
+        "Add and remove cards, phones and e-mails; replace a lost card",
+        body=IdentifiersBody,
+        answer=IdentifiersAnswer,
+        problems=(*_MEMBER, "member_exists", "not_found", "limit_exceeded"),
+        parameters=(_id("member", MEMBER_EXAMPLE),),
+        description="Each identifier has one member in the whole program.",
     ),
     _command(
         "/v1/transfers",

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
 
-import orjson
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from command.lane import LaneMetrics, Lanes
 from command.program import ProgramCache
-from command.side import identifiers_in
 from command.stock import StockKeeper
 from command.store import Store
 from rules.program import Program
@@ -116,6 +114,11 @@ class CommandRouter:
         """Hand a request to another region (see Forwarder)."""
         return await self._forwarder.forward(request, region, deadline=deadline, body=body)
 
+    def is_foreign_card(self, card: str, home: Target) -> bool:
+        """Whether a card of our own form names another place than a member's home: it could never be found there."""
+        routed = self._home_of_card(card)
+        return routed is not None and (routed.region, routed.slot) != (home.region, home.slot)
+
     def lanes_at(self, slot: int) -> Lanes:
         """The lanes of the shard that holds a slot of this region."""
         return self.lanes_of(self._topology.current.shard_at(self.region_number, slot))
@@ -154,8 +157,8 @@ class CommandRouter:
 
     async def claims_of(self, member_id: int) -> list[Identifier]:
         """The identifiers of a member that other shards keep."""
-        profile = await self.lanes_for(member_id).store.value("profile_of", member_id)
-        return self.unrouted(identifiers_in(orjson.loads(profile))) if profile else []
+        rows = await self.lanes_for(member_id).store.rows("identifiers_of_members", [member_id])
+        return self.unrouted([(row["kind"], row["value"]) for row in rows])
 
     async def close(self) -> None:
         """Let the lanes run empty and close the way to the other regions."""

@@ -12,6 +12,7 @@ from rules.codec import instant_text
 from rules.command import (
     CancelRedemption,
     CancelTransfer,
+    ChangeIdentifiers,
     CloseMember,
     EnrolMember,
     RedeemReward,
@@ -48,6 +49,24 @@ def write_side(writes: Writes, envelope: Envelope, entry: RenderedEntry, program
         _write_errand(writes, entry, "referral", entry.detail["referral"])
 
 
+def write_identifiers(writes: Writes, envelope: Envelope, entry: RenderedEntry, profile: dict[str, Any]) -> None:
+    """Add what changes with a member's identifiers; `profile` shows the newest of each kind and is kept true."""
+    command = envelope.command
+    if not isinstance(command, ChangeIdentifiers):
+        return
+    for kind, value in command.remove:
+        writes.add("identifier_removed", {"kind": kind, "value": value, "member_id": entry.member_id})
+        if profile.get(kind) == value:
+            del profile[kind]
+    for kind, value in command.add:
+        row = {"kind": kind, "value": value, "member_id": entry.member_id, "version": entry.version}
+        writes.add("identifier", row)
+        profile[kind] = value
+    row = {"member_id": entry.member_id, "version": entry.version, "profile": dict(profile)}
+    writes.add("member_change", row)
+    _write_release(writes, envelope, entry)
+
+
 def write_purchase(
     writes: Writes, purchase: Purchase, entry: RenderedEntry, *, receipt: ReceiptKey | None, version_before: int | None
 ) -> None:
@@ -68,11 +87,7 @@ def write_purchase(
 
 def identifiers_of(command: EnrolMember) -> list[tuple[str, str]]:
     """Every (kind, value) by which a new member can be found."""
-    return identifiers_in(command.profile | {"card": command.card})
-
-
-def identifiers_in(profile: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every (kind, value) in a profile."""
+    profile = command.profile | {"card": command.card}
     return [(kind, profile[kind]) for kind in ("card", "phone", "email") if profile.get(kind)]
 
 
@@ -115,6 +130,10 @@ def _write_erasure(writes: Writes, envelope: Envelope, entry: RenderedEntry) -> 
     closed = problem_answer(envelope, ProblemError("member_closed"))
     answer = {"status": closed.status, "answer": orjson.Fragment(closed.body)}
     writes.add("erase", {"member_id": entry.member_id, "version": entry.version, **answer})
+    _write_release(writes, envelope, entry)
+
+
+def _write_release(writes: Writes, envelope: Envelope, entry: RenderedEntry) -> None:
     claims = [list(claim) for claim in envelope.claims]
     if claims:
         _write_errand(writes, entry, "release", {"identifiers": claims})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import asyncpg
+import orjson
 import structlog
 
 from command.answer import RenderedEntry
@@ -19,7 +20,7 @@ from command.envelope import Answer, Envelope
 from command.loaded import Extras, Loaded, entry_of, load_arguments, pairs
 from command.program import NoProgramError, ProgramCache
 from command.side import identifiers_of
-from rules.command import CancelRedemption, EnrolMember, RecordPurchase, RedeemReward
+from rules.command import CancelRedemption, ChangeIdentifiers, Command, EnrolMember, RecordPurchase, RedeemReward
 from rules.program import Program
 from shard_router.errors import ProblemError
 from shard_router.pool import CONNECTION_ERRORS, ShardServers
@@ -81,6 +82,11 @@ class Store:
         """Forget an errand that is done."""
         async with self._servers.primary() as connection:
             await connection.execute(STATEMENTS["finish_errand"], member_id, version)
+
+    async def rows(self, statement: str, *arguments: Any) -> list[Any]:
+        """All rows of a named statement, read on the primary."""
+        async with self._servers.primary() as connection:
+            return await connection.fetch(STATEMENTS[statement], *arguments)
 
     async def value(self, statement: str, *arguments: Any) -> Any:
         """One value of a named statement, read on the primary."""
@@ -163,11 +169,26 @@ async def load_extras(connection: Any, loaded: Sequence[Loaded], program: Progra
         extras.birth_dates = {
             row["member_id"]: date.fromisoformat(row["birth_date"]) for row in rows if row["birth_date"]
         }
+    await _load_identifiers(connection, commands, extras)
     if any(isinstance(command, RedeemReward | CancelRedemption) for _, command in commands):
         stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]
         rows = await connection.fetch(STATEMENTS["lock_stock"], stocked)
         extras.stock_left = {row["reward"]: row["left"] for row in rows}
     return extras
+
+
+async def _load_identifiers(connection: Any, commands: Sequence[tuple[int | None, Command]], extras: Extras) -> None:
+    changes = [(target, command) for target, command in commands if isinstance(command, ChangeIdentifiers) and target]
+    if not changes:
+        return
+    members = [target for target, _ in changes]
+    for row in await connection.fetch(STATEMENTS["identifiers_of_members"], members):
+        extras.identifiers.setdefault(row["member_id"], set()).add((row["kind"], row["value"]))
+    for row in await connection.fetch(STATEMENTS["profiles"], members):
+        extras.profiles[row["member_id"]] = orjson.loads(row["profile"])
+    added = [name for _, command in changes for name in command.add]
+    rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(added))
+    extras.taken_identifiers |= {(row["kind"], row["value"]) for row in rows}
 
 
 async def _entry_of_receipt(connection: Any, row: Mapping[str, Any]) -> RenderedEntry | None:

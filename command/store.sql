@@ -47,6 +47,12 @@ JOIN unnest($1::text[], $2::text[]) AS wanted(kind, value) USING (kind, value)
 -- The entry behind a receipt that came again under a new key: its answer is rebuilt from it.
 SELECT points, postings, account_after, detail FROM journal WHERE member_id = $1 AND version = $2
 
+-- name: identifiers_of_members
+SELECT member_id, kind, value FROM identifier WHERE member_id = ANY ($1::bigint[])
+
+-- name: profiles
+SELECT member_id, profile FROM member WHERE member_id = ANY ($1::bigint[])
+
 -- name: kinds_of_entries
 -- What the holds that purchases want to capture once were.
 SELECT member_id, version, kind
@@ -96,6 +102,14 @@ WITH account_written AS (
     FROM json_to_recordset($1::json -> 'member') AS t(
         member_id bigint, version bigint, profile json, enrolled_at timestamptz
     )
+), member_changed AS (
+    UPDATE member m SET version = t.version, profile = t.profile
+    FROM json_to_recordset($1::json -> 'member_change') AS t(member_id bigint, version bigint, profile json)
+    WHERE m.member_id = t.member_id
+), identifier_removed AS (
+    DELETE FROM identifier i
+    USING json_to_recordset($1::json -> 'identifier_removed') AS t(kind text, value text, member_id bigint)
+    WHERE i.kind = t.kind AND i.value = t.value AND i.member_id = t.member_id
 ), identifier_written AS (
     INSERT INTO identifier (kind, value, member_id, version)
     SELECT kind, value, member_id, version
@@ -190,9 +204,6 @@ RETURNING e.member_id, e.version, e.kind, e.document, e.attempts
 
 -- name: finish_errand
 DELETE FROM errand WHERE member_id = $1 AND version = $2
-
--- name: profile_of
-SELECT profile FROM member WHERE member_id = $1
 
 -- name: member_of_identifier
 SELECT member_id FROM identifier WHERE kind = $1 AND value = $2

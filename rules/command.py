@@ -192,6 +192,15 @@ class CreditReferral:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeIdentifiers:
+    """Another card, phone or e-mail (each (kind, value)) by which the member is found, and those that go."""
+
+    add: tuple[tuple[str, str], ...]
+    remove: tuple[tuple[str, str], ...]
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CloseMember:
     """The membership ends: holds are released and what is left is forfeited."""
 
@@ -221,6 +230,7 @@ Command = (
     | SettleTransfer
     | CancelTransfer
     | CreditReferral
+    | ChangeIdentifiers
     | CloseMember
     | SettleAccount
 )

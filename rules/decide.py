@@ -12,6 +12,7 @@ from rules.command import (
     CancelRedemption,
     CancelTransfer,
     CaptureHold,
+    ChangeIdentifiers,
     CloseMember,
     Command,
     CreditReferral,
@@ -29,7 +30,7 @@ from rules.command import (
 )
 from rules.facts import NO_FACTS, Facts
 from rules.hold import capture_hold, place_hold, void_hold
-from rules.membership import adjust_points, close_member, credit_referral, enrol_member
+from rules.membership import adjust_points, change_identifiers, close_member, credit_referral, enrol_member
 from rules.outcome import Accepted, Decision, Entry, Outcome, Refused
 from rules.program import Program
 from rules.purchase import record_purchase
@@ -92,6 +93,7 @@ _RULES: Final[dict[type, Callable[[Account, Any, Program, Facts], Outcome]]] = {
     SettleTransfer: settle_transfer,
     CancelTransfer: cancel_transfer,
     CreditReferral: credit_referral,
+    ChangeIdentifiers: change_identifiers,
     CloseMember: close_member,
     SettleAccount: _settled,
 }

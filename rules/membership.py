@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from rules.command import AdjustPoints, CloseMember, CreditReferral, EnrolMember
+from rules.command import AdjustPoints, ChangeIdentifiers, CloseMember, CreditReferral, EnrolMember
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.hold import insufficient
@@ -71,6 +71,26 @@ def credit_referral(account: Account, command: CreditReferral, program: Program,
         recorded_at=command.received_at,
         points=command.points,
         detail={"referee": command.referee},
+    )
+    return Accepted(entry)
+
+
+def change_identifiers(account: Account, command: ChangeIdentifiers, _program: Program, facts: Facts) -> Outcome:
+    """Add and remove what the member is found by; the last one stays, or nobody could find him."""
+    for kind in sorted(facts.taken):
+        return Refused("member_exists", f"there is a member with this {kind}", "/add")
+    for kind, value in command.remove:
+        if (kind, value) not in facts.identifiers:
+            return Refused("not_found", f"the member has no such {kind}", "/remove")
+    left = (facts.identifiers | set(command.add)) - set(command.remove)
+    if not left:
+        return Refused("limit_exceeded", "a member keeps at least one identifier", "/remove")
+    draft = Draft(account)
+    entry = draft.entry(
+        "identifiers_changed",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        detail={"added": [kind for kind, _ in command.add], "removed": [kind for kind, _ in command.remove]},
     )
     return Accepted(entry)
 

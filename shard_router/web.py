@@ -94,7 +94,7 @@ async def stamp(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def _unless_full(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Shed what is more than this node can have under way, before its body is read. Streams have a bound of their own."""
+    """Shed what is more than this node can have under way, before its body is read. Streams have their own bound."""
     flight = request.app[FLIGHT]
     if request.path in OPEN_PATHS or request.path.endswith("/events"):
         return await handler(request)

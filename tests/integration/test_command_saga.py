@@ -210,3 +210,25 @@ async def test_a_stock_move_cut_short_is_finished_once(node: CommandNode) -> Non
     for _ in range(2):
         await node.router.stock.finish_moves("eu-1")
     assert await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'") == [6, 14]
+
+
+async def test_a_lost_card_is_replaced_and_several_identifiers_lead_to_one_member(node: CommandNode) -> None:
+    member = await node.enrol(phone="+4930111")
+    path = f"/v1/members/{member['member_id']}/identifiers"
+    body = {"new_card": True, "remove": [{"card": member["card"]}], "add": [{"email": "New@example.org"}]}
+    changed = await node.post(path, body, key="lost")
+    assert changed.status == 201, changed.body
+    card = next(one["card"] for one in changed.json["added"] if "card" in one)
+    assert (await node.post(path, body, key="lost")).body == changed.body
+    for named in ({"card": card}, {"email": "new@example.org"}, {"phone": "+4930111"}):
+        assert (await node.post("/v1/adjustments", {"member": named, "points": 1, "reason": "x"})).status == 201
+    old = await node.post("/v1/adjustments", {"member": {"card": member["card"]}, "points": 1, "reason": "x"})
+    assert (old.status, old.code) == (404, "member_not_found")
+    other = await node.enrol()
+    taken = await node.post(f"/v1/members/{other['member_id']}/identifiers", {"add": [{"phone": "+4930111"}]})
+    assert (taken.status, taken.code) == (409, "member_exists")
+    missing = await node.post(path, {"remove": [{"card": member["card"]}]})
+    assert (missing.status, missing.code) == (404, "not_found")
+    await node.post(path, {"remove": [{"phone": "+4930111"}]})
+    await node.run_errands()
+    assert (await node.post("/v1/members", {"phone": "+4930111"})).status == 201
