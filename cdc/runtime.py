@@ -37,7 +37,9 @@ class Runtime:
     def __init__(self, settings: CdcSettings) -> None:
         self.settings = settings
         self.topology = TopologyWatch(settings.topology)
-        self.pools = ShardPools(self.topology, size_max=CONNECTIONS_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+        self.pools = ShardPools(
+            self.topology, size_max=CONNECTIONS_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False
+        )
         self.sink = Sink(self._valkey, mark_key(settings.shard), on_epoch=self._epoch_begun)
         self.freshness = Freshness(settings.heartbeat_interval_ms)
         self.projector = Projector(self.sink, self.freshness, refresh=self._refresh)

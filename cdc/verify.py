@@ -32,7 +32,7 @@ _RETRY_S: Final = 0.25
 async def verify(topology_path: Path) -> list[Finding]:
     """Check every shard of a topology; what cannot be reached is a violation too."""
     watch = TopologyWatch(topology_path)
-    pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False)
     findings: list[Finding] = []
     receipts: Counter[tuple[str, ...]] = Counter()
     across = Across()

@@ -37,14 +37,22 @@ CONNECTION_ERRORS: Final = (
 """What says that the server, not the statement, is the trouble."""
 
 
+INDEXED: Final = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
+"""Session settings of nodes: every statement of theirs goes by an index. A plan made while tables are empty would read
+them from end to end, and be kept while they fill."""
+
+
 class ShardServers:
     """The Postgres servers of one shard, each behind a lazily filled pool."""
 
-    def __init__(self, name: str, servers: list[str], *, size_max: int, statement_timeout_ms: int) -> None:
+    def __init__(
+        self, name: str, servers: list[str], *, size_max: int, statement_timeout_ms: int, indexed: bool = True
+    ) -> None:
         self.name = name
         self.servers = servers
         self._size_max = size_max
         self._statement_timeout_ms = statement_timeout_ms
+        self._session = INDEXED if indexed else {}
         self._pools: dict[str, asyncpg.Pool] = {}
         self._in_recovery: dict[str, bool] = {}
         self._probing = asyncio.Lock()
@@ -123,6 +131,7 @@ class ShardServers:
                     "application_name": "loyalty",
                     "statement_timeout": str(self._statement_timeout_ms),
                     "jit": "off",
+                    **self._session,
                 },
             )
         return await self._pools[server]
@@ -138,9 +147,12 @@ class ShardServers:
 class ShardPools:
     """The servers of every shard, following the topology in force."""
 
-    def __init__(self, topology: TopologyWatch, *, size_max: int, statement_timeout_ms: int) -> None:
+    def __init__(
+        self, topology: TopologyWatch, *, size_max: int, statement_timeout_ms: int, indexed: bool = True
+    ) -> None:
         self._size_max = size_max
         self._statement_timeout_ms = statement_timeout_ms
+        self._indexed = indexed
         self._shards: dict[str, ShardServers] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._adopt(topology.current)
@@ -163,7 +175,11 @@ class ShardPools:
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
             self._shards[name] = ShardServers(
-                name, shard.servers, size_max=self._size_max, statement_timeout_ms=self._statement_timeout_ms
+                name,
+                shard.servers,
+                size_max=self._size_max,
+                statement_timeout_ms=self._statement_timeout_ms,
+                indexed=self._indexed,
             )
 
 

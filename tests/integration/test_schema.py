@@ -1,0 +1,84 @@
+"""The migrations lead to schema.sql, every statement prepares against it, and the hot one stays on indexes."""
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from command.migrate import migrate
+from command.store import STATEMENTS
+from shard_router.pool import INDEXED
+from shard_router.statement import load_statements
+from tests.engine import PostgresServer
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+FILES = sorted(
+    file
+    for folder in ("shard_router", "command", "query", "cdc")
+    for file in (PROJECT / folder).glob("*.sql")
+    if file.name != "schema.sql"
+)
+
+CATALOGUE = {
+    "columns": """
+        SELECT table_name, column_name, data_type, is_nullable, column_default
+        FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'schema_migration'
+        ORDER BY table_name, column_name
+    """,
+    "indexes": """
+        SELECT indexdef FROM pg_indexes
+        WHERE schemaname = 'public' AND tablename <> 'schema_migration' ORDER BY indexdef
+    """,
+    "constraints": """
+        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+        FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'schema_migration'
+        ORDER BY 1, 2
+    """,
+}
+
+
+async def catalogue(dsn: str) -> dict[str, list[tuple[object, ...]]]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return {name: [tuple(row) for row in await connection.fetch(sql)] for name, sql in CATALOGUE.items()}
+    finally:
+        await connection.close()
+
+
+async def test_the_migrations_lead_to_the_schema(database: str, postgres_server: PostgresServer) -> None:
+    written = await postgres_server.create_database()
+    connection = await asyncpg.connect(written)
+    await connection.execute("DROP PUBLICATION loyalty; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await connection.execute((PROJECT / "command" / "schema.sql").read_text())
+    await connection.close()
+    assert await catalogue(database) == await catalogue(written)
+    await postgres_server.drop_database(written)
+
+
+async def test_migrating_again_changes_nothing(database: str) -> None:
+    before = await catalogue(database)
+    await migrate(database)
+    assert await catalogue(database) == before
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+async def test_every_statement_prepares(database: str, file: Path) -> None:
+    connection = await asyncpg.connect(database)
+    for statement in load_statements(file).values():
+        await connection.prepare(statement)
+    await connection.close()
+
+
+async def test_a_batch_is_loaded_by_index_from_the_first_row_on(database: str) -> None:
+    """Empty tables have no statistics and a plan made then is kept: it must be right for full ones too."""
+    connection = await asyncpg.connect(database, server_settings=INDEXED)
+    size = 64
+    arguments = [
+        [f"k{n}" for n in range(size)], list(range(1, size + 1)), [None] * size, [None] * size, [1] * size,
+        ["s"] * size, ["t"] * size, [None] * size, ["r"] * size, ["purchase"] * size,
+    ]  # fmt: skip
+    rows = await connection.fetch("EXPLAIN " + STATEMENTS["load"], *arguments)
+    plan = "\n".join(row[0] for row in rows)
+    await connection.close()
+    assert "Seq Scan" not in plan
