@@ -15,6 +15,7 @@ from rich.console import Console
 
 from cluster import document
 from cluster.cli_load import app as load_app
+from cluster.cli_program import app as program_app
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan, make_plan, read_settings
@@ -28,6 +29,7 @@ app = typer.Typer(
 token_app = typer.Typer(help="Tokens for development.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(load_app)
+app.add_typer(program_app, name="program")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

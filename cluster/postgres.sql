@@ -30,3 +30,10 @@ WHERE application_name = 'standby';
 
 -- name: program_version
 SELECT max(version) FROM program;
+
+-- name: programs
+-- The program that runs and those that are to come, oldest first.
+SELECT version, effective_at, source, effective_at <= now() AS running
+FROM program
+WHERE version >= coalesce((SELECT max(version) FROM program WHERE effective_at <= now()), 0)
+ORDER BY version;

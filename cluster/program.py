@@ -1,0 +1,122 @@
+"""The program of a running system: what its shards hold, what a file would change, and applying it to all of them.
+
+All shards hold the same versions; one that misses some was out of reach while an apply was cut short, and applying
+the file again completes it.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from cdc.slot import find_primary
+from cluster.errors import ClusterError
+from cluster.postgres import CONNECT_TIMEOUT_S, STATEMENTS
+from cluster.setup import with_password
+from command.program import apply_program
+from rules.program import Program, ProgramError, parse_program
+from rules.program_compare import compare_programs
+from shard_router.errors import TopologyError
+from shard_router.topology import read_topology
+
+PASSWORD_VARIABLE: Final = "LOYALTY_POSTGRES_PASSWORD"  # noqa: S105 - its name
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of the program as applied."""
+
+    number: int
+    effective_at: datetime
+    source: str
+    running: bool
+
+    @property
+    def since(self) -> str:
+        """From when it counts, in words."""
+        moment = self.effective_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return f"in force since {moment}" if self.running else f"in force from {moment} on"
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The primaries of a system and the versions they hold: the running one and those to come, by number."""
+
+    urls: dict[str, str]
+    versions: dict[int, Version]
+    behind: tuple[str, ...]
+
+    @property
+    def running(self) -> Version | None:
+        """The version in force; None when there is none yet."""
+        return next((version for version in self.versions.values() if version.running), None)
+
+    @property
+    def to_come(self) -> list[Version]:
+        """Versions in force later."""
+        return [version for version in self.versions.values() if not version.running]
+
+    def overtaken(self, at: datetime | None) -> list[Version]:
+        """Versions to come that a new one of an instant (None: now) keeps from ever starting."""
+        return [version for version in self.to_come if at is None or version.effective_at >= at]
+
+
+def read_file(path: Path) -> tuple[str, Program]:
+    """Text and program of a file; ClusterError names every line that is wrong."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        return source, parse_program(source)
+    except ProgramError as error:
+        raise ClusterError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClusterError(f"{path}: {error}") from error
+
+
+async def look_at(topology: Path) -> Shards:
+    """What the shards of a topology document hold; ClusterError when one has no primary that answers."""
+    try:
+        document = with_password(read_topology(topology).document, os.environ.get(PASSWORD_VARIABLE))
+    except TopologyError as error:
+        raise ClusterError(f"{error}\nIs this the system's data folder (--data) or topology document?") from error
+    names = list(document.shards)
+    found = await asyncio.gather(*(find_primary(document.shards[name].servers) for name in names))
+    unreachable = [name for name, url in zip(names, found, strict=True) if url is None]
+    if unreachable:
+        raise ClusterError(f"{', '.join(unreachable)}: no Postgres server takes writes. Is the system up?")
+    urls = {name: url for name, url in zip(names, found, strict=True) if url is not None}
+    held = dict(zip(names, await asyncio.gather(*(_versions(url) for url in urls.values())), strict=True))
+    versions = {number: one for shard in held.values() for number, one in shard.items()}
+    newest = max((number for number, one in versions.items() if one.running), default=0)
+    versions = {number: versions[number] for number in sorted(versions) if number >= newest}
+    behind = tuple(name for name in names if not versions.keys() <= held[name].keys())
+    return Shards(urls, versions, behind)
+
+
+async def _versions(url: str) -> dict[int, Version]:
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        try:
+            rows = await connection.fetch(STATEMENTS["programs"])
+        finally:
+            await connection.close()
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        raise ClusterError(f"{url.rpartition('@')[2]}: {error}") from error
+    return {row["version"]: Version(*row) for row in rows}
+
+
+def changes(running: Version | None, new: Program) -> Sequence[str]:
+    """What a program would change against the running one, a line each."""
+    return compare_programs(parse_program(running.source, running.number) if running else None, new)
+
+
+async def apply_everywhere(shards: Shards, source: str, at: datetime | None) -> int:
+    """Make a text the newest version on every shard; ClusterError when that was cut short: apply it again then."""
+    try:
+        return await apply_program(list(shards.urls.values()), source, at)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise ClusterError(f"not every shard has it yet ({error}): apply it again") from error

@@ -1,0 +1,134 @@
+"""`loyalty program` as a person runs it, against the databases of two shards."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from command.program import apply_program
+from tests.command_node import PROGRAM, running_command_node
+from tests.engine import PostgresServer
+from tests.integration.test_command import basket
+
+DOUBLED = PROGRAM.replace('per_unit = "1"', 'per_unit = "2"')
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Two shards, their topology document, and files."""
+
+    folder: Path
+    dsns: list[str]
+
+    async def program(self, *words: str, file: str | None = None) -> tuple[int, str]:
+        """Exit code and everything that was printed."""
+        if file is not None:
+            (self.folder / "program.toml").write_text(file)
+            words = (words[0], "program.toml", *words[1:])
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cluster", "program", *words, "--topology", str(self.folder / "topology.json"),
+            cwd=self.folder, env={"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        printed, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, printed.decode()
+
+    async def versions(self) -> list[list[int]]:
+        held: list[list[int]] = []
+        for dsn in self.dsns:
+            connection = await asyncpg.connect(dsn)
+            held.append([row[0] for row in await connection.fetch("SELECT version FROM program ORDER BY version")])
+            await connection.close()
+        return held
+
+
+@pytest.fixture
+async def system(tmp_path: Path, postgres_server: PostgresServer, database: str) -> AsyncGenerator[System]:
+    second = await postgres_server.create_database()
+    system = System(tmp_path, [database, second])
+    regions = {name: {"number": number, "command": [], "query": []} for number, name in enumerate(("eu", "us"), 1)}
+    shards = {
+        f"{region}-1": {"region": region, "slots": [[0, 4095]], "servers": [dsn], "valkey": "redis://none"}
+        for region, dsn in zip(regions, system.dsns, strict=True)
+    }
+    (tmp_path / "topology.json").write_text(json.dumps({"epoch": 1, "regions": regions, "shards": shards}))
+    yield system
+    await postgres_server.drop_database(second)
+
+
+async def test_check_says_what_would_change_and_apply_does_it_on_every_shard(system: System) -> None:
+    code, printed = await system.program("show")
+    assert (code, "apply FILE" in printed) == (1, True)
+    await apply_program(system.dsns, PROGRAM)
+    assert await system.program("check", file=PROGRAM) == (
+        0,
+        "program.toml is valid.\nIt is the same as the running version 1.\n",
+    )
+    code, printed = await system.program("check", file=DOUBLED)
+    assert (code, printed.splitlines()[1:]) == (0, ["Against the running version 1:", "  points.per_unit: 1 -> 2"])
+    assert await system.versions() == [[1], [1]]
+    code, printed = await system.program("apply", file=DOUBLED)
+    assert code == 0, printed
+    assert "Version 2 is on 2 shards, in force since 20" in printed
+    code, printed = await system.program("apply", file=DOUBLED)
+    assert (code, "same as the running version 2" in printed) == (0, True)
+    assert await system.versions() == [[1, 2], [1, 2]]
+    code, printed = await system.program("show")
+    assert (code, printed.startswith("# program version 2, in force since 20")) == (0, True)
+    assert printed.partition("\n")[2].strip() == DOUBLED.strip()
+
+
+async def test_a_wrong_file_is_told_by_line_and_changes_nothing(system: System) -> None:
+    await apply_program(system.dsns, PROGRAM)
+    wrong = PROGRAM.replace("per_unit", "per_unti").replace('region = "eu"', "", 1)
+    for word in ("check", "apply"):
+        code, printed = await system.program(word, file=wrong)
+        assert code == 1
+        assert "program.toml: line 8: points.per_unti: unknown key; did you mean 'per_unit'?" in printed
+        assert "stores.1.region: is missing" in printed
+        assert "Traceback" not in printed
+    assert await system.versions() == [[1], [1]]
+
+
+async def test_a_version_may_be_for_later_but_not_for_the_past(system: System) -> None:
+    await apply_program(system.dsns, PROGRAM)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    for wrong in ("2020-01-01T00:00:00Z", tomorrow.strftime("%Y-%m-%dT%H:%M:%S"), "soon"):
+        assert (await system.program("apply", "--at", wrong, file=DOUBLED))[0] == 2
+    code, printed = await system.program("apply", "--at", tomorrow.isoformat(), file=DOUBLED)
+    assert (code, f"Version 2 is on 2 shards, in force from {tomorrow:%Y-%m-%d}" in printed) == (0, True), printed
+    code, printed = await system.program("show")
+    assert (code, printed.startswith("# program version 1, "), "# version 2 is in force from" in printed) == (0, 1, 1)
+    code, printed = await system.program("apply", file=PROGRAM.replace('"Test"', '"Fest"'))
+    assert (code, "Version 2 will never start" in printed) == (0, True), printed
+
+
+async def test_an_apply_that_was_cut_short_shows_and_is_completed(system: System) -> None:
+    await apply_program(system.dsns, PROGRAM)
+    await apply_program(system.dsns[:1], DOUBLED)
+    code, printed = await system.program("check", file=DOUBLED)
+    assert (code, "cut short; not everything is on us-1" in printed) == (0, True), printed
+    assert (await system.program("apply", file=DOUBLED))[0] == 0
+    assert await system.versions() == [[1, 2], [1, 2]]
+
+
+async def test_without_a_system_a_file_is_checked_alone(system: System) -> None:
+    (system.folder / "topology.json").unlink()
+    code, printed = await system.program("apply", file=PROGRAM)
+    assert (code, "Is this the system's data folder" in printed) == (1, True), printed
+
+
+async def test_a_command_node_decides_by_the_new_version_at_once(tmp_path: Path, database: str) -> None:
+    async with running_command_node(database, tmp_path) as node:
+        card = {"card": (await node.enrol())["card"]}
+        assert (await node.post("/v1/purchases", basket(card, "1"))).json["points_earned"] == 13
+        code, printed = await System(tmp_path, [database]).program("apply", file=DOUBLED)
+        assert code == 0, printed
+        assert (await node.post("/v1/purchases", basket(card, "2"))).json["points_earned"] == 26
