@@ -107,6 +107,12 @@ def write_topology(path: Path, content: dict[str, Any]) -> None:
     """Write the topology (without its epoch) under a higher epoch, unless the file already says the same."""
     before: dict[str, Any] = read_json(path) or {"epoch": 0}
     epoch: int = before.pop("epoch")
+    # The regions of the first start keep the claims for ever: a new one must not change where they are looked for.
+    claims: list[str] = before.get("claims") or sorted(content["regions"])
+    gone = [name for name in claims if name not in content["regions"]]
+    if gone:
+        raise ClusterError(f"region {gone[0]} keeps identifiers of members and must stay: name it in --regions too")
+    content = {**content, "claims": claims}
     if before != content:
         write_json(path, {"epoch": epoch + 1, **content}, mode=0o600)
 

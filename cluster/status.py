@@ -105,10 +105,11 @@ async def read_status(data: Path) -> StatusReport:
     nodes = _node_urls(topology)
     health = await asyncio.gather(*(_shard_health(shard) for shard in topology.shards.values()))
     problems = await asyncio.gather(*(node.ready(url) for url in nodes.values()))
+    run = read_run(data)
     return StatusReport(
         data=data,
-        running=locked(data),
-        run=read_run(data),
+        running=locked(data) or run is None,  # without a supervisor (containers) the parts speak for themselves
+        run=run,
         topology=topology,
         keys=read_keys(documents),
         shards=dict(zip(topology.shards, health, strict=True)),

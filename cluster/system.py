@@ -133,13 +133,18 @@ class System:
 
 
 async def ensure_program(urls: list[str], path: Path | None) -> int:
-    """Apply the program given, or the default where there is none yet: a restart keeps what was applied since."""
-    from command.program import apply_program  # noqa: PLC0415 - heavy, and only a start needs it
+    """Apply the program given, else the newest there is (to a shard that is new), else the default."""
+    from command.program import apply_program, newest_source  # noqa: PLC0415 - heavy, and only a start needs it
 
     versions = [await _program_version(url) for url in urls]
     present = [version for version in versions if version is not None]
     if path is None and len(present) == len(versions):
         return max(present)
+    if path is None and present:
+        newest = urls[versions.index(max(present))]
+        found = await newest_source(newest)
+        if found:
+            return await apply_program(urls, found[1])
     return await apply_program(urls, read_program(path))
 
 

@@ -7,7 +7,7 @@ member's outcome never depends on it: a command that breaks `decide` is answered
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -23,6 +23,9 @@ from rules.outcome import Accepted, Decision, Entry, Purchase, Refused
 from rules.program import Program
 from rules.state import Account
 from shard_router.errors import ProblemError
+
+PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
+"""Entries whose answers show personal data."""
 
 ReceiptName = tuple[str, str, str, str, str]
 
@@ -150,8 +153,8 @@ class Batch:
 
     def _write_entry(self, entry: Entry, envelope: Envelope) -> RenderedEntry:
         rendered = render_entry(entry, self.program)
-        if entry.kind == "member_enrolled":
-            # Erasing the member later finds the stored answer of the enrolment by this.
+        if entry.kind in PERSONAL:
+            # Erasing the member later finds the stored answers that show personal data by this.
             rendered.detail["key"] = envelope.key
         self.writes.add_entry(entry, rendered, self.program.version)
         self._extras.kinds[rendered.member_id, rendered.version] = entry.kind

@@ -17,6 +17,11 @@ class ReceiptKey:
     kind: str
     fingerprint: str
 
+    @property
+    def name(self) -> tuple[str, str, date, str, str]:
+        """The key itself."""
+        return self.store, self.till, self.business_date, self.receipt, self.kind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:

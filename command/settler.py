@@ -21,6 +21,8 @@ from shard_router.member_id import slot_of
 
 INTERVAL_S: Final = 1.0
 PAGE: Final = 256
+FORGOTTEN_AT_ONCE: Final = 10_000
+"""Stored answers deleted per second and shard at most: more than a shard can take in for long."""
 ANSWERS_KEPT: Final = timedelta(days=30)
 """Longer than any till is offline; the natural key of receipts stays for ever."""
 _DEADLINE_S: Final = 5.0
@@ -38,7 +40,7 @@ async def _settle_shard(router: CommandRouter, shard: str) -> None:
         await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads nodes, hides nothing
         try:
             await settle_due(router, shard)
-            await router.lanes_of(shard).store.forget_answers(now_utc() - ANSWERS_KEPT, PAGE)
+            await router.lanes_of(shard).store.forget_answers(now_utc() - ANSWERS_KEPT, FORGOTTEN_AT_ONCE)
             wait_s = INTERVAL_S
         except ProblemError as error:
             wait_s = min(wait_s * 2, _BACKOFF_MAX_S)

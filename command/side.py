@@ -125,7 +125,7 @@ def _write_errand(writes: Writes, entry: RenderedEntry, kind: str, document: Map
 def _write_erasure(writes: Writes, envelope: Envelope, entry: RenderedEntry) -> None:
     """Erase at once what this shard has; identifiers claimed on other shards are freed by an errand.
 
-    The stored answer of the enrolment names the card: it becomes what a late command gets.
+    Stored answers that show identifiers become what a late command gets.
     """
     closed = problem_answer(envelope, ProblemError("member_closed"))
     answer = {"status": closed.status, "answer": orjson.Fragment(closed.body)}

@@ -26,6 +26,7 @@ from shard_router.errors import ProblemError
 from shard_router.pool import CONNECTION_ERRORS, ShardServers
 from shard_router.statement import load_statements
 
+REFUSED: Final = 400
 STATEMENTS: Final = load_statements(Path(__file__).with_name("store.sql"))
 
 
@@ -102,6 +103,7 @@ class Store:
         ]
         batch = Batch(program, await load_extras(connection, loaded, program))
         answers = [batch.decide(one) for one in loaded]
+        await _check_refusals(connection, loaded, answers)
         if not batch.writes.empty:
             counts = await connection.fetchrow(STATEMENTS["record"], batch.writes.document(now_utc()).decode())
             _check(counts, batch)
@@ -196,6 +198,22 @@ async def _entry_of_receipt(connection: Any, row: Mapping[str, Any]) -> Rendered
         return None
     member_id, version = row["receipt_member_id"], row["receipt_version"]
     return entry_of(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))
+
+
+async def _check_refusals(connection: Any, loaded: Sequence[Loaded], answers: Sequence[Answer]) -> None:
+    """Refuse a document only if it is really not recorded yet.
+
+    Another node may have recorded it while this batch waited for the account: the row locked is new then, the look at
+    receipts is not.
+    """
+    refused = [
+        one.envelope.receipt
+        for one, answer in zip(loaded, answers, strict=True)
+        if answer.status >= REFUSED and one.row["receipt_version"] is None
+    ]
+    names = [receipt.name for receipt in refused if receipt is not None]
+    if names and await connection.fetchval(STATEMENTS["receipts_known"], *map(list, zip(*names, strict=True))):
+        raise BatchConflictError("a receipt was recorded meanwhile")
 
 
 def _check(counts: Mapping[str, int], batch: Batch) -> None:

@@ -66,6 +66,13 @@ SELECT member_id, profile ->> 'birth_date' AS birth_date FROM member WHERE membe
 -- After the accounts, and in one order, so that two batches never wait for each other in a circle.
 SELECT reward, allotted - redeemed AS left FROM reward_stock WHERE reward = ANY ($1::text[]) ORDER BY reward FOR UPDATE
 
+-- name: receipts_known
+-- Asked again before a document is refused: the batch's first look may be older than the lock it waited for.
+SELECT count(*)
+FROM receipt
+JOIN unnest($1::text[], $2::text[], $3::date[], $4::text[], $5::text[])
+    AS asked(store, till, business_date, receipt, kind) USING (store, till, business_date, receipt, kind)
+
 -- name: record
 -- The whole batch in one statement from one JSON document: adding a column needs no new code in running nodes.
 -- The counts tell whether every row was as it had been read.
@@ -163,7 +170,7 @@ WITH account_written AS (
     ) AS t
     WHERE s.reward = t.reward
 ), erased AS (
-    -- All personal data of a member is in this row, in the identifiers and in the stored answer of the enrolment.
+    -- All personal data of a member is in this row, in the identifiers and in the stored answers that showed them.
     UPDATE member m
     SET version = t.version, profile = '{"erased": true}'
     FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, version bigint)
@@ -172,11 +179,11 @@ WITH account_written AS (
     DELETE FROM identifier i
     USING json_to_recordset($1::json -> 'erase') AS t(member_id bigint)
     WHERE i.member_id = t.member_id
-), enrolment_erased AS (
+), answers_erased AS (
     UPDATE idempotency i
     SET status = t.status, answer = t.answer, version = NULL
     FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, status integer, answer json)
-    JOIN journal j ON j.member_id = t.member_id AND j.version = 1
+    JOIN journal j ON j.member_id = t.member_id AND j.kind IN ('member_enrolled', 'identifiers_changed')
     WHERE i.key = j.detail ->> 'key'
 ), replayed AS (
     -- A replay writes, so that its answer too waits until the standby holds what it speaks of.

@@ -103,6 +103,7 @@ class Directory:
         """The claim's shard: the hash picks a region, then a slot of it."""
         digest = blake2b("\0".join(identifier).encode(), digest_size=8).digest()
         topology = self._topology.current
-        numbers = sorted(topology.region_of_number)
-        number = numbers[int.from_bytes(digest[:4], "big") % len(numbers)]
+        regions = topology.claim_regions
+        region = regions[int.from_bytes(digest[:4], "big") % len(regions)]
+        number = topology.document.regions[region].number
         return topology.shard_at(number, int.from_bytes(digest[4:], "big") % SLOT_COUNT)

@@ -45,6 +45,8 @@ class TopologyDocument(BaseModel):
     epoch: int = Field(ge=1)
     regions: dict[str, Region]
     shards: dict[str, Shard]
+    claims: list[str] = []
+    """Regions that keep the claims of identifiers, in an order that never changes; a later region keeps none."""
 
 
 class Topology:
@@ -54,6 +56,10 @@ class Topology:
         self.document = document
         self.epoch = document.epoch
         self.region_of_number = {region.number: name for name, region in document.regions.items()}
+        self.claim_regions = document.claims or sorted(document.regions)
+        missing = [name for name in self.claim_regions if name not in document.regions]
+        if missing:
+            raise TopologyError(f"claims: region {missing[0]} keeps identifiers of members and must stay")
         self._shards: dict[int, list[str]] = {
             number: _slot_table(document, name) for number, name in self.region_of_number.items()
         }

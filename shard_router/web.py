@@ -86,6 +86,7 @@ async def stamp(request: web.Request, handler: Handler) -> web.StreamResponse:
     response = await _unless_full(request, handler)
     if not response.prepared:
         response.headers["Request-Id"] = request_id
+        response.headers["Server"] = "loyalty"
         response.headers.setdefault("Loyalty-Region", request.app[SETTINGS].region)
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"

@@ -232,3 +232,14 @@ async def test_a_lost_card_is_replaced_and_several_identifiers_lead_to_one_membe
     await node.post(path, {"remove": [{"phone": "+4930111"}]})
     await node.run_errands()
     assert (await node.post("/v1/members", {"phone": "+4930111"})).status == 201
+
+
+async def test_erasing_clears_every_stored_answer_that_showed_an_identifier(node: CommandNode) -> None:
+    member = await node.enrol()
+    path = f"/v1/members/{member['member_id']}/identifiers"
+    changed = await node.post(path, {"add": [{"email": "canary2@example.org"}]}, key="shown")
+    assert "canary2" in changed.body.decode()
+    await node.delete(f"/v1/members/{member['member_id']}")
+    assert sum(await value(node, "SELECT count(*) FROM idempotency t WHERE t::text LIKE '%canary2%'")) == 0
+    late = await node.post(path, {"add": [{"email": "canary2@example.org"}]}, key="shown")
+    assert (late.status, late.code) == (409, "member_closed")
