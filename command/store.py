@@ -105,7 +105,10 @@ class Store:
         answers = [batch.decide(one) for one in loaded]
         await _check_refusals(connection, loaded, answers)
         if not batch.writes.empty:
-            counts = await connection.fetchrow(STATEMENTS["record"], batch.writes.document(now_utc()).decode())
+            document = batch.writes.document(now_utc()).decode()
+            if batch.writes.has_more:
+                await connection.execute(STATEMENTS["record_more"], document)
+            counts = await connection.fetchrow(STATEMENTS["record"], document)
             _check(counts, batch)
         return answers
 

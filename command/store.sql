@@ -103,24 +103,6 @@ WITH account_written AS (
         member_id bigint, version bigint, kind text, program_version integer, occurred_at timestamptz,
         recorded_at timestamptz, store text, points bigint, postings json, detail json, account_after json
     )
-), member_written AS (
-    INSERT INTO member (member_id, version, profile, enrolled_at)
-    SELECT member_id, version, profile, enrolled_at
-    FROM json_to_recordset($1::json -> 'member') AS t(
-        member_id bigint, version bigint, profile json, enrolled_at timestamptz
-    )
-), member_changed AS (
-    UPDATE member m SET version = t.version, profile = t.profile
-    FROM json_to_recordset($1::json -> 'member_change') AS t(member_id bigint, version bigint, profile json)
-    WHERE m.member_id = t.member_id
-), identifier_removed AS (
-    DELETE FROM identifier i
-    USING json_to_recordset($1::json -> 'identifier_removed') AS t(kind text, value text, member_id bigint)
-    WHERE i.kind = t.kind AND i.value = t.value AND i.member_id = t.member_id
-), identifier_written AS (
-    INSERT INTO identifier (kind, value, member_id, version)
-    SELECT kind, value, member_id, version
-    FROM json_to_recordset($1::json -> 'identifier') AS t(kind text, value text, member_id bigint, version bigint)
 ), purchase_written AS (
     INSERT INTO purchase (
         member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
@@ -152,6 +134,40 @@ WITH account_written AS (
         key text, member_id bigint, version bigint, credential text, fingerprint uuid, status integer,
         answer json, answered_at timestamptz
     )
+), replayed AS (
+    -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
+    UPDATE idempotency i
+    SET replays = i.replays + 1
+    FROM json_array_elements_text($1::json -> 'replay') AS t(key)
+    WHERE i.key = t.key
+    RETURNING 1
+)
+SELECT
+    (SELECT count(*) FROM account_written) AS accounts,
+    (SELECT count(*) FROM purchase_changed) AS purchase_changes,
+    (SELECT count(*) FROM replayed) AS replays
+
+-- name: record_more
+-- What few commands write besides: members, identifiers, errands, stock, erasure. Run in the same transaction, only for
+-- batches that have such rows: most then pay for no empty branch.
+WITH member_written AS (
+    INSERT INTO member (member_id, version, profile, enrolled_at)
+    SELECT member_id, version, profile, enrolled_at
+    FROM json_to_recordset($1::json -> 'member') AS t(
+        member_id bigint, version bigint, profile json, enrolled_at timestamptz
+    )
+), member_changed AS (
+    UPDATE member m SET version = t.version, profile = t.profile
+    FROM json_to_recordset($1::json -> 'member_change') AS t(member_id bigint, version bigint, profile json)
+    WHERE m.member_id = t.member_id
+), identifier_removed AS (
+    DELETE FROM identifier i
+    USING json_to_recordset($1::json -> 'identifier_removed') AS t(kind text, value text, member_id bigint)
+    WHERE i.kind = t.kind AND i.value = t.value AND i.member_id = t.member_id
+), identifier_written AS (
+    INSERT INTO identifier (kind, value, member_id, version)
+    SELECT kind, value, member_id, version
+    FROM json_to_recordset($1::json -> 'identifier') AS t(kind text, value text, member_id bigint, version bigint)
 ), errand_written AS (
     INSERT INTO errand (member_id, version, kind, document, due_at)
     SELECT member_id, version, kind, document, now()
@@ -185,18 +201,8 @@ WITH account_written AS (
     FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, status integer, answer json)
     JOIN journal j ON j.member_id = t.member_id AND j.kind IN ('member_enrolled', 'identifiers_changed')
     WHERE i.key = j.detail ->> 'key'
-), replayed AS (
-    -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
-    UPDATE idempotency i
-    SET replays = i.replays + 1
-    FROM json_array_elements_text($1::json -> 'replay') AS t(key)
-    WHERE i.key = t.key
-    RETURNING 1
 )
-SELECT
-    (SELECT count(*) FROM account_written) AS accounts,
-    (SELECT count(*) FROM purchase_changed) AS purchase_changes,
-    (SELECT count(*) FROM replayed) AS replays
+SELECT 1
 
 -- name: due_members
 -- The settler's work list, oldest first.

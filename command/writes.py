@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -11,6 +11,9 @@ from command.envelope import Answer, Envelope
 from rules.codec import instant_text, state_document
 from rules.outcome import Entry
 from rules.state import Account
+
+COMMON: Final = frozenset({"journal", "purchase", "purchase_change", "receipt", "idempotency", "replay"})
+"""Tables of the `record` statement; all others belong to `record_more`."""
 
 
 @dataclass(slots=True)
@@ -32,6 +35,11 @@ class Writes:
     def empty(self) -> bool:
         """Whether there is nothing to write."""
         return not self.rows and not self.accounts
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are rows for `record_more`."""
+        return not COMMON.issuperset(self.rows)
 
     def add_entry(self, entry: Entry, rendered: RenderedEntry, program_version: int) -> None:
         """Add one entry of the journal."""
