@@ -11,6 +11,8 @@ import pytest
 from tests import container, engine
 from tests.engine import PostgresServer, ValkeyServer
 
+configure_logging("info")  # as the nodes do; structlog's own default draws every exception as a picture
+
 ORDER = ("unit", "tidy", "integration", "system")
 POLL_INTERVAL_S = 0.02
 
