@@ -116,6 +116,8 @@ def changes(running: Version | None, new: Program) -> Sequence[str]:
 
 async def apply_everywhere(shards: Shards, source: str, at: datetime | None) -> int:
     """Make a text the newest version on every shard; ClusterError when that was cut short: apply it again then."""
+    if at is None and any(version.source == source for version in shards.to_come):
+        at = datetime.now(UTC)  # wanted earlier than it was planned
     try:
         return await apply_program(list(shards.urls.values()), source, at)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

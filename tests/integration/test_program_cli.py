@@ -106,8 +106,9 @@ async def test_a_version_may_be_for_later_but_not_for_the_past(system: System) -
     assert (code, f"Version 2 is on 2 shards, in force from {tomorrow:%Y-%m-%d}" in printed) == (0, True), printed
     code, printed = await system.program("show")
     assert (code, printed.startswith("# program version 1, "), "# version 2 is in force from" in printed) == (0, 1, 1)
-    code, printed = await system.program("apply", file=PROGRAM.replace('"Test"', '"Fest"'))
-    assert (code, "Version 2 will never start" in printed) == (0, True), printed
+    code, printed = await system.program("apply", file=DOUBLED)
+    assert (code, "Version 3 is on 2 shards, in force since" in printed) == (0, True), printed
+    assert "Version 2 will never start" in printed
 
 
 async def test_an_apply_that_was_cut_short_shows_and_is_completed(system: System) -> None:

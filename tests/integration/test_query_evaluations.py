@@ -79,7 +79,7 @@ async def test_buying_what_was_evaluated_gives_what_it_said(both: Both) -> None:
     await both.command.give(ada["member_id"], 500)
     hold = await both.command.post("/v1/holds", {"member": {"member_id": ada["member_id"]}, "points": 40})
     rich = {"capture_holds": [hold.json["hold_id"]], "coupons": ["TEN"], "pay_with_points": 100}
-    headers = seen(hold)
+    headers, shown = seen(hold), list[Any]()
     for body in (basket(ada, receipt="1") | rich, basket(ada, receipt="2")):
         evaluated = await both.evaluate(body, headers=headers)
         assert evaluated.status == 200, evaluated.body
@@ -92,8 +92,14 @@ async def test_buying_what_was_evaluated_gives_what_it_said(both: Both) -> None:
         assert said["postings"] == bought.json["postings"]
         now = bought.json["account"]["tier"]
         assert said["tier_after"] | {"since": None, "until": None} == now | {"since": None, "until": None}
-    shown = await both.query.get(f"/v1/purchases/{bought.json['purchase_id']}", headers=headers)
-    assert shown.json["explanation"] == [one for one in said["explanation"] if not one["why"].startswith("not_started")]
+        last = await both.query.get(f"/v1/purchases/{bought.json['purchase_id']}", headers=headers)
+        Purchase.model_validate_json(last.body)
+        shown.append(last.json)
+    paid, unpaid = shown
+    holds = [{"hold_id": hold.json["hold_id"], "points": 40}]
+    assert (paid["payment"], "payment" in unpaid) == ({"points": 140, "amount": 140, "holds": holds}, False)
+    explained = [one for one in said["explanation"] if not one["why"].startswith("not_started")]
+    assert unpaid["explanation"] == explained
     assert {one["campaign"]: one["applied"] for one in said["explanation"]} == {
         "base": True,
         "tier:gold": True,
