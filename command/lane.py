@@ -113,7 +113,7 @@ class Lane:
     async def _run_singly(self, waiting: _Waiting) -> None:
         for attempt in range(ATTEMPTS_MAX):
             try:
-                await self._run_once([waiting])
+                await self._run_once([waiting], locked=True)
             except BatchConflictError as error:
                 structlog.get_logger().warning("command_conflicts", attempt=attempt, reason=str(error))
                 await asyncio.sleep(_BACKOFF_S * 2**attempt)
@@ -121,10 +121,10 @@ class Lane:
                 return
         _refuse(waiting, ProblemError("internal"))
 
-    async def _run_once(self, batch: Sequence[_Waiting]) -> None:
+    async def _run_once(self, batch: Sequence[_Waiting], *, locked: bool = False) -> None:
         """Answer every command of a batch, whatever happens, but for a conflict."""
         try:
-            answers = await self._store.run([waiting.envelope for waiting in batch])
+            answers = await self._store.run([waiting.envelope for waiting in batch], locked=locked)
         except BatchConflictError:
             raise
         except ProblemError as error:

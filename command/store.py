@@ -1,14 +1,16 @@
-"""One transaction per batch, two statements: load (with the locks) and record. Between them the batch decides.
+"""Load, decide, record: two round trips per batch, and the second one commits.
 
-COMMIT is never cancelled: with a synchronous standby that would show rows no standby has. When the
-connection is lost after COMMIT was sent nobody knows the outcome, and the answers say so.
+Nothing is locked meanwhile. A lane decides its members in order; should another node have been
+faster, the entry it wrote has the version this batch would write, and the journal's key refuses
+the whole statement: then each command runs alone, with its account locked. COMMIT is never
+cancelled (rows no standby has would show); when the connection is lost in it, nobody knows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import asyncpg
 import orjson
@@ -26,8 +28,13 @@ from shard_router.errors import ProblemError
 from shard_router.pool import CONNECTION_ERRORS, ShardServers
 from shard_router.statement import load_statements
 
+Result = TypeVar("Result")
+
 REFUSED: Final = 400
 STATEMENTS: Final = load_statements(Path(__file__).with_name("store.sql"))
+LOAD_LOCKED: Final = STATEMENTS["load"].replace("/* lock */", "FOR UPDATE")
+ALWAYS_LOCKED: Final = (RedeemReward, CancelRedemption)
+"""Commands on a reward's stock: many meet in one row, and waiting for it is cheaper than conflicts."""
 
 
 class BatchConflictError(Exception):
@@ -45,23 +52,44 @@ class Store:
         self._servers = servers
         self._programs = programs
 
-    async def run(self, envelopes: Sequence[Envelope]) -> list[Answer]:
+    async def run(self, envelopes: Sequence[Envelope], *, locked: bool = False) -> list[Answer]:
         """Answer a batch, durably.
 
-        `shard_unavailable` (ProblemError): nothing was done. BatchConflictError: nothing was done, run singly.
-        UnknownOutcomeError: the same keys tell later.
+        `shard_unavailable` (ProblemError): nothing was done. BatchConflictError: nothing was done, run each alone and
+        locked. UnknownOutcomeError: the same keys tell later.
         """
+        locked = locked or any(isinstance(envelope.command, ALWAYS_LOCKED) for envelope in envelopes)
         async with self._servers.primary() as connection:
+            run = self._run_locked if locked else self._run
+            return await run(connection, envelopes)
+
+    async def _run(self, connection: Any, envelopes: Sequence[Envelope]) -> list[Answer]:
+        try:
+            batch, _, answers = await self._decide(connection, envelopes, STATEMENTS["load"])
+        except Exception as error:
+            raise _conflict_or(error) from error
+        if batch.writes.has_more:
             transaction = connection.transaction()
             await transaction.start()
-            try:
-                answers = await self._decide(connection, envelopes)
-            except BaseException as error:
-                with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
-                    await transaction.rollback()
-                raise _conflict_or(error) from error
-            await _commit(connection, transaction)
-            return answers
+            await _in(transaction, _record(connection, batch))
+            await _finally(connection, transaction.commit())
+        elif not batch.writes.empty:
+            await _finally(connection, _record_and_commit(connection, batch))
+        return answers
+
+    async def _run_locked(self, connection: Any, envelopes: Sequence[Envelope]) -> list[Answer]:
+        transaction = connection.transaction()
+        await transaction.start()
+        answers = await _in(transaction, self._decide_locked(connection, envelopes))
+        await _finally(connection, transaction.commit())
+        return answers
+
+    async def _decide_locked(self, connection: Any, envelopes: Sequence[Envelope]) -> list[Answer]:
+        batch, loaded, answers = await self._decide(connection, envelopes, LOAD_LOCKED)
+        await _check_refusals(connection, loaded, answers)
+        if not batch.writes.empty:
+            await _record(connection, batch)
+        return answers
 
     async def due_members(self, limit: int) -> list[int]:
         """Members whom time alone changes now."""
@@ -94,23 +122,58 @@ class Store:
         async with self._servers.primary() as connection:
             return await connection.fetchval(STATEMENTS[statement], *arguments)
 
-    async def _decide(self, connection: Any, envelopes: Sequence[Envelope]) -> list[Answer]:
-        rows = await connection.fetch(STATEMENTS["load"], *load_arguments(envelopes))
+    async def _decide(
+        self, connection: Any, envelopes: Sequence[Envelope], load: str
+    ) -> tuple[Batch, list[Loaded], list[Answer]]:
+        rows = await connection.fetch(load, *load_arguments(envelopes))
         program = await self._programs.get(connection, rows[0]["program_version"])
         loaded = [
             Loaded(envelope, row, await _entry_of_receipt(connection, row))
             for envelope, row in zip(envelopes, rows, strict=True)
         ]
         batch = Batch(program, await load_extras(connection, loaded, program))
-        answers = [batch.decide(one) for one in loaded]
-        await _check_refusals(connection, loaded, answers)
-        if not batch.writes.empty:
-            document = batch.writes.document(now_utc()).decode()
-            if batch.writes.has_more:
-                await connection.execute(STATEMENTS["record_more"], document)
-            counts = await connection.fetchrow(STATEMENTS["record"], document)
-            _check(counts, batch)
-        return answers
+        return batch, loaded, [batch.decide(one) for one in loaded]
+
+
+async def _record(connection: Any, batch: Batch) -> None:
+    """Write a batch inside a transaction."""
+    document = batch.writes.document(now_utc()).decode()
+    if batch.writes.has_more:
+        await connection.execute(STATEMENTS["record_more"], document)
+    (counts,) = await connection.fetch(STATEMENTS["record"], document)
+    _check(counts, batch)
+
+
+async def _record_and_commit(connection: Any, batch: Batch) -> None:
+    """Write a batch by its one statement, which commits.
+
+    Its counts need no look: all was read in one snapshot, and whatever touches an account or a purchase writes an
+    entry, so a change since then meets the journal's key.
+    """
+    await connection.fetch(STATEMENTS["record"], batch.writes.document(now_utc()).decode())
+
+
+async def _in(transaction: Any, work: Awaitable[Result]) -> Result:
+    """Do work in a transaction, and undo it all when it fails."""
+    try:
+        return await work
+    except BaseException as error:
+        with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
+            await transaction.rollback()
+        raise _conflict_or(error) from error
+
+
+async def _finally(connection: Any, commit: Awaitable[None]) -> None:
+    """Do what commits. What the database refuses was not done; a connection lost in it leaves the outcome unknown."""
+    with _SyncWatch(connection) as watch:
+        try:
+            await commit
+        except CONNECTION_ERRORS as error:
+            raise UnknownOutcomeError(type(error).__name__) from error
+        except asyncpg.PostgresError as error:
+            raise _conflict_or(error) from error
+        if watch.wait_was_cancelled:
+            raise UnknownOutcomeError("the wait for the standby was cancelled")
 
 
 def _conflict_or(error: BaseException) -> BaseException:
@@ -123,16 +186,6 @@ def _conflict_or(error: BaseException) -> BaseException:
     if isinstance(error, NoProgramError):
         return ProblemError("shard_unavailable", str(error))
     return error
-
-
-async def _commit(connection: Any, transaction: Any) -> None:
-    with _SyncWatch(connection) as watch:
-        try:
-            await transaction.commit()
-        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-            raise UnknownOutcomeError(type(error).__name__) from error
-        if watch.wait_was_cancelled:
-            raise UnknownOutcomeError("the wait for the standby was cancelled")
 
 
 class _SyncWatch:

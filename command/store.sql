@@ -1,7 +1,7 @@
 -- name: load
--- Everything a batch needs in one round trip, with its accounts locked in member order so that two batches never
--- wait for each other in a circle. Rows beside the lock may be older than the locked account when another node
--- was faster: unique keys and the checks of `record` find that, and the batch is run again.
+-- Everything a batch needs in one round trip and one snapshot. Where the mark stands the accounts are locked when a
+-- command is run again after a conflict, in member order so that two batches never wait for each other in a circle.
+-- Then rows beside the lock may be older than the locked account: unique keys and the counts of `record` find that.
 WITH command AS MATERIALIZED (
     SELECT c.*, coalesce(c.member_id, d.member_id) AS target
     FROM unnest(
@@ -17,7 +17,7 @@ WITH command AS MATERIALIZED (
     FROM account a
     WHERE a.member_id = ANY (ARRAY(SELECT target FROM command WHERE target IS NOT NULL))
     ORDER BY a.member_id
-    FOR UPDATE
+    /* lock */
 )
 SELECT
     c.target, l.version, l.status, l.spent, l.expired, l.debt, l.issued, l.state,

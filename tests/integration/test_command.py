@@ -321,3 +321,30 @@ async def test_points_expire_at_their_instant_for_whoever_decides_next(node: Com
     assert "points_expired" in kinds
     assert await connection.fetchval("SELECT expired FROM account") == 50
     await connection.close()
+
+
+async def test_two_nodes_deciding_for_the_same_members_at_once_never_lose_or_double(
+    node: CommandNode, tmp_path: Path
+) -> None:
+    members = [(await node.enrol())["member_id"] for _ in range(3)]
+    (tmp_path / "other").mkdir()
+    async with running_command_node(node.dsn, tmp_path / "other") as other:
+
+        async def spend(number: int) -> int:
+            body = {"member": {"member_id": members[number % 3]}, "points": 1, "reason": "x"}
+            one = node if number % 2 else other
+            return (await one.post("/v1/adjustments", body, key=f"both-{number}")).status
+
+        assert set(await asyncio.gather(*(spend(number) for number in range(300)))) == {201}
+        lines = [{"line": 1, "quantity": 1}]
+        bought = (await node.post("/v1/purchases", basket({"member_id": members[0]}, "both"))).json
+        path = f"/v1/purchases/{bought['purchase_id']}/returns"
+        returns = [
+            {"store": "330", "till": "1", "receipt": f"b{n}", "occurred_at": recent(), "lines": lines} for n in range(8)
+        ]
+        replies = await asyncio.gather(*((node, other)[n % 2].post(path, body) for n, body in enumerate(returns)))
+        assert sorted(reply.status for reply in replies) == [201] * 2 + [422] * 6
+    connection = await asyncpg.connect(node.dsn)
+    assert await connection.fetchval("SELECT count(*) FROM journal WHERE kind = 'points_adjusted'") == 300
+    assert await connection.fetchval("SELECT sum(version) FROM account") == 3 + 300 + 1 + 2
+    await connection.close()

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from command.migrate import migrate
-from command.store import STATEMENTS
+from command.store import LOAD_LOCKED, STATEMENTS
 from shard_router.pool import INDEXED
 from shard_router.statement import load_statements
 from tests.engine import PostgresServer
@@ -67,6 +67,8 @@ async def test_every_statement_prepares(database: str, file: Path) -> None:
     connection = await asyncpg.connect(database)
     for statement in load_statements(file).values():
         await connection.prepare(statement)
+    if file.name == "store.sql":
+        await connection.prepare(LOAD_LOCKED)
     await connection.close()
 
 
