@@ -6,6 +6,8 @@ from shard_router.settings import NodeSettings
 class QuerySettings(NodeSettings):
     """A node's settings and what bounds its reads."""
 
+    in_flight_max: int = 192
+    """Reads under way at once: at a node's best rate that is well under half a second of them."""
     token_wait_ms: int = 150
     """How long a query waits for the version its Consistency-Token demands before it asks a server."""
     cache_deadline_ms: int = 300
