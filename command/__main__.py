@@ -16,27 +16,30 @@ from command.http import HANDLERS
 from command.operation import ABOUT, OPERATIONS
 from command.program import NoProgramError, learn_program
 from command.router import CommandRouter
+from command.settings import CommandSettings
 from command.settler import settle_for_ever
 from shard_router.credential import Credentials
 from shard_router.errors import ProblemError
 from shard_router.log import configure_logging
 from shard_router.openapi import add_operations
 from shard_router.pool import ShardPools
-from shard_router.settings import NodeSettings
 from shard_router.topology import TopologyWatch
 from shard_router.web import CHECKS, REGISTRY, build_app, serve
 
-POOL_SIZE_MAX: Final = 10  # 4 lanes, look-ups and the settler; 4 processes x 10 stay well under max_connections 100
+POOL_SIZE_MAX: Final = (
+    10  # lanes, look-ups, the settler and the courier; 4 processes x 10 stay well under max_connections 100
+)
 STATEMENT_TIMEOUT_MS: Final = 5_000  # no deadline is longer; it does not end the wait for the standby (by design)
 _LEARN_INTERVAL_S: Final = 0.5
 
 
-async def run(settings: NodeSettings) -> None:
+async def run(settings: CommandSettings) -> None:
     """Serve until told to stop; then answer what is under way and leave."""
     topology = TopologyWatch(settings.topology)
     pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     app = build_app(settings, Credentials(settings.credentials))
     router = CommandRouter(settings.region, topology, pools, app[REGISTRY])
+    router.lanes_per_shard = settings.lanes_per_shard
     app[ROUTER] = router
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, router, pools)
@@ -87,7 +90,7 @@ def main() -> None:
     """Read the settings and run."""
     parser = argparse.ArgumentParser(prog="python -m command", description=__doc__)
     parser.add_argument("--config", type=Path, help="TOML file; LOYALTY_* variables override it")
-    settings = NodeSettings.load(parser.parse_args().config)
+    settings = CommandSettings.load(parser.parse_args().config)
     configure_logging(settings.log_level)
     uvloop.run(run(settings))
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
 
 import structlog
 from aiohttp import web
@@ -20,9 +19,6 @@ from shard_router.forward import Forwarder
 from shard_router.member_id import parse_member_id, slot_of
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
-
-LANES_PER_SHARD: Final = 4
-"""More lanes than cores only split batches; fewer let one slow batch hold everybody (ledger-and-throughput)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,7 @@ class CommandRouter:
         self.directory = Directory(topology, pools)
         self.stock = StockKeeper(pools)
         self.programs = ProgramCache()
+        self.lanes_per_shard = 1
 
     @property
     def region_number(self) -> int:
@@ -127,7 +124,7 @@ class CommandRouter:
         """The lanes of a shard of this region."""
         if shard not in self._lanes:
             store = Store(self._pools[shard], self.programs)
-            self._lanes[shard] = Lanes(store, self._metrics, LANES_PER_SHARD)
+            self._lanes[shard] = Lanes(store, self._metrics, self.lanes_per_shard)
         return self._lanes[shard]
 
     def shards(self) -> list[str]:
