@@ -5,11 +5,13 @@ capability dac_read_search opens the way (development only: it also reads other 
 tried, not guessed.
 """
 
+import hashlib
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from cluster.errors import ClusterError
 
 CANDIDATES = ("postgres", "nobody", "daemon")
 PROBE_TIMEOUT_S = 20
+SHARED = Path("/var/tmp")  # noqa: S108 - a folder of root's own in it, checked before use
 # Exits 0 when the account reaches the folder and can run the program.
 PROBE = 'cd "$1" && exec "$2" --version'
 
@@ -73,6 +76,27 @@ def choose_account(folder: Path, program: Path) -> Account | None:
         + "\nRun as an ordinary user, or keep the project and the data (--data) where the account 'postgres' or"
         " 'nobody' can read."
     )
+
+
+def reachable_copy(binaries: Path) -> Path:
+    """A copy of a wheel's PostgreSQL (about 40 MB, made once) where every account can reach it.
+
+    Its programs look for each other with access(2), which knows no ambient capability.
+    """
+    install = binaries.parent
+    stamp = hashlib.sha256(f"{install}{install.stat().st_mtime_ns}".encode()).hexdigest()[:12]
+    copy = SHARED / f"loyalty-postgres-{stamp}"
+    if not copy.exists():
+        building = Path(tempfile.mkdtemp(prefix="loyalty-postgres-", dir=SHARED))
+        shutil.copytree(install, building / install.name, symlinks=True)
+        building.chmod(0o755)
+        try:
+            building.rename(copy)
+        except OSError:  # another start was faster
+            shutil.rmtree(building)
+    if copy.lstat().st_uid != 0 or copy.is_symlink():
+        raise ClusterError(f"{copy} is not root's: remove it")
+    return copy / install.name / binaries.name
 
 
 def _candidates() -> list[Account]:

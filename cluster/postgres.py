@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 
-from cluster.account import Account, choose_account
+from cluster.account import Account, choose_account, reachable_copy
 from cluster.errors import ClusterError, StartFailed
 from cluster.files import write_atomic
 from cluster.plan import HOST, ServerPlan
@@ -85,7 +85,11 @@ def find_tools(configured: Path | None, data: Path) -> PostgresTools:
     if not program.is_file():
         raise ClusterError(f"no PostgreSQL in {folder} (LOYALTY_PG_BIN names the folder that holds `postgres`)")
     data.mkdir(parents=True, exist_ok=True)
-    return PostgresTools(folder, choose_account(data, program))
+    account = choose_account(data, program)
+    if account is not None and account.setpriv and configured is None:
+        folder = reachable_copy(folder)
+        account = choose_account(data, folder / "postgres")
+    return PostgresTools(folder, account)
 
 
 def _wheel_folder() -> Path:
