@@ -84,11 +84,15 @@ def reachable_copy(binaries: Path) -> Path:
     Its programs look for each other with access(2), which knows no ambient capability.
     """
     install = binaries.parent
+    package = install.parent
+    libraries = package.with_name(f"{package.name}.libs")  # found by its place beside the package
     stamp = hashlib.sha256(f"{install}{install.stat().st_mtime_ns}".encode()).hexdigest()[:12]
     copy = SHARED / f"loyalty-postgres-{stamp}"
     if not copy.exists():
         building = Path(tempfile.mkdtemp(prefix="loyalty-postgres-", dir=SHARED))
-        shutil.copytree(install, building / install.name, symlinks=True)
+        shutil.copytree(install, building / package.name / install.name, symlinks=True)
+        if libraries.is_dir():
+            shutil.copytree(libraries, building / libraries.name, symlinks=True)
         building.chmod(0o755)
         try:
             building.rename(copy)
@@ -96,7 +100,7 @@ def reachable_copy(binaries: Path) -> Path:
             shutil.rmtree(building)
     if copy.lstat().st_uid != 0 or copy.is_symlink():
         raise ClusterError(f"{copy} is not root's: remove it")
-    return copy / install.name / binaries.name
+    return copy / package.name / install.name / binaries.name
 
 
 def _candidates() -> list[Account]:
