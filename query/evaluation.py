@@ -42,7 +42,7 @@ class EvaluationBody(PurchaseBody):
     """A basket that nobody has bought yet."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
-    at: Instant | None = Field(default=None, description="When it would be bought; absent: now.")
+    at: Instant | None = Field(default=None, description="When it would be bought; absent: as it stands, posted now.")
 
 
 _BODY: Final = TypeAdapter(EvaluationBody)
@@ -99,7 +99,7 @@ def _command(body: PurchaseBody, at: datetime) -> RecordPurchase:
         Receipt(body.store, body.till, body.receipt),
         body.currency,
         tuple(Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines),
-        at,
+        body.at or body.occurred_at,
         at,
         capture_holds=tuple(parse_reference("hld", hold).version for hold in body.capture_holds),
         coupons=tuple(body.coupons),

@@ -26,8 +26,8 @@ class Evaluation:
 def evaluate(
     account: Account, command: RecordPurchase, program: Program, at: datetime, facts: Facts = NO_FACTS
 ) -> Evaluation | Refused:
-    """The purchase as if bought and received at `at`, on the account as it is, with time let pass up to `at`."""
-    asked = replace(command, occurred_at=at, received_at=at)
+    """The purchase as if received at `at` (bought when it says), on the account with time let pass up to `at`."""
+    asked = replace(command, received_at=at)
     outcome = decide(account, asked, program, facts).outcome
     if not isinstance(outcome, Accepted):
         return outcome

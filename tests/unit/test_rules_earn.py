@@ -1,5 +1,6 @@
 """What baskets earn: components, floors, groups, conditions, limits. One row per sentence of the rules."""
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -212,7 +213,8 @@ def test_an_evaluation_tells_of_every_campaign_at_any_instant_and_changes_nothin
     member = Member(program(TIERS, campaign("c", "fixed = 95", starts_at='"2026-12-01T00:00:00Z"')))
     before = member.now
     today = evaluate(member.now, purchase(line(1000)), member.program, NOW)
-    then = evaluate(member.now, purchase(line(1000)), member.program, later(days=30))
+    in_december = replace(purchase(line(1000)), occurred_at=later(days=30))
+    then = evaluate(member.now, in_december, member.program, later(days=30))
     assert isinstance(today, Evaluation)
     assert isinstance(then, Evaluation)
     assert (today.points, today.explanation[1]["why"].split(":")[0]) == (10, "not_started")
