@@ -94,7 +94,7 @@ def _holds(body: PurchaseBody, member_id: int) -> tuple[int, ...]:
     return tuple(reference.version for reference in references)
 
 
-def _command(body: PurchaseBody, at: datetime) -> RecordPurchase:
+def _command(body: EvaluationBody, at: datetime) -> RecordPurchase:
     return RecordPurchase(
         Receipt(body.store, body.till, body.receipt),
         body.currency,
