@@ -12,6 +12,7 @@ from tests.conftest import eventually
 from tests.system.conftest import loyalty
 from tests.system.till import REGIONS, System, basket
 
+# Only tables that are not published: what CDC carried to the views would stay there after the row is as it was.
 TAMPERING = {
     "a balance": (
         "UPDATE account SET available = available + 1, issued = issued + 1 WHERE member_id = $1",
@@ -19,8 +20,8 @@ TAMPERING = {
         "balance and lots equal the fold of the journal",
     ),
     "a version": (
-        "UPDATE journal SET version = 9 WHERE member_id = $1 AND version = 2",
-        "UPDATE journal SET version = 2 WHERE member_id = $1 AND version = 9",
+        "UPDATE account SET version = 9 WHERE member_id = $1",
+        "UPDATE account SET version = 2 WHERE member_id = $1",
         "versions have no gap",
     ),
     "a stored answer": (
