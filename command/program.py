@@ -73,9 +73,14 @@ async def apply_program(dsns: list[str], source: str, effective_at: datetime | N
 
 def _version_of(top: Any, source: str, effective_at: datetime | None) -> tuple[int, datetime]:
     """The number and instant of a version: those of the newest when it is the same, else the next."""
-    if top is not None and top["source"] == source and effective_at is None:
+    if top is not None and effective_at is None and _same_rules(top["source"], source):
         return top["version"], top["effective_at"]
     return (top["version"] if top else 0) + 1, effective_at or datetime.now(UTC)
+
+
+def _same_rules(one: str, other: str) -> bool:
+    """Comments and layout make no version."""
+    return one == other or parse_program(one).document == parse_program(other).document
 
 
 async def newest_source(dsn: str) -> tuple[int, str] | None:
