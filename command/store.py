@@ -168,6 +168,8 @@ async def _finally(connection: Any, commit: Awaitable[None]) -> None:
     with _SyncWatch(connection) as watch:
         try:
             await commit
+        except asyncpg.ReadOnlySQLTransactionError:
+            raise  # nothing was done, and the pool must hear that this server is no primary any more
         except CONNECTION_ERRORS as error:
             raise UnknownOutcomeError(type(error).__name__) from error
         except asyncpg.PostgresError as error:

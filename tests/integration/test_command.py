@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from tests.command_node import CommandNode, running_command_node
+from tests.conftest import eventually
 
 NOW = "2026-11-22T10:00:00Z"
 
@@ -347,4 +348,32 @@ async def test_two_nodes_deciding_for_the_same_members_at_once_never_lose_or_dou
     connection = await asyncpg.connect(node.dsn)
     assert await connection.fetchval("SELECT count(*) FROM journal WHERE kind = 'points_adjusted'") == 300
     assert await connection.fetchval("SELECT sum(version) FROM account") == 3 + 300 + 1 + 2
+    await connection.close()
+
+
+async def test_a_server_that_turned_read_only_is_let_go_at_once_and_used_again_when_it_takes_writes(
+    node: CommandNode,
+) -> None:
+    member = await node.enrol()
+    connection = await asyncpg.connect(node.dsn)
+    name = await connection.fetchval("SELECT current_database()")
+    others = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+    )
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await connection.execute(others, name)
+
+    async def refused() -> bool:
+        reply = await node.give(member["member_id"], 1)
+        assert reply.status == 503
+        return reply.code == "shard_unavailable" and "ReadOnly" in reply.json["detail"]
+
+    await eventually(refused)
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+    async def taken() -> bool:
+        return (await node.give(member["member_id"], 1)).status == 201
+
+    await eventually(taken)
     await connection.close()
