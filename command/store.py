@@ -93,9 +93,7 @@ class Store:
 
     async def due_members(self, limit: int) -> list[int]:
         """Members whom time alone changes now."""
-        async with self._servers.primary() as connection:
-            rows = await connection.fetch(STATEMENTS["due_members"], now_utc(), limit)
-            return [row["member_id"] for row in rows]
+        return [row["member_id"] for row in await self.rows("due_members", now_utc(), limit)]
 
     async def forget_answers(self, before: Any, limit: int) -> None:
         """Delete some stored answers older than `before`."""
@@ -104,8 +102,7 @@ class Store:
 
     async def due_errands(self, limit: int) -> list[Any]:
         """Errands that are due, taken for a while."""
-        async with self._servers.primary() as connection:
-            return await connection.fetch(STATEMENTS["due_errands"], limit)
+        return await self.rows("due_errands", limit)
 
     async def finish_errand(self, member_id: int, version: int) -> None:
         """Forget an errand that is done."""
