@@ -64,7 +64,6 @@ from shard_router.web import PRINCIPAL
 
 _CODE_ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _CODE_LENGTH: Final = 10  # 50 bits: nobody guesses the code of somebody's reward
-_FETCHES_MAX: Final = 3
 
 
 async def enrol_member(request: web.Request) -> web.Response:
@@ -192,13 +191,15 @@ async def redeem_reward(request: web.Request) -> web.Response:
     code = "".join(secrets.choice(_CODE_ALPHABET) for _ in range(_CODE_LENGTH))
     command = RedeemReward(body.reward, body.quantity, code, asked.received_at, store=body.store)
     envelope = envelope_of(asked, target, command)
-    for _ in range(_FETCHES_MAX):
-        answer = await router.lanes_at(target.slot).run(replace(envelope, may_fetch_stock=True))
+    lanes, enough = router.lanes_at(target.slot), True
+    while enough:  # others may take what was fetched, until the stock or the time is up
+        answer = await lanes.run(replace(envelope, may_fetch_stock=True))
         if not answer.not_final:
             return render(answer)
-        if not await router.fetch_stock(body.reward, slot=target.slot, quantity=body.quantity):
-            break
-    return render(await router.lanes_at(target.slot).run(envelope))
+        enough = await router.fetch_stock(
+            body.reward, slot=target.slot, quantity=body.quantity, deadline=asked.deadline
+        )
+    return render(await lanes.run(envelope))
 
 
 async def use_redemption(request: web.Request) -> web.Response:

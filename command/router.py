@@ -135,12 +135,11 @@ class CommandRouter:
         """The lanes of a member's shard, be it of another region: for the courier."""
         return self.lanes_of(self._topology.current.shard_of(member_id))
 
-    async def fetch_stock(self, reward: str, *, slot: int, quantity: int) -> bool:
-        """Bring a reward's stock to a shard of this region; tells whether it has enough now."""
+    async def fetch_stock(self, reward: str, *, slot: int, quantity: int, deadline: float) -> bool:
+        """Bring a reward's stock to a shard of this region (see StockKeeper.fetch)."""
         shards = list(self._topology.current.document.shards)
         receiver = self._topology.current.shard_at(self.region_number, slot)
-        donors = [shard for shard in shards if shard != receiver]
-        return await self.stock.fetch(reward, receiver=receiver, donors=donors, quantity=quantity)
+        return await self.stock.fetch(reward, receiver=receiver, shards=shards, quantity=quantity, deadline=deadline)
 
     async def member_at(self, target: Target) -> int:
         """The id of a named member, asked of its home shard; `member_not_found` when there is none."""

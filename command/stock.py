@@ -2,12 +2,17 @@
 
 A shard that runs out fetches more from the others before it refuses. Allotment moves by two steps,
 taken there and taken in here, each done once; a move cut short is finished later. So the sum of
-allotments and moves is the stock at every moment, and nothing is ever oversold.
+allotments and moves is the stock at every moment, and nothing is ever oversold. Whoever fetches or
+counts holds the reward's lock on the keeper, the topology's first shard: else two that take the
+last units from each other would both find too few, and refuse what is there.
 """
 
 import asyncio
+import time
 import uuid
 from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,36 +35,84 @@ class StockKeeper:
         self._pools = pools
         # One fetch at a time per reward and shard: those who wait find what the first one brought.
         self._fetching: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        # The last fetch that found too little: when it began, and for how many.
+        self._short: dict[tuple[str, str], tuple[float, int]] = {}
+        self._running: set[asyncio.Task[bool]] = set()
 
-    async def fetch(self, reward: str, *, receiver: str, donors: list[str], quantity: int) -> bool:
-        """Bring at least `quantity` of a reward to a shard if the others have it; tells whether it has enough now."""
-        async with self._fetching[reward, receiver]:
-            missing = quantity - await self._left(receiver, reward)
-            for donor in await self._richest_first(donors, reward):
-                if missing <= 0:
-                    break
-                missing -= await self._move(donor, receiver, reward=reward, quantity=missing)
-        return missing <= 0
+    async def fetch(self, reward: str, *, receiver: str, shards: list[str], quantity: int, deadline: float) -> bool:
+        """Bring at least `quantity` of a reward to a shard; False: all shards together have less.
 
-    async def finish_moves(self, donor: str) -> None:
+        `shards` are all of the topology, in its order. `shard_unavailable` when those that can be asked have less and
+        another cannot be asked, or when it takes longer than the deadline, a monotonic instant: it goes on then, as a
+        write that is cancelled could show what no standby has.
+        """
+        task = asyncio.create_task(self._fetch(reward, receiver=receiver, shards=shards, quantity=quantity))
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        await asyncio.wait([task], timeout=deadline - time.monotonic())
+        if not task.done():
+            raise ProblemError("shard_unavailable", f"the stock of {reward} was not to be had in time")
+        return task.result()
+
+    async def finish_moves(self, donor: str, *, older_than_s: float = UNFINISHED_S) -> None:
         """Finish what somebody began and did not end."""
         async with self._pools[donor].primary() as connection:
-            rows = await connection.fetch(STATEMENTS["open_moves"], UNFINISHED_S)
+            rows = await connection.fetch(STATEMENTS["open_moves"], older_than_s)
         for row in rows:
             await self._arrive(donor, row)
 
-    async def _richest_first(self, donors: list[str], reward: str) -> list[str]:
-        left = await asyncio.gather(*(self._left_or_none(donor, reward) for donor in donors))
-        ranked = sorted(zip(left, donors, strict=True), reverse=True)
-        return [donor for points, donor in ranked if points > 0]
+    def _forget(self, done: asyncio.Task[bool]) -> None:
+        self._running.discard(done)
+        if not done.cancelled():
+            done.exception()  # whoever asked may be gone
 
-    async def _left_or_none(self, shard: str, reward: str) -> int:
-        """A shard that cannot be asked has nothing to give now."""
+    async def _fetch(self, reward: str, *, receiver: str, shards: list[str], quantity: int) -> bool:
+        asked_at = time.monotonic()
+        place = (reward, receiver)
+        async with self._fetching[place]:
+            began_at, short_of = self._short.get(place, (0.0, 0))
+            if began_at >= asked_at and quantity >= short_of:
+                return False
+            began_at = time.monotonic()
+            async with self._alone(reward, keeper=shards[0]):
+                enough = await self._gather(reward, receiver=receiver, shards=shards, quantity=quantity)
+            if not enough:
+                self._short[place] = (began_at, quantity)
+        return enough
+
+    @asynccontextmanager
+    async def _alone(self, reward: str, *, keeper: str) -> AsyncGenerator[None]:
+        async with self._pools[keeper].primary() as connection, connection.transaction():
+            await connection.execute(STATEMENTS["lock_reward"], reward)
+            yield
+
+    async def _gather(self, reward: str, *, receiver: str, shards: list[str], quantity: int) -> bool:
+        missing = quantity - await self._left(receiver, reward)
+        left: dict[str, int | None] = {}
+        if missing > 0:
+            # The lock is ours: a move that is still open is one whose node is gone.
+            await asyncio.gather(*(self._finish_or_none(shard) for shard in shards))
+            missing = quantity - await self._left(receiver, reward)
+            donors = [shard for shard in shards if shard != receiver]
+            answers = await asyncio.gather(*(self._left_or_none(donor, reward) for donor in donors))
+            left = dict(zip(donors, answers, strict=True))
+        for donor in sorted(left, key=lambda donor: left[donor] or 0, reverse=True):
+            if missing > 0 and left[donor]:
+                missing -= await self._move(donor, receiver, reward=reward, quantity=missing)
+        if missing > 0 and None in left.values():
+            raise ProblemError("shard_unavailable", f"not every shard can be asked for its stock of {reward}")
+        return missing <= 0
+
+    async def _left_or_none(self, shard: str, reward: str) -> int | None:
         try:
             return await self._left(shard, reward)
         except ProblemError as error:
             structlog.get_logger().warning("stock_unknown", shard=shard, reason=error.detail)
-            return 0
+            return None
+
+    async def _finish_or_none(self, shard: str) -> None:
+        with suppress(ProblemError):  # whoever cannot be asked is met again when its stock is
+            await self.finish_moves(shard, older_than_s=0)
 
     async def _left(self, shard: str, reward: str) -> int:
         async with self._pools[shard].primary() as connection:
@@ -87,10 +140,15 @@ class StockKeeper:
 
 
 async def allot(connections: list[Any], program: Program) -> None:
-    """Bring the allotments of every reward to its stock, evenly; run again, it finishes what was cut short."""
+    """Bring the allotments of every reward to its stock, evenly; run again, it finishes what was cut short.
+
+    The connections hold the rewards' locks until they are closed.
+    """
     for reward in program.rewards.values():
         if reward.stock is None:
             continue
+        for connection in connections:  # on each: one of them is the keeper
+            await connection.execute(STATEMENTS["lock_reward_for_session"], reward.code)
         counted = [await connection.fetchrow(STATEMENTS["count_stock"], reward.code) for connection in connections]
         missing = reward.stock - sum(row["allotted"] + row["moving"] for row in counted)
         for index, connection in enumerate(connections):

@@ -1,3 +1,11 @@
+-- name: lock_reward
+-- One at a time over all shards, until the transaction ends; taken on the keeper alone.
+SELECT pg_advisory_xact_lock(hashtextextended('stock of ' || $1, 0))
+
+-- name: lock_reward_for_session
+-- The same lock, until the connection is closed.
+SELECT pg_advisory_lock(hashtextextended('stock of ' || $1, 0))
+
 -- name: stock_left
 SELECT reward, allotted - redeemed AS left FROM reward_stock WHERE reward = $1
 
