@@ -26,7 +26,7 @@ _RETRYABLE_STATUS: Final = frozenset({409, 429, 500, 502, 503, 504})
 _OVERLOADED: Final = frozenset({"overloaded", "rate_limited", "timeout"})
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 2.0
-_POLL_INTERVAL_S: Final = 0.002  # the resolution of the lag while it is short
+_POLL_INTERVAL_S: Final = 0.005
 _POLL_SHARE: Final = 0.05  # of the time waited so far: looking must not become the load when the lag is long
 
 

@@ -24,7 +24,7 @@ from benchmarks.wire import Answer, Client, WireError
 ZIPF_EXPONENT: Final = 0.99  # YCSB's default skew
 ENROLMENTS_AT_ONCE: Final = 32
 AWAY_SHARE: Final = 0.15  # the Complete Journey's households shop 17 % away from home when stores spread over 3 regions
-PROBE_SHARE: Final = 0.1
+PROBE_SHARE: Final = 0.05
 PROBE_TIMEOUT_S: Final = 5.0
 QUERY_MIX: Final = {"account": 70, "member": 15, "activity": 15}
 TOKEN_SHARE: Final = 0.2

@@ -6,7 +6,7 @@ member's outcome never depends on it: a command that breaks `decide` is answered
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final
 
 import structlog
@@ -121,7 +121,7 @@ class Batch:
             redemption_existed=kind == "reward_redeemed",
             transfer_existed=kind == "transfer_sent",
             holds_existed=frozenset(holds),
-            birth_date=extras.birth_dates.get(target),
+            birth_date=date.fromisoformat(row["birth_date"]) if row["birth_date"] else None,
             stock_left=extras.stock_left.get(command.reward) if isinstance(command, RedeemReward) else None,
             identifiers=frozenset(extras.identifiers.get(target, ())),
             taken=self._taken(envelope, target),

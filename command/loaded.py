@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 
 import orjson
@@ -20,7 +19,6 @@ class Extras:
 
     taken_identifiers: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     kinds: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
-    birth_dates: dict[int, date] = field(default_factory=dict[int, date])
     stock_left: dict[str, int] = field(default_factory=dict[str, int])
     identifiers: dict[int, set[tuple[str, str]]] = field(default_factory=dict[int, set[tuple[str, str]]])
     profiles: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
@@ -40,21 +38,23 @@ class Loaded:
         return self.row["target"]
 
 
-def load_arguments(envelopes: Sequence[Envelope]) -> tuple[list[Any], ...]:
-    """The arrays of the `load` statement, in its order."""
-    receipts = [envelope.receipt for envelope in envelopes]
-    return (
-        [envelope.key for envelope in envelopes],
-        [envelope.member_id for envelope in envelopes],
-        [envelope.identifier and envelope.identifier[0] for envelope in envelopes],
-        [envelope.identifier and envelope.identifier[1] for envelope in envelopes],
-        [envelope.reference for envelope in envelopes],
-        [receipt and receipt.store for receipt in receipts],
-        [receipt and receipt.till for receipt in receipts],
-        [receipt and receipt.business_date for receipt in receipts],
-        [receipt and receipt.receipt for receipt in receipts],
-        [receipt and receipt.kind for receipt in receipts],
-    )
+def load_document(envelopes: Sequence[Envelope]) -> str:
+    """The one argument of the `load` statement: a JSON row per command, without what a command has not."""
+    return orjson.dumps([_load_row(position, envelope) for position, envelope in enumerate(envelopes)]).decode()
+
+
+def _load_row(position: int, envelope: Envelope) -> dict[str, Any]:
+    row: dict[str, Any] = {"position": position, "key": envelope.key}
+    if envelope.member_id is not None:
+        row["member_id"] = envelope.member_id
+    if envelope.identifier is not None:
+        row["identifier_kind"], row["identifier_value"] = envelope.identifier
+    if envelope.reference is not None:
+        row["reference"] = envelope.reference
+    if envelope.receipt is not None:
+        row["store"], row["till"], row["business_date"], row["receipt"] = envelope.receipt.name[:4]
+        row["receipt_kind"] = envelope.receipt.kind
+    return row
 
 
 def account_of(loaded: Loaded) -> Account | None:

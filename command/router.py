@@ -123,7 +123,7 @@ class CommandRouter:
     def lanes_of(self, shard: str) -> Lanes:
         """The lanes of a shard of this region."""
         if shard not in self._lanes:
-            store = Store(self._pools[shard], self.programs)
+            store = Store(self._pools, shard, self.programs)
             self._lanes[shard] = Lanes(store, self._metrics, self.lanes_per_shard)
         return self._lanes[shard]
 
@@ -160,6 +160,7 @@ class CommandRouter:
         """Let the lanes run empty and close the way to the other regions."""
         for lanes in self._lanes.values():
             await lanes.idle()
+            await lanes.store.close()
         await self._forwarder.close()
 
     def _number(self, region: str) -> int:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
@@ -40,6 +41,20 @@ CONNECTION_ERRORS: Final = (
 INDEXED: Final = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
 """Session settings of nodes: every statement of theirs goes by an index. A plan made while tables are empty would read
 them from end to end, and be kept while they fill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A connection taken from the pool of a server."""
+
+    server: str
+    pool: asyncpg.Pool
+    connection: Connection
+
+    async def give_back(self) -> None:
+        """Return it to its pool; a broken or outdated one is closed there."""
+        with suppress(*CONNECTION_ERRORS):
+            await self.pool.release(self.connection)
 
 
 class ShardServers:
@@ -78,18 +93,39 @@ class ShardServers:
             except TimeoutError:
                 pool.terminate()
 
+    async def take_primary(self) -> "Taken":
+        """A connection to the primary for many calls, to be given back; raises as `primary` does."""
+        return await self._take(in_recovery=False)
+
+    def still_primary(self, server: str) -> bool:
+        """Whether nobody has had reason to doubt that this server is the primary."""
+        return self._in_recovery.get(server) is False
+
     @asynccontextmanager
-    async def _connection(self, *, in_recovery: bool) -> AsyncGenerator[Connection]:
-        server = await self._server(in_recovery=in_recovery)
+    async def heard(self, server: str) -> AsyncGenerator[None]:
+        """Turn what shows that a server is in trouble into `shard_unavailable`, and let go of the server."""
         try:
-            pool = await self._pool(server)
-            async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                yield connection
+            yield
         except asyncpg.QueryCanceledError as error:
             raise ProblemError("shard_unavailable", f"{self.name}: a statement took too long") from error
         except CONNECTION_ERRORS as error:
             await self._forget(server)
             raise ProblemError("shard_unavailable", f"{self.name}: {type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def _connection(self, *, in_recovery: bool) -> AsyncGenerator[Connection]:
+        taken = await self._take(in_recovery=in_recovery)
+        try:
+            async with self.heard(taken.server):
+                yield taken.connection
+        finally:
+            await taken.give_back()
+
+    async def _take(self, *, in_recovery: bool) -> "Taken":
+        server = await self._server(in_recovery=in_recovery)
+        async with self.heard(server):
+            pool = await self._pool(server)
+            return Taken(server, pool, await pool.acquire(timeout=ACQUIRE_TIMEOUT_S))
 
     async def _server(self, *, in_recovery: bool) -> str:
         for _ in range(2):

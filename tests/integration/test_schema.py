@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import asyncpg
+import orjson
 import pytest
 
 from command.migrate import migrate
@@ -75,12 +76,11 @@ async def test_every_statement_prepares(database: str, file: Path) -> None:
 async def test_a_batch_is_loaded_by_index_from_the_first_row_on(database: str) -> None:
     """Empty tables have no statistics and a plan made then is kept: it must be right for full ones too."""
     connection = await asyncpg.connect(database, server_settings=INDEXED)
-    size = 64
-    arguments = [
-        [f"k{n}" for n in range(size)], list(range(1, size + 1)), [None] * size, [None] * size, [1] * size,
-        ["s"] * size, ["t"] * size, [None] * size, ["r"] * size, ["purchase"] * size,
-    ]  # fmt: skip
-    rows = await connection.fetch("EXPLAIN " + STATEMENTS["load"], *arguments)
+    rows = [
+        {"position": n, "key": f"k{n}", "member_id": n, "reference": 1, "store": "s", "till": "t", "receipt": "r"}
+        for n in range(64)
+    ]
+    rows = await connection.fetch("EXPLAIN " + STATEMENTS["load"], orjson.dumps(rows).decode())
     plan = "\n".join(row[0] for row in rows)
     await connection.close()
     assert "Seq Scan" not in plan
