@@ -42,6 +42,7 @@ SETTINGS: Mapping[str, str] = {
     "checkpoint_timeout": "15min",
     "log_checkpoints": "off",
     "log_line_prefix": "%m [%p] %a ",
+    "log_error_verbosity": "terse",  # the details of a unique violation quote what members are found by
     "log_timezone": "UTC",
     "timezone": "UTC",
     "jit": "off",
@@ -56,6 +57,9 @@ SETTINGS: Mapping[str, str] = {
     "wal_receiver_timeout": "10s",
     "wal_receiver_status_interval": "1s",
     "wal_retrieve_retry_interval": "500ms",
+    "tcp_keepalives_idle": "10",  # a node that is gone without a word must not keep its locks for two hours
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
     "max_slot_wal_keep_size": "4GB",  # a forgotten slot must not fill a laptop's disk
     "logical_decoding_work_mem": "64MB",
     "hot_standby": "on",

@@ -93,21 +93,18 @@ async def run_on(
     return await run(asked, target, command(reference.version), reference=reference.version, receipt_kind=receipt_kind)
 
 
-async def run(
-    asked: Asked, target: Target, command: Command, *, reference: int | None = None, receipt_kind: str | None = None
-) -> web.Response:
-    """Run a command on its lane, or hand the request to the member's home region."""
+async def run(asked: Asked, target: Target, command: Command, **about: Any) -> web.Response:
+    """Run a command on its lane, or hand the request to the member's home region; `about`: see envelope_of."""
     router = asked.request.app[ROUTER]
     if target.region != router.region:
         return await router.forward(asked.request, target.region, deadline=asked.deadline, body=asked.raw)
-    envelope = envelope_of(asked, target, command, reference=reference, receipt_kind=receipt_kind)
-    return render(await router.lanes_at(target.slot).run(envelope))
+    return render(await router.lanes_at(target.slot).run(envelope_of(asked, target, command, **about)))
 
 
 def envelope_of(
-    asked: Asked, target: Target, command: Command, *, reference: int | None = None, receipt_kind: str | None = None
+    asked: Asked, target: Target, command: Command, *, receipt_kind: str | None = None, **about: Any
 ) -> Envelope:
-    """Put a command in its envelope."""
+    """Put a command in its envelope; `about` are further fields of it."""
     return Envelope(
         command=command,
         slot=target.slot,
@@ -118,8 +115,8 @@ def envelope_of(
         fingerprint=asked.fingerprint,
         member_id=target.member_id,
         identifier=target.identifier,
-        reference=reference,
         receipt=_receipt_key(asked, command, receipt_kind) if receipt_kind else None,
+        **about,
     )
 
 

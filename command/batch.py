@@ -4,7 +4,7 @@ Two commands of one member in one batch just work, and whatever one command cont
 member's outcome never depends on it: a command that breaks `decide` is answered `internal`, alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -14,14 +14,21 @@ import structlog
 from command.answer import RenderedEntry, accepted, problem_answer, refused, render_entry
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.loaded import Extras, Loaded, account_of, purchase_of
-from command.side import identifiers_of, write_identifiers, write_purchase, write_side
+from command.side import identifiers_of, receipt_row, write_identifiers, write_purchase, write_release, write_side
 from command.writes import Writes
-from rules.command import CancelRedemption, ChangeIdentifiers, EnrolMember, RecordPurchase, RedeemReward
+from rules.command import (
+    ChangeIdentifiers,
+    CloseMember,
+    EnrolMember,
+    RecordPurchase,
+    RedeemReward,
+)
 from rules.decide import decide
 from rules.facts import Facts
 from rules.outcome import Accepted, Decision, Entry, Purchase, Refused
 from rules.program import Program
 from rules.state import Account
+from shard_router.directory import Identifier
 from shard_router.errors import ProblemError
 
 PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
@@ -43,9 +50,11 @@ class KnownReceipt:
 class Batch:
     """One batch between load and record. `decide` it command by command, then hand `writes` to the store."""
 
-    def __init__(self, program: Program, extras: Extras) -> None:
+    def __init__(self, program: Program, extras: Extras, needs_claim: Callable[[Identifier], bool]) -> None:
+        """`needs_claim`: whether another shard may keep the claim of an identifier."""
         self.program = program
         self.writes = Writes()
+        self._needs_claim = needs_claim
         self._extras = extras
         self._accounts: dict[int, Account | None] = {}
         self._purchases: dict[tuple[int, int], tuple[Purchase, int]] = {}
@@ -64,7 +73,7 @@ class Batch:
         except Exception:  # noqa: BLE001 - poison is answered alone, whatever it is
             structlog.get_logger().exception("decide_failed", request_id=envelope.request_id)
             return problem_answer(envelope, ProblemError("internal"))
-        return self._take(envelope, decision)
+        return self._take(loaded, decision)
 
     def _replay(self, envelope: Envelope, row: Mapping[str, Any]) -> Answer:
         if str(row["key_fingerprint"]) != envelope.fingerprint:
@@ -86,6 +95,8 @@ class Batch:
     def _receipt_again(self, envelope: Envelope, known: KnownReceipt, target: int | None) -> Answer:
         """The same document under a new key: the first answer again. Anything else is a conflict."""
         same = envelope.receipt is not None and known.fingerprint == envelope.receipt.fingerprint
+        if envelope.receipt is not None and envelope.key is None:
+            self.writes.add("receipt_again", receipt_row(envelope.receipt))
         if not same or known.member_id != target or known.entry is None:
             return refused(envelope, Refused("receipt_conflict", "this receipt was recorded with other content"))
         return accepted(envelope.command, known.entry, replayed=True)
@@ -99,6 +110,8 @@ class Batch:
                 return Decision(refusal, (), None)
         if target is None:
             return Decision(Refused("member_not_found", "no such member"), (), None)
+        if envelope.holds_of not in {None, target}:
+            return Decision(Refused("hold_not_found", "this member has no such hold", "/capture_holds"), (), None)
         if target not in self._accounts:
             self._accounts[target] = account_of(loaded)
         return decide(self._accounts[target], envelope.command, self.program, self._facts(loaded, target))
@@ -135,9 +148,9 @@ class Batch:
         others = self._extras.taken_identifiers - self._extras.identifiers.get(target, set())
         return frozenset((*envelope.taken, *(kind for kind, value in command.add if (kind, value) in others)))
 
-    def _take(self, envelope: Envelope, decision: Decision) -> Answer:
+    def _take(self, loaded: Loaded, decision: Decision) -> Answer:
         """Turn a decision into rows to write and an answer."""
-        account = decision.account
+        envelope, account = loaded.envelope, decision.account
         for entry in decision.settled:
             self._write_entry(entry, envelope)
         if account is not None and decision.entries:
@@ -148,7 +161,7 @@ class Batch:
             final = decision.outcome.reason != "out_of_stock" or not envelope.may_fetch_stock
             return self._keep(envelope, answer) if final else replace(answer, not_final=True)
         rendered = self._write_entry(decision.outcome.entry, envelope)
-        self._write_beside(envelope, decision.outcome, rendered)
+        self._write_beside(loaded, decision.outcome, rendered)
         return self._keep(envelope, accepted(envelope.command, rendered))
 
     def _write_entry(self, entry: Entry, envelope: Envelope) -> RenderedEntry:
@@ -160,11 +173,16 @@ class Batch:
         self._extras.kinds[rendered.member_id, rendered.version] = entry.kind
         return rendered
 
-    def _write_beside(self, envelope: Envelope, outcome: Accepted, rendered: RenderedEntry) -> None:
-        write_side(self.writes, envelope, rendered, self.program)
-        if isinstance(envelope.command, ChangeIdentifiers):
-            profile = self._extras.profiles.setdefault(rendered.member_id, {})
-            write_identifiers(self.writes, envelope, rendered, profile)
+    def _write_beside(self, loaded: Loaded, outcome: Accepted, rendered: RenderedEntry) -> None:
+        envelope = loaded.envelope
+        command, member_id = envelope.command, rendered.member_id
+        referred = self._extras.programs.get(loaded.row["referred_program_version"], self.program)
+        write_side(self.writes, envelope, rendered, referred)
+        if isinstance(command, ChangeIdentifiers):
+            write_identifiers(self.writes, envelope, rendered, self._extras.profiles.setdefault(member_id, {}))
+            write_release(self.writes, rendered, filter(self._needs_claim, command.remove))
+        elif isinstance(command, CloseMember):
+            write_release(self.writes, rendered, filter(self._needs_claim, self._extras.identifiers.get(member_id, ())))
         self._thread(envelope, rendered)
         purchase = outcome.purchase
         if purchase:
@@ -188,9 +206,7 @@ class Batch:
             known.difference_update(command.remove)
             self._extras.taken_identifiers.update(command.add)
         elif isinstance(command, RedeemReward) and command.reward in stock:
-            stock[command.reward] -= command.quantity
-        elif isinstance(command, CancelRedemption) and entry.detail["reward"] in stock:
-            stock[entry.detail["reward"]] += entry.detail["quantity"]
+            stock[command.reward] -= command.quantity  # what a cancellation gives back counts from the next batch on
 
     def _keep(self, envelope: Envelope, answer: Answer) -> Answer:
         """Store the first answer under its key; the settler has none."""

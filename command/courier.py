@@ -8,7 +8,7 @@ courier goes on; points are conserved at every moment because they wait in the s
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import date
 from hashlib import blake2b
@@ -34,6 +34,8 @@ _NEVER: Final = frozenset({"member_closed", "member_not_found"})
 """Answers by which a receiver can never have the points."""
 _ENDED: Final = frozenset({"already_done", "not_found", "member_not_found"})
 """Answers by which another courier has ended a transfer."""
+_CREDITED: Final = frozenset({None, "already_done", *_NEVER})
+"""Answers by which a referrer has his thanks, now or before, or is gone and gets none."""
 _NO_DATE: Final = date(1970, 1, 1)  # these keys are unique without one
 
 
@@ -85,7 +87,7 @@ class Courier:
 
     async def _work(self, shard: str) -> bool:
         try:
-            await self._router.stock.finish_moves(shard)
+            await self._in_time(self._router.stock.finish_moves(shard), "finishing moves of stock")
             while await self.work_off(shard) == PAGE:
                 pass
         except ProblemError as error:
@@ -119,15 +121,18 @@ class Courier:
 
     async def _deliver_referral(self, errand: Errand) -> None:
         credit = CreditReferral(errand.member_id, errand.document["points"], now_utc())
-        await self._run(errand.document["referrer"], credit, self._receipt(errand, "referral"))
-        await self._finish(errand)  # a referrer who is gone gets nothing
+        code = _code(await self._run(errand.document["referrer"], credit, self._receipt(errand, "referral")))
+        if code not in _CREDITED:
+            raise ProblemError(code or "internal", f"referral {errand.member_id}-{errand.version} waits")
+        await self._finish(errand)
 
     async def _release_identifiers(self, errand: Errand) -> None:
+        """Free what the member has no more. What he is about to get again is leased by then, and stays."""
         store = self._router.lanes_for(errand.member_id).store
         rows = await store.rows("identifiers_of_members", [errand.member_id])
         kept = {(row["kind"], row["value"]) for row in rows}  # what came back meanwhile
         identifiers = [(kind, value) for kind, value in errand.document["identifiers"] if (kind, value) not in kept]
-        await self._router.directory.release(identifiers, errand.member_id)
+        await self._in_time(self._router.directory.release(identifiers, errand.member_id), "freeing identifiers")
         await self._finish(errand)
 
     async def _run(
@@ -148,7 +153,11 @@ class Courier:
 
     async def _finish(self, errand: Errand) -> None:
         store = self._router.lanes_for(errand.member_id).store
-        await store.finish_errand(errand.member_id, errand.version)
+        await self._in_time(store.finish_errand(errand.member_id, errand.version), "ending an errand")
+
+    async def _in_time(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        """A shard that waits for its standby must not hold up the errands of others."""
+        await self._router.patience.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)
 
     def _receipt(self, errand: Errand, kind: str) -> ReceiptKey:
         """The natural key of the other half: one per entry, for ever."""

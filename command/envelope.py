@@ -29,9 +29,9 @@ class Envelope:
 
     `slot` decides the lane. Of `member_id` and `identifier` (kind, value) one names the member; `reference` is the
     version of the entry the command refers to. `taken` are the kinds of a new member's identifiers that others have.
-    `deadline` is a monotonic instant. `key` is None for the settler. With `may_fetch_stock` an
-    `out_of_stock` is not final: it is not stored, and the caller fetches stock and runs the command again. `claims` are
-    the identifiers of a member to be erased that other shards keep.
+    `deadline` is a monotonic instant. `key` is None for settler and courier. With `may_fetch_stock` an `out_of_stock`
+    is not final: it is not stored, and the caller fetches stock and runs the command again. `holds_of` is the member
+    whose holds the command names: of another one they do not exist.
     """
 
     command: Command
@@ -47,7 +47,7 @@ class Envelope:
     receipt: ReceiptKey | None = None
     taken: tuple[str, ...] = ()
     may_fetch_stock: bool = False
-    claims: tuple[tuple[str, str], ...] = ()
+    holds_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

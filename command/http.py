@@ -1,14 +1,13 @@
 """The commands over HTTP: validate, name the member, forward what lives elsewhere, hand the rest to its lane."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Final
 
 from aiohttp import web
 
-from command.answer import CREATED
 from command.ask import (
     COURIER,
     ROUTER,
@@ -59,7 +58,8 @@ from rules.command import (
 from shard_router.body import PurchaseBody
 from shard_router.card import new_card
 from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.member_id import SLOT_COUNT, new_member_id, parse_member_id, parse_reference
+from shard_router.forward import FORWARDED_HEADER
+from shard_router.member_id import SLOT_COUNT, Reference, new_member_id, parse_member_id, parse_reference
 from shard_router.web import PRINCIPAL
 
 _CODE_ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -70,6 +70,7 @@ async def enrol_member(request: web.Request) -> web.Response:
     """POST /v1/members."""
     asked = await ask(request, EnrolBody)
     body: EnrolBody = asked.body
+    check_till(asked, body.store)
     router = request.app[ROUTER]
     # The slot comes from the key, so a retry meets the same lane and the stored answer of the first attempt.
     drawn = int.from_bytes(blake2b(asked.key.encode(), digest_size=4).digest(), "big") % SLOT_COUNT
@@ -85,12 +86,19 @@ async def enrol_member(request: web.Request) -> web.Response:
         member_id, card, asked.received_at, profile | {"card": card}, store=body.store, referrer=referrer
     )
     identifiers = identifiers_of(command)
-    taken = await router.claim(identifiers, member_id)
+    taken = await router.claim(identifiers, member_id, deadline=asked.deadline)
+    if taken and FORWARDED_HEADER not in request.headers:
+        # The same key may have made that member from a node of his region: there it gets its first answer again.
+        region = await router.region_of_holder(taken[0])
+        if region != router.region:
+            await router.conclude_claim(identifiers, member_id, created=False, deadline=asked.deadline)
+            return await router.forward(request, region, deadline=asked.deadline, body=asked.raw)
     home = Target(target.region, target.slot, member_id=member_id)
-    envelope = replace(envelope_of(asked, home, command), taken=tuple(taken))
+    envelope = replace(envelope_of(asked, home, command), taken=tuple(kind for kind, _ in taken))
     answer = await router.lanes_at(target.slot).run(envelope)
     # Without an answer nobody knows: then the lease stays, and whoever comes after it asks the home shard.
-    await router.conclude_claim(identifiers, member_id, created=answer.member_id == member_id)
+    created = answer.member_id == member_id
+    await router.conclude_claim(identifiers, member_id, created=created, deadline=asked.deadline)
     return render(answer)
 
 
@@ -102,6 +110,7 @@ async def record_purchase(request: web.Request) -> web.Response:
     check_time(asked, body.occurred_at)
     receipt = Receipt(body.store, body.till, body.receipt)
     target = await request.app[ROUTER].find(*body.member.names)
+    holds = _holds_of(target, body.capture_holds)
     lines = tuple(Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines)
     command = RecordPurchase(
         receipt,
@@ -109,11 +118,12 @@ async def record_purchase(request: web.Request) -> web.Response:
         lines,
         body.occurred_at,
         asked.received_at,
-        capture_holds=tuple(_hold_of(target, hold) for hold in body.capture_holds),
+        capture_holds=tuple(hold.version for hold in holds),
         coupons=tuple(body.coupons),
         pay_with_points=body.pay_with_points,
     )
-    return await run(asked, target, command, receipt_kind="purchase")
+    holds_of = holds[0].member_id if holds else None
+    return await run(asked, target, command, receipt_kind="purchase", holds_of=holds_of)
 
 
 async def return_purchase(request: web.Request) -> web.Response:
@@ -238,12 +248,11 @@ async def change_identifiers(request: web.Request) -> web.Response:
     if body.new_card:
         add.append(("card", new_card(router.region_number, target.slot)))
     remove = [one.names for one in body.remove]
-    taken = await router.claim(add, member_id)
+    taken = await router.claim(add, member_id, deadline=asked.deadline)
     command = ChangeIdentifiers(tuple(add), tuple(remove), asked.received_at)
-    claims = tuple(router.unrouted(remove))
-    envelope = replace(envelope_of(asked, target, command), taken=tuple(taken), claims=claims)
+    envelope = replace(envelope_of(asked, target, command), taken=tuple(kind for kind, _ in taken))
     answer = await router.lanes_at(target.slot).run(envelope)
-    await router.conclude_claim(add, member_id, created=answer.status == CREATED)
+    await router.conclude_change(add, member_id, deadline=asked.deadline)
     request.app[COURIER].kick()
     return render(answer)
 
@@ -251,12 +260,10 @@ async def change_identifiers(request: web.Request) -> web.Response:
 async def erase_member(request: web.Request) -> web.Response:
     """DELETE /v1/members/{id}."""
     asked = await ask(request, EraseBody)
-    router, member_id, target = _member_in_path(request)
+    router, _, target = _member_in_path(request)
     if target.region != router.region:
         return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
-    claims = tuple(await router.claims_of(member_id))
-    envelope = replace(envelope_of(asked, target, CloseMember(asked.received_at)), claims=claims)
-    answer = await router.lanes_at(target.slot).run(envelope)
+    answer = await router.lanes_at(target.slot).run(envelope_of(asked, target, CloseMember(asked.received_at)))
     request.app[COURIER].kick()
     return render(answer)
 
@@ -294,15 +301,16 @@ def _member_in_path(request: web.Request) -> tuple[CommandRouter, int, Target]:
     return router, member_id, target
 
 
-def _hold_of(target: Target, hold_id: str) -> int:
-    """The version of a hold of the buyer's own; `hold_not_found` for any other."""
+def _holds_of(target: Target, hold_ids: Sequence[str]) -> list[Reference]:
+    """The holds a body names, all of the buyer; `hold_not_found` for any other."""
     try:
-        reference = parse_reference("hld", hold_id)
+        holds = [parse_reference("hld", hold_id) for hold_id in hold_ids]
     except MalformedIdError as error:
         raise ProblemError("hold_not_found") from error
-    if target.member_id is not None and reference.member_id != target.member_id:
+    owners = {hold.member_id for hold in holds} | ({target.member_id} if target.member_id is not None else set())
+    if holds and len(owners) > 1:
         raise ProblemError("hold_not_found")
-    return reference.version
+    return holds
 
 
 async def _referrer(asked: Asked, referred_by: str | None) -> int | None:

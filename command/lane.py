@@ -112,6 +112,8 @@ class Lane:
 
     async def _run_singly(self, waiting: _Waiting) -> None:
         for attempt in range(ATTEMPTS_MAX):
+            if waiting.envelope.deadline <= time.monotonic():
+                break  # a conflict did nothing, and whoever leased an identifier for this may be too late
             try:
                 await self._run_once([waiting], locked=True)
             except BatchConflictError as error:
@@ -119,7 +121,9 @@ class Lane:
                 await asyncio.sleep(_BACKOFF_S * 2**attempt)
             else:
                 return
-        _refuse(waiting, ProblemError("internal"))
+        else:
+            _refuse(waiting, ProblemError("internal"))
+        _refuse(waiting, _not_begun())
 
     async def _run_once(self, batch: Sequence[_Waiting], *, locked: bool = False) -> None:
         """Answer every command of a batch, whatever happens, but for a conflict."""

@@ -10,6 +10,7 @@ from command.answer import RenderedEntry
 from command.envelope import Envelope
 from rules.codec import parse_state
 from rules.outcome import Purchase
+from rules.program import Program
 from rules.state import Account
 
 
@@ -22,6 +23,8 @@ class Extras:
     stock_left: dict[str, int] = field(default_factory=dict[str, int])
     identifiers: dict[int, set[tuple[str, str]]] = field(default_factory=dict[int, set[tuple[str, str]]])
     profiles: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
+    programs: dict[int, Program] = field(default_factory=dict[int, Program])
+    """by which redemptions to be cancelled took their stock"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from shard_router.directory import Directory, Identifier
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.forward import Forwarder
 from shard_router.member_id import parse_member_id, slot_of
+from shard_router.patience import Patience
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
 
@@ -42,7 +43,8 @@ class CommandRouter:
         self._forwarder = Forwarder(region, topology, "command")
         self._lanes: dict[str, Lanes] = {}
         self.directory = Directory(topology, pools)
-        self.stock = StockKeeper(pools)
+        self.patience = Patience()
+        self.stock = StockKeeper(pools, self.patience)
         self.programs = ProgramCache()
         self.lanes_per_shard = 1
 
@@ -87,25 +89,53 @@ class CommandRouter:
             raise ProblemError("member_not_found", f"no member with this {kind}")
         return self.home_of(member_id)
 
-    async def claim(self, identifiers: list[Identifier], member_id: int) -> list[str]:
-        """Lease what a new member is to be found by; tells the kinds that existing members have (see Directory)."""
-        taken = await self.directory.lease(self.unrouted(identifiers), member_id)
-        return [kind for kind, _ in taken]
+    async def claim(self, identifiers: list[Identifier], member_id: int, *, deadline: float) -> list[Identifier]:
+        """Lease what a member is to be found by; tells which of it existing members have (see Directory)."""
+        work = self.directory.lease(self.unrouted(identifiers), member_id)
+        return await self.patience.wait(work, deadline=deadline, what="leasing what the member is to be found by")
 
-    async def conclude_claim(self, identifiers: list[Identifier], member_id: int, *, created: bool) -> None:
+    async def conclude_claim(
+        self, identifiers: list[Identifier], member_id: int, *, created: bool, deadline: float
+    ) -> None:
         """Hold the leases of a created member, or give them up.
 
         What fails here heals by itself when the lease has run out.
         """
+        unrouted = self.unrouted(identifiers)
+        if not unrouted:
+            return
         conclude = self.directory.hold if created else self.directory.give_up
         try:
-            await conclude(self.unrouted(identifiers), member_id)
+            await self.patience.wait(conclude(unrouted, member_id), deadline=deadline, what="concluding a lease")
         except ProblemError as error:
             structlog.get_logger().warning("claim_left_leased", reason=error.detail)
 
+    async def conclude_change(self, identifiers: list[Identifier], member_id: int, *, deadline: float) -> None:
+        """Hold the leases of what a member has now, and give up the others.
+
+        The answer alone does not tell: it may be that of an earlier attempt, and the identifier gone since.
+        """
+        if not self.unrouted(identifiers):
+            return
+        rows = await self.lanes_for(member_id).store.rows("identifiers_of_members", [member_id])
+        has = {(row["kind"], row["value"]) for row in rows}
+        for created in (True, False):
+            those = [identifier for identifier in identifiers if (identifier in has) is created]
+            await self.conclude_claim(those, member_id, created=created, deadline=deadline)
+
+    async def region_of_holder(self, identifier: Identifier) -> str:
+        """The region of whoever has a claimed identifier; ours when nobody has."""
+        holder = await self.directory.find(identifier)
+        return self.region if holder is None else self.home_of(holder).region
+
+    def needs_claim(self, identifier: Identifier) -> bool:
+        """Whether an identifier needs a claim: a card of our own form is unique on the shard it names."""
+        kind, value = identifier
+        return kind != "card" or not self._home_of_card(value)
+
     def unrouted(self, identifiers: list[Identifier]) -> list[Identifier]:
-        """Those that need a claim: a card of our own form is unique on the shard it names."""
-        return [(kind, value) for kind, value in identifiers if kind != "card" or not self._home_of_card(value)]
+        """Those that need a claim."""
+        return [identifier for identifier in identifiers if self.needs_claim(identifier)]
 
     async def forward(self, request: web.Request, region: str, *, deadline: float, body: bytes) -> web.Response:
         """Hand a request to another region (see Forwarder)."""
@@ -123,7 +153,7 @@ class CommandRouter:
     def lanes_of(self, shard: str) -> Lanes:
         """The lanes of a shard of this region."""
         if shard not in self._lanes:
-            store = Store(self._pools, shard, self.programs)
+            store = Store(self._pools, shard, self.programs, self.needs_claim)
             self._lanes[shard] = Lanes(store, self._metrics, self.lanes_per_shard)
         return self._lanes[shard]
 
@@ -151,16 +181,12 @@ class CommandRouter:
             raise ProblemError("member_not_found")
         return member_id
 
-    async def claims_of(self, member_id: int) -> list[Identifier]:
-        """The identifiers of a member that other shards keep."""
-        rows = await self.lanes_for(member_id).store.rows("identifiers_of_members", [member_id])
-        return self.unrouted([(row["kind"], row["value"]) for row in rows])
-
     async def close(self) -> None:
         """Let the lanes run empty and close the way to the other regions."""
         for lanes in self._lanes.values():
             await lanes.idle()
             await lanes.store.close()
+        await self.patience.idle()
         await self._forwarder.close()
 
     def _number(self, region: str) -> int:

@@ -1,6 +1,6 @@
 """What an accepted entry writes beside the journal: members, receipts, purchases, stock, errands, erasure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -25,7 +25,10 @@ from shard_router.errors import ProblemError
 
 
 def write_side(writes: Writes, envelope: Envelope, entry: RenderedEntry, program: Program) -> None:
-    """Add the rows a command's entry brings with it, apart from its purchase."""
+    """Add the rows a command's entry brings with it, apart from its purchase.
+
+    `program` is the one by which stock was taken: for a cancelled redemption that of the redemption.
+    """
     command = envelope.command
     if envelope.receipt:
         row = receipt_row(envelope.receipt)
@@ -64,7 +67,13 @@ def write_identifiers(writes: Writes, envelope: Envelope, entry: RenderedEntry, 
         profile[kind] = value
     row = {"member_id": entry.member_id, "version": entry.version, "profile": dict(profile)}
     writes.add("member_change", row)
-    _write_release(writes, envelope, entry)
+
+
+def write_release(writes: Writes, entry: RenderedEntry, claims: Iterable[tuple[str, str]]) -> None:
+    """Add the errand that frees identifiers whose claims other shards keep."""
+    identifiers = sorted(map(list, claims))
+    if identifiers:
+        _write_errand(writes, entry, "release", {"identifiers": identifiers})
 
 
 def write_purchase(
@@ -123,20 +132,10 @@ def _write_errand(writes: Writes, entry: RenderedEntry, kind: str, document: Map
 
 
 def _write_erasure(writes: Writes, envelope: Envelope, entry: RenderedEntry) -> None:
-    """Erase at once what this shard has; identifiers claimed on other shards are freed by an errand.
-
-    Stored answers that show identifiers become what a late command gets.
-    """
+    """Erase at once what this shard has. Stored answers that show identifiers become what a late command gets."""
     closed = problem_answer(envelope, ProblemError("member_closed"))
     answer = {"status": closed.status, "answer": orjson.Fragment(closed.body)}
     writes.add("erase", {"member_id": entry.member_id, "version": entry.version, **answer})
-    _write_release(writes, envelope, entry)
-
-
-def _write_release(writes: Writes, envelope: Envelope, entry: RenderedEntry) -> None:
-    claims = [list(claim) for claim in envelope.claims]
-    if claims:
-        _write_errand(writes, entry, "release", {"identifiers": claims})
 
 
 def _write_purchase_change(writes: Writes, row: dict[str, Any], version_before: int) -> None:

@@ -20,10 +20,13 @@ import structlog
 
 from rules.program import Program
 from shard_router.errors import ProblemError
+from shard_router.patience import Patience
 from shard_router.pool import ShardPools
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("stock.sql"))
+LOCKS_MAX: Final = 3
+"""Fetches that hold or await a lock on the keeper at once: each keeps a connection, and its pool has ten."""
 UNFINISHED_S: Final = 5.0
 """A move that is older was begun by a node that is gone."""
 
@@ -31,28 +34,23 @@ UNFINISHED_S: Final = 5.0
 class StockKeeper:
     """Moves allotments between the shards of a program."""
 
-    def __init__(self, pools: ShardPools) -> None:
+    def __init__(self, pools: ShardPools, patience: Patience) -> None:
         self._pools = pools
+        self._patience = patience
         # One fetch at a time per reward and shard: those who wait find what the first one brought.
         self._fetching: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locking = asyncio.Semaphore(LOCKS_MAX)
         # The last fetch that found too little: when it began, and for how many.
         self._short: dict[tuple[str, str], tuple[float, int]] = {}
-        self._running: set[asyncio.Task[bool]] = set()
 
     async def fetch(self, reward: str, *, receiver: str, shards: list[str], quantity: int, deadline: float) -> bool:
         """Bring at least `quantity` of a reward to a shard; False: all shards together have less.
 
         `shards` are all of the topology, in its order. `shard_unavailable` when those that can be asked have less and
-        another cannot be asked, or when it takes longer than the deadline, a monotonic instant: it goes on then, as a
-        write that is cancelled could show what no standby has.
+        another cannot be asked, or when it takes longer than the deadline, a monotonic instant.
         """
-        task = asyncio.create_task(self._fetch(reward, receiver=receiver, shards=shards, quantity=quantity))
-        self._running.add(task)
-        task.add_done_callback(self._forget)
-        await asyncio.wait([task], timeout=deadline - time.monotonic())
-        if not task.done():
-            raise ProblemError("shard_unavailable", f"the stock of {reward} was not to be had in time")
-        return task.result()
+        work = self._fetch((reward, receiver), shards=shards, quantity=quantity, deadline=deadline)
+        return await self._patience.wait(work, deadline=deadline, what=f"fetching stock of {reward}")
 
     async def finish_moves(self, donor: str, *, older_than_s: float = UNFINISHED_S) -> None:
         """Finish what somebody began and did not end."""
@@ -61,24 +59,26 @@ class StockKeeper:
         for row in rows:
             await self._arrive(donor, row)
 
-    def _forget(self, done: asyncio.Task[bool]) -> None:
-        self._running.discard(done)
-        if not done.cancelled():
-            done.exception()  # whoever asked may be gone
-
-    async def _fetch(self, reward: str, *, receiver: str, shards: list[str], quantity: int) -> bool:
+    async def _fetch(self, place: tuple[str, str], *, shards: list[str], quantity: int, deadline: float) -> bool:
         asked_at = time.monotonic()
-        place = (reward, receiver)
-        async with self._fetching[place]:
+        try:
+            async with asyncio.timeout(deadline - asked_at):  # nothing has begun: this wait may be given up
+                await self._fetching[place].acquire()
+        except TimeoutError as error:
+            raise ProblemError("shard_unavailable", f"others fetch {place[0]} already") from error
+        try:
             began_at, short_of = self._short.get(place, (0.0, 0))
             if began_at >= asked_at and quantity >= short_of:
                 return False
             began_at = time.monotonic()
-            async with self._alone(reward, keeper=shards[0]):
+            reward, receiver = place
+            async with self._locking, self._alone(reward, keeper=shards[0]):
                 enough = await self._gather(reward, receiver=receiver, shards=shards, quantity=quantity)
             if not enough:
                 self._short[place] = (began_at, quantity)
-        return enough
+            return enough
+        finally:
+            self._fetching[place].release()
 
     @asynccontextmanager
     async def _alone(self, reward: str, *, keeper: str) -> AsyncGenerator[None]:

@@ -19,11 +19,13 @@ WITH taken AS (
 INSERT INTO stock_move (move_id, reward, quantity, receiver) SELECT $1, $2, quantity, $4 FROM taken RETURNING quantity
 
 -- name: take_in_stock
--- Once per move, however often it is sent.
+-- Once per move, however often it is sent; each time something is written, so that each waits for the standby.
 WITH arrived AS (
-    INSERT INTO stock_arrival (move_id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING move_id
+    INSERT INTO stock_arrival (move_id) VALUES ($1)
+    ON CONFLICT (move_id) DO UPDATE SET arrived_at = stock_arrival.arrived_at
+    RETURNING old.move_id IS NULL AS is_new
 )
-INSERT INTO reward_stock AS s (reward, allotted) SELECT $2, $3 FROM arrived
+INSERT INTO reward_stock AS s (reward, allotted) SELECT $2, $3 FROM arrived WHERE is_new
 ON CONFLICT (reward) DO UPDATE SET allotted = s.allotted + excluded.allotted
 
 -- name: finish_move

@@ -6,7 +6,8 @@ the whole statement: then each command runs alone, with its account locked. COMM
 cancelled (rows no standby has would show); when the connection is lost in it, nobody knows.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,8 +22,17 @@ from command.envelope import Answer, Envelope
 from command.loaded import Extras, Loaded, entry_of, load_document, pairs
 from command.program import NoProgramError, ProgramCache
 from command.side import identifiers_of
-from rules.command import CancelRedemption, ChangeIdentifiers, Command, EnrolMember, RecordPurchase, RedeemReward
+from rules.command import (
+    CancelRedemption,
+    ChangeIdentifiers,
+    CloseMember,
+    Command,
+    EnrolMember,
+    RecordPurchase,
+    RedeemReward,
+)
 from rules.program import Program
+from shard_router.directory import Identifier
 from shard_router.errors import ProblemError
 from shard_router.pool import CONNECTION_ERRORS, ShardPools, ShardServers, Taken
 from shard_router.statement import load_statements
@@ -35,9 +45,15 @@ LOAD_LOCKED: Final = STATEMENTS["load"].replace("/* lock */", "FOR UPDATE")
 ALWAYS_LOCKED: Final = (RedeemReward, CancelRedemption)
 """Commands on a reward's stock: many meet in one row, and waiting for it is cheaper than conflicts."""
 
+_ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
+
 
 class BatchConflictError(Exception):
     """The batch as a whole met a row another node wrote meanwhile: run its commands one by one."""
+
+
+class LockedError(Exception):
+    """A row that the batch needs is locked for long."""
 
 
 class UnknownOutcomeError(Exception):
@@ -50,7 +66,11 @@ class Store:
     A connection that has run a batch well is kept for the next: the pool's way there and back costs a tenth of a batch.
     """
 
-    def __init__(self, pools: ShardPools, shard: str, programs: ProgramCache) -> None:
+    def __init__(
+        self, pools: ShardPools, shard: str, programs: ProgramCache, needs_claim: Callable[[Identifier], bool]
+    ) -> None:
+        """`needs_claim`: whether another shard may keep the claim of an identifier."""
+        self._needs_claim = needs_claim
         self._pools = pools
         self._shard = shard
         self._programs = programs
@@ -68,6 +88,11 @@ class Store:
             async with line.servers.heard(line.taken.server):
                 run = self._run_locked if locked else self._run
                 answers = await run(line, envelopes)
+        except LockedError as error:
+            await line.give_back()
+            if len(envelopes) > 1:
+                raise BatchConflictError("somebody holds the lock of one of the members") from error
+            raise ProblemError("shard_unavailable", "the member is locked; nothing was done") from error
         except BaseException:
             await line.give_back()
             raise
@@ -159,8 +184,34 @@ class Store:
             Loaded(envelope, row, await _entry_of_receipt(connection, row))
             for envelope, row in zip(envelopes, rows, strict=True)
         ]
-        batch = Batch(program, await load_extras(connection, loaded, program))
-        return batch, loaded, [batch.decide(one) for one in loaded]
+        _check_company(loaded)
+        extras = await load_extras(connection, loaded, program)
+        extras.programs = {
+            version: await self._programs.get(connection, version) for version in _versions_referred_to(loaded)
+        }
+        batch = Batch(program, extras, self._needs_claim)
+        try:
+            return batch, loaded, [batch.decide(one) for one in loaded]
+        except Exception as error:
+            if len(loaded) == 1:
+                raise
+            raise BatchConflictError(f"a command cannot be written: {type(error).__name__}") from error
+
+
+def _check_company(loaded: Sequence[Loaded]) -> None:
+    """Who changes what a member is found by, or erases him, does so alone: those rows are written from one picture."""
+    times = Counter(one.target for one in loaded)
+    for one in loaded:
+        if isinstance(one.envelope.command, ChangeIdentifiers | CloseMember) and times[one.target] > 1:
+            raise BatchConflictError("a member's identifiers change beside other commands of his")
+
+
+def _versions_referred_to(loaded: Sequence[Loaded]) -> set[int]:
+    """The program versions by which redemptions to be cancelled were made."""
+    versions = {
+        one.row["referred_program_version"] for one in loaded if isinstance(one.envelope.command, CancelRedemption)
+    }
+    return versions - {None}
 
 
 async def _record(connection: Any, batch: Batch) -> None:
@@ -210,8 +261,11 @@ def _conflict_or(error: BaseException) -> BaseException:
     """What the database says of a row or a value is about one command; the rest of the batch may go on alone."""
     mine = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.TransactionRollbackError)
     if isinstance(error, mine):
-        return BatchConflictError(str(error))
-    if isinstance(error, asyncpg.QueryCanceledError | asyncpg.LockNotAvailableError):
+        # Its words may quote what a member is found by, which no log may show.
+        return BatchConflictError(f"{type(error).__name__} {getattr(error, 'constraint_name', None) or ''}".strip())
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        return LockedError()
+    if isinstance(error, asyncpg.QueryCanceledError):
         return ProblemError("shard_unavailable", "the shard is too slow; nothing was done")
     if isinstance(error, NoProgramError):
         return ProblemError("shard_unavailable", str(error))
@@ -260,7 +314,7 @@ async def load_extras(connection: Any, loaded: Sequence[Loaded], program: Progra
 
 
 async def _load_identifiers(connection: Any, commands: Sequence[tuple[int | None, Command]], extras: Extras) -> None:
-    changes = [(target, command) for target, command in commands if isinstance(command, ChangeIdentifiers) and target]
+    changes = [(target, command) for target, command in commands if target and isinstance(command, _ON_IDENTIFIERS)]
     if not changes:
         return
     members = [target for target, _ in changes]
@@ -268,7 +322,7 @@ async def _load_identifiers(connection: Any, commands: Sequence[tuple[int | None
         extras.identifiers.setdefault(row["member_id"], set()).add((row["kind"], row["value"]))
     for row in await connection.fetch(STATEMENTS["profiles"], members):
         extras.profiles[row["member_id"]] = orjson.loads(row["profile"])
-    added = [name for _, command in changes for name in command.add]
+    added = [name for _, command in changes if isinstance(command, ChangeIdentifiers) for name in command.add]
     rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(added))
     extras.taken_identifiers |= {(row["kind"], row["value"]) for row in rows}
 

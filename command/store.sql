@@ -23,7 +23,7 @@ SELECT
     r.member_id AS receipt_member_id, r.version AS receipt_version, r.fingerprint AS receipt_fingerprint,
     p.version AS purchase_version, p.changed_version, p.store, p.till, p.receipt, p.business_date, p.occurred_at,
     p.document,
-    j.kind AS referred_kind,
+    j.kind AS referred_kind, j.program_version AS referred_program_version,
     -- A campaign may ask a buyer's birthday; one look-up here is less than a round trip when one does.
     CASE WHEN c.receipt_kind = 'purchase' THEN (
         SELECT m.profile ->> 'birth_date' FROM member m WHERE m.member_id = c.target
@@ -183,6 +183,15 @@ WITH member_written AS (
         GROUP BY reward
     ) AS t
     WHERE s.reward = t.reward
+), receipt_touched AS (
+    -- What was recorded before is answered without a key: the answer must wait for the standby all the same.
+    UPDATE receipt r
+    SET version = r.version
+    FROM json_to_recordset($1::json -> 'receipt_again') AS t(
+        store text, till text, business_date date, receipt text, kind text
+    )
+    WHERE r.store = t.store AND r.till = t.till AND r.business_date = t.business_date
+        AND r.receipt = t.receipt AND r.kind = t.kind
 ), erased AS (
     -- All personal data of a member is in this row, in the identifiers and in the stored answers that showed them.
     UPDATE member m

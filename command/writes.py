@@ -80,7 +80,11 @@ class Writes:
         now = instant_text(answered_at)
         for row in self.rows.get("idempotency", ()):
             row["answered_at"] = now
-        return orjson.dumps({"account": [_account_row(account) for account in self.accounts.values()], **self.rows})
+        if "replay" in self.rows:
+            self.rows["replay"].sort()
+        # In one order, so that two batches that update the same rows never wait for each other in a circle.
+        accounts = [_account_row(self.accounts[member_id]) for member_id in sorted(self.accounts)]
+        return orjson.dumps({"account": accounts, **self.rows})
 
 
 def _account_row(account: Account) -> dict[str, Any]:

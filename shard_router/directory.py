@@ -7,18 +7,24 @@ never have one identifier, and no identifier stays lost.
 """
 
 import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
 from shard_router.errors import ProblemError
 from shard_router.member_id import SLOT_COUNT
-from shard_router.pool import ShardPools
+from shard_router.pool import Connection, ShardPools
 from shard_router.statement import load_statements
 from shard_router.topology import TopologyWatch
 
 LEASE_S: Final = 15.0
 """Three times the longest deadline of a command: after it nobody begins any more to create the member."""
+
+AT_ONCE_MAX: Final = 4
+"""Statements under way per shard: one that stalls keeps a connection, and its commands need theirs."""
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("directory.sql"))
 
@@ -31,6 +37,7 @@ class Directory:
     def __init__(self, topology: TopologyWatch, pools: ShardPools) -> None:
         self._topology = topology
         self._pools = pools
+        self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE_MAX))
 
     async def find(self, identifier: Identifier) -> int | None:
         """The member that has, or is about to get, an identifier."""
@@ -92,12 +99,18 @@ class Directory:
         await asyncio.gather(*(self._execute(identifier, statement, member_id) for identifier in identifiers))
 
     async def _execute(self, identifier: Identifier, statement: str, *arguments: Any) -> None:
-        async with self._pools[self._shard(identifier)].primary() as connection:
+        async with self._connection(identifier) as connection:
             await connection.execute(_STATEMENTS[statement], *identifier, *arguments)
 
     async def _fetch(self, identifier: Identifier, statement: str) -> Any:
-        async with self._pools[self._shard(identifier)].primary() as connection:
+        async with self._connection(identifier) as connection:
             return await connection.fetchrow(_STATEMENTS[statement], *identifier)
+
+    @asynccontextmanager
+    async def _connection(self, identifier: Identifier) -> AsyncGenerator[Connection]:
+        shard = self._shard(identifier)
+        async with self._places[shard], self._pools[shard].primary() as connection:
+            yield connection
 
     def _shard(self, identifier: Identifier) -> str:
         """The claim's shard: the hash picks a region, then a slot of it."""

@@ -2,11 +2,12 @@
 SELECT member_id, leased_until < now() AS expired, leased_until IS NULL AS held FROM claim WHERE kind = $1 AND value = $2
 
 -- name: lease_claim
--- Take a free identifier for some seconds, or renew the own lease. Says who has it afterwards.
+-- Take a free identifier for some seconds. What the member has already is leased again: an errand that frees it (it
+-- was removed a moment ago) then leaves it alone.
 INSERT INTO claim AS c (kind, value, member_id, leased_until)
 VALUES ($1, $2, $3, now() + make_interval(secs => $4))
 ON CONFLICT (kind, value) DO UPDATE SET leased_until = excluded.leased_until
-    WHERE c.member_id = excluded.member_id AND c.leased_until IS NOT NULL
+    WHERE c.member_id = excluded.member_id
 
 -- name: take_over_claim
 -- A lease that ran out without a member behind it; the old holder must still be the one that was asked about.
@@ -20,7 +21,8 @@ UPDATE claim SET leased_until = NULL WHERE kind = $1 AND value = $2 AND member_i
 DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3 AND leased_until IS NOT NULL
 
 -- name: release_claim
-DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3
+-- Not a lease: the member is about to get it again.
+DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3 AND leased_until IS NULL
 
 -- name: probe_identifier
 -- Run and rolled back: adds a row only when there is none. Unlike a SELECT it waits for a commit that is under way

@@ -19,6 +19,8 @@ from shard_router.topology import Topology, TopologyWatch
 
 PROBE_TIMEOUT_S: Final = 1.0
 ACQUIRE_TIMEOUT_S: Final = 2.0
+LOCK_TIMEOUT_MS: Final = 2_000  # a batch under way needs milliseconds; who waits longer waits for one that is stuck
+IDLE_IN_TRANSACTION_MS: Final = 10_000  # a node that froze between two statements must not keep its locks
 _PROBE_BACKOFF_S: Final = 0.25  # a shard without a primary is asked four times a second, not once per request
 
 Connection = asyncpg.pool.PoolConnectionProxy
@@ -106,7 +108,7 @@ class ShardServers:
         """Turn what shows that a server is in trouble into `shard_unavailable`, and let go of the server."""
         try:
             yield
-        except asyncpg.QueryCanceledError as error:
+        except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError) as error:
             raise ProblemError("shard_unavailable", f"{self.name}: a statement took too long") from error
         except CONNECTION_ERRORS as error:
             await self._forget(server)
@@ -166,6 +168,8 @@ class ShardServers:
                 server_settings={
                     "application_name": "loyalty",
                     "statement_timeout": str(self._statement_timeout_ms),
+                    "lock_timeout": str(LOCK_TIMEOUT_MS),
+                    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
                     "jit": "off",
                     **self._session,
                 },

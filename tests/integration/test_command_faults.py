@@ -1,0 +1,224 @@
+"""What other people's locks, stalls, changes and repetitions must not do to commands: each was a defect once."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from command.batch import now_utc
+from command.courier import Errand
+from command.envelope import Envelope
+from command.lane import _Waiting
+from command.program import apply_program
+from command.store import BatchConflictError
+from rules.command import AdjustPoints, CloseMember, ReceiveTransfer
+from rules.state import Lot
+from shard_router.errors import ProblemError
+from shard_router.member_id import parse_member_id, slot_of
+from tests.command_node import CommandNode, running_command_node
+from tests.conftest import eventually
+from tests.engine import PostgresServer
+from tests.integration.test_command import basket
+from tests.integration.test_command_saga import REWARDS, value
+
+PHONE = "+4930111111"
+
+
+@pytest.fixture
+async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[CommandNode]:
+    second = await postgres_server.create_database()
+    async with running_command_node(database, tmp_path, program=REWARDS, second=second, deadline_ms=3_000) as running:
+        yield running
+    await postgres_server.drop_database(second)
+
+
+def shard_of(node: CommandNode, member_id: str) -> str:
+    return node.router._topology.current.shard_of(parse_member_id(member_id))
+
+
+def envelope(member_id: str, **fields: Any) -> Envelope:
+    number = parse_member_id(member_id)
+    given: dict[str, Any] = {
+        "command": AdjustPoints(1, "test", now_utc()),
+        "slot": slot_of(number),
+        "deadline": time.monotonic() + 5,
+        "request_id": "test",
+        "credential": "test",
+        "member_id": number,
+    }
+    return Envelope(**given | fields)
+
+
+async def test_commands_follow_a_shard_whose_servers_changed(node: CommandNode, tmp_path: Path) -> None:
+    ada = await node.enrol()
+    path = tmp_path / "topology.json"
+    document = json.loads(path.read_text())
+    document["epoch"] = 2
+    for shard in document["shards"].values():
+        shard["servers"] = [server + "?application_name=moved" for server in shard["servers"]]
+    path.write_text(json.dumps(document))
+    watching = asyncio.create_task(node.router._topology.watch())
+
+    async def adopted() -> bool:
+        return node.router._topology.current.document.epoch == 2
+
+    await eventually(adopted)
+    assert (await node.give(ada["member_id"], 5)).status == 201
+    watching.cancel()
+
+
+async def test_what_waits_behind_a_conflict_until_its_deadline_is_not_begun_any_more(node: CommandNode) -> None:
+    ada = await node.enrol()
+    lane = node.router.lanes_for(parse_member_id(ada["member_id"]))._lanes[0]
+    late = _Waiting(envelope(ada["member_id"], deadline=time.monotonic() - 1))
+    await lane._run_singly(late)
+    with pytest.raises(ProblemError, match="nothing was done"):
+        late.answer.result()
+    assert (await node.give(ada["member_id"], 1)).json["account"]["version"] == 2
+
+
+async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_durable(node: CommandNode) -> None:
+    ada = await node.enrol()
+    lot = Lot(7)
+    errand = Errand(parse_member_id(ada["member_id"]), 99, "transfer", {"lots": []})
+    receipt = node.courier._receipt(errand, "transfer")
+    receive = envelope(
+        ada["member_id"], command=ReceiveTransfer(1, 99, (lot,), now_utc()), receipt=receipt, credential="courier"
+    )
+    store = node.router.lanes_for(parse_member_id(ada["member_id"])).store
+    written = "SELECT max(xmin::text::bigint) FROM receipt"
+    await store.run([receive])
+    first = max(one or 0 for one in await value(node, written))
+    (again,) = await store.run([replace(receive, request_id="again")])
+    assert again.replayed
+    assert max(one or 0 for one in await value(node, written)) > first
+
+
+async def test_who_is_erased_beside_a_change_of_identifiers_leaves_none(node: CommandNode) -> None:
+    ada = await node.enrol()
+    path = f"/v1/members/{ada['member_id']}"
+    busy = [node.give(ada["member_id"], 1) for _ in range(3)]
+    change = node.post(f"{path}/identifiers", {"add": [{"phone": PHONE}]})
+    *_, changed, erased = await asyncio.gather(*busy, change, node.delete(path))
+    assert erased.status == 200
+    assert changed.status in {201, 409}
+    await node.run_errands()
+    assert await value(node, "SELECT count(*) FROM identifier WHERE value = $1", PHONE) == [0, 0]
+    assert PHONE not in str(await value(node, "SELECT string_agg(answer::text, ' ') FROM idempotency"))
+    assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
+
+
+async def test_commands_on_identifiers_never_share_a_batch_with_others_of_the_member(node: CommandNode) -> None:
+    ada = await node.enrol()
+    store = node.router.lanes_for(parse_member_id(ada["member_id"])).store
+    pair = [envelope(ada["member_id"]), envelope(ada["member_id"], command=CloseMember(now_utc()))]
+    with pytest.raises(BatchConflictError, match="identifiers"):
+        await store.run(pair)
+
+
+async def test_a_late_copy_of_an_addition_does_not_claim_what_was_removed_since(node: CommandNode) -> None:
+    ada = await node.enrol()
+    path = f"/v1/members/{ada['member_id']}/identifiers"
+    added = await node.post(path, {"add": [{"phone": PHONE}]}, key="add-phone")
+    await node.post(path, {"remove": [{"phone": PHONE}]})
+    await node.run_errands()
+    again = await node.post(path, {"add": [{"phone": PHONE}]}, key="add-phone")
+    assert (again.status, again.body) == (201, added.body)
+    assert set(await value(node, "SELECT count(*) FROM claim")) == {0}
+    assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
+
+
+async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_claim(node: CommandNode) -> None:
+    ada = await node.enrol(phone=PHONE)
+    number = parse_member_id(ada["member_id"])
+    assert await node.router.claim([("phone", PHONE)], number, deadline=time.monotonic() + 5) == []
+    await node.router.directory.release([("phone", PHONE)], number)
+    assert sum(await value(node, "SELECT count(*) FROM claim")) == 1
+    await node.router.conclude_change([("phone", PHONE)], number, deadline=time.monotonic() + 5)
+    assert sum(await value(node, "SELECT count(*) FROM claim WHERE leased_until IS NULL")) == 1
+
+
+async def test_a_stalled_shard_of_claims_costs_an_enrolment_its_deadline_and_no_more(
+    database: str, tmp_path: Path
+) -> None:
+    async with running_command_node(database, tmp_path, deadline_ms=500) as node:
+        blocker = await asyncpg.connect(database)
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute("LOCK TABLE claim IN ACCESS EXCLUSIVE MODE")
+        replies = await asyncio.gather(*(node.post("/v1/members", {"phone": f"{PHONE}{n}"}) for n in range(12)))
+        assert {(reply.status, reply.code) for reply in replies} == {(503, "shard_unavailable")}
+        assert (await node.post("/v1/members")).status == 201
+        await transaction.rollback()
+        await blocker.close()
+        assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
+
+
+async def test_a_locked_account_costs_only_its_own_member_an_answer(node: CommandNode) -> None:
+    members = [(await node.enrol())["member_id"] for _ in range(8)]
+    locked = members[0]
+    servers = node.router._topology.current.document.shards[shard_of(node, locked)].servers
+    blocker = await asyncpg.connect(servers[0])
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT FROM account WHERE member_id = $1 FOR UPDATE", parse_member_id(locked))
+    replies = await asyncio.gather(*(node.give(member, 1) for member in members))
+    assert replies[0].status == 503, replies[0].body
+    assert {reply.status for reply in replies[1:]} == {201}
+    await transaction.rollback()
+    await blocker.close()
+    assert (await node.give(locked, 1)).status == 201
+
+
+async def test_a_redemption_made_before_there_was_a_stock_gives_none_back(node: CommandNode) -> None:
+    ada = await node.enrol()
+    await node.give(ada["member_id"], 100)
+    mug = await node.post("/v1/redemptions", {"member": {"member_id": ada["member_id"]}, "reward": "mug"})
+    assert mug.status == 201
+    dsns = [shard.servers[0] for shard in node.router._topology.current.document.shards.values()]
+    await apply_program(dsns, REWARDS.replace("per_member = 2", "per_member = 2\nstock = 10"))
+    cancelled = await node.post(f"/v1/redemptions/{mug.json['redemption_id']}/cancel")
+    assert (cancelled.status, cancelled.json["account"]["balance"]["available"]) == (200, 100)
+    assert sum(await value(node, "SELECT redeemed FROM reward_stock WHERE reward = 'mug'")) == 0
+    again = await node.post("/v1/redemptions", {"member": {"member_id": ada["member_id"]}, "reward": "mug"})
+    await node.post(f"/v1/redemptions/{again.json['redemption_id']}/cancel")
+    assert sum(await value(node, "SELECT redeemed FROM reward_stock WHERE reward = 'mug'")) == 0
+
+
+async def test_no_log_quotes_what_a_member_is_found_by(node: CommandNode) -> None:
+    card = "4000123412341234"
+    await node.enrol(card=card)
+    with capture_logs() as logs:
+        for shard in node.router.shards():
+            store = node.router.lanes_of(shard).store
+            async with store._servers.primary() as connection:
+                exists = await connection.fetchval("SELECT count(*) FROM identifier WHERE value = $1", card)
+            if exists:
+                replies = await asyncio.gather(*(node.post("/v1/members", {"card": card}) for _ in range(4)))
+                assert {reply.status for reply in replies} <= {409}
+    assert card not in str(logs)
+
+
+async def test_another_members_hold_does_not_exist_for_who_is_named_by_card(node: CommandNode) -> None:
+    ada, bob = await node.enrol(), await node.enrol()
+    holds: list[str] = []
+    for member in (ada, bob):
+        await node.give(member["member_id"], 100)
+        held = await node.post("/v1/holds", {"member": {"member_id": member["member_id"]}, "points": 10})
+        holds.append(held.json["hold_id"])
+    bought = await node.post("/v1/purchases", basket({"card": ada["card"]}, "1", capture_holds=[holds[1]]))
+    assert (bought.status, bought.code) == (404, "hold_not_found")
+    bought = await node.post("/v1/purchases", basket({"card": ada["card"]}, "2", capture_holds=[holds[0]]))
+    assert bought.status == 201, bought.body
+
+
+async def test_a_bound_till_enrols_for_its_own_store_only(node: CommandNode) -> None:
+    assert (await node.post("/v1/members", {"store": "331"}, role="till330")).status == 403
+    assert (await node.post("/v1/members", {"store": "330"}, role="till330")).status == 201
