@@ -27,8 +27,9 @@ ABOUT: Final = About(
     "Loyalty commands",
     "What tills and services post. Any node of any region takes any member's command. Every command needs an "
     "`Idempotency-Key`: after a time-out or a 503 send the same key and body again, anywhere, until there is an answer "
-    "other than 409 `in_progress` and 503; the command takes effect once. A purchase also has a permanent natural key "
-    "(store, till, business date, receipt): the same receipt under a new key gets the first answer again.",
+    "other than 409 `in_progress` and 503; the command takes effect once. (An enrolment that names no phone, e-mail or "
+    "card: send it to a node of the same region again.) A purchase also has a permanent natural key (store, till, "
+    "business date, receipt): the same receipt under a new key gets the first answer again.",
 )
 
 _ANY: Final = (

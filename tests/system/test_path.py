@@ -48,6 +48,16 @@ async def test_a_command_can_be_asked_about_and_a_card_looked_up(system: System)
     await eventually(found)
 
 
+async def test_an_enrolment_sent_again_through_another_region_gets_its_first_answer(system: System) -> None:
+    body = {"phone": "+49301234567", "name": "Ada"}
+    first = await system.post("eu", "/v1/members", body, key="enrolled-twice")
+    again = await system.post("us", "/v1/members", body, key="enrolled-twice")
+    assert (again.status, again.json, again.headers["Loyalty-Region"]) == (201, first.json, "eu")
+    assert again.headers["Idempotent-Replayed"] == "true"
+    other = await system.post("us", "/v1/members", body)
+    assert (other.status, other.json["code"]) == (409, "member_exists")
+
+
 async def test_what_is_not_there_and_what_may_not_be_seen_answer_alike(system: System) -> None:
     member = await system.enrol("eu")
     other = await system.enrol("eu")
