@@ -165,11 +165,13 @@ class Batch:
         return self._keep(envelope, accepted(envelope.command, rendered))
 
     def _write_entry(self, entry: Entry, envelope: Envelope) -> RenderedEntry:
-        rendered = render_entry(entry, self.program)
+        # What ended before a new version came into force was decided by the old one.
+        ruling = self.program if entry.program_version is None else self.program.at(entry.occurred_at)
+        rendered = render_entry(entry, ruling)
         if entry.kind in PERSONAL:
             # Erasing the member later finds the stored answers that show personal data by this.
             rendered.detail["key"] = envelope.key
-        self.writes.add_entry(entry, rendered, self.program.version)
+        self.writes.add_entry(entry, rendered, ruling.version)
         self._extras.kinds[rendered.member_id, rendered.version] = entry.kind
         return rendered
 

@@ -106,14 +106,25 @@ class Lane:
         try:
             await self._run_once(batch)
         except BatchConflictError as error:
-            structlog.get_logger().info("batch_runs_singly", commands=len(batch), reason=str(error))
-            for waiting in batch:
-                await self._run_singly(waiting)
+            structlog.get_logger().info("batch_conflicts", commands=len(batch), reason=str(error))
+            await self._run_locked([waiting for waiting in batch if _in_time(waiting)])
+
+    async def _run_locked(self, batch: Sequence[_Waiting]) -> None:
+        """Run what met another node's rows again: locks wait for those. What conflicts then is one command's own."""
+        if len(batch) > 1:
+            try:
+                await self._run_once(batch, locked=True)
+            except BatchConflictError as error:
+                structlog.get_logger().info("batch_runs_singly", commands=len(batch), reason=str(error))
+            else:
+                return
+        for waiting in batch:
+            await self._run_singly(waiting)
 
     async def _run_singly(self, waiting: _Waiting) -> None:
         for attempt in range(ATTEMPTS_MAX):
-            if waiting.envelope.deadline <= time.monotonic():
-                break  # a conflict did nothing, and whoever leased an identifier for this may be too late
+            if not _in_time(waiting):
+                return
             try:
                 await self._run_once([waiting], locked=True)
             except BatchConflictError as error:
@@ -121,9 +132,7 @@ class Lane:
                 await asyncio.sleep(_BACKOFF_S * 2**attempt)
             else:
                 return
-        else:
-            _refuse(waiting, ProblemError("internal"))
-        _refuse(waiting, _not_begun())
+        _refuse(waiting, ProblemError("internal"))
 
     async def _run_once(self, batch: Sequence[_Waiting], *, locked: bool = False) -> None:
         """Answer every command of a batch, whatever happens, but for a conflict."""
@@ -194,6 +203,14 @@ def _refuse(waiting: _Waiting, error: ProblemError) -> None:
 def _refuse_all(batch: Sequence[_Waiting], error: ProblemError) -> None:
     for waiting in batch:
         _refuse(waiting, error)
+
+
+def _in_time(waiting: _Waiting) -> bool:
+    """Refuse a command whose deadline is over: a conflict did nothing, and what was leased for it may be gone soon."""
+    if waiting.envelope.deadline > time.monotonic():
+        return True
+    _refuse(waiting, _not_begun())
+    return False
 
 
 def _not_begun() -> ProblemError:

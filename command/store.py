@@ -2,8 +2,9 @@
 
 Nothing is locked meanwhile. A lane decides its members in order; should another node have been
 faster, the entry it wrote has the version this batch would write, and the journal's key refuses
-the whole statement: then each command runs alone, with its account locked. COMMIT is never
-cancelled (rows no standby has would show); when the connection is lost in it, nobody knows.
+the whole statement: then the batch runs again with its accounts locked, and what still conflicts
+runs alone. COMMIT is never cancelled (rows no standby has would show); when the connection is
+lost in it, nobody knows.
 """
 
 from collections import Counter

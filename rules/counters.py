@@ -2,8 +2,8 @@
 
 `purchases` all so far; `days` flat triples (day, purchases, points); `applied` times per offer;
 `applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` see tier.
-Days are ordinals of business dates and kept for the time a purchase may be late. All functions
-return new values: nothing here changes what it was given.
+Days are ordinals of business dates, kept for the time a purchase may be late; of older ones, which
+only a replay counts on, a few. All functions return new values: nothing here changes what it was given.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,11 @@ from typing import Any, Final
 Counters = Mapping[str, Any]
 
 DAYS_KEPT: Final = 40
-"""A till may be 35 days late; a replay in order of time always counts on the newest day."""
+"""A till may be 35 days late."""
+OLDER_KEPT_UP_TO: Final = 32
+"""Older days stay while there are so many in all: a replay of any past goes day by day, and a row stays small."""
+COUNT_MAX: Final = 2**62
+"""Returns take nothing off a day: its sum may be more than all points of a member, but stays a 64-bit integer."""
 
 
 def purchase_count(counters: Counters) -> int:
@@ -33,7 +37,7 @@ def on_day(counters: Counters, day: date) -> tuple[int, int]:
 
 def with_purchase(counters: Counters, day: date, points: int) -> dict[str, Any]:
     """One more purchase of a business date."""
-    days = add_on_day(counters.get("days", ()), day, (1, points), kept=DAYS_KEPT)
+    days = _without_old(add_on_day(counters.get("days", ()), day, (1, points)), day, width=3)
     return {**counters, "purchases": purchase_count(counters) + 1, "days": days}
 
 
@@ -57,7 +61,7 @@ def with_applied(counters: Counters, reason: str, change: int = 1) -> dict[str, 
 def with_applied_on(counters: Counters, reason: str, day: date) -> dict[str, Any]:
     """An offer with a daily limit applied once more on a business date."""
     applied_on = counters.get("applied_on", {})
-    days = add_on_day(applied_on.get(reason, ()), day, (1,), kept=DAYS_KEPT)
+    days = _without_old(add_on_day(applied_on.get(reason, ()), day, (1,)), day, width=2)
     return {**counters, "applied_on": {**applied_on, reason: days}}
 
 
@@ -79,19 +83,27 @@ def _with_times(counters: Counters, kind: str, code: str, change: int) -> dict[s
     return {**counters, kind: times}
 
 
-def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...], *, kept: int) -> list[int]:
-    """A flat list of (day, value, ...) with `values` added on a day; days older than `kept` before the newest go."""
+def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...]) -> list[int]:
+    """A flat list of (day, value, ...), oldest first, with `values` added on a day."""
     flat, width, ordinal = list(days), len(values) + 1, day.toordinal()
     at = len(flat)
     while at > 0 and flat[at - width] > ordinal:
         at -= width
     if at > 0 and flat[at - width] == ordinal:
-        for offset, value in enumerate(values, start=1):
-            flat[at - width + offset] += value
+        at -= width
     else:
-        flat[at:at] = [ordinal, *values]
-    oldest = flat[-width] - kept
-    start = 0
-    while flat[start] < oldest:
-        start += width
-    return flat[start:]
+        flat[at:at] = [ordinal, *(0 for _ in values)]
+    for offset, value in enumerate(values, start=1):
+        flat[at + offset] = min(flat[at + offset] + value, COUNT_MAX)
+    return flat
+
+
+def _without_old(days: list[int], written: date, *, width: int) -> list[int]:
+    """The oldest go while there are too many, but none that a late purchase may count on, nor the one just written."""
+    oldest, at = days[-width] - DAYS_KEPT, 0
+    while len(days) > OLDER_KEPT_UP_TO * width and days[at] < oldest:
+        if days[at] == written.toordinal():
+            at += width
+        else:
+            del days[at : at + width]
+    return days

@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final
 
-_LAST_SECOND: Final = time(23, 59, 59)
+_LAST_SECOND: Final = time(23, 59, 59, fold=1)  # where the last hour comes twice, of the second
 _DECEMBER: Final = 12
 
 

@@ -1,6 +1,6 @@
 """One entry being written: every change goes through a posting, so nothing can be forgotten in the journal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -45,12 +45,16 @@ class Draft:
         kept = tuple(one for one in self.account.redemptions if one.version != version)
         self.account = replace(self.account, redemptions=kept)
 
-    def earn(self, points: int, reason: str, *, expires_at: datetime | None, available_at: datetime | None) -> None:
-        """Points from the program; what is at once available pays debt first."""
-        self.earn_all([(points, reason)], expires_at=expires_at, available_at=available_at)
+    def earn(self, lot: Lot, reason: str, now: datetime) -> None:
+        """Points from the program; what is at once available pays debt first, what has expired by now expires."""
+        self.earn_all([(lot.points, reason)], lot.expires_at, lot.available_at, now)
 
     def earn_all(
-        self, parts: Iterable[tuple[int, str]], *, expires_at: datetime | None, available_at: datetime | None
+        self,
+        parts: Iterable[tuple[int, str]],
+        expires_at: datetime | None,
+        available_at: datetime | None,
+        now: datetime,
     ) -> None:
         """Points into one lot for several reasons, a posting each; the account changes once."""
         target = Bucket.PENDING if available_at else Bucket.AVAILABLE
@@ -60,12 +64,16 @@ class Draft:
             return
         self.account = apply(self.account, Posting(points, Bucket.PROGRAM, target, "", expires_at, available_at))
         self.postings += [posting for posting in earned if posting.points]
-        if target is Bucket.AVAILABLE:
-            self.pay_debt(min(points, self.account.debt), expires_at)
+        lot = Lot(points, expires_at, available_at)
+        if _expired(lot, now):
+            self._expire(lot)
+        elif target is Bucket.AVAILABLE:
+            self.pay_debt(lot)
 
-    def pay_debt(self, points: int, expires_at: datetime | None) -> None:
-        """Points of one available lot that clear debt."""
-        self.post(Posting(points, Bucket.AVAILABLE, Bucket.DEBT, "debt_paid", expires_at))
+    def pay_debt(self, lot: Lot) -> None:
+        """What has just become available clears debt first."""
+        points = min(lot.points, self.account.debt)
+        self.post(Posting(points, Bucket.AVAILABLE, Bucket.DEBT, "debt_paid", lot.expires_at))
 
     def take(self, points: int, target: Bucket, reason: str, hold: int | None = None) -> int:
         """Move up to `points` from available lots, first to expire first; tells how many were there."""
@@ -78,14 +86,10 @@ class Draft:
             left -= moved
         return points - left
 
-    def release(self, hold: Hold, reason: str) -> int:
-        """Give what is still held back to its lots, each with its own expiry; what falls free pays debt first."""
+    def release(self, hold: Hold, reason: str, now: datetime) -> int:
+        """Give what is still held back to its lots, as `give_back` does; tells how many points those were."""
         current = self.account.hold(hold.version)
-        lots = current.lots if current else ()
-        for lot in lots:
-            self.post(Posting(lot.points, Bucket.HELD, Bucket.AVAILABLE, reason, lot.expires_at, hold=hold.version))
-            self.pay_debt(min(lot.points, self.account.debt), lot.expires_at)
-        return sum(lot.points for lot in lots)
+        return self._bring_back(current.lots if current else (), Bucket.HELD, reason, now, hold.version)
 
     def spend_held(self, hold: Hold, points: int, reason: str) -> None:
         """Spend so many points of a hold, first to expire first."""
@@ -97,35 +101,44 @@ class Draft:
 
     def give_back(self, lots: Iterable[Lot], reason: str, now: datetime) -> int:
         """Spent points come back into lots with their own expiry; what has expired meanwhile expires at once."""
-        points = 0
+        return self._bring_back(tuple(lots), Bucket.SPENT, reason, now)
+
+    def _bring_back(
+        self, lots: Sequence[Lot], source: Bucket, reason: str, now: datetime, hold: int | None = None
+    ) -> int:
+        """What falls free and has not expired by now pays debt first."""
         for lot in lots:
-            points += lot.points
-            self.post(Posting(lot.points, Bucket.SPENT, Bucket.AVAILABLE, reason, lot.expires_at))
-            if lot.expires_at is None or lot.expires_at > now:
-                self.pay_debt(min(lot.points, self.account.debt), lot.expires_at)
-        self.expire(now)
-        return points
+            self.post(Posting(lot.points, source, Bucket.AVAILABLE, reason, lot.expires_at, hold=hold))
+            if not _expired(lot, now):
+                self.pay_debt(lot)
+        for lot in lots:
+            if _expired(lot, now):
+                self._expire(lot)
+        return sum(lot.points for lot in lots)
 
     def expire(self, now: datetime) -> int:
-        """Expire the available lots whose time has come; tells how many points those were."""
-        due = [lot for lot in self.account.available_lots if lot.expires_at and lot.expires_at <= now]
+        """Expire the lots whose time has come, pending ones too; tells how many points those were."""
+        due = [lot for lot in self.account.lots if _expired(lot, now)]
         for lot in due:
-            self.post(Posting(lot.points, Bucket.AVAILABLE, Bucket.EXPIRED, "expired", lot.expires_at))
+            self._expire(lot)
         return sum(lot.points for lot in due)
 
-    def keep_alive(self, program: Program, active_at: datetime) -> None:
-        """The member earned or spent: where points expire by inactivity, all of them now expire later."""
-        if program.points.expiry.kind == "inactivity":
-            self._renew(program.expires_at(active_at) or active_at)
+    def _expire(self, lot: Lot) -> None:
+        source = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE
+        self.post(Posting(lot.points, source, Bucket.EXPIRED, "expired", lot.expires_at, lot.available_at))
 
-    def _renew(self, expires_at: datetime) -> None:
+    def keep_alive(self, program: Program, active_at: datetime) -> None:
+        """The member earned or spent: where points expire by inactivity, all that have not yet now expire later."""
+        if program.points.expiry.kind != "inactivity":
+            return
+        expires_at = program.expires_at(active_at) or active_at
         for lot in self.account.lots:
             if lot.expires_at and lot.expires_at < expires_at:
                 bucket = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE
                 self.post(_renewal(lot, bucket, expires_at))
         for hold in self.account.holds:
             for lot in hold.lots:
-                if lot.expires_at and lot.expires_at < expires_at:
+                if lot.expires_at and active_at < lot.expires_at < expires_at:
                     self.post(_renewal(lot, Bucket.HELD, expires_at, hold.version))
 
     def entry(self, kind: str, *, occurred_at: datetime, recorded_at: datetime, points: int = 0, **rest: Any) -> Entry:
@@ -134,6 +147,10 @@ class Draft:
             rest["detail"] = rest.get("detail", {}) | {"tier": _tier_document(self.account.tier, self.tier)}
         account = replace(self.account, changed_at=recorded_at, counters=self.counters, tier=self.tier)
         return Entry(kind, occurred_at, tuple(self.postings), account, points, **rest)
+
+
+def _expired(lot: Lot, now: datetime) -> bool:
+    return lot.expires_at is not None and lot.expires_at <= now
 
 
 def _renewal(lot: Lot, bucket: Bucket, expires_at: datetime, hold: int | None = None) -> Posting:

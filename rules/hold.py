@@ -36,7 +36,7 @@ def place_hold(account: Account, command: PlaceHold, program: Program, _facts: F
 
 
 def capture_hold(account: Account, command: CaptureHold, program: Program, facts: Facts) -> Outcome:
-    """Spend a hold, wholly or in part; the rest falls back."""
+    """Spend a hold, wholly or in part; the rest falls back, and expires if its time has passed."""
     hold = _open(account, command.hold)
     if hold is None:
         return _no_hold(facts)
@@ -45,7 +45,7 @@ def capture_hold(account: Account, command: CaptureHold, program: Program, facts
         return Refused("insufficient_points", f"the hold has {hold.points} points, not {points}", "/points")
     draft = Draft(account)
     draft.spend_held(hold, points, "captured")
-    released = draft.release(hold, "hold_released")
+    released = draft.release(hold, "hold_released", command.received_at)
     draft.keep_alive(program, command.received_at)
     entry = draft.entry(
         "hold_captured",
@@ -63,7 +63,7 @@ def void_hold(account: Account, command: VoidHold, _program: Program, facts: Fac
     if hold is None:
         return _no_hold(facts)
     draft = Draft(account)
-    released = draft.release(hold, "hold_voided")
+    released = draft.release(hold, "hold_voided", command.received_at)
     entry = draft.entry(
         "hold_voided",
         occurred_at=command.received_at,

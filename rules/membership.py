@@ -1,14 +1,16 @@
 """The beginning and the end of a membership, points given by hand, and thanks for bringing a member."""
 
 from dataclasses import replace
+from datetime import datetime
 
+from rules.codec import instant_text
 from rules.command import AdjustPoints, ChangeIdentifiers, CloseMember, CreditReferral, EnrolMember
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.hold import insufficient
 from rules.outcome import Accepted, Outcome, Refused
 from rules.program import Program
-from rules.state import Account, Bucket, Posting, TierStanding
+from rules.state import Account, Bucket, Lot, Posting, TierStanding
 
 
 def enrol_member(command: EnrolMember, program: Program) -> Outcome:
@@ -34,11 +36,11 @@ def adjust_points(account: Account, command: AdjustPoints, program: Program, _fa
     """Give or take by hand; it counts for no tier."""
     draft = Draft(account)
     if command.points > 0:
-        refused = _wrong_times(command)
+        expires_at = command.expires_at or program.expires_at(command.received_at)
+        refused = _wrong_times(command, expires_at)
         if refused:
             return refused
-        expires_at = command.expires_at or program.expires_at(command.received_at)
-        draft.earn(command.points, command.reason, expires_at=expires_at, available_at=command.pending_until)
+        draft.earn(Lot(command.points, expires_at, command.pending_until), command.reason, command.received_at)
     elif draft.take(-command.points, Bucket.PROGRAM, command.reason) < -command.points:
         return insufficient(account, -command.points)
     draft.keep_alive(program, command.received_at)
@@ -48,11 +50,14 @@ def adjust_points(account: Account, command: AdjustPoints, program: Program, _fa
     return Accepted(entry)
 
 
-def _wrong_times(command: AdjustPoints) -> Refused | None:
+def _wrong_times(command: AdjustPoints, expires_at: datetime | None) -> Refused | None:
+    """The refusal of points that would be available never; `expires_at` is the command's own or the program's."""
     if command.pending_until and command.pending_until <= command.received_at:
         return Refused("malformed", "pending_until must lie in the future", "/pending_until")
-    if command.expires_at and command.expires_at <= (command.pending_until or command.received_at):
-        return Refused("malformed", "expires_at must lie after the points are available", "/expires_at")
+    if expires_at and expires_at <= (command.pending_until or command.received_at):
+        if command.expires_at:
+            return Refused("malformed", "expires_at must lie after the points are available", "/expires_at")
+        return Refused("malformed", f"the points would expire before, at {instant_text(expires_at)}", "/pending_until")
     return None
 
 
@@ -62,7 +67,7 @@ def credit_referral(account: Account, command: CreditReferral, program: Program,
     if command.referee in credited:
         return Refused("already_done", "this referral was credited")
     draft = Draft(account)
-    draft.earn(command.points, "referral", expires_at=program.expires_at(command.received_at), available_at=None)
+    draft.earn(Lot(command.points, program.expires_at(command.received_at)), "referral", command.received_at)
     draft.counters = {**draft.counters, "referrals": [*credited, command.referee]}
     draft.keep_alive(program, command.received_at)
     entry = draft.entry(
@@ -100,7 +105,7 @@ def close_member(account: Account, command: CloseMember, _program: Program, _fac
     draft = Draft(account)
     for hold in account.holds:
         if hold.kind == "hold":
-            draft.release(hold, "hold_released")
+            draft.release(hold, "hold_released", command.received_at)
     forfeited = draft.account.available + draft.account.pending
     draft.take(draft.account.available, Bucket.EXPIRED, "forfeited")
     for lot in draft.account.lots:

@@ -153,9 +153,11 @@ def _wrong_time(offer: Offer, basket: Basket) -> str | None:
 
 
 def within(now: time, start: time | None, end: time | None) -> bool:
-    """Whether a time of day lies in [start, end); a start after the end means over midnight."""
-    start, end = start or time.min, end or time.max
-    return start <= now < end if start <= end else now >= start or now < end
+    """Whether a time of day lies in [start, end); no end is the day's; a start after the end means over midnight."""
+    start = start or time.min
+    if end is None or end == time.max:
+        return now >= start
+    return start <= now < end if start < end else now >= start or now < end
 
 
 def _wrong_member(offer: Offer, basket: Basket) -> str | None:

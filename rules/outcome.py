@@ -12,7 +12,8 @@ class Entry:
     """One entry of the journal: what happened, with its postings and the account after it.
 
     `points` is the entry's effect as a person reads it: positive earned or given back, negative spent or lost.
-    `detail` holds what answers, reversals and explanations need later.
+    `detail` holds what answers, reversals and explanations need later. `program_version`: the version in force when
+    time alone made the entry; None: the one the command is decided by.
     """
 
     kind: str
@@ -22,6 +23,7 @@ class Entry:
     points: int
     store: str | None = None
     detail: dict[str, Any] = field(default_factory=dict[str, Any])
+    program_version: int | None = None
 
     @property
     def version(self) -> int:

@@ -29,7 +29,7 @@ NO_PAYMENT: Final = Payment(0, 0, (), {})
 
 
 def pay(draft: Draft, command: RecordPurchase, program: Program, facts: Facts) -> Payment | Refused:
-    """Spend a purchase's holds and points. A captured hold is spent whole, even when it is worth more than is due."""
+    """Spend a purchase's holds and points. Holds are spent whole, even if worth more than is due; points never are."""
     if not command.capture_holds and not command.pay_with_points:
         return NO_PAYMENT
     refused = _capture(draft, command, facts) or _spend(draft, command, program)
@@ -64,9 +64,10 @@ def _spend(draft: Draft, command: RecordPurchase, program: Program) -> Refused |
         return None
     if program.points.worth is None:
         return Refused("limit_exceeded", "this program takes no points for money", "/pay_with_points")
-    due = sum(line.amount for line in command.lines)
-    if program.amount_of(points) > due:
-        return Refused("limit_exceeded", f"{points} points pay more than the {due} due", "/pay_with_points")
+    due, held = sum(line.amount for line in command.lines), sum(posting.points for posting in draft.postings)
+    if program.amount_of(held + points) > due:
+        told = f"{held} held and {points} points pay" if held else f"{points} points pay"
+        return Refused("limit_exceeded", f"{told} more than the {due} due", "/pay_with_points")
     available = draft.account.available
     if draft.take(points, Bucket.SPENT, "paid") < points:
         return Refused("insufficient_points", f"{points} points asked for, {available} available", "/pay_with_points")

@@ -1,6 +1,7 @@
 """One version of the program: the checked file with what is derived from it once, then only read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
@@ -21,6 +22,9 @@ _DAYS_CACHED: Final = 1_000  # tills send today and the days they were offline; 
 
 class Program:
     """A program as decisions read it. Tiers are in order of their thresholds, campaigns as listed."""
+
+    history: tuple[tuple[datetime, "Program"], ...] = ()
+    """The versions up to this one with the instants from which they count; empty: this one has always been in force."""
 
     def __init__(self, document: ProgramDocument, version: int = 0) -> None:
         self.version = version
@@ -46,6 +50,19 @@ class Program:
         self.asks_birth_date = any(offer.source.when.birthday_within_days for offer in self._offers())
         self._expiry_of = lru_cache(maxsize=_DAYS_CACHED)(self._end_of_rounded_day)
         self._ranks = {tier.code: rank for rank, tier in enumerate(self.tiers)}
+
+    def with_history(self, history: Iterable[tuple[datetime, "Program"]]) -> "Program":
+        """The same program, knowing its own and all earlier versions, each with the instant from which it counts."""
+        knowing = copy(self)
+        knowing.history = tuple((since, program) for since, program in history if program.version <= self.version)
+        return knowing
+
+    def at(self, moment: datetime) -> "Program":
+        """The version in force at an instant up to now: the newest that counted by then, before the first the first."""
+        programs = [program for since, program in self.history if since <= moment]
+        if programs:
+            return max(programs, key=_version)
+        return min((program for _, program in self.history), key=_version, default=self)
 
     def _offers(self) -> Sequence[Offer]:
         return (*self.campaigns, *self.coupons.values())
@@ -92,6 +109,10 @@ class Program:
         elif rounding == "year_end":
             day = date(day.year, 12, 31)
         return end_of_day(day, self.zone)
+
+
+def _version(program: Program) -> int:
+    return program.version
 
 
 def _next_of(expiry: Expiry, day: date) -> date:

@@ -1,6 +1,5 @@
 """From TOML text to a checked document: every complaint names its line, its key and what to write instead."""
 
-import re
 import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -9,10 +8,9 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from rules.program_file import Campaign, Coupon, ProgramDocument
+from rules.program_lines import Location, find_excess, find_lines
 
-Location = tuple[str | int, ...]
-_HEADER: Final = re.compile(r"^\s*(\[\[?)\s*([^\]#]+?)\s*\]")
-_KEY: Final = re.compile(r"""^\s*["']?([A-Za-z0-9_.-]+)["']?\s*=""")
+_SHOWN_MAX: Final = 100
 _LISTS: Final = ("tiers", "campaigns", "coupons", "rewards", "stores")
 
 
@@ -23,9 +21,7 @@ class ProgramError(ValueError):
 def read_document(source: str) -> ProgramDocument:
     """The checked document of a TOML text; ProgramError names every place that is wrong."""
     try:
-        document = ProgramDocument.model_validate(tomllib.loads(source))
-    except tomllib.TOMLDecodeError as error:
-        raise ProgramError(f"not TOML: {error}") from error
+        document = ProgramDocument.model_validate(_parsed(source))
     except ValidationError as error:
         raise _complaint(source, [(one["loc"], _words(dict(one))) for one in error.errors()]) from error
     disagreements = list(_disagreements(document))
@@ -34,37 +30,20 @@ def read_document(source: str) -> ProgramDocument:
     return document
 
 
+def _parsed(source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        raise ProgramError(f"not TOML: {error}") from error
+    except (RecursionError, ValueError) as error:  # of the interpreter
+        words = "brackets too deep in one another" if isinstance(error, RecursionError) else "a number too long to read"
+        raise ProgramError(f"line {find_excess(source)}: {words}; write it shorter") from error
+
+
 def _complaint(source: str, wrong: list[tuple[Location, str]]) -> ProgramError:
     lines = find_lines(source)
     told = [(_line_of(lines, location), _path(location), words) for location, words in wrong]
     return ProgramError("\n".join(f"line {line}: {path}: {words}" for line, path, words in sorted(told)))
-
-
-def find_lines(source: str) -> dict[Location, int]:
-    """Where each table and key of a TOML text stands, by its path; lines count from 1."""
-    lines: dict[Location, int] = {(): 1}
-    counts: dict[Location, int] = {}
-    table: Location = ()
-    for number, text in enumerate(source.splitlines(), start=1):
-        if header := _HEADER.match(text):
-            table = _table(header[2], counts, grows=header[1] == "[[")
-            lines[table] = number
-        elif key := _KEY.match(text):
-            lines[*table, *key[1].split(".")] = number
-    return lines
-
-
-def _table(name: str, counts: dict[Location, int], *, grows: bool) -> Location:
-    """The path of a header: within an array of tables it means the array's last table."""
-    path: Location = ()
-    parts = [part.strip().strip("\"'") for part in name.split(".")]
-    for index, part in enumerate(parts):
-        path = (*path, part)
-        if grows and index == len(parts) - 1:
-            counts[path] = counts.get(path, -1) + 1
-        if path in counts:
-            path = (*path, counts[path])
-    return path
 
 
 def _line_of(lines: dict[Location, int], location: Location) -> int:
@@ -76,19 +55,45 @@ def _path(location: Location) -> str:
 
 
 def _words(error: dict[str, Any]) -> str:
-    location, kind = error["loc"], error["type"]
+    location, kind, found = error["loc"], error["type"], error["input"]
     if kind == "missing":
-        return f"is missing; write {location[-1]} = ..."
+        return _missing(location)
     if kind == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown key; {hint}known here: {', '.join(known)}"
+    if kind in {"tuple_type", "model_type"}:
+        return _shape(location, kind)
     words = error["msg"].removeprefix("Value error, ")
     if kind == "timezone_aware":
         words = 'write the instant with its zone, like "2026-01-01T00:00:00Z"'
-    found = error["input"]
-    return words if isinstance(found, dict) else f"{words} (found {found!r})"
+    return words if isinstance(found, dict) else f"{words} (found {_shown(found)})"
+
+
+def _missing(location: Location) -> str:
+    if len(location) == 1:
+        return f"is missing; add [{location[0]}] with {', '.join(_known_keys(location))}"
+    return f"is missing; write {location[-1]} = ..."
+
+
+def _shape(location: Location, kind: str) -> str:
+    """What to write where a table or a list belongs and something else stands."""
+    name, *within = location
+    if name in _LISTS and within in ([], within[:1]):
+        return f"write [[{name}]], one for each"
+    if not within:
+        return f"write [{name}], once"
+    return f"write {location[-1]} = {'[ ... ]' if kind == 'tuple_type' else '{ ... }'}"
+
+
+def _shown(value: Any) -> str:
+    """A value as it was found, unless it is too much to show."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "more than can be shown"
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
 
 
 def _known_keys(location: Location) -> list[str]:

@@ -1,6 +1,11 @@
-"""What a new program file would change against the running one, in words for the reviewer."""
+"""What a new program file would change against the running one, in words for the reviewer.
 
-from collections.abc import Iterator
+Two programs are the same when their documents are equal: another notation of a number or an instant,
+comments and layout change nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, time
 from typing import Any, Final
 
 from rules.program import Program
@@ -10,8 +15,8 @@ _LISTS: Final = {"tiers": "tier", "campaigns": "campaign", "coupons": "coupon", 
 
 def compare_programs(old: Program | None, new: Program) -> list[str]:
     """One line per change, in the order of the file; empty when nothing changes. `old` None: nothing runs yet."""
-    before = old.document.model_dump(mode="json", by_alias=True) if old else {}
-    after = new.document.model_dump(mode="json", by_alias=True)
+    before = old.document.model_dump(by_alias=True) if old else {}
+    after = new.document.model_dump(by_alias=True)
     changes: list[str] = []
     for part, value in after.items():
         if part in _LISTS:
@@ -21,7 +26,7 @@ def compare_programs(old: Program | None, new: Program) -> list[str]:
     return changes
 
 
-def _list_changes(part: str, before: list[Any], after: list[Any]) -> Iterator[str]:
+def _list_changes(part: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[str]:
     was, will = {one["code"]: one for one in before}, {one["code"]: one for one in after}
     for code in was:
         if code not in will:
@@ -31,8 +36,9 @@ def _list_changes(part: str, before: list[Any], after: list[Any]) -> Iterator[st
             yield from _changes(f"{_LISTS[part]} {code!r}", was[code], value)
         else:
             yield f"{_LISTS[part]} {code!r} is new{_named(value)}"
-    if part == "campaigns" and [code for code in was if code in will] != [code for code in will if code in was]:
-        yield "campaigns stand in another order: of equally good ones in a group the first applies"
+    if [code for code in was if code in will] != [code for code in will if code in was]:
+        why = ": of equally good ones in a group the first applies" if part == "campaigns" else ""
+        yield f"{part} stand in another order{why}"
 
 
 def _named(value: dict[str, Any]) -> str:
@@ -53,7 +59,11 @@ def _words(value: Any) -> str:
             return "nothing"
         case dict():
             return ", ".join(f"{key} {_words(one)}" for key, one in value.items() if one is not None)
-        case list():
+        case list() | tuple():
             return "[" + ", ".join(str(one) for one in value) + "]"
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case time():
+            return "24:00" if value == time.max else value.isoformat().removesuffix(":00")
         case _:
             return str(value)

@@ -4,9 +4,10 @@ Numbers that take part in arithmetic are exact decimals, written as strings; poi
 integers of the smallest unit. What the parts must agree on among themselves is in program_check.
 """
 
-from datetime import time
+import re
+from datetime import datetime, time
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from iso4217 import Currency
@@ -19,6 +20,9 @@ from pydantic import (
     Field,
     model_validator,
 )
+
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_CLOCK: Final = re.compile(r"\d\d:\d\d(:\d\d)?", re.ASCII)
 
 
 def _known_zone(name: str) -> str:
@@ -49,9 +53,32 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("write true or false, without quotes")  # noqa: TRY004
+    return value
+
+
+def _instant(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and _RFC_3339.fullmatch(value):
+        return datetime.fromisoformat(value.upper())
+    raise ValueError('write the instant with its zone, like "2026-01-01T00:00:00Z"')
+
+
 def _clock(value: Any) -> Any:
-    """Midnight at the end of a day is written 24:00."""
-    return time.max if value == "24:00" else value
+    if isinstance(value, time):
+        return value
+    if isinstance(value, str) and _CLOCK.fullmatch(value):
+        return time.fromisoformat(value)
+    raise ValueError('write the time of day like "08:30"; it is that of the zone of the program')
+
+
+def _clock_end(value: Any) -> Any:
+    """The midnight that ends a day is time.max."""
+    end = time.min if value == "24:00" else _clock(value)
+    return time.max if end == time.min else end
 
 
 def _month_day(text: str) -> str:
@@ -74,9 +101,13 @@ def month_day(text: str) -> tuple[int, int]:
 Exact = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=10**9, decimal_places=9)]
 Multiplier = Annotated[Decimal, BeforeValidator(_exact), Field(ge=1, le=10**6, decimal_places=9)]
 Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**53)]
-Positive = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=2**53)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(ge=0, le=2**53)]
+Positive = Annotated[Whole, Field(ge=1, le=2**53)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_instant)]
 Clock = Annotated[time, BeforeValidator(_clock)]
+ClockEnd = Annotated[time, BeforeValidator(_clock_end)]
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
@@ -101,7 +132,7 @@ class Expiry(_Part):
     """
 
     kind: Literal["none", "rolling", "fixed_dates", "inactivity"] = "none"
-    months: int | None = Field(default=None, ge=0, le=1200)
+    months: Whole | None = Field(default=None, ge=0, le=1200)
     round: Literal["none", "day", "month_end", "year_end"] | None = None
     dates: tuple[Annotated[str, AfterValidator(_month_day)], ...] = Field(default=(), max_length=20)
 
@@ -138,11 +169,11 @@ class Points(_Part):
     """How points are earned and kept. `per_unit`: points per 1.00 of the currency."""
 
     per_unit: Exact = Decimal(1)
-    pending_days: int = Field(default=0, ge=0, le=3660)
+    pending_days: Whole = Field(default=0, ge=0, le=3660)
     expiry: Expiry = Expiry()
     on_return: Literal["debt", "forgive", "refuse"] = "debt"
     worth: Worth | None = None
-    hold_max_s: int = Field(default=86_400, ge=1, le=366 * 86_400)
+    hold_max_s: Whole = Field(default=86_400, ge=1, le=366 * 86_400)
     limits: PointLimits = PointLimits()
 
 
@@ -159,7 +190,7 @@ class Window(_Part):
     """The time over which the tier metric is counted."""
 
     kind: Literal["rolling", "calendar_year"] = "rolling"
-    months: int = Field(default=12, ge=1, le=120)
+    months: Whole = Field(default=12, ge=1, le=120)
 
 
 class TierPolicy(_Part):
@@ -176,16 +207,25 @@ class TierPolicy(_Part):
 
 
 class When(_Part):
-    """The conditions of a campaign: all that are given must hold. Days and hours are those of the program's zone."""
+    """The conditions of a campaign: all that are given must hold. Days and hours are those of the program's zone.
+
+    From `from` up to, but not at, `to`; a `to` before `from` lies on the next day, midnight ends the day.
+    """
 
     stores: tuple[str, ...] = ()
     tiers: tuple[str, ...] = ()
     weekdays: tuple[Weekday, ...] = ()
     from_: Clock | None = Field(default=None, alias="from")
-    to: Clock | None = None
+    to: ClockEnd | None = None
     min_amount: Count = 0
-    first_purchase: bool = False
-    birthday_within_days: int = Field(default=0, ge=0, le=182)
+    first_purchase: Flag = False
+    birthday_within_days: Whole = Field(default=0, ge=0, le=182)
+
+    @model_validator(mode="after")
+    def _from_and_to_differ(self) -> "When":
+        if self.from_ is not None and self.from_ == self.to:
+            raise ValueError("from and to are the same time of day; leave both out for the whole day")
+        return self
 
 
 class Match(_Part):
@@ -222,8 +262,8 @@ class Campaign(_Part):
 
     code: Code
     name: str = ""
-    starts_at: AwareDatetime | None = None
-    ends_at: AwareDatetime | None = None
+    starts_at: Instant | None = None
+    ends_at: Instant | None = None
     when: When = When()
     match: Match = Match()
     effect: Effect
@@ -236,8 +276,8 @@ class Coupon(_Part):
 
     code: Code
     name: str = ""
-    starts_at: AwareDatetime | None = None
-    ends_at: AwareDatetime | None = None
+    starts_at: Instant | None = None
+    ends_at: Instant | None = None
     when: When = When()
     match: Match = Match()
     effect: Effect
@@ -260,7 +300,7 @@ class Reward(_Part):
     points: Count
     stock: Count | None = None
     per_member: Count | None = None
-    valid_days: int | None = Field(default=None, ge=1, le=3660)
+    valid_days: Whole | None = Field(default=None, ge=1, le=3660)
 
 
 class Store(_Part):
@@ -269,8 +309,8 @@ class Store(_Part):
     code: Code
     name: str
     region: str
-    lat: float | None = Field(default=None, ge=-90, le=90)
-    lon: float | None = Field(default=None, ge=-180, le=180)
+    lat: float | None = Field(default=None, strict=True, ge=-90, le=90)
+    lon: float | None = Field(default=None, strict=True, ge=-180, le=180)
 
 
 class ProgramDocument(_Part):

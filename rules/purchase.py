@@ -1,7 +1,7 @@
 """Recording a purchase: pay with points, earn, count, maybe reach a tier; one entry for all of it.
 
 The purchase's document keeps what returns, answers and explanations need later, whatever the
-program says then: what each line earned for which reason, and which lots paid for it.
+program says then: what each line earned for which reason, which lots paid for it, what was counted.
 """
 
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     expires_at = program.expires_at(command.occurred_at)
     available_at = _still_ahead(program.available_at(command.occurred_at), command.received_at)
     parts = [(component.points, component.reason) for component in earning.components]
-    draft.earn_all(parts, expires_at=expires_at, available_at=available_at)
-    draft.expire(command.received_at)
-    draft.keep_alive(program, command.occurred_at)
-    _count(draft, basket, earning, program)
+    draft.earn_all(parts, expires_at, available_at, command.received_at)
+    if earning.points or payment.points:
+        draft.keep_alive(program, command.occurred_at)
+    counted = _count(draft, basket, earning, program)
     draft.tier = reached(account, draft.counters, program, command.received_at) or account.tier
     entry = _entry(draft, command, payment, earning, referral)
-    document = _document(command, earning, payment, paid, (expires_at, available_at))
+    document = _document(command, earning, payment, paid, (expires_at, available_at)) | {"counted": counted}
     receipt = receipt_document(command.receipt)
     return Accepted(entry, Purchase(entry.version, receipt, command.occurred_at, document), earning.explanation)
 
@@ -90,7 +90,9 @@ def _referral(basket: Basket, program: Program) -> dict[str, int]:
     return {"referrer": referrer, "points": terms.referrer, "newcomer": terms.newcomer}
 
 
-def _count(draft: Draft, basket: Basket, earning: Earning, program: Program) -> None:
+def _count(draft: Draft, basket: Basket, earning: Earning, program: Program) -> dict[str, Any]:
+    """Count the purchase; tells what a return of it counts back out, and where."""
+    noted: dict[str, Any] = {}
     limited = sum(component.points for component in earning.components if component.reason != "referral")
     counted = counters.with_purchase(draft.counters, basket.day, limited)
     for offer in earning.applied:
@@ -98,10 +100,15 @@ def _count(draft: Draft, basket: Basket, earning: Earning, program: Program) -> 
             counted = counters.with_applied(counted, offer.reason)
         if offer.per_member_per_day:
             counted = counters.with_applied_on(counted, offer.reason, basket.day)
+    coupons = [offer.code for offer in earning.applied if offer.per_member and offer.reason.startswith("coupon:")]
+    if coupons:
+        noted["coupons"] = coupons
     if len(program.tiers) > 1:
         metric = metric_of_purchase(program, points=earning.points, amount=sum(basket.amounts))
         counted = with_metric(counted, program, basket.day, metric)
+        noted |= {"metric": program.tier_policy.metric, "day": basket.day.isoformat()}
     draft.counters = counted
+    return noted
 
 
 def _entry(

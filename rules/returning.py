@@ -6,6 +6,7 @@ proportion of what was attributed; so any parts, in any order, come to exactly t
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final
 
 from rules import counters
@@ -18,7 +19,7 @@ from rules.outcome import Accepted, Outcome, Purchase, Refused
 from rules.program import Program
 from rules.purchase import receipt_document, wrong_store
 from rules.state import Account, Bucket, Lot, Posting
-from rules.tier import with_metric
+from rules.tier import without_metric
 
 _WHOLE: Final = 1000
 """Quantities are counted in thousandths: three places are all there are."""
@@ -48,23 +49,23 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
         return refused
     draft = Draft(account)
     given = _give_back(draft, document, reversal, command)
-    for reason, points in reversal.taken.items():
-        if not _reverse(draft, points, reason, document=document, on_return=program.points.on_return):
-            return Refused("insufficient_points", "the points of this purchase are spent already")
-    points = sum(reversal.taken.values())
+    policy = program.points.on_return
+    forgiven = sum(_reverse(draft, points, reason, document, policy) for reason, points in reversal.taken.items())
+    if forgiven and policy == "refuse":
+        return Refused("insufficient_points", "the points of this purchase are spent already")
+    points = sum(reversal.taken.values()) - forgiven
     draft.counters = _counted(draft, purchase, document, reversal, program)
-    detail: dict[str, Any] = {"purchase": purchase.version}
-    if given:
-        detail |= {"points_reversed": points, "points_returned": given}
+    told = {"points_reversed": points}
+    told |= {name: part for name, part in (("points_returned", given), ("points_forgiven", forgiven)) if part}
     entry = draft.entry(
         "purchase_returned",
         occurred_at=command.occurred_at,
         recorded_at=command.received_at,
         points=given - points,
         store=command.receipt.store,
-        detail=detail,
+        detail={"purchase": purchase.version, **(told if given or forgiven else {})},
     )
-    document["returns"] = [*document["returns"], _return_document(command, entry.version, points, given)]
+    document["returns"] = [*document["returns"], _return_document(command, entry.version, told)]
     return Accepted(entry, Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document))
 
 
@@ -117,8 +118,11 @@ def _give_back(draft: Draft, document: dict[str, Any], reversal: _Reversal, comm
     return draft.give_back(back, "paid_returned", command.received_at)
 
 
-def _reverse(draft: Draft, points: int, reason: str, *, document: dict[str, Any], on_return: str) -> bool:
-    """First what is still pending of the purchase, then its lot, then first to expire first, then the policy."""
+def _reverse(draft: Draft, points: int, reason: str, document: dict[str, Any], on_return: str) -> int:
+    """First what is still pending of the purchase, then its lot, then first to expire first; tells what is missing.
+
+    Where the policy is debt, nothing is.
+    """
     left = points - _reverse_pending(draft, points, reason, document)
     own = next((lot for lot in draft.account.available_lots if lot.expires_at == instant(document["expires_at"])), None)
     if own and left:
@@ -126,22 +130,25 @@ def _reverse(draft: Draft, points: int, reason: str, *, document: dict[str, Any]
         draft.post(Posting(moved, Bucket.AVAILABLE, Bucket.PROGRAM, reason, own.expires_at))
         left -= moved
     left -= draft.take(left, Bucket.PROGRAM, reason)
-    if left and on_return == "debt":
-        draft.post(Posting(left, Bucket.DEBT, Bucket.PROGRAM, reason))
-    return not left or on_return != "refuse"
+    if on_return != "debt":
+        return left
+    draft.post(Posting(left, Bucket.DEBT, Bucket.PROGRAM, reason))
+    return 0
 
 
 def _reverse_pending(draft: Draft, points: int, reason: str, document: dict[str, Any]) -> int:
-    """Pending points are known by the day they activate: their expiry may have moved since."""
-    available_at = instant(document["available_at"])
+    """Pending points are known by the day they activate; their expiry is the purchase's, or a later one by renewal."""
+    available_at, expires_at = instant(document["available_at"]), instant(document["expires_at"])
     if available_at is None:
         return 0
+    lots = [lot for lot in draft.account.lots if lot.available_at == available_at]
+    own = [lot for lot in lots if lot.expires_at == expires_at]
+    renewed = [lot for lot in lots if lot.expires_at and expires_at and lot.expires_at > expires_at]
     left = points
-    for lot in draft.account.lots:
-        if lot.available_at == available_at and left:
-            moved = min(left, lot.points)
-            draft.post(Posting(moved, Bucket.PENDING, Bucket.PROGRAM, reason, lot.expires_at, available_at))
-            left -= moved
+    for lot in own + renewed:
+        moved = min(left, lot.points)
+        draft.post(Posting(moved, Bucket.PENDING, Bucket.PROGRAM, reason, lot.expires_at, available_at))
+        left -= moved
     return points - left
 
 
@@ -149,25 +156,35 @@ def _counted(
     draft: Draft, purchase: Purchase, document: dict[str, Any], reversal: _Reversal, program: Program
 ) -> dict[str, Any]:
     """What came back counts back out where it was counted; a purchase that came back whole frees its coupons."""
-    counted = draft.counters
+    noted, counted = document.get("counted"), draft.counters
+    if noted is None:
+        noted = _assumed(purchase, document, program)
     whole = all(thousandths(line["returned"]) == thousandths(line["quantity"]) for line in document["lines"])
     if whole:
-        for code in document.get("coupons", ()):
+        for code in noted.get("coupons", ()):
             counted = counters.with_applied(counted, f"coupon:{code}", -1)
-    if len(program.tiers) == 1:
+    if "metric" not in noted:
         return counted
     change = {"points": sum(reversal.taken.values()), "amount": reversal.amount, "purchases": int(whole)}
-    day = program.business_date(purchase.occurred_at)
-    return with_metric(counted, program, day, -change[program.tier_policy.metric])
+    day = date.fromisoformat(noted["day"])
+    return without_metric(counted, noted["metric"], day, change[noted["metric"]])
 
 
-def _return_document(command: ReturnPurchase, version: int, points: int, given: int) -> dict[str, Any]:
+def _assumed(purchase: Purchase, document: dict[str, Any], program: Program) -> dict[str, Any]:
+    """What a purchase that was recorded without a note is taken to have counted: what it would today."""
+    noted: dict[str, Any] = {"coupons": document.get("coupons", ())}
+    if len(program.tiers) > 1:
+        day = program.business_date(purchase.occurred_at)
+        noted |= {"metric": program.tier_policy.metric, "day": day.isoformat()}
+    return noted
+
+
+def _return_document(command: ReturnPurchase, version: int, points: dict[str, int]) -> dict[str, Any]:
     returned = _returned(command)
     return {
         "version": version,
         **receipt_document(command.receipt),
         "occurred_at": instant_text(command.occurred_at),
-        "points_reversed": points,
-        **({"points_returned": given} if given else {}),
+        **points,
         "lines": [{"line": line, "quantity": _units(quantity)} for line, quantity in returned.items()],
     }

@@ -1,10 +1,12 @@
 """What time alone changes: activation, expiry, lapse, a tier's period. In order of their instants, one entry each.
 
 Every decision settles first, so no command decided after an instant sees the state before it,
-whether or not the settler has run; and settling late leaves the same entries as settling on time.
+whether or not the settler has run; and settling late leaves the same entries as settling on time,
+each under the version of the program that was in force at its instant.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -19,7 +21,7 @@ _STEPS_MAX: Final = 100_000
 
 
 def settle(account: Account, now: datetime, program: Program) -> tuple[Account, tuple[Entry, ...]]:
-    """The account at `now`, and the entries that brought it there, oldest first."""
+    """The account at `now`, and the entries that brought it there, oldest first; `program` is the one in force then."""
     entries: list[Entry] = []
     for entry in _steps(account, now, program):
         entries.append(entry)
@@ -32,27 +34,28 @@ def _steps(account: Account, now: datetime, program: Program) -> Iterator[Entry]
         due_at = account.due_at
         if due_at is None or due_at > now:
             return
+        ruling = program.at(due_at)
         entry = (
             _lapse(account, due_at, now)
-            or _activate(account, due_at, now)
             or _expire(account, due_at, now)
+            or _activate(account, due_at, now)
             or _end_redemption(account, due_at, now)
-            or _end_tier_period(account, due_at, now, program)
+            or _end_tier_period(account, due_at, now, ruling)
         )
         if entry is None:
             raise ValueError(f"account {account.member_id} is due at {due_at} for no reason")
-        yield entry
+        yield entry if ruling.version == program.version else replace(entry, program_version=ruling.version)
         account = entry.account
     raise ValueError(f"account {account.member_id} does not settle")
 
 
 def _lapse(account: Account, due_at: datetime, now: datetime) -> Entry | None:
-    """Holds first: their points may expire at the same instant."""
+    """Holds first: their points may expire at the same instant, or have expired meanwhile."""
     hold = next((hold for hold in account.holds if hold.expires_at == due_at), None)
     if hold is None:
         return None
     draft = Draft(account)
-    released = draft.release(hold, "hold_lapsed")
+    released = draft.release(hold, "hold_lapsed", due_at)
     return draft.entry(
         "hold_lapsed", occurred_at=due_at, recorded_at=now, points=released, detail={"hold": hold.version}
     )
@@ -65,7 +68,7 @@ def _activate(account: Account, due_at: datetime, now: datetime) -> Entry | None
     draft = Draft(account)
     for lot in lots:
         draft.post(Posting(lot.points, Bucket.PENDING, Bucket.AVAILABLE, "activated", lot.expires_at, lot.available_at))
-        draft.pay_debt(min(lot.points, draft.account.debt), lot.expires_at)
+        draft.pay_debt(lot)
     points = sum(lot.points for lot in lots)
     return draft.entry("points_activated", occurred_at=due_at, recorded_at=now, points=points)
 

@@ -43,7 +43,7 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """Points with one expiry. `available_at` is set while they are pending."""
+    """Points with one expiry. `available_at` is set while they are pending; they may expire before it."""
 
     points: int
     expires_at: datetime | None = None
@@ -137,7 +137,7 @@ class Account:
     @property
     def due_at(self) -> datetime | None:
         """When time alone next changes this account; None: never."""
-        moments = [lot.available_at or lot.expires_at for lot in self.lots]
+        moments = [moment for lot in self.lots for moment in (lot.available_at, lot.expires_at)]
         moments += [hold.expires_at for hold in self.holds]
         moments += [redemption.expires_at for redemption in self.redemptions]
         moments.append(self.tier.until)

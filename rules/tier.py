@@ -1,8 +1,8 @@
 """Tiers: what counts for them, when one is reached and what the end of its period brings.
 
 The metric is counted on the business date it was earned on, in `counters["metric"]`: its name, then
-a flat list of (day, value). A rolling window of a day is that day and the months before it, without
-the day so many months ago; a calendar year is the day's year. A period begins on the day a tier is
+a flat list of (day, value). A rolling window of a day is that day and those before it that are not
+yet so many months ago; a calendar year is the day's year. A period begins on the day a tier is
 reached and ends with the last day of its window: what reached the tier does not also keep it.
 """
 
@@ -20,12 +20,24 @@ _ONE_DAY: Final = timedelta(days=1)
 
 def with_metric(counters: Counters, program: Program, day: date, change: int) -> dict[str, Any]:
     """The counters with `change` of the metric on a day; what lies before any window goes."""
+    if not change:
+        return dict(counters)
     kept = _YEAR_DAYS if program.tier_policy.window.kind == "calendar_year" else 31 * program.tier_policy.window.months
-    known = _days(counters, program)
-    if not change or (change < 0 and day.toordinal() not in known[::2]):
-        return dict(counters)  # what was earned before any window has been forgotten, and so is its reversal
-    days = add_on_day(known, day, (change,), kept=kept)
-    return {**counters, "metric": [program.tier_policy.metric, *days]}
+    days = add_on_day(_days(counters, program), day, (change,))
+    oldest, start = days[-2] - kept, 0
+    while days[start] < oldest:
+        start += 2
+    return {**counters, "metric": [program.tier_policy.metric, *days[start:]]}
+
+
+def without_metric(counters: Counters, metric: str, day: date, change: int) -> dict[str, Any]:
+    """The counters without `change` of a metric counted on a day, unless it is no longer counted or forgotten."""
+    name, days = _metric(counters)
+    if name != metric or day.toordinal() not in days[::2]:
+        return dict(counters)
+    at = 2 * days[::2].index(day.toordinal()) + 1
+    days[at] = max(days[at] - change, 0)
+    return {**counters, "metric": [name, *days]}
 
 
 def qualifying(counters: Counters, program: Program, day: date) -> int:
@@ -38,15 +50,25 @@ def qualifying(counters: Counters, program: Program, day: date) -> int:
     return max(sum(days[start + 1 :: 2]), 0)
 
 
+def _metric(counters: Counters) -> tuple[str | None, list[int]]:
+    known: list[Any] = counters.get("metric") or [None]
+    return known[0], known[1:]
+
+
 def _days(counters: Counters, program: Program) -> list[int]:
     """A program that counts another metric than before starts from nothing."""
-    metric: list[Any] = counters.get("metric") or [None]
-    return metric[1:] if metric[0] == program.tier_policy.metric else []
+    name, days = _metric(counters)
+    return days if name == program.tier_policy.metric else []
 
 
 def _window_start(program: Program, day: date) -> date:
     window = program.tier_policy.window
-    return date(day.year, 1, 1) if window.kind == "calendar_year" else add_months(day, -window.months) + _ONE_DAY
+    if window.kind == "calendar_year":
+        return date(day.year, 1, 1)
+    first = add_months(day, -window.months) + _ONE_DAY
+    while add_months(first, window.months) <= day:  # the last days of a longer month end with a shorter one
+        first += _ONE_DAY
+    return first
 
 
 def metric_of_purchase(program: Program, *, points: int, amount: int) -> int:

@@ -12,7 +12,7 @@ from rules.facts import Facts
 from rules.hold import insufficient
 from rules.outcome import Accepted, Outcome, Refused
 from rules.program import Program
-from rules.state import Account, Bucket, Hold, Posting
+from rules.state import Account, Bucket, Hold
 
 
 def send_transfer(account: Account, command: SendTransfer, program: Program, _facts: Facts) -> Outcome:
@@ -46,11 +46,7 @@ def receive_transfer(account: Account, command: ReceiveTransfer, program: Progra
         return Refused("already_done", "this transfer was received")
     draft = Draft(account)
     for lot in command.lots:
-        if lot.expires_at and lot.expires_at <= command.received_at:
-            draft.post(Posting(lot.points, Bucket.PROGRAM, Bucket.AVAILABLE, "transfer", lot.expires_at))
-            draft.expire(command.received_at)
-        else:
-            draft.earn(lot.points, "transfer", expires_at=lot.expires_at, available_at=None)
+        draft.earn(lot, "transfer", command.received_at)
     draft.keep_alive(program, command.received_at)
     entry = draft.entry(
         "transfer_received",
@@ -84,8 +80,7 @@ def cancel_transfer(account: Account, command: CancelTransfer, _program: Program
     if hold is None:
         return _none_open(facts)
     draft = Draft(account)
-    released = draft.release(hold, "transfer_cancelled")
-    draft.expire(command.received_at)
+    released = draft.release(hold, "transfer_cancelled", command.received_at)
     if account.status != "open":
         draft.take(draft.account.available, Bucket.EXPIRED, "forfeited")
     entry = draft.entry(

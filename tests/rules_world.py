@@ -13,10 +13,13 @@ from rules.decide import Facts, decide
 from rules.fold import FoldedEntry, fold
 from rules.outcome import Accepted, Entry, Purchase, Refused
 from rules.program import Program, parse_program
-from rules.state import Account, TierStanding
+from rules.state import Account, Bucket, Posting, TierStanding
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)  # a Sunday
 MEMBER = 7
+BY_TIME = {
+    "hold_lapsed", "points_activated", "points_expired", "redemption_expired", "tier_changed", "tier_renewed"
+}  # fmt: skip
 
 
 def program(*parts: str, points: str = "", version: int = 1, zone: str = "UTC") -> Program:
@@ -149,6 +152,10 @@ def check_books(journal: list[Entry], account: Account | None) -> None:
     """Postings sum to zero with the issuer, no bucket is negative, and the account is the fold of its journal."""
     if account is None or not journal:
         return
+    assert account.due_at is None or account.due_at > account.changed_at  # nothing outlives its instant
+    by_time = [entry.occurred_at for entry in journal if entry.kind in BY_TIME]
+    assert by_time == sorted(by_time)
+    assert not [posting for entry in journal for posting in entry.postings if _moves_expired_points(entry, posting)]
     buckets = account.available + account.pending + account.held + account.spent + account.expired - account.debt
     assert account.issued == buckets
     assert min(account.available, account.pending, account.held, account.spent, account.expired, account.debt) >= 0
@@ -163,3 +170,9 @@ def check_books(journal: list[Entry], account: Account | None) -> None:
         ],
     )
     assert folded == replace(account, changed_at=first.changed_at, counters={})
+
+
+def _moves_expired_points(entry: Entry, posting: Posting) -> bool:
+    at = entry.occurred_at if entry.kind in BY_TIME else entry.account.changed_at
+    expired = posting.expires_at is not None and posting.expires_at <= at
+    return expired and posting.source is Bucket.AVAILABLE and posting.target is not Bucket.EXPIRED

@@ -11,12 +11,18 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from command.program import apply_program
+import command.program
+from cluster.errors import ClusterError
+from cluster.program import apply_everywhere, look_at
+from command.program import ProgramCache, apply_program, learn_program
+from shard_router.statement import load_statements
 from tests.command_node import PROGRAM, running_command_node
 from tests.engine import PostgresServer
 from tests.integration.test_command import basket
+from tests.integration.test_postgres_pair import fetch
 
 DOUBLED = PROGRAM.replace('per_unit = "1"', 'per_unit = "2"')
+STATEMENTS = load_statements(Path(command.program.__file__).with_name("program.sql"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,15 @@ async def test_check_says_what_would_change_and_apply_does_it_on_every_shard(sys
     assert printed.partition("\n")[2].strip() == DOUBLED.strip()
 
 
+async def test_another_notation_is_no_change_for_check_and_for_apply(system: System) -> None:
+    await apply_program(system.dsns, PROGRAM)
+    same = PROGRAM.replace('per_unit = "1"', 'per_unit = "1.00"  # as before')
+    for word in ("check", "apply"):
+        code, printed = await system.program(word, file=same)
+        assert (code, "same as the running version 1" in printed) == (0, True), printed
+    assert await system.versions() == [[1], [1]]
+
+
 async def test_a_wrong_file_is_told_by_line_and_changes_nothing(system: System) -> None:
     await apply_program(system.dsns, PROGRAM)
     wrong = PROGRAM.replace("per_unit", "per_unti").replace('region = "eu"', "", 1)
@@ -133,3 +148,46 @@ async def test_a_command_node_decides_by_the_new_version_at_once(tmp_path: Path,
         code, printed = await System(tmp_path, [database]).program("apply", file=DOUBLED)
         assert code == 0, printed
         assert (await node.post("/v1/purchases", basket(card, "2"))).json["points_earned"] == 26
+
+
+async def test_of_two_who_apply_at_once_each_makes_a_version_of_its_own_the_same_on_every_shard(
+    postgres_server: PostgresServer,
+) -> None:
+    for _ in range(5):
+        dsns = [await postgres_server.create_database() for _ in range(2)]
+        await apply_program(dsns, PROGRAM)
+        texts = [PROGRAM.replace('per_unit = "1"', f'per_unit = "{number}"') for number in (2, 3)]
+        assert sorted(await asyncio.gather(*(apply_program(dsns, text) for text in texts))) == [2, 3]
+        held = [await fetch(dsn, "SELECT version, source FROM program ORDER BY version") for dsn in dsns]
+        assert held[0] == held[1]
+        assert sorted(row["source"] for row in held[0][1:]) == texts
+        for dsn in dsns:
+            await postgres_server.drop_database(dsn)
+
+
+async def test_who_applies_while_somebody_else_does_not_come_to_an_end_is_told_and_changes_nothing(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("command.program.APPLY_WAIT_S", 0.2)
+    await apply_program(system.dsns, PROGRAM)
+    other = await asyncpg.connect(system.dsns[0])
+    await other.execute(STATEMENTS["lock_apply"])
+    with pytest.raises(ClusterError, match="somebody else has been applying a program"):
+        await apply_everywhere(await look_at(system.folder / "topology.json"), DOUBLED, None)
+    assert await system.versions() == [[1], [1]]
+    await other.close()
+    assert await apply_everywhere(await look_at(system.folder / "topology.json"), DOUBLED, None) == 2
+
+
+async def test_a_version_to_come_does_not_date_receipts_yet(tmp_path: Path, database: str) -> None:
+    behind, ahead = (PROGRAM.replace("Europe/Berlin", zone) for zone in ("Etc/GMT+12", "Pacific/Kiritimati"))
+    async with running_command_node(database, tmp_path, program=behind) as node:
+        await apply_program([database], ahead, datetime.now(UTC) + timedelta(days=1))
+        node.router.programs = ProgramCache()  # as a node that starts now
+        await learn_program(node.router._pools["eu-1"], node.router.programs)
+        assert node.router.program.version == 1
+        card = {"card": (await node.enrol())["card"]}
+        body = basket(card, "1")
+        assert (await node.post("/v1/purchases", body)).status == 201
+        (row,) = await fetch(database, "SELECT business_date FROM receipt")
+        assert row["business_date"] == (datetime.fromisoformat(body["occurred_at"]) - timedelta(hours=12)).date()

@@ -1,10 +1,11 @@
 """What baskets earn: components, floors, groups, conditions, limits. One row per sentence of the rules."""
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 
 import pytest
 
+from rules.counters import on_day
 from rules.evaluate import Evaluation, evaluate
 from rules.outcome import Refused
 from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
@@ -158,6 +159,54 @@ def test_beyond_a_limit_a_purchase_is_accepted_and_earns_up_to_it(limits: str, p
     assert member.why("c") == why
     assert sum(one["points"] for one in member.explanation) == points[-1]
     assert member.buy(line(1000), at=later(days=1)).points == points[0]
+
+
+def test_limits_of_a_day_hold_for_days_long_past_whatever_has_been_bought_since() -> None:
+    daily = campaign("c", "fixed = 5", limits="{ per_member_per_day = 1 }")
+    member = Member(program(daily, points="limits = { purchases_per_day = 2 }"))
+    for days in range(60):
+        member.buy(line(100), at=later(days=-days), received_at=NOW)
+    for days in (400, 399, 300):
+        earned_then = [member.buy(line(100), at=later(days=-days), received_at=NOW).points for _ in range(3)]
+        assert earned_then == [6, 1, 0]
+    assert [member.buy(line(100), at=later(days=-days), received_at=NOW).points for days in (35, 40)] == [1, 1]
+
+
+def test_of_days_long_past_only_a_few_are_remembered() -> None:
+    daily = campaign("c", "fixed = 5", limits="{ per_member_per_day = 1 }")
+    member = Member(program(daily))
+    for days in range(200, 0, -1):
+        member.buy(line(100), at=later(days=-days), received_at=NOW)
+    counters = member.now.counters
+    assert (len(counters["days"]) // 3, len(counters["applied_on"]["campaign:c"]) // 2) == (41, 41)
+    for days in range(0, 2000, 50):
+        member.buy(line(100), at=later(days=days))
+    assert (len(member.now.counters["days"]) // 3, on_day(member.now.counters, later(days=1950).date())) == (32, (1, 6))
+
+
+def test_the_sums_of_a_day_stay_64_bit_integers_though_returns_take_nothing_off_them() -> None:
+    member = Member(program(points='per_unit = "1000000000"'))
+    for _ in range(6):
+        member.bring_all_back(member.buy(line(4 * 10**11)).version)
+    assert on_day(member.now.counters, NOW.date()) == (6, 2**62)
+
+
+@pytest.mark.parametrize(
+    ("hours", "moment", "why"),
+    [
+        ('to = "00:00"', "21:00:00", "applied"),
+        ('from = "20:00", to = "00:00"', "19:59:59", "time"),
+        ('from = "20:00", to = "00:00"', "23:59:59.999999", "applied"),
+        ('to = "24:00"', "23:59:59.999999", "applied"),
+        ('from = "00:00", to = "24:00"', "00:00:00", "applied"),
+        ("from = 08:00:00, to = 12:00:00", "08:00:00", "applied"),
+        ("from = 08:00:00, to = 12:00:00", "12:00:00", "time"),
+    ],
+)
+def test_midnight_as_the_end_is_the_end_of_the_day(hours: str, moment: str, why: str) -> None:
+    member = Member(program(campaign("c", "fixed = 5", when=f"{{ {hours} }}")))
+    member.buy(line(100), at=datetime.fromisoformat(f"2026-11-22T{moment}Z"))
+    assert member.why("c") == why
 
 
 COUPON = (

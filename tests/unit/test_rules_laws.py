@@ -166,6 +166,13 @@ def _receive(history: History) -> None:
     history.member.say(ReceiveTransfer(8, history.data.draw(st.integers(1, 9)), lots, history.now))
 
 
+def _give_for_a_while(history: History) -> None:
+    draw, now = history.data.draw, history.now
+    pending_until = draw(st.sampled_from([None, now + timedelta(hours=1)]))
+    expires_at = now + draw(st.sampled_from([timedelta(minutes=90), timedelta(days=3)]))
+    history.member.ok(AdjustPoints(9, "by hand", now, pending_until, expires_at))
+
+
 STEPS: tuple[Callable[[History], None], ...] = (
     _buy,
     _buy,
@@ -174,6 +181,7 @@ STEPS: tuple[Callable[[History], None], ...] = (
     _bring_back,
     _redeem,
     _receive,
+    _give_for_a_while,
     lambda h: h.remember("hold", h.member.say(PlaceHold(h.points(), 7200, h.now))),
     lambda h: h.remember("transfer", h.member.say(SendTransfer(8, h.points(), h.now))),
     lambda h: _ignore(h.member.say(CaptureHold(h.pick("hold"), h.data.draw(st.sampled_from([None, 1])), h.now))),

@@ -1,6 +1,7 @@
 """Points on their way: holds, redemptions, transfers, thanks, and the end of a membership."""
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -11,6 +12,7 @@ from rules.command import (
     CancelTransfer,
     CaptureHold,
     CloseMember,
+    Command,
     CreditReferral,
     PlaceHold,
     ReceiveTransfer,
@@ -20,6 +22,7 @@ from rules.command import (
     UseRedemption,
     VoidHold,
 )
+from rules.outcome import Entry, Refused
 from tests.rules_world import NOW, TIERS, Member, later, line, moves, program, purchase
 
 REWARDS = """
@@ -62,6 +65,31 @@ def test_a_capture_spends_first_to_expire_first_and_releases_the_rest() -> None:
     member.ok(CaptureHold(hold, 600, NOW))
     assert (lots(member), member.now.spent) == ([(400, timedelta(days=9))], 600)
     assert member.refused(CaptureHold(hold, 1, NOW), hold_existed=True) == "hold_closed"
+
+
+@pytest.mark.parametrize(("end", "back"), [(VoidHold, 10), (lambda hold, at: CaptureHold(hold, 3, at), 7)])
+def test_what_comes_back_from_a_hold_after_its_expiry_expires_at_once_and_pays_no_debt(
+    end: Callable[[int, datetime], Command], back: int
+) -> None:
+    member = Member(program())
+    version = member.buy(line(1000)).version
+    member.ok(AdjustPoints(10, "gift", NOW, expires_at=later(minutes=5)))
+    hold = member.ok(PlaceHold(10, 3600, NOW)).version
+    member.ok(CaptureHold(member.ok(PlaceHold(10, None, NOW)).version, None, NOW))
+    member.bring_all_back(version)
+    assert member.now.debt == 10
+    entry = member.ok(end(hold, later(minutes=10)))
+    assert moves(entry)[-2:] == [(back, "held", "available"), (back, "available", "expired")]
+    assert (entry.points, member.now.available, member.now.debt, member.now.expired) == (back, 0, 10, back)
+
+
+def test_closing_expires_what_has_expired_in_a_hold_and_forfeits_the_rest() -> None:
+    member = Member(program())
+    member.ok(AdjustPoints(10, "gift", NOW, expires_at=later(minutes=5)))
+    member.ok(AdjustPoints(7, "gift", NOW))
+    member.ok(PlaceHold(12, 3600, NOW))
+    assert member.ok(CloseMember(later(minutes=10))).detail == {"forfeited": 7}
+    assert member.now.expired == 17
 
 
 def test_a_redemption_is_paid_used_once_and_then_closed() -> None:
@@ -209,3 +237,27 @@ def test_an_adjustment_takes_no_more_than_there_is() -> None:
         (10, "available", "program"),
     ]
     assert member.refused(AdjustPoints(-41, "error", NOW)) == "insufficient_points"
+
+
+@pytest.mark.parametrize(
+    ("expires_after", "expiry", "pointer"),
+    [
+        (timedelta(days=9), "none", "/expires_at"),
+        (timedelta(days=10), "none", "/expires_at"),
+        (None, "rolling", "/pending_until"),
+        (timedelta(days=11), "rolling", None),
+        (None, "none", None),
+    ],
+)
+def test_points_that_would_expire_before_they_are_available_are_not_given(
+    expires_after: timedelta | None, expiry: str, pointer: str | None
+) -> None:
+    until = later(days=10 if expires_after else 800)
+    member = Member(program(points=f'expiry = {{ kind = "{expiry}" }}'))
+    given = AdjustPoints(10, "gift", NOW, until, NOW + expires_after if expires_after else None)
+    outcome = member.say(given)
+    if pointer is None:
+        assert isinstance(outcome, Entry)
+    else:
+        assert isinstance(outcome, Refused)
+        assert (outcome.reason, outcome.pointer) == ("malformed", pointer)

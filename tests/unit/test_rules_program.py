@@ -39,6 +39,26 @@ def test_the_default_program_is_valid_and_keeps_its_stores() -> None:
         ('region = "ap"\nlat = 1.3', 'region = "ap"\nlat = 91.3', "stores.6.lat: Input should be less than"),
         ("valid_days = 90", "valid_days = 0", "rewards.3.valid_days: Input should be greater"),
         ("[points]", "[points", "not TOML: Expected ']'"),
+        ('from = "06:00"', 'from = "06:00Z"', 'campaigns.3.when.from: write the time of day like "08:30"'),
+        ('from = "06:00"', "from = 6", 'campaigns.3.when.from: write the time of day like "08:30"'),
+        ('from = "06:00"', 'from = "06"', 'campaigns.3.when.from: write the time of day like "08:30"'),
+        ('from = "06:00"', 'from = "24:00"', "campaigns.3.when.from: hour must be in 0..23"),
+        ('to = "10:00"', 'to = "10:00+01:00"', 'campaigns.3.when.to: write the time of day like "08:30"'),
+        ('to = "10:00"', 'to = "06:00"', "campaigns.3.when: from and to are the same time of day"),
+        ("when = { birthday", 'starts_at = "2026"\nwhen = { birthday', "write the instant with its zone"),
+        ("when = { birthday", "starts_at = 20260101\nwhen = { birthday", "write the instant with its zone"),
+        ("when = { birthday", 'ends_at = "2026-01-01T00:00:00"\nwhen = { birthday', "write the instant with its zone"),
+        ("when = { birthday", "ends_at = 2026-01-01\nwhen = { birthday", "write the instant with its zone"),
+        ("when = { birthday", 'ends_at = "2026-13-01T00:00:00Z"\nwhen = { birthday', "month must be in 1..12"),
+        ("pending_days = 0", "pending_days = true", "points.pending_days: write a whole number without quotes"),
+        ("pending_days = 0", 'pending_days = "14"', "points.pending_days: write a whole number without quotes"),
+        ("hold_max_s = 86400", 'hold_max_s = "86400"', "points.hold_max_s: write a whole number without quotes"),
+        ("valid_days = 90", "valid_days = true", "rewards.3.valid_days: write a whole number without quotes"),
+        ("birthday_within_days = 7", 'birthday_within_days = "7"', "write a whole number without quotes"),
+        ("first_purchase = true", 'first_purchase = "yes"', "when.first_purchase: write true or false, without quotes"),
+        ("lat = 1.3048", "lat = true", "stores.6.lat: Input should be a valid number"),
+        ("effect = { fixed = 25 }", "effect = 25", "campaigns.8.effect: write effect = { ... }"),
+        ('weekdays = ["sat", "sun"]', 'weekdays = "sat"', "campaigns.1.when.weekdays: write weekdays = [ ... ]"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_refused_with_its_line_and_the_fix(right: str, wrong: str, complaint: str) -> None:
@@ -79,6 +99,10 @@ def test_every_mistake_is_told_in_the_order_of_the_file() -> None:
         ('code = "coffee"', 'code = "tea"', ["reward 'coffee' goes", "reward 'tea' is new: A coffee"]),
         ("referrer = 200", "referrer = 300", ["referral.referrer: 200 -> 300"]),
         ("# The default program.", "# Another word.", []),
+        ('per_unit = "1" ', 'per_unit = "1.00" ', []),
+        ('effect = { per_unit = "0.5" }', '[campaigns.effect]\nper_unit = "0.50"', []),
+        ('to = "10:00"', 'to = "10:00:00"', []),
+        ('to = "10:00"', 'to = "00:00"', ["campaign 'happy-morning'.when.to: 10:00 -> 24:00"]),
     ],
 )
 def test_what_a_file_would_change_is_told_in_words(old: str, new: str, told: list[str]) -> None:
@@ -89,3 +113,31 @@ def test_against_nothing_everything_is_new() -> None:
     told = compare_programs(None, parse_program(SOURCE))
     assert "tier 'basic' is new: Basic" in told
     assert any(line.startswith("points: nothing -> per_unit 1") for line in told)
+
+
+def moved(source: str, part: str) -> str:
+    """The second table of a list before the first."""
+    first, second = re.findall(rf"(?ms)^\[\[{part}\]\].*?(?=^$)", source)[:2]
+    return source.replace(second, "", 1).replace(first, f"{second}\n\n{first}", 1)
+
+
+DATED = SOURCE.replace("when = { birthday", "starts_at = 2026-01-01T00:00:00Z\nwhen = { birthday")
+ANOTHER_INSTANT = ["starts_at: 2026-01-01T00:00:00Z -> 2026-01-01T00:00:00+02:00"]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (DATED.replace("2026-01-01T00:00:00Z", '"2026-01-01T02:00:00+02:00"'), []),
+        (DATED.replace("2026-01-01T00:00:00Z", '"2026-01-01T00:00:00+02:00"'), ANOTHER_INSTANT),
+        (moved(DATED, "stores"), ["stores stand in another order"]),
+        (moved(DATED, "rewards"), ["rewards stand in another order"]),
+        (moved(DATED, "tiers"), ["tiers stand in another order"]),
+    ],
+    ids=range(5),
+)
+def test_what_is_told_to_change_is_what_makes_another_program(source: str, told: list[str]) -> None:
+    old, new = parse_program(DATED), parse_program(source)
+    said = compare_programs(old, new)
+    assert [line.partition("'.")[2] or line for line in said] == told
+    assert (said == []) == (old.document == new.document)

@@ -54,6 +54,13 @@ def test_pending_points_of_the_purchase_go_first_then_its_lot_then_first_to_expi
     assert (spend_all, moves(member.bring_back(other, (1, 1), at=later(days=21)))) == (10, [(10, "pending", "program")])
 
 
+def test_a_return_leaves_other_points_of_the_same_pending_day_alone() -> None:
+    member = Member(program(points='pending_days = 14\nexpiry = { kind = "rolling", round = "none" }'))
+    first, second = (member.buy(line(1000), at=later(hours=hours)) for hours in (0, 8))
+    member.bring_all_back(second.version, at=later(hours=9))
+    assert [lot.expires_at for lot in member.now.lots] == [first.postings[0].expires_at]
+
+
 @pytest.mark.parametrize(("policy", "debt", "issued"), [("debt", 8, 0), ("forgive", 0, 8)])
 def test_what_is_missing_follows_the_policy(policy: str, debt: int, issued: int) -> None:
     member = Member(program(points=f'on_return = "{policy}"'))
@@ -61,6 +68,18 @@ def test_what_is_missing_follows_the_policy(policy: str, debt: int, issued: int)
     spend(member, 8)
     member.bring_all_back(version)
     assert (member.now.available, member.now.debt, member.now.issued) == (0, debt, issued)
+
+
+def test_what_is_forgiven_is_told_and_not_counted_as_reversed() -> None:
+    member = Member(program(points='on_return = "forgive"'))
+    version = member.buy(line(1000, 2)).version
+    assert member.bring_back(version, (1, 1)).detail == {"purchase": version}
+    spend(member, 3)
+    entry = member.bring_back(version, (1, 1))
+    assert (entry.points, moves(entry)) == (-2, [(2, "available", "program")])
+    assert entry.detail == {"purchase": version, "points_reversed": 2, "points_forgiven": 3}
+    told = [{key: one[key] for key in one if "points" in key} for one in member.purchases[version].document["returns"]]
+    assert told == [{"points_reversed": 5}, {"points_reversed": 2, "points_forgiven": 3}]
 
 
 def test_a_policy_of_refusal_refuses_the_whole_return() -> None:
@@ -100,6 +119,15 @@ def test_paying_with_more_points_than_there_are_or_are_due_refuses_the_purchase(
     assert member.now.available == 500
 
 
+def test_points_on_top_of_a_hold_pay_no_more_than_is_left_to_pay() -> None:
+    member = Member(program(points=WORTH))
+    member.ok(AdjustPoints(1500, "gift", NOW))
+    hold = member.ok(PlaceHold(600, None, NOW)).version
+    assert member.refused(purchase(line(1000), capture_holds=(hold,), pay_with_points=401)) == "limit_exceeded"
+    assert (member.now.held, member.now.available) == (600, 900)
+    assert member.buy(line(1000), capture_holds=(hold,), pay_with_points=400).points == -1000
+
+
 def test_a_program_without_worth_takes_no_points_for_money() -> None:
     member = Member(program())
     member.ok(AdjustPoints(500, "gift", NOW))
@@ -135,3 +163,27 @@ def test_an_offline_basket_already_past_its_expiry_earns_and_expires_in_one_entr
     member = Member(program(points='expiry = { kind = "rolling", months = 1, round = "none" }'))
     entry = member.buy(line(1000), at=later(days=-60), received_at=NOW)
     assert moves(entry) == [(10, "program", "available"), (10, "available", "expired")]
+
+
+COUPON = '[[coupons]]\ncode = "SAVE"\neffect = { fixed = 50 }\nper_member = '
+
+
+def test_a_return_frees_only_a_coupon_that_was_counted() -> None:
+    member = Member(program(COUPON + "0"))
+    shown = purchase(line(1000), coupons=("SAVE",))
+    uncounted = member.ok(shown).version
+    member.program = program(COUPON + "1", version=2)
+    counted = member.ok(shown).version
+    member.bring_all_back(uncounted)
+    assert member.refused(shown) == "unknown_coupon"
+    member.bring_all_back(counted)
+    assert member.ok(shown).points == 60
+
+
+def test_a_purchase_recorded_without_a_note_of_what_it_counted_frees_its_coupon() -> None:
+    member = Member(program(COUPON + "1"))
+    shown = purchase(line(1000), coupons=("SAVE",))
+    version = member.ok(shown).version
+    del member.purchases[version].document["counted"]
+    member.bring_all_back(version)
+    assert member.ok(shown).points == 60

@@ -119,6 +119,49 @@ def test_reversed_points_count_out_of_the_time_they_were_earned() -> None:
     assert tier(member)["qualifying_points"] == 50
 
 
+def test_a_return_counts_out_only_from_the_metric_that_counted_it() -> None:
+    member = Member(program(TIERS))
+    first = member.buy(line(20_000)).version
+    member.program = program(TIERS, policy(metric='"amount"'), version=2)
+    second = member.buy(line(500, 2)).version
+    member.bring_all_back(first)
+    assert tier(member)["qualifying_points"] == 500
+    member.bring_back(second, (1, 1))
+    assert tier(member)["qualifying_points"] == 250
+    member.program = program(version=3)
+    uncounted = member.buy(line(500)).version
+    member.program = program(TIERS, policy(metric='"amount"'), version=4)
+    member.bring_all_back(uncounted)
+    assert tier(member)["qualifying_points"] == 250
+
+
+def test_a_return_counts_out_of_the_day_that_counted_it_though_the_program_has_moved() -> None:
+    member = Member(program(TIERS))
+    version = member.buy(line(9_000), at=at("2026-11-22T20:00:00Z")).version
+    member.program = program(TIERS, version=2, zone="Asia/Tokyo")  # where it is the 23rd already
+    member.bring_all_back(version, at=at("2026-11-22T21:00:00Z"))
+    assert tier(member)["qualifying_points"] == 0
+
+
+def test_a_purchase_recorded_without_a_note_of_what_it_counted_counts_out_as_it_would_today() -> None:
+    member = Member(program(TIERS))
+    version = member.buy(line(9_000)).version
+    del member.purchases[version].document["counted"]
+    member.bring_all_back(version)
+    assert tier(member)["qualifying_points"] == 0
+
+
+@pytest.mark.parametrize("day", range(26, 32))
+@pytest.mark.parametrize("months", [1, 13])
+def test_what_reached_a_tier_does_not_also_keep_it_whatever_the_day_of_the_month(months: int, day: int) -> None:
+    member = Member(program(TIERS, policy(window=f'{{ kind = "rolling", months = {months} }}')))
+    member.buy(line(10_000), at=at(f"2026-01-{day}T12:00:00Z"))
+    until = member.now.tier.until
+    assert until
+    member.say(SettleAccount(until))
+    assert (member.journal[-1].kind, tier(member)["code"]) == ("tier_changed", "basic")
+
+
 def test_a_tier_that_never_ended_gets_a_period_under_a_program_that_has_them() -> None:
     member = Member(program(TIERS, policy(downgrade='"never"')))
     member.buy(line(10_000))

@@ -1,10 +1,14 @@
 """What time alone does: activation, expiry of each kind, lapse; at its instant, one entry each."""
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from rules.command import AdjustPoints, PlaceHold, RedeemReward, SettleAccount, VoidHold
+from rules.command import AdjustPoints, CaptureHold, PlaceHold, RedeemReward, SettleAccount, VoidHold
+from rules.dates import end_of_day
+from rules.decide import decide
 from tests.rules_world import NOW, Member, later, line, moves, program
 
 
@@ -62,8 +66,86 @@ def test_a_hold_lapses_by_itself_and_gives_lots_back_with_their_own_expiry() -> 
     member.ok(AdjustPoints(10, "gift", NOW))
     member.ok(PlaceHold(15, 3600, NOW))
     member.say(SettleAccount(later(hours=1)))
-    assert [entry.kind for entry in member.journal[-2:]] == ["hold_lapsed", "points_expired"]
+    assert [entry.kind for entry in member.journal[-2:]] == ["hold_placed", "hold_lapsed"]
+    assert moves(member.journal[-1]) == [
+        (10, "held", "available"), (5, "held", "available"), (10, "available", "expired"),
+    ]  # fmt: skip
     assert (member.now.available, member.now.expired, member.now.held) == (10, 10, 0)
+
+
+def test_points_that_expire_when_their_hold_lapses_leave_the_others_of_that_instant_an_entry_of_their_own() -> None:
+    member = Member(program())
+    member.ok(AdjustPoints(30, "gift", NOW, expires_at=later(hours=1)))
+    member.ok(PlaceHold(10, 3600, NOW))
+    member.say(SettleAccount(later(hours=1)))
+    assert [(entry.kind, moves(entry)) for entry in member.journal[-2:]] == [
+        ("hold_lapsed", [(10, "held", "available"), (10, "available", "expired")]),
+        ("points_expired", [(20, "available", "expired")]),
+    ]
+
+
+def in_debt(points: int, gift: int = 0) -> Member:
+    """Spent what a return then took; `gift` points lie in a hold that outlives them."""
+    member = Member(program(points='expiry = { kind = "rolling" }'))
+    version = member.buy(line(points * 100)).version
+    member.ok(CaptureHold(member.ok(PlaceHold(points, None, NOW)).version, None, NOW))
+    if gift:
+        member.ok(AdjustPoints(gift, "gift", NOW, expires_at=later(minutes=5)))
+        member.ok(PlaceHold(gift, 600, NOW))
+    member.bring_all_back(version)
+    return member
+
+
+def test_what_expired_in_a_hold_pays_no_debt_when_it_lapses() -> None:
+    member = in_debt(10, gift=8)
+    member.say(SettleAccount(later(days=1)))
+    assert (member.now.debt, member.now.available, member.now.expired) == (10, 0, 8)
+
+
+def test_an_expired_offline_basket_pays_no_debt() -> None:
+    member = in_debt(10)
+    entry = member.buy(line(700), at=later(days=-600), received_at=NOW)
+    assert moves(entry) == [(7, "program", "available"), (7, "available", "expired")]
+    assert member.now.debt == 10
+
+
+def test_pending_points_expire_at_their_instant() -> None:
+    member = Member(program(points='pending_days = 14\nexpiry = { kind = "fixed_dates", dates = ["12-31"] }'))
+    member.buy(line(1000), at=at("2026-12-25T10:00:00Z"))
+    assert member.now.due_at == at("2026-12-31T23:59:59Z")
+    member.say(SettleAccount(at("2027-01-20T00:00:00Z")))
+    assert (member.journal[-1].kind, moves(member.journal[-1])) == ("points_expired", [(10, "pending", "expired")])
+    assert (member.now.pending, member.now.available, member.now.expired) == (0, 0, 10)
+
+
+def test_pending_points_whose_expiry_is_their_activation_expire_without_becoming_available() -> None:
+    member = Member(program())
+    ends_at = later(days=2)
+    member.ok(AdjustPoints(10, "gift", NOW, pending_until=ends_at, expires_at=later(days=2, hours=1)))
+    lot = replace(member.now.lots[0], expires_at=ends_at)  # an older version did not refuse it
+    decision = decide(replace(member.now, lots=(lot,)), SettleAccount(ends_at), member.program)
+    assert [moves(entry) for entry in decision.settled] == [[(10, "pending", "expired")]]
+
+
+def test_an_offline_basket_that_expired_while_pending_earns_and_expires_in_one_entry() -> None:
+    member = Member(program(points='pending_days = 40\nexpiry = { kind = "rolling", months = 1, round = "none" }'))
+    entry = member.buy(line(700), at=later(days=-34), received_at=NOW)
+    assert moves(entry) == [(7, "program", "pending"), (7, "pending", "expired")]
+    assert member.now.due_at is None
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "ends_at"),
+    [
+        ("America/Santiago", "2026-04-04", "2026-04-05T03:59:59Z"),
+        ("Africa/Cairo", "2030-10-31", "2030-10-31T21:59:59Z"),
+        ("Europe/Berlin", "2026-10-25", "2026-10-25T22:59:59Z"),
+    ],
+)
+def test_where_the_last_hour_of_a_day_comes_twice_the_day_ends_with_the_second(
+    zone: str, day: str, ends_at: str
+) -> None:
+    assert end_of_day(date.fromisoformat(day), ZoneInfo(zone)) == at(ends_at)
 
 
 def test_under_inactivity_every_earn_or_spend_moves_all_points_also_held_and_pending_ones() -> None:
@@ -84,6 +166,25 @@ def test_under_inactivity_every_earn_or_spend_moves_all_points_also_held_and_pen
     assert [(lot.points, lot.expires_at) for lot in member.now.available_lots] == [(100, ends_at)]
     member.say(SettleAccount(ends_at))
     assert (member.now.available, member.now.expired) == (0, 120)
+
+
+def test_a_purchase_that_earns_and_spends_nothing_keeps_no_points_alive() -> None:
+    member = Member(program(points='expiry = { kind = "inactivity", months = 6 }'))
+    member.ok(AdjustPoints(10, "gift", NOW))
+    ends_at = member.now.due_at
+    assert member.buy(line(50), at=later(days=100)).postings == ()
+    assert member.now.due_at == ends_at
+    member.buy(line(100), at=later(days=100))
+    assert member.now.due_at != ends_at
+
+
+def test_under_inactivity_what_has_expired_in_a_hold_is_not_kept_alive() -> None:
+    member = Member(program(points='expiry = { kind = "inactivity", months = 6 }'))
+    member.ok(AdjustPoints(10, "gift", NOW, expires_at=later(days=200)))
+    hold = member.ok(PlaceHold(10, 3600, later(days=199, hours=23, minutes=30))).version
+    member.buy(line(500), at=later(days=200, minutes=10))
+    entry = member.ok(VoidHold(hold, later(days=200, minutes=20)))
+    assert moves(entry) == [(10, "held", "available"), (10, "available", "expired")]
 
 
 def test_under_inactivity_what_a_return_takes_is_found_though_it_has_moved() -> None:

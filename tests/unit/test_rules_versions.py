@@ -1,0 +1,113 @@
+"""Programs that follow one another: what time alone changes is decided under the version in force at its instant."""
+
+from datetime import datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rules.command import SettleAccount
+from rules.decide import decide
+from rules.evaluate import Evaluation, evaluate
+from rules.outcome import Entry
+from rules.program import Program
+from tests.rules_world import NOW, TIERS, Member, later, line, program, purchase
+from tests.unit.test_rules_laws import LAW, History, baskets, live, programs, story
+
+LONG_AGO = NOW - timedelta(days=3650)
+
+
+def versions(*parts: tuple[datetime, Program]) -> Program:
+    """The newest of some versions, knowing all."""
+    numbered = [(since, Program(one.document, number)) for number, (since, one) in enumerate(parts, start=1)]
+    return numbered[-1][1].with_history(numbered)
+
+
+def test_a_program_without_history_has_always_been_in_force() -> None:
+    rules = program()
+    assert rules.at(LONG_AGO) is rules
+
+
+def test_the_version_in_force_is_the_newest_that_counted_by_then() -> None:
+    first, overtaken, third = (later(days=days) for days in (0, 9, 5))
+    rules = versions((first, program()), (overtaken, program()), (third, program()))
+    told = [rules.at(later(days=days)).version for days in (-1, 0, 4, 5, 9, 99)]
+    assert told == [1, 1, 1, 3, 3, 3]
+
+
+def test_a_version_knows_only_itself_and_earlier_ones() -> None:
+    rules = versions((LONG_AGO, program()), (LONG_AGO, program()))
+    assert rules.history[0][1].with_history(rules.history).at(NOW).version == 1
+
+
+def test_a_tier_period_ends_under_the_version_of_its_last_instant_however_late_it_is_settled() -> None:
+    easier = program(TIERS.replace("100", "50"))
+    member = Member(program(TIERS))
+    member.buy(line(10_000))
+    member.buy(line(6_000), at=later(days=100))
+    until = member.now.tier.until
+    assert until
+    for since, code, version in ((until, "silver", None), (until + timedelta(seconds=1), "basic", 1)):
+        rules = versions((LONG_AGO, member.program), (since, easier))
+        (entry,) = decide(member.now, SettleAccount(until + timedelta(days=1)), rules).entries
+        assert (entry.account.tier.code, entry.program_version) == (code, version)
+
+
+def test_an_evaluation_lets_tier_periods_end_under_the_versions_of_their_instants() -> None:
+    member = Member(program(TIERS))
+    member.buy(line(10_000))
+    asked = purchase(line(1_000), at=later(days=500))
+    generous = program(TIERS, "[tier_policy]\ndowngrade = 'never'\n")
+    for since, code in ((LONG_AGO, "silver"), (later(days=450), "basic")):
+        rules = versions((LONG_AGO, member.program), (since, generous))
+        promised = evaluate(member.now, asked, rules, later(days=500))
+        assert isinstance(promised, Evaluation)
+        assert promised.tier_after["code"] == code
+
+
+@LAW
+@given(st.data(), programs(), programs(), st.integers(0, 500))
+def test_settling_late_under_a_later_version_leaves_the_same_entries_as_settling_on_time(
+    data: st.DataObject, first: Program, second: Program, days: int
+) -> None:
+    member = live(data, first, steps=6)
+    late, on_time = member.now, member.now
+    rules = versions((LONG_AGO, first), (late.changed_at + timedelta(days=days), second))
+    end = late.changed_at + timedelta(days=800)
+    journal: list[Entry] = []
+    ruled_by: list[int] = []
+    while on_time.due_at and on_time.due_at <= end:
+        ruling = rules.at(on_time.due_at)
+        decision = decide(on_time, SettleAccount(on_time.due_at), ruling)
+        assert decision.account is not None
+        on_time = decision.account
+        journal += decision.entries
+        ruled_by += [ruling.version] * len(decision.entries)
+    settled = decide(late, SettleAccount(end), rules).settled
+    assert story(list(settled)) == story(journal)
+    assert [entry.program_version or rules.version for entry in settled] == ruled_by
+
+
+@LAW
+@given(st.data(), st.lists(programs(), min_size=2, max_size=4))
+def test_the_books_are_right_whatever_programs_follow_one_another(data: st.DataObject, rules: list[Program]) -> None:
+    history = History(Member(rules[0], referrer=99), data)
+    for one in rules:
+        history.member.program = one
+        for _ in range(data.draw(st.integers(1, 6))):
+            history.step()
+            assert min(history.member.now.counters.get("metric", [None])[2::2], default=0) >= 0
+
+
+@LAW
+@given(st.data(), programs(policy="debt"), programs(policy="debt"))
+def test_a_return_under_another_program_counts_out_exactly_what_was_counted(
+    data: st.DataObject, then: Program, today: Program
+) -> None:
+    member = Member(then)
+    version = member.buy(*data.draw(baskets), coupons=data.draw(st.sampled_from([(), ("SAVE",)]))).version
+    member.program = today
+    member.bring_all_back(version)
+    metric = member.now.counters.get("metric", [None])
+    assert sum(metric[2::2]) == 0
+    assert member.now.counters.get("applied", {}).get("coupon:SAVE", 0) == 0
+    assert (member.now.available, member.now.pending, member.now.debt, member.now.issued) == (0, 0, 0, 0)
