@@ -18,7 +18,7 @@ from cdc.slot import find_primary
 from cluster.errors import ClusterError
 from cluster.postgres import CONNECT_TIMEOUT_S, STATEMENTS
 from cluster.setup import with_password
-from command.program import apply_program
+from command.program import ApplyUnderWayError, apply_program
 from rules.program import Program, ProgramError, parse_program
 from rules.program_compare import compare_programs
 from shard_router.errors import TopologyError
@@ -115,10 +115,15 @@ def changes(running: Version | None, new: Program) -> Sequence[str]:
 
 
 async def apply_everywhere(shards: Shards, source: str, at: datetime | None) -> int:
-    """Make a text the newest version on every shard; ClusterError when that was cut short: apply it again then."""
+    """Make a text the newest version on every shard.
+
+    ClusterError when that was cut short (apply it again then), or while somebody else is applying.
+    """
     if at is None and any(version.source == source for version in shards.to_come):
         at = datetime.now(UTC)  # wanted earlier than it was planned
     try:
         return await apply_program(list(shards.urls.values()), source, at)
+    except ApplyUnderWayError as error:
+        raise ClusterError(str(error)) from error
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise ClusterError(f"not every shard has it yet ({error}): apply it again") from error

@@ -134,18 +134,26 @@ class System:
 
 async def ensure_program(urls: list[str], path: Path | None) -> int:
     """Apply the program given, else the newest there is (to a shard that is new), else the default."""
-    from command.program import apply_program, newest_source  # noqa: PLC0415 - heavy, and only a start needs it
-
     versions = [await _program_version(url) for url in urls]
     present = [version for version in versions if version is not None]
     if path is None and len(present) == len(versions):
         return max(present)
-    if path is None and present:
-        newest = urls[versions.index(max(present))]
-        found = await newest_source(newest)
-        if found:
-            return await apply_program(urls, found[1])
-    return await apply_program(urls, read_program(path))
+    return await _apply(urls, path, known=urls[versions.index(max(present))] if present else None)
+
+
+async def _apply(urls: list[str], path: Path | None, *, known: str | None) -> int:
+    """Apply the program given, else the newest of the server that has one, else the default."""
+    from command.program import (  # noqa: PLC0415 - heavy, and only a start needs it
+        ApplyUnderWayError,
+        apply_program,
+        newest_source,
+    )
+
+    found = await newest_source(known) if path is None and known else None
+    try:
+        return await apply_program(urls, found[1] if found else read_program(path))
+    except ApplyUnderWayError as error:
+        raise ClusterError(str(error)) from error
 
 
 def read_program(path: Path | None) -> str:

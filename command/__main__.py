@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +16,14 @@ from command.operation import ABOUT, OPERATIONS
 from command.program import NoProgramError, learn_program
 from command.router import CommandRouter
 from command.settings import CommandSettings
-from command.settler import settle_for_ever
+from command.settler import settle_until
 from shard_router.credential import Credentials
 from shard_router.errors import ProblemError
 from shard_router.log import configure_logging
 from shard_router.openapi import add_operations
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
-from shard_router.web import CHECKS, REGISTRY, build_app, serve
+from shard_router.web import CHECKS, DRAINING, REGISTRY, build_app, serve
 
 POOL_SIZE_MAX: Final = (
     10  # lanes, look-ups, the settler and the courier; 4 processes x 10 stay well under max_connections 100
@@ -44,21 +43,36 @@ async def run(settings: CommandSettings) -> None:
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, router, pools)
     app[COURIER] = courier = Courier(router)
-    background = [
+    settler = asyncio.create_task(settle_until(app[DRAINING], router))
+    over = asyncio.create_task(_drain_time(app[DRAINING], settings.drain_s))
+    others = [
         asyncio.create_task(topology.watch()),
         asyncio.create_task(_learn(router, pools)),
-        asyncio.create_task(settle_for_ever(router)),
         asyncio.create_task(courier.run_for_ever()),
     ]
     try:
         await serve(app)
     finally:
-        for task in background:
-            task.cancel()
-        # A commit that waits for a standby may never end: it is left to the server, the client has its key.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(router.close(), settings.drain_s)
+        app[DRAINING].set()
+        closing = asyncio.create_task(_close(router, settler))
+        await asyncio.wait([closing, over], return_when=asyncio.FIRST_COMPLETED)
+        # Whoever is cancelled in a commit that waits for a standby shows what no standby has. So first the connections
+        # are cut: the server finishes such a commit whenever it can, and the client has its key. Then nobody is in one.
         await pools.close()
+        for task in (closing, settler, over, *others):
+            task.cancel()
+
+
+async def _close(router: CommandRouter, settler: asyncio.Task[None]) -> None:
+    """Let what has begun come to its end."""
+    await asyncio.wait([settler])
+    await router.close()
+
+
+async def _drain_time(draining: asyncio.Event, seconds: float) -> None:
+    """Return when a stopping node has had its time."""
+    await draining.wait()
+    await asyncio.sleep(seconds)
 
 
 def _add_checks(app: web.Application, router: CommandRouter, pools: ShardPools) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import date
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
@@ -25,6 +25,8 @@ from rules.codec import parse_lots
 from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, SettleTransfer
 from shard_router.errors import ProblemError
 from shard_router.member_id import format_member_id, slot_of
+
+Result = TypeVar("Result")
 
 INTERVAL_S: Final = 1.0
 PAGE: Final = 64
@@ -80,7 +82,7 @@ class Courier:
 
     async def work_off(self, shard: str) -> int:
         """Do one page of a shard's due errands; tells how many there were."""
-        rows = await self._router.lanes_of(shard).store.due_errands(PAGE)
+        rows = await self._in_time(self._router.lanes_of(shard).store.due_errands(PAGE), "looking for errands")
         errands = [Errand(row["member_id"], row["version"], row["kind"], orjson.loads(row["document"])) for row in rows]
         await asyncio.gather(*(self._try(errand) for errand in errands))
         return len(errands)
@@ -155,9 +157,9 @@ class Courier:
         store = self._router.lanes_for(errand.member_id).store
         await self._in_time(store.finish_errand(errand.member_id, errand.version), "ending an errand")
 
-    async def _in_time(self, work: Coroutine[Any, Any, None], what: str) -> None:
-        """A shard that waits for its standby must not hold up the errands of others."""
-        await self._router.patience.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)
+    async def _in_time(self, work: Coroutine[Any, Any, Result], what: str) -> Result:
+        """Do a write within the deadline: a shard that waits for its standby must not hold up the errands of others."""
+        return await self._router.patience.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)
 
     def _receipt(self, errand: Errand, kind: str) -> ReceiptKey:
         """The natural key of the other half: one per entry, for ever."""

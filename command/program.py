@@ -4,7 +4,7 @@ Every batch reads the newest version's number with its first statement, so a nod
 an older program than its shard holds.
 """
 
-import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,17 +16,28 @@ from rules.program import Program, parse_program
 from shard_router.pool import ShardServers
 from shard_router.statement import load_statements
 
+APPLY_WAIT_S: Final = 10.0
+"""Applying takes well under a second; who takes longer waits for a standby, and that may be long."""
+
+VERSIONS_KNOWN: Final = 50
+"""A tier period that ended under a still older version, unsettled since, is decided by the oldest of these."""
+
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("program.sql"))
 
 
 class NoProgramError(Exception):
-    """A shard without any program: `loyalty program apply` was never run."""
+    """A shard without any program in force: `loyalty program apply` was never run."""
+
+
+class ApplyUnderWayError(Exception):
+    """Somebody else is applying a program and does not come to an end."""
 
 
 class ProgramCache:
-    """Parsed programs by version; versions never change once applied."""
+    """Parsed programs by version, each knowing the earlier ones; versions never change once applied."""
 
     def __init__(self) -> None:
+        self._parsed: dict[int, Program] = {}
         self._programs: dict[int, Program] = {}
         self.newest: Program | None = None
 
@@ -35,40 +46,64 @@ class ProgramCache:
         if version is None:
             raise NoProgramError("the shard holds no program: run `loyalty program apply FILE`")
         if version not in self._programs:
-            source = await connection.fetchval(_STATEMENTS["find_program"], version)
-            self._programs[version] = parse_program(source, version)
+            history = [
+                (row["effective_at"], self._parse(row["version"], row["source"]))
+                for row in await connection.fetch(_STATEMENTS["find_programs"], version, VERSIONS_KNOWN)
+            ]
+            self._programs[version] = self._parsed[version].with_history(history)
         if self.newest is None or self.newest.version < version:
             self.newest = self._programs[version]
         return self._programs[version]
 
+    def _parse(self, version: int, source: str) -> Program:
+        if version not in self._parsed:
+            self._parsed[version] = parse_program(source, version)
+        return self._parsed[version]
+
 
 async def learn_program(servers: ShardServers, programs: ProgramCache) -> None:
-    """Read the newest program of a shard; `shard_unavailable` (ProblemError) or NoProgramError when there is none."""
+    """Read the program in force; `shard_unavailable` (ProblemError), or NoProgramError when the shard has none."""
     async with servers.primary() as connection:
-        row = await connection.fetchrow(_STATEMENTS["newest_program"])
-        await programs.get(connection, row["version"] if row else None)
+        await programs.get(connection, await connection.fetchval(_STATEMENTS["program_in_force"]))
 
 
 async def apply_program(dsns: list[str], source: str, effective_at: datetime | None = None) -> int:
     """Make `source` the newest version on every shard (at once, or from an instant on), with its rewards' stock.
 
-    The running version's number when it is the same text. ProgramError when the text is wrong: nothing is changed
-    then. A run cut short is completed by the next.
+    The running version's number when it is the same text. ProgramError when the text is wrong, ApplyUnderWayError when
+    somebody else is at it for long: nothing is changed then. A run cut short is completed by the next. `dsns` are in
+    the topology's order: the first shard holds the lock, and has every version first.
     """
     program = parse_program(source)
-    connections = [await asyncpg.connect(dsn) for dsn in dsns]
-    try:
+    async with AsyncExitStack() as stack:
+        connections = [await _connect(stack, dsn) for dsn in dsns]
+        await _wait_for_others(connections[0])
         found = [await connection.fetchrow(_STATEMENTS["newest_program"]) for connection in connections]
         newest = {row["version"]: row for row in found if row is not None}
         version, since = _version_of(newest[max(newest)] if newest else None, source, effective_at)
-        await asyncio.gather(
-            *(connection.execute(_STATEMENTS["insert_program"], version, source, since) for connection in connections)
-        )
-        await allot(connections, program)
-    finally:
+        insert = (_STATEMENTS["insert_program"], version, source, since)
+        # The first shard first: should the lock be lost now, the next one sees this number taken and goes on from it.
+        # And one by one: when one fails, no other is in a commit that closing its connection would cancel.
         for connection in connections:
-            await connection.close()
+            await connection.execute(*insert)
+        await allot(connections, program)
     return version
+
+
+async def _connect(stack: AsyncExitStack, dsn: str) -> Any:
+    connection = await asyncpg.connect(dsn)
+    stack.push_async_callback(connection.close)
+    return connection
+
+
+async def _wait_for_others(first: Any) -> None:
+    try:
+        await first.execute(_STATEMENTS["lock_apply"], timeout=APPLY_WAIT_S)
+    except TimeoutError as error:
+        raise ApplyUnderWayError(
+            f"somebody else has been applying a program for more than {APPLY_WAIT_S:.0f} s; "
+            "nothing was changed: try again when that is done"
+        ) from error
 
 
 def _version_of(top: Any, source: str, effective_at: datetime | None) -> tuple[int, datetime]:

@@ -1,9 +1,18 @@
--- name: find_program
-SELECT source FROM program WHERE version = $1
+-- name: find_programs
+-- A version and those before it, newest first.
+SELECT version, effective_at, source FROM program WHERE version <= $1 ORDER BY version DESC LIMIT $2
+
+-- name: program_in_force
+SELECT version FROM program WHERE effective_at <= now() ORDER BY version DESC LIMIT 1
 
 -- name: newest_program
+-- In force, or to come.
 SELECT version, source, effective_at FROM program ORDER BY version DESC LIMIT 1
 
 -- name: insert_program
 -- A version is written once; a repeated run fills in the shards that missed it.
 INSERT INTO program (version, effective_at, source) VALUES ($1, $3, $2) ON CONFLICT (version) DO NOTHING
+
+-- name: lock_apply
+-- One apply at a time over all shards, until the connection is closed; taken on the first shard alone.
+SELECT pg_advisory_lock(hashtextextended('program apply', 0))

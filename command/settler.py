@@ -7,6 +7,7 @@ settler that is late, doubled or dead changes no outcome, only how soon views sh
 import asyncio
 import random
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -29,25 +30,42 @@ _DEADLINE_S: Final = 5.0
 _BACKOFF_MAX_S: Final = 30.0
 
 
-async def settle_for_ever(router: CommandRouter) -> None:
-    """Settle what is due in every shard of this region, each second; back off from a shard in trouble."""
-    await asyncio.gather(*(_settle_shard(router, shard) for shard in router.shards()))
+async def settle_until(stop: asyncio.Event, router: CommandRouter) -> None:
+    """Settle what is due in every shard of this region, each second, until told to stop; what has begun is finished.
+
+    Shards that a new topology brings are settled from then on, those it takes away no more.
+    """
+    async with asyncio.TaskGroup() as group:
+        loops: dict[str, asyncio.Task[None]] = {}
+        while await _goes_on(stop, INTERVAL_S):
+            loops = {shard: loop for shard, loop in loops.items() if not loop.done()}
+            for shard in router.shards():
+                if shard not in loops:
+                    loops[shard] = group.create_task(_settle_shard(stop, router, shard))
 
 
-async def _settle_shard(router: CommandRouter, shard: str) -> None:
-    wait_s = INTERVAL_S
-    while True:
-        await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads nodes, hides nothing
+async def _settle_shard(stop: asyncio.Event, router: CommandRouter, shard: str) -> None:
+    """Settle one shard as long as it is there; back off while it is in trouble."""
+    wait_s = 0.0
+    while await _goes_on(stop, wait_s) and shard in router.shards():
         try:
             await settle_due(router, shard)
             await router.lanes_of(shard).store.forget_answers(now_utc() - ANSWERS_KEPT, FORGOTTEN_AT_ONCE)
             wait_s = INTERVAL_S
         except ProblemError as error:
-            wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
+            wait_s = min(max(wait_s, INTERVAL_S) * 2, _BACKOFF_MAX_S)
             structlog.get_logger().warning("settler_waits", shard=shard, reason=error.detail, seconds=wait_s)
         except Exception:  # noqa: BLE001 - the settler must outlive any one fault
             wait_s = _BACKOFF_MAX_S
             structlog.get_logger().exception("settler_failed", shard=shard)
+
+
+async def _goes_on(stop: asyncio.Event, wait_s: float) -> bool:
+    """Wait about so long; False at once when told to stop."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads nodes, hides nothing
+            await stop.wait()
+    return not stop.is_set()
 
 
 async def settle_due(router: CommandRouter, shard: str) -> int:

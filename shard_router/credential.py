@@ -15,6 +15,10 @@ from typing import Any, Final, Literal
 
 import jwt
 import orjson
+import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BaseModel, ConfigDict
 
 from shard_router.errors import MalformedIdError, ProblemError
@@ -60,7 +64,7 @@ class KeyRecord(BaseModel):
 class CredentialDocument(BaseModel):
     """The credentials document."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)  # what is wrong with it goes to the log
     keys: list[KeyRecord] = []
     jwt_public_keys: list[str] = []
 
@@ -80,14 +84,18 @@ def mint_member_token(private_key_pem: str, member_id: int, *, lifetime_s: int =
 
 
 class Credentials:
-    """Checks credentials against the document, which is read again within a second of a change."""
+    """Checks credentials against the document, which is read again within a second of a change.
+
+    OSError or ValueError when it cannot be used at the start; later the last good one stays in force.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._modified_ns = 0
         self._checked_at = 0.0
+        self._trouble: tuple[int, str] | None = None
         self._keys: dict[str, KeyRecord] = {}
-        self._public_keys: list[str] = []
+        self._public_keys: list[Ed25519PublicKey] = []
         # Verifying EdDSA costs about 190 us, a look-up under one; a token is cached until it expires.
         self._tokens: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
         # A till sends the same header all day: it is checked once per reading of the document.
@@ -152,17 +160,46 @@ class Credentials:
 
     def _reload_when_due(self) -> None:
         now = time.monotonic()
-        if now - self._checked_at >= _RELOAD_INTERVAL_S:
+        if now - self._checked_at < _RELOAD_INTERVAL_S:
+            return
+        self._checked_at = now  # first, so that a document that stays broken is not read by each request
+        try:
             self._reload()
-            self._checked_at = now
+            self._trouble = None
+        except (OSError, ValueError) as error:
+            self._tell((_modified_ns(self._path), str(error)))
+
+    def _tell(self, trouble: tuple[int, str]) -> None:
+        """Log what is wrong with the document, once per change of it."""
+        if trouble != self._trouble:
+            structlog.get_logger().warning("credentials_unreadable", path=str(self._path), error=trouble[1])
+        self._trouble = trouble
 
     def _reload(self) -> None:
         modified_ns = self._path.stat().st_mtime_ns
         if modified_ns == self._modified_ns:
             return
         document = CredentialDocument.model_validate(orjson.loads(self._path.read_bytes()))
+        self._public_keys = [_public_key(text) for text in document.jwt_public_keys]
         self._keys = {record.id: record for record in document.keys}
-        self._public_keys = document.jwt_public_keys
         self._tokens.clear()
         self._known_keys.clear()
         self._modified_ns = modified_ns
+
+
+def _public_key(text: str) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(text.encode())
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"jwt_public_keys: {error}") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("jwt_public_keys: not an Ed25519 key")  # noqa: TRY004 - wrong in the document, not in the code
+    return key
+
+
+def _modified_ns(path: Path) -> int:
+    """When a file was changed last; 0 when it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

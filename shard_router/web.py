@@ -1,7 +1,8 @@
 """How a process stands up and answers HTTP: request id, credential, problems, health, metrics, drain.
 
 Handlers contain no `try`: whatever goes wrong below one reaches `answer_problems`, which renders
-every exception of the tree in errors.py as RFC 9457, and anything else as `internal`.
+every exception of the tree in errors.py as RFC 9457, and anything else as `internal`. What aiohttp
+refuses by itself, before there is a request to handle, `Runner` renders likewise.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import gc
 import itertools
 import secrets
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -64,7 +66,12 @@ FORWARDED = Counter("loyalty_forwarded", "Requests handed to the member's home r
 
 def build_app(settings: NodeSettings, credentials: Credentials) -> web.Application:
     """An application with everything but its routes; add `Check`s to app[CHECKS] for /readyz."""
-    app = web.Application(client_max_size=settings.body_bytes_max, middlewares=[stamp, answer_problems, authenticate])
+    app = web.Application(
+        client_max_size=settings.body_bytes_max,
+        middlewares=[stamp, answer_problems, authenticate],
+        # aiohttp would inflate whatever comes, also a body that is refused unread; read_body stops at the limit.
+        handler_args={"auto_decompress": False},
+    )
     app[SETTINGS] = settings
     app[CREDENTIALS] = credentials
     app[CHECKS] = {}
@@ -87,13 +94,17 @@ async def stamp(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST_ID] = request_id
     response = await _unless_full(request, handler)
     if not response.prepared:
-        response.headers["Request-Id"] = request_id
-        response.headers["Server"] = "loyalty"
-        response.headers.setdefault("Loyalty-Region", request.app[SETTINGS].region)
+        _sign(response, request_id, region=request.app[SETTINGS].region)
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
     _histogram(request.method, route, response.status).observe(time.perf_counter() - started_at)
     return response
+
+
+def _sign(response: web.StreamResponse, request_id: str, *, region: str) -> None:
+    response.headers["Request-Id"] = request_id
+    response.headers["Server"] = "loyalty"
+    response.headers.setdefault("Loyalty-Region", region)
 
 
 async def _unless_full(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -134,7 +145,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     return await handler(request)
 
 
-def render_problem(request: web.Request, error: ProblemError) -> web.Response:
+def render_problem(request: web.BaseRequest, error: ProblemError) -> web.Response:
     """The RFC 9457 answer of a problem."""
     problem = PROBLEMS[error.code]
     document = problem_document(error, request[REQUEST_ID])
@@ -166,21 +177,111 @@ def render_json(body: bytes | object, *, status: int = 200, headers: dict[str, s
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The raw JSON body; `unsupported_media_type`, `too_large`, or `malformed` when it does not arrive in time."""
-    if request.content_type != "application/json" and request.can_read_body:
+    """The raw JSON body, inflated; `unsupported_media_type`, `too_large`, or `malformed` when it does not arrive."""
+    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if request.can_read_body and request.content_type != "application/json":
         raise ProblemError("unsupported_media_type", f"got {request.content_type}")
+    if request.can_read_body and coding not in _WINDOW_OF_CODING:
+        raise ProblemError("unsupported_media_type", "Content-Encoding: gzip, deflate or none")
     try:
         async with asyncio.timeout(_BODY_TIMEOUT_S):
-            return await request.read()
+            content = await request.read()
     except TimeoutError as error:
         raise ProblemError("malformed", "the body did not arrive in time") from error
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise ProblemError("malformed", "the body did not arrive whole") from error
+    window = _WINDOW_OF_CODING[coding] if content else None
+    return content if window is None else _inflate(content, window, bytes_max=request.app[SETTINGS].body_bytes_max)
+
+
+def _inflate(content: bytes, window: int, *, bytes_max: int) -> bytes:
+    """What was compressed; never more than a byte over the limit of it is made, however much there is."""
+    inflater = zlib.decompressobj(window)
+    try:
+        body = inflater.decompress(content, bytes_max + 1)
+    except zlib.error as error:
+        raise ProblemError("malformed", "the body is not what Content-Encoding says") from error
+    if len(body) > bytes_max:
+        raise ProblemError("too_large", f"more than {bytes_max} bytes, inflated")
+    if not inflater.eof or inflater.unused_data:
+        raise ProblemError("malformed", "the compressed body ends too early or too late")
+    return body
+
+
+class Runner(web.AppRunner):
+    """Runs an application so that what aiohttp refuses by itself is a problem document too."""
+
+    async def _make_server(self) -> web.Server:
+        return _Server(await super()._make_server(), self.app[SETTINGS].region)
+
+
+class _Server(web.Server):
+    """A server like the one given."""
+
+    def __init__(self, like: web.Server, region: str) -> None:
+        super().__init__(
+            self._handle,
+            request_factory=like.request_factory,
+            handler_cancellation=like.handler_cancellation,
+            **like._kwargs,  # noqa: SLF001 - of our own base class
+        )
+        self._region = region
+        self._inner = like.request_handler
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, self._region, loop=self._loop, **self._kwargs)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._inner(request)
+        except web.HTTPException as error:  # aiohttp looks at Expect before any middleware
+            return _render_outside(request, ProblemError("malformed", error.text or error.reason), self._region)
+
+
+class _Connection(web.RequestHandler):
+    """One client's connection."""
+
+    def __init__(self, server: web.Server, region: str, **arguments: Any) -> None:
+        super().__init__(server, **arguments)
+        self._region = region
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, or broke outside of the middlewares, and end the connection."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        if status >= 500:  # noqa: PLR2004
+            structlog.get_logger().error("connection_failed", exc_info=exc)
+            return _render_outside(request, ProblemError("internal"), self._region)
+        # The words before the colon; what follows quotes the request, and may show a credential.
+        words = (message or "").partition(":")[0]
+        detail = words if " " in words else "this is no HTTP"
+        return _render_outside(request, ProblemError("malformed", detail), self._region)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what aiohttp has to say in the form of our log; a body that broke off has been answered."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            structlog.get_logger().error("connection_failed", reason=str(args[0]), exc_info=kw.get("exc_info"))
+
+
+def _render_outside(request: web.BaseRequest, error: ProblemError, region: str) -> web.Response:
+    request[REQUEST_ID] = _request_id(request)
+    response = render_problem(request, error)
+    _sign(response, request[REQUEST_ID], region=region)
+    response.force_close()
+    return response
 
 
 async def serve(app: web.Application) -> None:
     """Run until SIGTERM or SIGINT: then fail /readyz, finish what runs, and return."""
     settings = app[SETTINGS]
     # Cancelling a handler when its client hangs up could cancel a commit: never.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=False, shutdown_timeout=settings.drain_s)
+    runner = Runner(app, access_log=None, handler_cancellation=False, shutdown_timeout=settings.drain_s)
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port, reuse_port=True, backlog=1024)
     await site.start()
@@ -211,6 +312,9 @@ async def stop_signal() -> None:
 _PROCESS: Final = secrets.token_hex(4)
 _NUMBERS: Final = itertools.count()
 
+_WINDOW_OF_CODING: Final = {"identity": None, "gzip": zlib.MAX_WBITS + 16, "deflate": zlib.MAX_WBITS}
+"""Codings a body may have, with zlib's name for their header."""
+
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 
@@ -219,7 +323,7 @@ def _histogram(method: str, route: str, status: int) -> Histogram:
     return REQUESTS.labels(method, route, status)
 
 
-def _request_id(request: web.Request) -> str:
+def _request_id(request: web.BaseRequest) -> str:
     given = request.headers.get("Request-Id", "")
     if given.isascii() and given.isalnum() and len(given) <= 64:  # noqa: PLR2004
         return given

@@ -1,14 +1,18 @@
 """Who gets in, and who does not: every other text is one and the same 401."""
 
+import itertools
 import json
+import os
 import time
 from pathlib import Path
 
 import jwt
 import pytest
+import structlog.testing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from shard_router import credential
 from shard_router.credential import AUDIENCE, Credentials, mint_member_token, new_key
 from shard_router.errors import ProblemError
 from shard_router.member_id import compose_member_id, format_member_id
@@ -75,3 +79,85 @@ def test_everything_else_is_unauthenticated(credentials: Credentials, name: str)
     with pytest.raises(ProblemError) as raised:
         credentials.principal(BAD[name])
     assert raised.value.code == "unauthenticated"
+
+
+RSA_KEY = """-----BEGIN PUBLIC KEY-----
+MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf
+9Cnzj4p4WGeKLs1Pt8QuKUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwECAwEAAQ==
+-----END PUBLIC KEY-----
+"""
+BROKEN = {
+    "half written": '{"keys": [{"id"',
+    "empty": "",
+    "no document": "[]",
+    "a record without a role": '{"keys": [{"id": "a", "sha256": "b"}]}',
+    "no public key": '{"jwt_public_keys": ["x"]}',
+    "a public key of another kind": json.dumps({"jwt_public_keys": [RSA_KEY]}),
+    "gone": None,
+}
+
+
+CHANGES = itertools.count(1)
+
+
+def put(file: Path, text: str | None) -> None:
+    """Each change at a time of its own, however fast they come."""
+    if text is None:
+        file.unlink(missing_ok=True)
+    else:
+        file.write_text(text)
+        os.utime(file, (time.time(), time.time() + next(CHANGES)))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_document_that_breaks_while_running_leaves_the_last_good_one_in_force_and_is_told_once(
+    credentials: Credentials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(credential, "_RELOAD_INTERVAL_S", 0.0)
+    file = tmp_path / "credentials.json"
+    good = file.read_text()
+    credentials.principal(f"Bearer {KEY}")
+    with structlog.testing.capture_logs() as logged:
+        put(file, BROKEN[name])
+        for _ in range(3):
+            assert credentials.principal(f"Bearer {KEY}").role == "pos"
+            assert credentials.principal(f"Bearer {mint_member_token(PRIVATE, MEMBER)}").role == "member"
+    assert [(entry["event"], entry["log_level"]) for entry in logged] == [("credentials_unreadable", "warning")]
+    other, record = new_key("admin")
+    put(file, json.dumps(json.loads(good) | {"keys": [record.model_dump()]}))
+    assert credentials.principal(f"Bearer {other}").role == "admin"
+    with pytest.raises(ProblemError):
+        credentials.principal(f"Bearer {KEY}")
+
+
+def test_a_broken_document_is_looked_at_again_after_the_interval_and_not_by_each_request(
+    credentials: Credentials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "credentials.json", "{")
+    now = time.monotonic() + 10
+    monkeypatch.setattr(credential.time, "monotonic", lambda: now)
+    credentials.principal(f"Bearer {KEY}")
+    other, record = new_key("admin")
+    put(tmp_path / "credentials.json", json.dumps({"keys": [record.model_dump()]}))
+    with pytest.raises(ProblemError):
+        credentials.principal(f"Bearer {other}")
+    now += 1
+    assert credentials.principal(f"Bearer {other}").role == "admin"
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_node_does_not_start_with_a_broken_document(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "credentials.json", BROKEN[name])
+    with pytest.raises((OSError, ValueError)):
+        Credentials(tmp_path / "credentials.json")
+
+
+def test_what_is_wrong_with_the_document_is_told_without_its_secrets(
+    credentials: Credentials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credential, "_RELOAD_INTERVAL_S", 0.0)
+    put(tmp_path / "credentials.json", json.dumps({"keys": [{"id": "a", "secret": KEY}], "jwt_public_keys": [[KEY]]}))
+    with structlog.testing.capture_logs() as logged:
+        credentials.principal(f"Bearer {KEY}")
+    assert "keys.0.sha256" in logged[0]["error"]
+    assert KEY not in str(logged)

@@ -1,0 +1,224 @@
+"""What is refused before or while a request is read, over real sockets: always a problem document, never for long."""
+
+import asyncio
+import gzip
+import json
+import tracemalloc
+import zlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog.testing
+from aiohttp import web
+
+from shard_router.credential import Credentials, new_key
+from shard_router.settings import NodeSettings
+from shard_router.web import Runner, build_app, read_body, render_json
+
+LIMIT = 1_048_576
+BOMB = gzip.compress(b"0" * 50 * LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that answers how many bytes a body has."""
+
+    port: int
+    key: str
+
+    def request(self, body: bytes, *headers: str, method: str = "POST") -> bytes:
+        """A whole request with a good credential; a length unless the headers say otherwise."""
+        head = [f"{method} /bytes HTTP/1.1", "Host: node", f"Authorization: Bearer {self.key}"]
+        head += ["Content-Type: application/json", *headers]
+        if not any(header.startswith(("Transfer-Encoding", "Content-Length")) for header in headers):
+            head.append(f"Content-Length: {len(body)}")
+        return "\r\n".join([*head, "", ""]).encode() + body
+
+    async def send(self, *parts: bytes) -> Answer:
+        """The first answer to bytes sent as they are, each part after the one before was read."""
+        async with connection(self.port) as (reader, writer), asyncio.timeout(5):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                for _ in range(20):
+                    await asyncio.sleep(0)  # the node reads in this loop
+            head = await read_head(reader)
+            if head[0].endswith("100 Continue"):
+                head = await read_head(reader)
+            headers = dict(line.split(": ", 1) for line in head[1:] if line)
+            return Answer(int(head[0].split()[1]), headers, await reader.readexactly(int(headers["Content-Length"])))
+
+
+@asynccontextmanager
+async def connection(port: int) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def read_head(reader: asyncio.StreamReader) -> list[str]:
+    return (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncGenerator[Node]:
+    async def count(request: web.Request) -> web.Response:
+        return render_json({"bytes": len(await read_body(request))})
+
+    key, record = new_key("service")
+    (tmp_path / "credentials.json").write_text(json.dumps({"keys": [record.model_dump()]}))
+    settings = NodeSettings.model_construct(region="eu", body_bytes_max=LIMIT, in_flight_max=512)
+    app = build_app(settings, Credentials(tmp_path / "credentials.json"))
+    app.router.add_post("/bytes", count)
+    runner = Runner(app, access_log=None, handler_cancellation=False, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield Node(runner.addresses[0][1], key)
+    await runner.cleanup()
+
+
+def check(answer: Answer, status: int, code: str) -> None:
+    assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json"), answer.body
+    assert (answer.json["status"], answer.json["code"]) == (status, code)
+    assert answer.headers["Request-Id"] == answer.json["request_id"]
+    assert (answer.headers["Loyalty-Region"], answer.headers["Server"]) == ("eu", "loyalty")
+
+
+@pytest.mark.parametrize(
+    ("body", "coding"),
+    [
+        (b"{}" + b" " * 1000, "identity"),
+        (gzip.compress(b"{}" + b" " * 1000), "gzip"),
+        (gzip.compress(b"{}" + b" " * 1000), "GZIP"),
+        (zlib.compress(b"{}" + b" " * 1000), "deflate"),
+    ],
+    ids=["plain", "gzip", "in capitals", "deflate"],
+)
+async def test_a_body_is_read_plain_or_inflated(node: Node, body: bytes, coding: str) -> None:
+    answer = await node.send(node.request(body, f"Content-Encoding: {coding}"))
+    assert (answer.status, answer.json) == (200, {"bytes": 1002})
+
+
+WHOLE = gzip.compress(b'{"a": 1}')
+
+
+MISFITS = {
+    "garbage": (b"garbage", "gzip", 400, "malformed"),
+    "garbage to be inflated": (b"garbage", "deflate", 400, "malformed"),
+    "the end is missing": (WHOLE[:-4], "gzip", 400, "malformed"),
+    "something follows": (WHOLE + b"more", "gzip", 400, "malformed"),
+    "brotli": (b"x", "br", 415, "unsupported_media_type"),
+    "zstandard": (b"x", "zstd", 415, "unsupported_media_type"),
+    "nonsense": (b"x", "nonsense", 415, "unsupported_media_type"),
+    "twice": (WHOLE, "gzip, gzip", 415, "unsupported_media_type"),
+    "a byte too much": (gzip.compress(b" " * (LIMIT + 1)), "gzip", 413, "too_large"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+async def test_a_body_that_is_not_what_its_encoding_says_is_refused_as_any_other(node: Node, name: str) -> None:
+    body, coding, status, code = MISFITS[name]
+    check(await node.send(node.request(body, f"Content-Encoding: {coding}")), status, code)
+
+
+async def test_a_body_that_fills_the_limit_when_inflated_is_taken(node: Node) -> None:
+    answer = await node.send(node.request(gzip.compress(b" " * LIMIT), "Content-Encoding: gzip"))
+    assert answer.json == {"bytes": LIMIT}
+
+
+@pytest.mark.parametrize("credential", ["Bearer", "Beggar"])
+async def test_a_bomb_of_fifty_mebibytes_is_inflated_no_further_than_the_limit(node: Node, credential: str) -> None:
+    request = node.request(BOMB, "Content-Encoding: gzip").replace(b"Bearer", credential.encode())
+    tracemalloc.start()
+    answer = await node.send(request)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    check(answer, *((413, "too_large") if credential == "Bearer" else (401, "unauthenticated")))
+    assert peak_bytes < 4 * LIMIT
+
+
+NO_HTTP = {
+    "a word": b"GARBAGE\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "another version": b"GET / HTTP/9.9\r\n\r\n",
+    "a method nobody knows": b"FOO /bytes HTTP/1.1\r\nHost: node\r\n\r\n",
+    "no host": b"GET /livez HTTP/1.1\r\n\r\n",
+    "no address": b"GET http://[::x/ HTTP/1.1\r\nHost: node\r\n\r\n",
+    "bytes in the address": b"GET /\xff\xfe HTTP/1.1\r\nHost: node\r\n\r\n",
+    "a line too long": b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: node\r\n\r\n",
+    "a header too long": b"GET /livez HTTP/1.1\r\nHost: node\r\nAuthorization: loy_" + b"a" * 9000 + b"\r\n\r\n",
+    "too many headers": b"GET /livez HTTP/1.1\r\nHost: node\r\n" + b"A: a\r\n" * 200 + b"\r\n",
+    "a header without a name": b"GET /livez HTTP/1.1\r\nHost: node\r\nA b: c\r\n\r\n",
+    "NUL in a header": b"GET /livez HTTP/1.1\r\nHost: node\r\nA: \x00\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", NO_HTTP)
+async def test_what_is_no_http_gets_a_problem_document_that_quotes_nothing_of_it(node: Node, name: str) -> None:
+    with structlog.testing.capture_logs() as logged:
+        answer = await node.send(NO_HTTP[name])
+    check(answer, 400, "malformed")
+    assert "aaaa" not in answer.json["detail"]
+    assert logged == []
+
+
+LENGTHS = {
+    "no number": "Content-Length: x",
+    "negative": "Content-Length: -2",
+    "beyond counting": "Content-Length: 99999999999999999999999",
+    "two": "Content-Length: 2\r\nContent-Length: 3",
+    "length and chunks": "Transfer-Encoding: chunked\r\nContent-Length: 2",
+    "a coding that does not end": "Transfer-Encoding: gzip",
+    "an expectation nobody can meet": "Expect: tea",
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+async def test_a_head_that_contradicts_itself_or_wants_the_impossible_is_malformed(node: Node, name: str) -> None:
+    check(await node.send(node.request(b"{}", LENGTHS[name])), 400, "malformed")
+
+
+async def test_a_chunk_that_is_none_is_malformed_at_once_and_later_when_the_time_for_bodies_is_over(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shard_router.web._BODY_TIMEOUT_S", 0.2)  # aiohttp tells nobody who reads already
+    head = node.request(b"", "Transfer-Encoding: chunked")
+    with structlog.testing.capture_logs() as logged:
+        check(await node.send(head + b"zz\r\n{}\r\n0\r\n\r\n"), 400, "malformed")
+        check(await node.send(head + b"2\r\n{}\r\n", b"zz\r\n"), 400, "malformed")
+        check(await node.send(head, b"2\r\n{}zz\r\n"), 400, "malformed")
+    assert logged == []
+
+
+async def test_whoever_leaves_in_the_middle_of_his_body_troubles_nobody(node: Node) -> None:
+    with structlog.testing.capture_logs() as logged:
+        async with connection(node.port) as (_, writer):
+            writer.write(node.request(b"{", "Content-Length: 2"))
+            await writer.drain()
+        assert (await node.send(node.request(b"{}"))).status == 200
+    assert logged == []
+
+
+async def test_an_expected_continue_is_told_and_a_method_of_no_route_is_refused(node: Node) -> None:
+    assert (await node.send(node.request(b"{}", "Expect: 100-continue"))).json == {"bytes": 2}
+    check(await node.send(node.request(b"{}", method="PURGE")), 405, "method_not_allowed")
