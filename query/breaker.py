@@ -15,18 +15,15 @@ _PAUSE_MAX_S: Final = 2.0
 
 
 class Breaker:
-    """`probe` raises one of `failures` as long as the server does not answer."""
+    """`probe` raises as long as the server does not answer."""
 
-    def __init__(
-        self, name: str, probe: Callable[[], Awaitable[object]], *, failures: tuple[type[Exception], ...]
-    ) -> None:
+    def __init__(self, name: str, probe: Callable[[], Awaitable[object]]) -> None:
         self.is_open = False
         self._name = name
         self._probe = probe
-        self._failures = failures
         self._recovery: asyncio.Task[None] | None = None
 
-    def trip(self, error: Exception) -> None:
+    def trip(self, error: BaseException) -> None:
         """Open, because of this error."""
         if self.is_open:
             return
@@ -35,7 +32,8 @@ class Breaker:
         self._recovery = asyncio.get_running_loop().create_task(self._recover())
 
     async def close(self) -> None:
-        """Stop probing."""
+        """Stop probing; open for good."""
+        self.is_open = True
         if self._recovery:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
@@ -51,6 +49,6 @@ class Breaker:
     async def _answers(self) -> bool:
         try:
             await self._probe()
-        except self._failures:
+        except Exception:  # noqa: BLE001 - whatever it is, the server does not answer, and probing must go on
             return False
         return True

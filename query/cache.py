@@ -40,7 +40,7 @@ class Cache:
     def __init__(self, url: str, *, deadline_ms: int, batch_keys_max: int) -> None:
         self._deadline_s = deadline_ms / 1000
         self.client = connect(url, timeout_s=self._deadline_s)
-        self.breaker = Breaker(f"valkey {urlsplit(url).netloc.rpartition('@')[2]}", self._ping, failures=CACHE_ERRORS)
+        self.breaker = Breaker(f"valkey {urlsplit(url).netloc.rpartition('@')[2]}", self._ping)
         self._line = Line(url, timeout_s=self._deadline_s)
         # One call at a time: while it is under way the next batch gathers, and fewer, larger calls cost less.
         self._values = Coalescer[str, bytes | None](
@@ -59,8 +59,9 @@ class Cache:
         return self._values.get(key)
 
     async def get_together(self, *keys: str) -> list[bytes | None]:
-        """Read several values as of one instant."""
-        return await asyncio.gather(*(self.get(key) for key in keys))
+        """Read several values, none older than the one before it: nearly always as of one instant."""
+        asked = [self.get(key) for key in keys]
+        return [await one for one in asked]
 
     async def recent(self, wanted: Recent) -> list[bytes] | None:
         """Read entries from the sorted set of recent ones, newest first."""
@@ -75,7 +76,7 @@ class Cache:
         return True
 
     async def close(self) -> None:
-        """Stop probing and close the connections."""
+        """Stop probing and close the connections; whoever still asks gets to know nothing."""
         await self.breaker.close()
         await self._line.close()
         await self.client.aclose()
@@ -93,9 +94,7 @@ class Cache:
         )
 
     def _unknown(self, error: BaseException) -> None:
-        """Leave Valkey alone for a while; meanwhile nothing is known here."""
-        if not isinstance(error, CACHE_ERRORS):
-            raise error
+        """Leave Valkey alone for a while, whatever went wrong; meanwhile nothing is known here."""
         self.breaker.trip(error)
 
     async def _ping(self) -> None:

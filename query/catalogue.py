@@ -16,6 +16,7 @@ from rules.program import Program, ProgramError, Reward, Store, parse_program
 from shard_router.errors import ProblemError
 
 REFRESH_INTERVAL_S: Final = 1.0
+_PAUSE_MAX_S: Final = 30.0
 _VERSIONS_MAX: Final = 16  # evaluations look at a few days' programs; a large one takes megabytes
 _EARTH_RADIUS_M: Final = 6_371_008.8  # mean radius, IUGG 1980
 _FAR: Final = math.inf  # stores without a place come last
@@ -49,23 +50,31 @@ class Catalogue:
         return self._versions[number]
 
     async def run(self) -> None:
-        """Keep the program up to date, for ever."""
+        """Keep the program up to date, for ever: what goes wrong is tried again, ever more seldom."""
+        pause_s = REFRESH_INTERVAL_S
         while True:
-            await self.refresh()
-            await asyncio.sleep(REFRESH_INTERVAL_S)
+            pause_s = REFRESH_INTERVAL_S if await self.refresh() else min(2 * pause_s, _PAUSE_MAX_S)
+            await asyncio.sleep(pause_s)
 
-    async def refresh(self) -> None:
-        """Look for a new version once. One that cannot be parsed is logged and the current one stays."""
+    async def refresh(self) -> bool:
+        """Look for a new version once; tells whether it could. Whatever goes wrong is logged, the current one stays."""
         known = self._program.version if self._program else 0
-        rows = await self._rows(known)
-        if not rows:
-            return
         try:
-            self._program = parse_program(rows[0]["source"], rows[0]["version"])
+            rows = await self._rows(known)
+            if rows:
+                self._adopt(rows[0]["source"], rows[0]["version"])
+        except Exception:  # noqa: BLE001 - no single fault may leave this node with an old program for good
+            structlog.get_logger().exception("program_not_refreshed", known=known)
+            return False
+        return True
+
+    def _adopt(self, source: str, version: int) -> None:
+        try:
+            self._program = parse_program(source, version)
         except ProgramError as error:
-            structlog.get_logger().error("program_unusable", version=rows[0]["version"], error=str(error))
+            structlog.get_logger().error("program_unusable", version=version, error=str(error))
             return
-        structlog.get_logger().info("program_adopted", version=self._program.version)
+        structlog.get_logger().info("program_adopted", version=version)
 
     async def _rows(self, known: int) -> list[Any]:
         for shard in self._shards():
@@ -78,13 +87,15 @@ class Catalogue:
 
 
 async def _read_version(number: int, shard: ShardReader) -> Program:
+    """The version, knowing those before it: what time alone changed is decided by the version of its instant."""
     for server in await shard.servers():
         try:
-            rows = await server.fetch("find_program_version", number)
+            rows = await server.fetch("find_program_versions", number, _VERSIONS_MAX)
         except ProblemError:
             continue
-        if rows:
-            return parse_program(rows[0]["source"], number)
+        if rows and rows[0]["version"] == number:
+            history = [(row["effective_at"], parse_program(row["source"], row["version"])) for row in rows]
+            return history[0][1].with_history(history)
     raise ProblemError("shard_unavailable", f"no server can show program version {number}")
 
 

@@ -17,7 +17,7 @@ Asked = list[tuple[K, "asyncio.Future[V]"]]
 class Coalescer(Generic[K, V]):
     """Gathers keys into calls of `fetch`, which answers in the order of the keys; what it raises, every asker gets.
 
-    With `instead` the askers get its value for the error.
+    With `instead`, which must not raise, the askers get its value for the error.
     """
 
     def __init__(
@@ -50,24 +50,32 @@ class Coalescer(Generic[K, V]):
         self._scheduled = False
         while self._waiting and len(self._calls) < self._in_flight_max:
             batch, self._waiting = self._waiting[: self._batch_max], self._waiting[self._batch_max :]
-            # What already is a future needs no task around it.
-            call = asyncio.ensure_future(self._fetch([key for key, _ in batch]))  # noqa: RUF006 - kept in _calls
+            try:
+                # What already is a future needs no task around it.
+                call = asyncio.ensure_future(self._fetch([key for key, _ in batch]))  # noqa: RUF006 - kept in _calls
+            except Exception as error:  # noqa: BLE001 - what cannot even be asked has askers, too
+                self._answer_all(batch, error)
+                continue
             self._calls.add(call)
             call.add_done_callback(partial(self._arrived, batch))
 
     def _arrived(self, batch: "Asked[K, V]", call: "asyncio.Future[Sequence[V]]") -> None:
         self._calls.discard(call)
-        error = asyncio.CancelledError() if call.cancelled() else call.exception()
-        if error is None:
-            for (_, future), value in zip(batch, call.result(), strict=True):
+        try:
+            values = call.result()
+            assert len(values) == len(batch), f"{len(values)} answers to {len(batch)} questions"
+        except BaseException as error:  # noqa: BLE001 - whatever it is, every asker hears of it
+            self._answer_all(batch, error)
+        else:
+            for (_, future), value in zip(batch, values, strict=True):
                 if not future.done():
                     future.set_result(value)
-        else:
-            self._answer_all(batch, error)
         self._leave()
 
     def _answer_all(self, batch: "Asked[K, V]", error: BaseException) -> None:
         value = self._instead(error) if self._instead else None
+        if self._instead:  # whoever waits for the next call would fare no better, only later
+            batch, self._waiting = batch + self._waiting, []
         for _, future in batch:
             if future.done():
                 continue

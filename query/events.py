@@ -6,7 +6,9 @@ notifications and, because those are only hints, by the clock as well.
 
 import asyncio
 import time
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from aiohttp import web
@@ -15,39 +17,52 @@ from prometheus_client import Gauge
 from query.http import as_seen_by, member_of
 from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
+from query.settings import QuerySettings
 from query.visible import Watch
+from shard_router.credential import Principal
 from shard_router.errors import ProblemError
 from shard_router.openapi import malformed_parameter
-from shard_router.web import DRAINING, REQUEST_ID
+from shard_router.web import CREDENTIALS, DRAINING, PRINCIPAL, REQUEST_ID
 
 STREAMS: Final = Gauge("loyalty_query_streams", "Event streams open now.", registry=None)
 _RETRY_MS: Final = 2_000
+_PAUSE_MIN_S: Final = 0.02
 _RECHECK_S: Final = 1.0  # between reads when no notification can come, and until a stopping node is noticed
 _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _LAST_EVENT_ID: Final = "Last-Event-ID"
 
 
 class Streams:
-    """The event streams of a node, bounded in number."""
+    """The event streams of a node, bounded in number, and so that no credential has all of them."""
 
     def __init__(self) -> None:
-        self._open = 0
+        self._open = Counter[str]()
 
     async def stream_account(self, request: web.Request) -> web.StreamResponse:
-        """Answer a stream of account events, until the client leaves or the node stops."""
+        """Answer a stream of account events, until the client leaves, its credential ends or the node stops."""
         node, member_id, seen = request.app[NODE], member_of(request), _last_seen(request)
         home = node.home_of(member_id)
-        if self._open >= node.settings.streams_max:
-            raise ProblemError("rate_limited", "this node has enough streams; try again or ask another node")
-        self._open += 1
-        STREAMS.inc()
-        try:
+        with self._place(request[PRINCIPAL], node.settings):
             if home != node.settings.region:
                 return await node.relay.relay(request, home)
             return await self._stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
+
+    @contextmanager
+    def _place(self, principal: Principal, settings: QuerySettings) -> Generator[None]:
+        own_max = settings.streams_per_member_max if principal.role == "member" else settings.streams_max // 2
+        if self._open[principal.credential] >= own_max:
+            raise ProblemError("rate_limited", "this credential has enough streams here")
+        if self._open.total() >= settings.streams_max:
+            raise ProblemError("rate_limited", "this node has enough streams; try again or ask another node")
+        self._open[principal.credential] += 1
+        STREAMS.inc()
+        try:
+            yield
         finally:
-            self._open -= 1
             STREAMS.dec()
+            self._open[principal.credential] -= 1
+            if not self._open[principal.credential]:
+                del self._open[principal.credential]
 
     async def _stream(self, request: web.Request, node: QueryNode, question: Question, seen: int) -> web.StreamResponse:
         first = await node.read(request, question, at_least=0)
@@ -73,26 +88,30 @@ async def _follow(
     watch: Watch | None,
 ) -> None:
     node, draining = request.app[NODE], request.app[DRAINING]
-    silent_since = time.monotonic()
+    silent_since, pause_s, woken = time.monotonic(), 0.0, False
     while not draining.is_set() and request.transport is not None:
+        # A credential that ran out or was revoked meanwhile is `unauthenticated`, as for any request.
+        request.app[CREDENTIALS].principal(request.headers.get("Authorization"))
         answer = await node.read(request, question, at_least=0)
         if answer.body is None:
             return  # erased meanwhile
-        if answer.etag > seen:
+        is_new = answer.etag > seen
+        if is_new:
             seen = answer.etag
             await response.write(b"event: account\nid: %d\ndata: %b\n\n" % (seen, answer.body))
             silent_since = time.monotonic()
         elif time.monotonic() - silent_since >= node.settings.stream_comment_s:
             await response.write(b": still here\n\n")
             silent_since = time.monotonic()
-        await _pause(watch, seen)
+        # What is announced and cannot be read yet may be announced again and again.
+        pause_s = min(2 * pause_s + _PAUSE_MIN_S, _RECHECK_S) if woken and not is_new else 0.0
+        woken = await _wait(watch, seen, pause_s)
 
 
-async def _pause(watch: Watch | None, seen: int) -> None:
-    if watch is None:
-        await asyncio.sleep(_RECHECK_S)
-    else:
-        await watch.wait(seen + 1, timeout_s=_RECHECK_S)
+async def _wait(watch: Watch | None, seen: int, pause_s: float) -> bool:
+    """Pause, then wait for news; tells whether there may be some, or just so much time is over."""
+    await asyncio.sleep(pause_s if watch else _RECHECK_S)
+    return watch is not None and await watch.wait(seen + 1, timeout_s=_RECHECK_S) is not None
 
 
 def _last_seen(request: web.Request) -> int:

@@ -11,7 +11,7 @@ import orjson
 from aiohttp import ETag, web
 
 from query.catalogue import Place, describe_rewards, describe_rewards_for, describe_stores, describe_tiers
-from query.lookup import Identifier, only_identifier
+from query.lookup import HolderQuestion, Identifier, holder_of, only_identifier
 from query.node import NODE, QueryNode
 from query.page import page_size
 from query.question import (
@@ -41,16 +41,16 @@ async def get_account(request: web.Request) -> web.StreamResponse:
 
 async def get_member(request: web.Request) -> web.StreamResponse:
     """Answer profile and account."""
-    return await _answer_member(request, UnlessErased(MemberQuestion(member_of(request))))
+    return await _answer_member(request, MemberQuestion(member_of(request)))
 
 
 async def list_activity(request: web.Request) -> web.StreamResponse:
-    """Answer a page of entries."""
+    """Answer a page of entries. One that goes on from another begins where that ended, or is not visible yet."""
     member_id = member_of(request)
     token = request.query.get("page_token")
     top = decode_activity_page(member_id, token) if token is not None else None
     question = ActivityQuestion(member_id, top, page_size(request.query.get("page_size")))
-    return await _answer_member(request, as_seen_by(request, question))
+    return await _answer_member(request, as_seen_by(request, question), page_from=top)
 
 
 async def get_purchase(request: web.Request) -> web.StreamResponse:
@@ -85,7 +85,8 @@ async def look_up_member(request: web.Request) -> web.StreamResponse:
     answer = await node.read(request, question, at_least=demanded_version(request, member_id))
     account = _existing(answer, "member_not_found")
     body = b'{"member_id":"%b","account":%b}' % (format_member_id(member_id).encode(), account)
-    return respond(request, body, etag=str(answer.etag), source=answer.source)
+    # An identifier may move to another member, so the version alone would not tell.
+    return respond(request, body, etag=f"{answer.etag}-{format_member_id(member_id)}", source=answer.source)
 
 
 async def get_command(request: web.Request) -> web.StreamResponse:
@@ -143,19 +144,24 @@ HANDLERS: Final[dict[str, Handler]] = {
 async def find_named(request: web.Request, identifier: Identifier, *, body: bytes | None = None) -> int | web.Response:
     """Find the member with an identifier whom the principal may see; the home region's answer when that is not ours.
 
-    A Consistency-Token is obeyed first: its member may be the one who has the identifier since then.
+    A Consistency-Token is obeyed first: its member may have the identifier since then, or have it no longer. A member
+    can only name himself, and nobody else is looked for: neither answer nor time taken tells him who else there is.
     """
-    node, token = request.app[NODE], token_of(request)
-    if token:
-        if not request[PRINCIPAL].may_see(token.member_id):
-            raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
-        if forwarded := await node.forward_foreign(request, token.member_id, body=body):
+    node, token, himself = request.app[NODE], token_of(request), request[PRINCIPAL].member_id
+    if token and not request[PRINCIPAL].may_see(token.member_id):
+        raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
+    holder, asked_on = None, None
+    if first := token.member_id if token else himself:
+        if forwarded := await node.forward_foreign(request, first, body=body):
             return forwarded
-        await node.read(request, AccountQuestion(token.member_id), at_least=token.version)
-    member_id = await node.find_member(request, identifier, token)
-    if member_id is None or not request[PRINCIPAL].may_see(member_id):
+        question, asked_on = HolderQuestion(first, identifier), node.topology.current.shard_of(first)
+        answer = await node.read(request, question, at_least=token.version if token else 0)
+        holder = holder_of(answer.body) if answer.body else None
+    if holder is None and himself is None:
+        holder = await node.find_member(request, identifier, but_on=asked_on)
+    if holder is None or not request[PRINCIPAL].may_see(holder):
         raise ProblemError("member_not_found")
-    return await node.forward_foreign(request, member_id, body=body) or member_id
+    return await node.forward_foreign(request, holder, body=body) or holder
 
 
 def as_seen_by(request: web.Request, question: Question) -> Question:
@@ -215,12 +221,13 @@ def respond(request: web.Request, body: bytes, *, etag: str, source: str) -> web
 
 
 async def _answer_member(
-    request: web.Request, question: Question, *, missing: str = "member_not_found"
+    request: web.Request, question: Question, *, missing: str = "member_not_found", page_from: int | None = None
 ) -> web.StreamResponse:
     node: QueryNode = request.app[NODE]
     if forwarded := await node.forward_foreign(request, question.member_id, missing=missing):
         return forwarded
-    answer = await node.read(request, question, at_least=demanded_version(request, question.member_id))
+    at_least = max(demanded_version(request, question.member_id), page_from or 0)
+    answer = await node.read(request, question, at_least=at_least, may_wait=page_from is None)
     return respond(request, _existing(answer, missing), etag=str(answer.etag), source=answer.source)
 
 

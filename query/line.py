@@ -102,14 +102,16 @@ class Line(asyncio.Protocol):
         return asked.answer
 
     def data_received(self, data: bytes) -> None:
-        """Hand replies to whoever asked first."""
+        """Hand replies to whoever asked first. One that nobody asked for would be taken for the next question's."""
         self._reader.feed(data)
         try:
             while self._asked and (reply := self._reader.gets()) is not False:
                 if self._asked[0].take(reply):
                     self._asked.popleft()
-        except hiredis.ProtocolError as error:
+        except hiredis.HiredisError as error:
             self._fail(GoneError(str(error)))
+        if not self._asked and self._reader.has_data():
+            self._fail(GoneError("an answer to no question"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who still waits."""
@@ -121,10 +123,15 @@ class Line(asyncio.Protocol):
             async with asyncio.timeout(self._timeout_s):
                 await connection.connect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the askers hear it
-            self._connecting = None
             self._fail(error)
-            return
-        self._connecting = None
+        else:
+            self._adopt(connection)
+        finally:
+            self._connecting = None
+            await connection.disconnect(nowait=True)  # what a failure or a cancellation left open
+
+    def _adopt(self, connection: Any) -> None:
+        """Take the transport of a connection that is ready; what was asked meanwhile leaves at once."""
         self._writer = connection._writer  # noqa: SLF001 - kept, because it closes its transport when nobody refers to it
         connection._writer = connection._reader = None  # noqa: SLF001 - so that it does not, either
         self._reader = hiredis.Reader()
@@ -132,22 +139,28 @@ class Line(asyncio.Protocol):
         self._transport.set_protocol(self)
         self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
+        if self._transport.is_closing():  # of which another protocol may have heard
+            self._fail(GoneError("the connection was closed"))
 
     def _look_at_the_clock(self, due_at: float) -> None:
         """Fail when the oldest question is too old.
 
-        A timer that fires late shows that this process was busy, not Valkey: then the answer may lie unread.
+        A timer that fires late shows that this process was busy, not Valkey: then the answer may lie unread. But only
+        up to twice the timeout: a process that is always busy must not wait for ever.
         """
         self._timer = None
         if not self._asked:
             return
         loop = asyncio.get_running_loop()
-        left_s = self._asked[0].asked_at + self._timeout_s - loop.time()
-        if left_s <= 0 and loop.time() - due_at < LATE_S:
+        now = loop.time()
+        left_s = self._asked[0].asked_at + self._timeout_s - now
+        busy = now - due_at >= LATE_S and left_s > -self._timeout_s
+        # Connecting has a time of its own, or who asks next would get what is left of it.
+        if left_s <= 0 and not busy and self._connecting is None:
             self._fail(TimeoutError("no answer in time"))
             return
         left_s = max(left_s, LATE_S)
-        self._timer = loop.call_later(left_s, self._look_at_the_clock, loop.time() + left_s)
+        self._timer = loop.call_later(left_s, self._look_at_the_clock, now + left_s)
 
     def _fail(self, error: Exception) -> None:
         if self._transport is not None:

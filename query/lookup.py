@@ -5,12 +5,16 @@ A card of ours names its slot. For anything else every shard is asked: those of 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
 from query import views
+from query.cache import Cache
+from query.question import Seen
 from query.reader import Readers, ShardReader
+from query.replica import Server
 from shard_router.card import parse_card
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import parse_member_id
@@ -27,6 +31,32 @@ class Identifier(NamedTuple):
     value: str
 
 
+@dataclass(frozen=True, slots=True)
+class HolderQuestion:
+    """Who has an identifier, asked on the shard of a member who may have it; the body is an identifier view.
+
+    Telling takes equally long whether another member or nobody has it.
+    """
+
+    member_id: int
+    identifier: Identifier
+
+    async def ask_cache(self, cache: Cache) -> Seen | None:
+        """Believe the view when it names the member; whether he has an identifier no longer only a server tells."""
+        keys = views.account_key(self.member_id), views.identifier_key(*self.identifier)
+        account, holder = await cache.get_together(*keys)
+        if account is None or holder is None:
+            return None
+        version, body = views.split(account)[0], views.split(holder)[1]
+        return Seen(version, version, body) if holder_of(body) == self.member_id else None
+
+    async def ask_server(self, server: Server) -> Seen:
+        """One row, with the member's version."""
+        (row,) = await server.fetch("find_holder", self.member_id, *self.identifier)
+        version, holder = row["seen_version"] or 0, row["holder"]
+        return Seen(version, version, None if holder is None else views.identifier_view({"member_id": holder}))
+
+
 class Directory:
     """Finds things whose shard is not known. `region` is asked first."""
 
@@ -34,16 +64,19 @@ class Directory:
         self._readers = readers
         self._region = region
 
-    async def find_member(self, topology: Topology, identifier: Identifier) -> int | None:
-        """Find the member with an identifier; `shard_unavailable` when not found and a shard could not be asked."""
+    async def find_member(self, topology: Topology, identifier: Identifier, *, but_on: str | None = None) -> int | None:
+        """Find the member with an identifier, but not on a shard that was asked already.
+
+        `shard_unavailable` when not found and a shard could not be asked.
+        """
 
         async def ask(shard: ShardReader) -> int | None:
             return await _member_on(shard, identifier)
 
         home = _shard_of_card(topology, identifier)
-        if home and (member_id := await ask(self._readers[home])):
+        if home and home != but_on and (member_id := await ask(self._readers[home])):
             return member_id
-        return await self._scatter(topology, ask)
+        return await self._scatter(topology, ask, but_on=but_on)
 
     async def find_command(self, topology: Topology, key: str) -> Any:
         """Find the row of find_command for an Idempotency-Key, or None; `shard_unavailable` as above."""
@@ -54,12 +87,15 @@ class Directory:
 
         return await self._scatter(topology, ask)
 
-    async def _scatter(self, topology: Topology, ask: Callable[[ShardReader], Awaitable[T | None]]) -> T | None:
+    async def _scatter(
+        self, topology: Topology, ask: Callable[[ShardReader], Awaitable[T | None]], *, but_on: str | None = None
+    ) -> T | None:
         own = topology.shards_in(self._region)
         foreign = [name for name in topology.document.shards if name not in own]
         unreachable: list[BaseException] = []
         for names in (own, foreign):
-            answers = await asyncio.gather(*(ask(self._readers[name]) for name in names), return_exceptions=True)
+            asked = (ask(self._readers[name]) for name in names if name != but_on)
+            answers = await asyncio.gather(*asked, return_exceptions=True)
             for answer in answers:
                 if isinstance(answer, BaseException):
                     unreachable.append(answer)
@@ -80,10 +116,15 @@ def canonical_identifier(kind: str, text: str) -> Identifier:
     return Identifier(kind, value)
 
 
+def holder_of(identifier_view: bytes) -> int:
+    """Read the member in the body of an identifier view."""
+    return parse_member_id(orjson.loads(identifier_view)["member_id"])
+
+
 async def _member_on(shard: ShardReader, identifier: Identifier) -> int | None:
     value = await shard.cache.get(views.identifier_key(*identifier))
     if value is not None:
-        return parse_member_id(orjson.loads(views.split(value)[1])["member_id"])
+        return holder_of(views.split(value)[1])
     rows = await _rows(shard, "find_identifier", *identifier)
     return rows[0]["member_id"] if rows else None
 

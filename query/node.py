@@ -15,7 +15,6 @@ from query.settings import QuerySettings
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.forward import Forwarder, deadline_of
 from shard_router.relay import Relay
-from shard_router.token import ConsistencyToken
 from shard_router.topology import TopologyWatch
 
 T = TypeVar("T")
@@ -72,15 +71,20 @@ class QueryNode:
             return None
         return await self.forwarder.forward(request, region, deadline=self._deadline(request), body=body)
 
-    async def read(self, request: web.Request, question: Question, *, at_least: int) -> Answer:
-        """Answer a question about a member of this region, demanding a version or none (0), within the deadline."""
+    async def read(self, request: web.Request, question: Question, *, at_least: int, may_wait: bool = True) -> Answer:
+        """Answer a question about a member of this region, demanding a version or none (0), within the deadline.
+
+        Without `may_wait` a server is asked at once: for what no view will hold, however long one waits.
+        """
         reader = self.reader_of(question.member_id)
-        if at_least:
-            work = reader.read_version(question, at_least=at_least, wait_s=self._wait_s)
-            return await self.within_deadline(request, work)
         # Valkey has a deadline of its own, so that the hot path needs no timer.
-        found = await reader.glance(question)
-        return found or await self.within_deadline(request, reader.ask_servers(question, at_least=0))
+        if found := await reader.glance(question, at_least=at_least):
+            return found
+        if at_least and may_wait:
+            work = reader.await_version(question, at_least=at_least, wait_s=self._wait_s)
+        else:
+            work = reader.ask_servers(question, at_least=at_least)
+        return await self.within_deadline(request, work)
 
     async def read_servers(self, request: web.Request, question: Question, *, at_least: int) -> Answer:
         """Answer a question that no view can, as `read` does."""
@@ -92,16 +96,11 @@ class QueryNode:
         return self.readers[self.topology.current.shard_of(member_id)]
 
     async def find_member(
-        self, request: web.Request, identifier: Identifier, token: ConsistencyToken | None
+        self, request: web.Request, identifier: Identifier, *, but_on: str | None = None
     ) -> int | None:
-        """Find the member with an identifier; with a token, the one it names is looked for on the primary too."""
-        topology = self.topology.current
-        found = await self.within_deadline(request, self.directory.find_member(topology, identifier))
-        if found is None and token:
-            reader = self.readers[topology.shard_of(token.member_id)]
-            rows = await self.within_deadline(request, reader.primary.fetch("find_identifier", *identifier))
-            found = rows[0]["member_id"] if rows else None
-        return found
+        """Find the member with an identifier on any shard but one."""
+        found = self.directory.find_member(self.topology.current, identifier, but_on=but_on)
+        return await self.within_deadline(request, found)
 
     async def find_command(self, request: web.Request, key: str) -> Any:
         """Find the row of a command by its Idempotency-Key on any shard."""

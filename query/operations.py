@@ -98,7 +98,8 @@ OPERATIONS: Final = (
         None,
         description="Server-sent events `account`: `id` is the version, `data` the account. The first comes at once. "
         "After a cut, `Last-Event-ID` (an EventSource sends it by itself) resumes: the account comes again only if "
-        "its version grew meanwhile. Versions may be skipped, never repeated.",
+        "its version grew meanwhile. Versions may be skipped, never repeated. A stream ends with its credential, and a "
+        "member has only so many on a node (429).",
         problems=("member_not_found", "rate_limited", "shard_unavailable"),
         parameters=(
             _MEMBER,

@@ -7,15 +7,13 @@ reader.py can hold every question to a Consistency-Token.
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol
-
-import orjson
+from typing import Final, NamedTuple, Protocol
 
 from query import views
 from query.cache import Cache, Recent
 from query.page import decode_page, encode_page, not_of_this_list
 from query.replica import Server
-from shard_router.member_id import Reference, format_member_id
+from shard_router.member_id import Reference
 
 VERSION_MAX: Final = 10**15
 
@@ -70,18 +68,19 @@ class AccountQuestion:
 
 @dataclass(frozen=True, slots=True)
 class MemberQuestion:
-    """Profile and account."""
+    """Profile and account; nothing once the member is erased."""
 
     member_id: int
 
     async def ask_cache(self, cache: Cache) -> Seen | None:
-        """Two keys as of one instant."""
+        """Two keys, the account first. A profile newer than it was caught between the calls of one batch."""
         keys = views.account_key(self.member_id), views.profile_key(self.member_id)
         account, profile = await cache.get_together(*keys)
         if account is None or profile is None:
             return None
-        (account_version, account_body), (profile_version, profile_body) = views.split(account), views.split(profile)
-        version = max(account_version, profile_version)
+        (version, account_body), (profile_version, profile_body) = views.split(account), views.split(profile)
+        if profile_version > version:
+            return None
         return Seen(version, version, _member_body(profile_body, account_body))
 
     async def ask_server(self, server: Server) -> Seen:
@@ -89,8 +88,8 @@ class MemberQuestion:
         rows = await server.fetch("find_member", self.member_id)
         if not rows:
             return NOTHING
-        body = _member_body(views.profile_view(rows[0]), views.account_view(rows[0]))
-        return Seen(rows[0]["version"], rows[0]["version"], body)
+        (row,) = rows
+        return Seen(row["version"], row["version"], _member_body(views.profile_view(row), views.account_view(row)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,10 @@ class PurchaseQuestion:
         return self.reference.member_id
 
     async def ask_cache(self, cache: Cache) -> Seen | None:
-        """Read the purchase, and the account to know how new it is: a purchase does not change with every version."""
+        """Read the purchase, and before it the account, which is written last and so tells how new it is at least.
+
+        A purchase does not change with every version.
+        """
         purchase_key = views.purchase_key(self.member_id, self.reference.version)
         account, purchase = await cache.get_together(views.account_key(self.member_id), purchase_key)
         if purchase is None:
@@ -138,7 +140,7 @@ class ActivityQuestion:
         items = await cache.recent(Recent(self.member_id, self.top or VERSION_MAX, self.size))
         if not items:
             return None
-        first, last = _version_of(items[0]), _version_of(items[-1])
+        first, last = views.activity_version(items[0]), views.activity_version(items[-1])
         without_hole = first - last == len(items) - 1 and first == (self.top or first)
         if not without_hole or (len(items) < self.size and last != 1):
             return None
@@ -172,17 +174,18 @@ class UnlessErased:
         return self.question.member_id
 
     async def ask_cache(self, cache: Cache) -> Seen | None:
-        """One key more in the same MGET: the profile, which alone tells."""
-        asked = cache.get(views.profile_key(self.member_id))
-        seen, profile = await self.question.ask_cache(cache), await asked
-        if seen is None or profile is None:
+        """Read the profile, which alone tells, and before it the account, whose version tells how new that is."""
+        account_asked = cache.get(views.account_key(self.member_id))
+        profile_asked = cache.get(views.profile_key(self.member_id))
+        seen, account, profile = await self.question.ask_cache(cache), await account_asked, await profile_asked
+        if seen is None or account is None or profile is None:
             return None
-        return seen._replace(body=None) if views.is_erased(views.split(profile)[1]) else seen
+        return _unless_erased(seen, views.split(account)[0], is_erased=views.is_erased(views.split(profile)[1]))
 
     async def ask_server(self, server: Server) -> Seen:
         """The account's status, asked together with others of this moment."""
         seen, row = await asyncio.gather(self.question.ask_server(server), server.account(self.member_id))
-        return seen._replace(body=None) if row and row["status"] != "open" else seen
+        return _unless_erased(seen, row["version"], is_erased=row["status"] != "open") if row else NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,11 @@ class StandingQuestion:
         return Seen(rows[0]["version"], rows[0]["version"], rows[0]["standing"].encode())
 
 
+def _unless_erased(seen: Seen, known_version: int, *, is_erased: bool) -> Seen:
+    """Tell what was seen by someone who knows of an erasure up to a version: no more than both show."""
+    return Seen(min(seen.seen, known_version), seen.etag, None if is_erased else seen.body)
+
+
 def encode_activity_page(member_id: int, top: int) -> bytes:
     """Make the page token that goes on with version `top`."""
     return encode_page(_listing(member_id), top).encode()
@@ -219,13 +227,10 @@ def decode_activity_page(member_id: int, token: str) -> int:
 
 
 def _listing(member_id: int) -> str:
-    return f"activity {format_member_id(member_id)}"
+    return f"activity {member_id}"
 
 
-def _member_body(profile: bytes, account: bytes) -> bytes:
+def _member_body(profile: bytes, account: bytes) -> bytes | None:
+    if views.is_erased(profile):
+        return None
     return b'{"profile":' + profile + b',"account":' + account + b"}"
-
-
-def _version_of(item: bytes) -> int:
-    content: dict[str, Any] = orjson.loads(item)
-    return content["version"]

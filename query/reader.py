@@ -12,10 +12,10 @@ from typing import Final, Literal, NamedTuple
 from prometheus_client import Counter
 
 from query.cache import Cache
-from query.question import Question, Seen
+from query.question import Question
 from query.replica import Server
 from query.settings import QuerySettings
-from query.visible import Visible
+from query.visible import Visible, Woken
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
 from shard_router.topology import Topology, TopologyWatch
@@ -25,10 +25,6 @@ Source = Literal["cache", "replica", "primary"]
 ANSWERS: Final = Counter("loyalty_query_answers", "Answers by source.", ["source"], registry=None)
 WAITS: Final = Counter("loyalty_query_waits", "Waits for a demanded version, by result.", ["result"], registry=None)
 _FROM_CACHE: Final = ANSWERS.labels("cache")
-
-WAKES_MAX: Final = 3
-"""How often a wait is answered by another look at Valkey. A version that is announced and still not there (an emptied
-or silent Valkey) will not come by asking: then a server answers."""
 
 
 class Answer(NamedTuple):
@@ -48,26 +44,21 @@ class ShardReader:
         self.standby = standby
         self.primary = primary
 
-    async def glance(self, question: Question) -> Answer | None:
-        """Answer from Valkey if it knows the member at all: the hot path."""
+    async def glance(self, question: Question, *, at_least: int = 0) -> Answer | None:
+        """Answer from Valkey if it shows that version of the member, or without one anything at all: the hot path."""
         seen = await question.ask_cache(self.cache)
-        if seen is None:
+        if seen is None or seen.seen < at_least:
             return None
         _FROM_CACHE.inc()
         return Answer(seen.etag, seen.body, "cache")
 
-    async def read_version(self, question: Question, *, at_least: int, wait_s: float) -> Answer:
-        """Answer a question with a picture that includes version `at_least`, waiting for it up to `wait_s` first.
+    async def await_version(self, question: Question, *, at_least: int, wait_s: float) -> Answer:
+        """Answer a question with a picture that includes version `at_least`, waiting for the view up to `wait_s` first.
 
         `not_yet_visible` when no one shows that version, `shard_unavailable` when no one can tell.
         """
-        seen = await question.ask_cache(self.cache)
-        if (seen is None or seen.seen < at_least) and not self.cache.breaker.is_open:
-            seen = await self._await_version(question, at_least, wait_s)
-        if seen is not None and seen.seen >= at_least:
-            _FROM_CACHE.inc()
-            return Answer(seen.etag, seen.body, "cache")
-        return await self.ask_servers(question, at_least=at_least)
+        answer = None if self.cache.breaker.is_open else await self._await_view(question, at_least, wait_s)
+        return answer or await self.ask_servers(question, at_least=at_least)
 
     async def ask_servers(self, question: Question, *, at_least: int) -> Answer:
         """Answer a question from the first server whose picture includes version `at_least`; raises as above."""
@@ -86,8 +77,18 @@ class ShardReader:
         raise ProblemError("shard_unavailable", "neither a view nor a server can answer")
 
     async def able(self) -> bool:
-        """Tell whether Valkey or a standby can answer."""
-        return await self.cache.reachable() or await self.standby.within_budget()
+        """Tell whether Valkey or a server can answer; a frozen server must not take the time of the other."""
+        if await self.cache.reachable():
+            return True
+        asked = {asyncio.ensure_future(server.within_budget()) for server in (self.standby, self.primary)}
+        try:
+            for answer in asyncio.as_completed(asked):
+                if await answer:
+                    return True
+        finally:
+            for one in asked:
+                one.cancel()
+        return False
 
     async def servers(self) -> Iterator[Server]:
         """Put the servers in the order in which to ask them: the standby first, unless it lags beyond its budget."""
@@ -95,20 +96,17 @@ class ShardReader:
             return iter((self.standby, self.primary))
         return iter((self.primary, self.standby))  # an old picture is still better than none
 
-    async def _await_version(self, question: Question, at_least: int, wait_s: float) -> Seen | None:
+    async def _await_view(self, question: Question, at_least: int, wait_s: float) -> Answer | None:
         give_up_at = time.monotonic() + wait_s
         with self.visible.watch(question.member_id) as watch:
             # Read again before waiting: the notification may have come before the watch was set.
-            seen = await question.ask_cache(self.cache)
-            for _ in range(WAKES_MAX):
-                if not watch or (seen is not None and seen.seen >= at_least):
-                    break
-                if not await watch.wait(at_least, timeout_s=give_up_at - time.monotonic()):
-                    WAITS.labels("timeout").inc()
-                    return seen
-                seen = await question.ask_cache(self.cache)
-        WAITS.labels("visible" if watch else "refused").inc()
-        return seen
+            answer, woken = await self.glance(question, at_least=at_least), Woken.MISSED
+            # What was announced and is not there (an emptied or silent Valkey) will not come by waiting longer.
+            while watch and answer is None and woken is Woken.MISSED:
+                woken = await watch.wait(at_least, timeout_s=give_up_at - time.monotonic())
+                answer = await self.glance(question, at_least=at_least) if woken else None
+        WAITS.labels("refused" if watch is None else "visible" if woken else "timeout").inc()
+        return answer
 
 
 class Readers:
@@ -163,10 +161,8 @@ class Readers:
         settings, servers = self._settings, self._pools[name]
         cache = Cache(valkey, deadline_ms=settings.cache_deadline_ms, batch_keys_max=settings.batch_keys_max)
         visible = Visible(valkey, waiters_max=settings.waiters_max)
-        lag_ms_max = settings.standby_lag_ms_max
-        return ShardReader(
-            cache,
-            visible,
-            Server(servers, "replica", lag_ms_max=lag_ms_max),
-            Server(servers, "primary", lag_ms_max=lag_ms_max),
+        standby, primary = (
+            Server(servers, role, lag_ms_max=settings.standby_lag_ms_max, timeout_ms=settings.statement_timeout_ms)
+            for role in ("replica", "primary")
         )
+        return ShardReader(cache, visible, standby, primary)

@@ -4,6 +4,8 @@ A server that just failed, or that lags beyond the budget, is left alone for a m
 trouble costs a request now and then instead of every one.
 """
 
+import asyncio
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -24,6 +26,8 @@ PRIMARY_READS: Final = Counter(
     "loyalty_query_primary_reads", "Reads that neither Valkey nor a standby could answer.", registry=None
 )
 _REST_S: Final = 1.0  # how long a server that failed is left alone, and how long a measured lag counts
+_ANSWER_MARGIN_S: Final = 0.25
+_MEASURE_TIMEOUT_S: Final = 0.5  # whoever takes longer to say how far behind he is, is not the one to ask
 _ACCOUNTS_MAX: Final = 256  # per statement: about a millisecond of one backend
 _SERVER_BUSY: Final = (
     asyncpg.SerializationError,  # 40001: replay needed what the query was reading
@@ -37,30 +41,24 @@ Role = Literal["replica", "primary"]
 class Server:
     """The standby or the primary of a shard. Its answers are rows; `shard_unavailable` when it has none to give."""
 
-    def __init__(self, servers: ShardServers, role: Role, *, lag_ms_max: int) -> None:
+    def __init__(self, servers: ShardServers, role: Role, *, lag_ms_max: int, timeout_ms: int) -> None:
+        """`timeout_ms` is the servers' own limit of a statement: past it, only a frozen one has not answered."""
         self.role: Final = role
         self._servers = servers
+        self._timeout_s = timeout_ms / 1000 + _ANSWER_MARGIN_S
         self._lag_ms_max = lag_ms_max
         self._resting_until = 0.0
         self._lag_ms = 0
-        self._measured_at = 0.0
+        self._measured_at = -math.inf
         self._trouble: str | None = None
         self._accounts = Coalescer[int, Any](self._fetch_accounts, batch_max=_ACCOUNTS_MAX)
 
     async def fetch(self, statement: str, *arguments: object) -> list[Any]:
         """Rows of a named statement."""
-        if time.monotonic() < self._resting_until:
-            raise ProblemError("shard_unavailable", f"{self._servers.name}: the {self.role} is resting")
+        rows = await self._fetch(statement, arguments, self._timeout_s)
         if self.role == "primary":
             PRIMARY_READS.inc()
-        try:
-            async with self._connection() as connection:
-                return await connection.fetch(STATEMENTS[statement], *arguments)
-        except ProblemError:
-            self._resting_until = time.monotonic() + _REST_S
-            raise
-        except _SERVER_BUSY as error:
-            raise ProblemError("shard_unavailable", f"{self._servers.name}: {type(error).__name__}") from error
+        return rows
 
     async def account(self, member_id: int) -> Any:
         """Row of find_accounts for one member, or None; asked together with others of this moment."""
@@ -69,14 +67,32 @@ class Server:
     async def within_budget(self) -> bool:
         """Tell whether this server is there and not too far behind; measured once a second."""
         if time.monotonic() - self._measured_at >= _REST_S:
-            self._measured_at = time.monotonic()
-            try:
-                (row,) = await self.fetch("measure_lag")
-                self._lag_ms = row["lag_ms"]
-                self._tell(None)
-            except ProblemError as error:
-                self._tell(error.detail)
+            await self._measure()
         return self._lag_ms <= self._lag_ms_max and time.monotonic() >= self._resting_until
+
+    async def _measure(self) -> None:
+        self._measured_at = time.monotonic()  # first: one asks, the others go by what was known
+        try:
+            (row,) = await self._fetch("measure_lag", (), _MEASURE_TIMEOUT_S)
+            self._lag_ms = row["lag_ms"]
+            self._tell(None)
+        except ProblemError as error:
+            self._tell(error.detail)
+        except asyncio.CancelledError:
+            self._measured_at = -math.inf  # nothing was measured: the next one asks
+            raise
+
+    async def _fetch(self, statement: str, arguments: Sequence[object], timeout_s: float) -> list[Any]:
+        if time.monotonic() < self._resting_until:
+            raise ProblemError("shard_unavailable", f"{self._servers.name}: the {self.role} is resting")
+        try:
+            async with self._connection() as connection:
+                return await _rows(connection, statement, arguments, timeout_s)
+        except ProblemError:
+            self._resting_until = time.monotonic() + _REST_S
+            raise
+        except _SERVER_BUSY as error:
+            raise ProblemError("shard_unavailable", f"{self._servers.name}: {type(error).__name__}") from error
 
     def _tell(self, trouble: str | None) -> None:
         """Log when trouble begins or ends, not as long as it lasts."""
@@ -94,3 +110,11 @@ class Server:
         rows = await self.fetch("find_accounts", list(dict.fromkeys(member_ids)))
         found = {row["member_id"]: row for row in rows}
         return [found.get(member_id) for member_id in member_ids]
+
+
+async def _rows(connection: Connection, statement: str, arguments: Sequence[object], timeout_s: float) -> list[Any]:
+    try:
+        return await connection.fetch(STATEMENTS[statement], *arguments, timeout=timeout_s)
+    except TimeoutError:
+        connection.terminate()  # giving it back would wait until the silent server has taken the cancellation
+        raise

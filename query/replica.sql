@@ -66,12 +66,18 @@ WHERE account.member_id = $1
 -- The member behind a card, phone or e-mail address of this shard.
 SELECT member_id FROM identifier WHERE kind = $1 AND value = $2
 
+-- name: find_holder
+-- The member behind an identifier of this shard, and how new the picture of one of its members is.
+SELECT (SELECT account.version FROM account WHERE member_id = $1) AS seen_version,
+    (SELECT identifier.member_id FROM identifier WHERE kind = $2 AND value = $3) AS holder
+
 -- name: find_command
 -- The first answer to an Idempotency-Key, if this shard gave it.
 SELECT credential, status, answer FROM idempotency WHERE key = $1
 
--- name: find_program_version
-SELECT source FROM program WHERE version = $1
+-- name: find_program_versions
+-- A version and those before it, newest first.
+SELECT version, effective_at, source FROM program WHERE version <= $1 ORDER BY version DESC LIMIT $2
 
 -- name: find_program
 -- The program in force, when it is another version than the one known.

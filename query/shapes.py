@@ -146,6 +146,7 @@ class PurchaseReturn(BaseModel):
     occurred_at: datetime
     points_reversed: int
     points_returned: int | None = Field(default=None, description="Of those that had paid, how many came back.")
+    points_forgiven: int | None = Field(default=None, description="What the member no longer had and does not owe.")
     lines: list[ReturnedLine]
 
 

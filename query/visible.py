@@ -8,11 +8,12 @@ messages of the gap are lost.
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
+from enum import Enum, auto
 from typing import Any, Final
 
 import structlog
 
-from query.cache import CACHE_ERRORS, connect
+from query.cache import connect
 from query.views import VISIBLE_CHANNEL
 
 _PAUSE_MIN_S: Final = 0.05
@@ -22,8 +23,15 @@ SILENCE_MAX_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 1.0
 
 
+class Woken(Enum):
+    """Why a wait is over."""
+
+    ANNOUNCED = auto()
+    MISSED = auto()  # something may have been announced unheard
+
+
 class Watch:
-    """One waiter's eye on one member."""
+    """One waiter's eye on one member. What it told once it does not tell again."""
 
     def __init__(self) -> None:
         self._version = 0
@@ -40,17 +48,18 @@ class Watch:
         self._missed = True
         self._news.set()
 
-    async def wait(self, version: int, *, timeout_s: float) -> bool:
-        """Return once that version was announced or may have been missed (True), or when time is up (False)."""
+    async def wait(self, version: int, *, timeout_s: float) -> Woken | None:
+        """Return once that version was announced or may have been missed; None when time is up."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self._version < version and not self._missed:
                     await self._news.wait()
                     self._news.clear()
         except TimeoutError:
-            return False
-        self._missed = False
-        return True
+            return None
+        woken = Woken.ANNOUNCED if self._version >= version else Woken.MISSED
+        self._version, self._missed = 0, False
+        return woken
 
 
 class Visible:
@@ -87,7 +96,7 @@ class Visible:
         while True:
             try:
                 await self._subscribe()
-            except CACHE_ERRORS as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, this must outlive it
                 structlog.get_logger().warning("subscription_lost", error=repr(error))
             pause_s = _PAUSE_MIN_S if self.subscribed.is_set() else min(pause_s * 2, _PAUSE_MAX_S)
             self.subscribed.clear()

@@ -13,8 +13,9 @@ import aiohttp
 from aiohttp import web
 
 from shard_router.errors import ProblemError
+from shard_router.gate import Gates
 from shard_router.topology import TopologyWatch
-from shard_router.web import FORWARDED, REQUEST_ID
+from shard_router.web import FORWARDED, REQUEST_ID, SETTINGS
 
 FORWARDED_HEADER: Final = "Loyalty-Forwarded"
 DEADLINE_HEADER: Final = "Loyalty-Deadline-Ms"
@@ -34,6 +35,7 @@ class Forwarder:
         self._region = region
         self._topology = topology
         self._side: Literal["command", "query"] = side
+        self._gates = Gates()
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(
@@ -41,26 +43,33 @@ class Forwarder:
     ) -> web.Response:
         """The home region's answer. `deadline` is a monotonic instant.
 
-        `shard_unavailable` when no node there takes it; `unknown_outcome` when a command was sent and no answer came.
+        `shard_unavailable` when no node there takes it, or the region holds enough of this node already;
+        `unknown_outcome` when a command was sent and no answer came.
         """
         if FORWARDED_HEADER in request.headers:
             raise ProblemError("shard_unavailable", "nodes disagree about this member's home; retry")
-        FORWARDED.labels(region).inc()
-        nodes = getattr(self._topology.current.document.regions[region], self._side)
-        for node in nodes:
-            try:
-                return await self._send(request, node, deadline=deadline, body=body)
-            except aiohttp.ClientConnectorError:
-                continue  # nothing was sent: the next node may try
-            except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
-                code = "unknown_outcome" if self._side == "command" else "shard_unavailable"
-                raise ProblemError(code, f"no answer from region {region}") from error
-        raise ProblemError("shard_unavailable", f"no node of region {region} can be reached")
+        with self._gates.through(region, places=request.app[SETTINGS].in_flight_max):
+            FORWARDED.labels(region).inc()
+            return await self._ask_nodes(request, region, deadline=deadline, body=body)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._session:
             await self._session.close()
+
+    async def _ask_nodes(
+        self, request: web.Request, region: str, *, deadline: float, body: bytes | None
+    ) -> web.Response:
+        nodes = getattr(self._topology.current.document.regions[region], self._side)
+        for node in nodes:
+            try:
+                return await self._send(request, node, deadline=deadline, body=body)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                continue  # nothing was sent: the next node may try
+            except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
+                code = "unknown_outcome" if self._side == "command" else "shard_unavailable"
+                raise ProblemError(code, f"no answer from region {region}") from error
+        raise ProblemError("shard_unavailable", f"no node of region {region} can be reached")
 
     async def _send(self, request: web.Request, node: str, *, deadline: float, body: bytes | None) -> web.Response:
         left_s = deadline - time.monotonic()
@@ -72,7 +81,8 @@ class Forwarder:
             DEADLINE_HEADER: str(int(left_s * 1000)),
             "Request-Id": request[REQUEST_ID],
         }
-        timeout = aiohttp.ClientTimeout(total=left_s + _ANSWER_MARGIN_S, sock_connect=_CONNECT_TIMEOUT_S)
+        # To connect must never take until the total: that one cannot tell whether anything was sent.
+        timeout = aiohttp.ClientTimeout(total=left_s + _ANSWER_MARGIN_S, sock_connect=min(_CONNECT_TIMEOUT_S, left_s))
         async with self._client().request(
             request.method, node + request.raw_path, data=body, headers=headers, timeout=timeout
         ) as answer:
@@ -82,7 +92,7 @@ class Forwarder:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit_per_host=256, keepalive_timeout=30)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)  # the gates bound it, region by region
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
         return self._session
 

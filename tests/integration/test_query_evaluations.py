@@ -14,8 +14,9 @@ from query.shapes import Evaluation, Purchase
 from shard_router.member_id import format_member_id, parse_member_id
 from tests.command_node import PROGRAM, CommandNode, Reply, running_command_node
 from tests.conftest import DatabasePair, eventually
+from tests.engine import ValkeyServer
 from tests.integration.test_command import basket as basket_for
-from tests.query_world import ShardPlace, World, member, open_world, project, put_view
+from tests.query_world import ShardPlace, World, member, open_world, project, put_view, write_member, write_row
 
 RULES = (
     PROGRAM.replace("[[stores]]", "worth = { points = 100, amount = 100 }\n[[stores]]", 1)
@@ -184,6 +185,52 @@ async def test_a_member_evaluates_for_himself_only(both: Both) -> None:
     for named in ({"member_id": bob["member_id"]}, {"card": bob["card"]}, {"phone": "+4930123456"}):
         reply = await both.evaluate(basket(ada) | {"member": named}, credential=token)
         assert (reply.status, reply.json["code"]) == (404, "member_not_found")
+
+
+async def test_a_member_names_himself_by_whatever_is_his(both: Both, database_pair: DatabasePair) -> None:
+    ada = await both.command.enrol()
+    row = {"kind": "card", "value": "SECOND-1", "member_id": parse_member_id(ada["member_id"]), "version": 1}
+    await write_row(database_pair.primary, "identifier", row)
+    token = both.query.member_token(parse_member_id(ada["member_id"]))
+
+    async def found() -> bool:
+        return (await both.evaluate(basket(ada) | {"member": {"card": "SECOND-1"}}, credential=token)).status == 200
+
+    await eventually(found)
+
+
+async def test_what_a_member_asks_about_others_tells_him_nothing(
+    tmp_path: Path, database: str, valkey_server: ValkeyServer
+) -> None:
+    """Whoever has a phone number, in a view, in a row or nowhere: one answer, though a region cannot be asked."""
+    ada, bob = member(1), member(2)
+    nowhere = ["postgresql://nobody:x@127.0.0.1:1/none"]
+    shards = {
+        "eu-1": ShardPlace([database], await valkey_server.fresh_url()),
+        "us-1": ShardPlace(nowhere, await valkey_server.fresh_url()),
+    }
+    for one in (ada, bob):
+        await write_member(database, one)
+    for phone, holder in (("+4910000000", bob), ("+4920000000", bob), ("+4930000000", ada)):
+        row = {"kind": "phone", "value": phone, "member_id": holder, "version": 1}
+        await write_row(database, "identifier", row)
+    view = views.identifier_view({"member_id": bob})
+    await put_view(shards["eu-1"].valkey, views.identifier_key("phone", "+4910000000"), 1, view)
+    async with open_world(tmp_path, shards) as world:
+        body = basket_for({"phone": ""}, "1")
+        for region in ("eu", "us"):
+            replies = [
+                await world.post(
+                    "/v1/evaluations",
+                    body | {"member": {"phone": phone}},
+                    credential=world.member_token(ada),
+                    region=region,
+                )
+                for phone in ("+4910000000", "+4920000000", "+4990000000", "+4930000000")
+            ]
+            told = [(reply.status, reply.json["code"], reply.json["detail"]) for reply in replies]
+            assert told[:3] == [(404, "member_not_found", "No such member")] * 3
+            assert told[3][2] == "no program is applied", "his own number is found"
 
 
 async def test_the_view_of_an_erased_profile_hides_the_account_view(both: Both, valkey_url: str) -> None:

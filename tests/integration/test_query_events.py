@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
+from redis.asyncio import Redis
 
 from query import views
 from query.node import NODE
+from shard_router.credential import mint_member_token
 from shard_router.member_id import format_member_id
 from shard_router.web import DRAINING
 from tests.engine import ValkeyServer
 from tests.query_world import ShardPlace, World, entry, member, open_world, project
 
-ADA, BOB = member(1), member(2, region="us")
+ADA, BOB, EVE = member(1), member(2, region="us"), member(3)
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
 
 
@@ -43,8 +45,10 @@ async def world(tmp_path: Path, valkey_server: ValkeyServer) -> AsyncGenerator[W
 
 
 @asynccontextmanager
-async def streaming(world: World, member_id: int, *, last: str | None = None) -> AsyncGenerator[Stream]:
-    headers = {"Authorization": f"Bearer {world.member_token(member_id)}"}
+async def streaming(
+    world: World, member_id: int, *, last: str | None = None, credential: str | None = None
+) -> AsyncGenerator[Stream]:
+    headers = {"Authorization": f"Bearer {credential or world.member_token(member_id)}"}
     if last is not None:
         headers["Last-Event-ID"] = last
     url = f"{world.nodes['eu']}/v1/members/{format_member_id(member_id)}/events"
@@ -104,3 +108,84 @@ async def test_a_stopping_node_ends_its_streams(world: World) -> None:
         world.apps["eu"][DRAINING].set()
         await asyncio.wait_for(stream.response.content.read(), 10)
         assert stream.response.content.at_eof()
+
+
+async def test_a_version_that_is_announced_and_not_there_is_not_asked_for_again_and_again(world: World) -> None:
+    valkey = world.shards["eu-1"].valkey
+    await project(valkey, ADA, 3)
+    reader = world.apps["eu"][NODE].readers["eu-1"]
+    await asyncio.wait_for(reader.visible.subscribed.wait(), 10)
+    async with streaming(world, ADA) as stream, Redis.from_url(valkey) as client:
+        await stream.event()
+        before = await world.metric("loyalty_query_answers_total")
+        async with asyncio.timeout(10):
+            for _ in range(200):
+                await client.publish(views.VISIBLE_CHANNEL, f"{ADA}:4")
+                await stream.block() if _ % 50 == 49 else await asyncio.sleep(0)
+        assert await world.metric("loyalty_query_answers_total") - before < 20
+        await project(valkey, ADA, 4)
+        assert (await stream.event())["id"] == "4"
+
+
+@pytest.mark.parametrize("member_id", [ADA, BOB])
+async def test_a_stream_ends_with_its_token(world: World, member_id: int) -> None:
+    await project(world.shards[f"{'eu' if member_id == ADA else 'us'}-1"].valkey, member_id, 1)
+    token = mint_member_token(world.signing_key, member_id, lifetime_s=2)
+    async with streaming(world, member_id, credential=token) as stream:
+        await stream.event()
+        await asyncio.wait_for(stream.response.content.read(), 10)
+    async with streaming(world, member_id, credential=token) as again:
+        assert again.response.status == 401
+
+
+async def test_a_stream_ends_with_its_key(world: World, tmp_path: Path) -> None:
+    await project(world.shards["eu-1"].valkey, ADA, 1)
+    async with streaming(world, ADA, credential=world.keys["service"]) as stream:
+        await stream.event()
+        (tmp_path / "credentials.json").write_text('{"keys": []}')
+        await asyncio.wait_for(stream.response.content.read(), 10)
+
+
+async def test_one_credential_never_has_all_streams(tmp_path: Path, valkey_server: ValkeyServer) -> None:
+    places = {"eu-1": ShardPlace(NOWHERE, await valkey_server.fresh_url())}
+    async with open_world(tmp_path, places, streams_max=6, streams_per_member_max=2) as world, AsyncExitStack() as kept:
+        for one in (ADA, EVE):
+            await project(places["eu-1"].valkey, one, 1)
+        statuses: list[tuple[int, int]] = []
+        for credential, asked in ((world.member_token(ADA), 3), (world.member_token(EVE), 1), (world.keys["pos"], 4)):
+            opened = [
+                await kept.enter_async_context(streaming(world, EVE if asked == 1 else ADA, credential=credential))
+                for _ in range(asked)
+            ]
+            statuses += [(asked, stream.response.status) for stream in opened]
+        assert statuses == [(3, 200), (3, 200), (3, 429), (1, 200), (4, 200), (4, 200), (4, 200), (4, 429)]
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"no HTTP at all\r\n\r\n", None])
+async def test_a_home_node_that_begins_no_stream_is_unavailable(world: World, answer: bytes | None) -> None:
+    """None: it takes the question and says nothing."""
+    ended = asyncio.Event()
+
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if answer is None:
+            await ended.wait()
+        writer.write(answer or b"")
+        writer.close()
+
+    server = await asyncio.start_server(odd, "127.0.0.1", 0)
+    node = world.apps["eu"][NODE]
+    node.settings.deadline_ms = 500
+    nodes = node.topology.current.document.regions["us"].query
+    nodes.insert(0, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with streaming(world, BOB, last="9") as stream:
+        # The next node is asked: it knows of no such member's view, and has no server to ask.
+        assert (await stream.response.json(content_type=None))["code"] == "shard_unavailable"
+        assert stream.response.headers["Loyalty-Region"] == "us"
+    del nodes[1:]
+    async with streaming(world, BOB) as stream:
+        assert stream.response.status == 503
+        assert (await stream.response.json(content_type=None))["code"] == "shard_unavailable"
+        assert stream.response.headers["Loyalty-Region"] == "eu"
+    ended.set()
+    server.close()

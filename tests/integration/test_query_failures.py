@@ -1,68 +1,27 @@
 """Queries while something is down: each loss costs speed, none an answer that exists or a wrong one."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from cluster import valkey
-from cluster.process import ProcessSpec, spawn, terminate, wait_ready
 from query.node import NODE
 from query.reader import ShardReader
 from query.visible import Visible
 from shard_router.member_id import format_member_id
 from shard_router.token import format_token
 from tests.conftest import DatabasePair, eventually
-from tests.engine import free_port, server_folder
+from tests.engine import free_port
+from tests.query_servers import OwnValkey, own_valkey, proxy_of
 from tests.query_world import ShardPlace, World, add_entry, member, open_world, project, write_member
 
 ADA = member(1)
 ACCOUNT = f"/v1/members/{format_member_id(ADA)}/account"
 MEMBERS = [member(unique) for unique in range(1, 41)]
-
-
-@dataclass
-class OwnValkey:
-    """A Valkey that a test may kill and start again at the same address."""
-
-    spec: ProcessSpec
-    url: str
-    child: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        self.child = await spawn(self.spec)
-        await wait_ready(self.spec, self.child)
-
-    async def stop(self) -> None:
-        if self.child and self.child.returncode is None:
-            await terminate(self.spec, self.child)
-
-    def send(self, number: signal.Signals) -> None:
-        assert self.child
-        os.kill(self.child.pid, number)
-
-
-@asynccontextmanager
-async def own_valkey() -> AsyncGenerator[OwnValkey]:
-    with server_folder() as folder:
-        port = free_port()
-        log = folder / "valkey.log"
-        spec = valkey.valkey_process(name="valkey", program=valkey.find_valkey(None), port=port, log=log)
-        server = OwnValkey(spec, f"redis://127.0.0.1:{port}/0")
-        await server.start()
-        try:
-            yield server
-        finally:
-            if server.child and server.child.returncode is None:
-                server.send(signal.SIGCONT)
-            await server.stop()
 
 
 @pytest.fixture
@@ -236,6 +195,43 @@ async def test_with_no_server_left_the_views_still_answer(tmp_path: Path, valkey
         assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
         reply = await world.get("/v1/stores")
         assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
+
+
+async def test_ready_means_that_any_server_answers(tmp_path: Path, database: str) -> None:
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    await write_member(database, ADA)
+    async with open_world(tmp_path, {"eu-1": ShardPlace([database], nowhere)}) as world:
+        assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "primary"
+        assert (await world.get("/readyz?verbose")).body == b"[+] shards: ok\n"
+    nobody = ShardPlace([f"postgresql://nobody:x@127.0.0.1:{free_port()}/none"], nowhere)
+    async with open_world(tmp_path, {"eu-1": nobody}) as world:
+        assert (await world.get("/readyz")).status == 503
+
+
+async def test_a_frozen_standby_costs_a_moment_and_no_answer(tmp_path: Path, database_pair: DatabasePair) -> None:
+    await write_member(database_pair.primary, ADA, versions=2)
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    async with (
+        proxy_of(database_pair.standby) as (proxy, standby),
+        open_world(
+            tmp_path,
+            {"eu-1": ShardPlace([database_pair.primary, standby], nowhere)},
+            statement_timeout_ms=200,
+        ) as world,
+    ):
+        await eventually(lambda: replica_shows(reader_of(world), 2))
+        assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
+        proxy.freeze()
+        for _ in range(3):
+            reply = await world.get(ACCOUNT)
+            assert (reply.status, reply.headers.get("Loyalty-Source")) == (200, "primary"), reply.body
+        assert (await world.get("/readyz")).status == 200
+        proxy.thaw()
+
+        async def back() -> bool:
+            return (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
+
+        await eventually(back)
 
 
 async def execute(dsn: str, sql: str) -> None:

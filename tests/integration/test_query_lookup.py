@@ -3,8 +3,10 @@
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import asyncpg
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from query import views
 from query.node import NODE
@@ -125,7 +127,7 @@ async def test_a_member_is_found_from_every_region(
         assert reply.status == 200, reply.body
         assert reply.json["member_id"] == format_member_id(ADA)
         assert reply.json["account"]["version"] == 1
-        assert (reply.headers["ETag"], reply.headers["Loyalty-Region"]) == ('W/"1"', "eu")
+        assert (reply.headers["ETag"], reply.headers["Loyalty-Region"]) == (f'W/"1-{format_member_id(ADA)}"', "eu")
 
 
 async def test_an_identifier_is_found_in_the_view(world: World, eu: ShardPlace) -> None:
@@ -156,6 +158,44 @@ async def test_a_lookup_keeps_the_token(world: World, eu: ShardPlace) -> None:
             assert (await world.get("/v1/lookup?phone=%2B1", region=region, headers=token)).status == status
     other = {"Consistency-Token": format_token(member(3), 0)}
     assert (await world.get("/v1/lookup?phone=%2B1", headers=other)).json["code"] == "malformed"
+
+
+async def test_a_304_never_hides_that_an_identifier_moved_to_another_member(world: World, eu: ShardPlace) -> None:
+    eve = member(3)
+    for one in (ADA, eve):
+        await project(eu.valkey, one, 2)
+    key = views.identifier_key("phone", "+1")
+    await put_view(eu.valkey, key, 10, views.identifier_view({"member_id": ADA}))
+    before = await world.get("/v1/lookup?phone=%2B1")
+    kept = {"If-None-Match": before.headers["ETag"]}
+    assert (await world.get("/v1/lookup?phone=%2B1", headers=kept)).status == 304
+    await put_view(eu.valkey, key, 20, views.identifier_view({"member_id": eve}))
+    after = await world.get("/v1/lookup?phone=%2B1", headers=kept)
+    assert (after.status, after.json["member_id"]) == (200, format_member_id(eve))
+
+
+async def test_an_identifier_removed_at_the_demanded_version_finds_nobody(world: World, eu: ShardPlace) -> None:
+    await write_member(eu.primary, ADA, versions=2)  # the second removed the card
+    await project(eu.valkey, ADA, 1)  # the projector has not come so far
+    await put_view(eu.valkey, views.identifier_key("card", "OLD1"), 1, views.identifier_view({"member_id": ADA}))
+    assert (await world.get("/v1/lookup?card=OLD1")).json["account"]["version"] == 1
+    for region in ("eu", "us"):
+        token = {"Consistency-Token": format_token(ADA, 2)}
+        reply = await world.get("/v1/lookup?card=OLD1", region=region, headers=token)
+        assert (reply.status, reply.json["code"]) == (404, "member_not_found")
+
+
+async def test_an_identifier_that_moved_finds_whom_the_token_is_of(world: World, eu: ShardPlace) -> None:
+    eve = member(3)
+    await write_member(eu.primary, ADA)
+    await write_member(eu.primary, eve)
+    await write_identifier(eu, "phone", "+5", eve)
+    await put_view(eu.valkey, views.identifier_key("phone", "+5"), 1, views.identifier_view({"member_id": ADA}))
+    reply = await world.get("/v1/lookup?phone=%2B5", headers={"Consistency-Token": format_token(eve, 1)})
+    assert (reply.status, reply.json.get("member_id")) == (200, format_member_id(eve))
+    await project(eu.valkey, eve, 1)  # all but the identifier: even then the view of another member is not believed
+    reply = await world.get("/v1/lookup?phone=%2B5", headers={"Consistency-Token": format_token(eve, 1)})
+    assert (reply.status, reply.json.get("member_id")) == (200, format_member_id(eve))
 
 
 async def test_members_look_nobody_up(world: World) -> None:
@@ -261,6 +301,21 @@ async def test_an_unusable_program_leaves_the_current_one(world: World) -> None:
         await write_row(place.primary, "program", row)
     await world.apps["eu"][NODE].catalogue.refresh()
     assert (await world.get("/v1/tiers")).headers["ETag"] == 'W/"p1"'
+
+
+async def test_the_program_is_followed_again_after_a_fault_nobody_foresaw(world: World, eu: ShardPlace) -> None:
+    await apply(world, PROGRAM, 1)
+    connection = await asyncpg.connect(eu.primary)
+    with capture_logs() as logs:
+        await connection.execute("ALTER TABLE program RENAME TO elsewhere")
+
+        async def failed() -> bool:
+            return any(log["event"] == "program_not_refreshed" for log in logs)
+
+        await eventually(failed)
+    await connection.execute("ALTER TABLE elsewhere RENAME TO program")
+    await connection.close()
+    await apply(world, PROGRAM, 2)
 
 
 @pytest.mark.parametrize("path", ["/v1/commands/%00", "/v1/commands/%FF", "/v1/commands/%C3%A9"])

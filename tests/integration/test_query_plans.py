@@ -18,6 +18,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "find_activity": (ADA, 10**15, 51),
     "find_purchase": (ADA, 1),
     "find_identifier": ("phone", "+71"),
+    "find_holder": (ADA, "phone", "+71"),
     "find_command": ("key-71",),
 }
 

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
+from redis.asyncio import Redis
 
 from query import views
 from query.node import NODE
@@ -21,6 +24,7 @@ from tests.query_world import (
     member,
     open_world,
     project,
+    put_view,
     write_member,
     write_row,
 )
@@ -41,6 +45,18 @@ async def world(tmp_path: Path, database_pair: DatabasePair, valkey_url: str) ->
 @pytest.fixture
 def eu(world: World) -> ShardPlace:
     return world.shards["eu-1"]
+
+
+@asynccontextmanager
+async def replay_paused(pair: DatabasePair) -> AsyncGenerator[None]:
+    """The standby stays where it is."""
+    connection = await asyncpg.connect(pair.standby)
+    await connection.execute("SELECT pg_wal_replay_pause()")
+    try:
+        yield
+    finally:
+        await connection.execute("SELECT pg_wal_replay_resume()")
+        await connection.close()
 
 
 async def replayed(world: World, member_id: int, version: int) -> None:
@@ -139,6 +155,60 @@ async def test_pages_join_without_gap_or_repeat_across_view_and_standby(world: W
         path = f"{ACTIVITY}?page_size=20&page_token={token}" if token else ""
     assert seen == list(range(75, 0, -1))
     assert sources == ["cache", "cache", "replica", "replica"]
+
+
+async def test_a_page_never_skips_entries_that_a_server_does_not_have_yet(
+    world: World, eu: ShardPlace, database_pair: DatabasePair
+) -> None:
+    await write_member(eu.primary, ADA, versions=4)
+    await replayed(world, ADA, 4)
+    async with replay_paused(database_pair):
+        for version in range(5, 64):
+            await add_entry(eu.primary, ADA, version)
+        await project(eu.valkey, ADA, *range(14, 64))
+        first = await world.get(f"{ACTIVITY}?page_size=50")
+        assert (first.json["items"][-1]["version"], first.headers["Loyalty-Source"]) == (14, "cache")
+        path = f"{ACTIVITY}?page_size=50&page_token={first.json['next_page_token']}"
+        for credential in (None, world.member_token(ADA)):
+            second = await world.get(path, credential=credential)
+            assert second.status == 200, second.body
+            assert [item["version"] for item in second.json["items"]] == list(range(13, 0, -1))
+
+
+async def test_an_old_page_is_not_waited_for(world: World, eu: ShardPlace) -> None:
+    await write_member(eu.primary, ADA, versions=75)
+    await replayed(world, ADA, 75)
+    await project(eu.valkey, ADA, *range(26, 76))
+    token = {"Consistency-Token": format_token(ADA, 75)}
+    first = (await world.get(f"{ACTIVITY}?page_size=50", headers=token)).json
+    waits = await world.metric("loyalty_query_waits_total")
+    path = f"{ACTIVITY}?page_size=50&page_token={first['next_page_token']}"
+    assert [item["version"] for item in (await world.get(path, headers=token)).json["items"]] == list(range(25, 0, -1))
+    assert await world.metric("loyalty_query_waits_total") == waits
+
+
+async def test_half_a_batch_never_claims_the_version_it_does_not_show(world: World, eu: ShardPlace) -> None:
+    """The projector writes a version's account last: what lies there before it is older than it looks."""
+    await project(eu.valkey, ADA, 2)
+    await put_view(eu.valkey, views.profile_key(ADA), 3, b'{"name":"Ada Lovelace"}')
+    member_path, token = f"/v1/members/{TEXT}", {"Consistency-Token": format_token(ADA, 3)}
+    assert (await world.get(member_path, headers=token)).json["code"] == "not_yet_visible"
+    assert (await world.get(member_path)).headers.get("ETag") != 'W/"3"'
+    await project(eu.valkey, ADA, 3)
+    whole = await world.get(member_path, headers=token)
+    assert (whole.json["profile"]["name"], whole.json["account"]["version"]) == ("Ada Lovelace", 3)
+
+
+async def test_half_an_erasure_shows_a_member_nothing_of_the_demanded_version(world: World, eu: ShardPlace) -> None:
+    await project(eu.valkey, ADA, 1, 2)
+    client = Redis.from_url(eu.valkey)
+    await client.zadd(views.activity_key(ADA), {views.activity_item(entry(ADA, 3)): 3})  # the entry that erased her
+    await client.aclose()
+    sent = {"credential": world.member_token(ADA), "headers": {"Consistency-Token": format_token(ADA, 3)}}
+    assert (await world.get(ACTIVITY, **sent)).json["code"] == "not_yet_visible"
+    await put_view(eu.valkey, views.profile_key(ADA), 3, b'{"erased": true}')
+    await project(eu.valkey, ADA, 3)
+    assert (await world.get(ACTIVITY, **sent)).json["code"] == "member_not_found"
 
 
 async def test_items_are_the_same_from_view_and_standby(world: World, eu: ShardPlace) -> None:

@@ -1,12 +1,13 @@
 """Many questions of one turn become one call."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from query.breaker import Breaker
 from query.coalesce import Coalescer
-from query.visible import Visible
+from query.visible import Visible, Woken
 from tests.conftest import eventually
 
 
@@ -75,6 +76,61 @@ async def test_what_the_call_raises_every_asker_gets_and_the_next_call_is_free()
     assert await coalescer.get(3) == 3
 
 
+@pytest.mark.parametrize("answers", [[1], [1, 2, 3], 7, None, b""])
+async def test_answers_that_do_not_fit_the_questions_leave_nobody_waiting(answers: Any) -> None:
+    async def fetch(keys: list[int]) -> Any:
+        await asyncio.sleep(0)
+        return keys if len(keys) == 1 else answers
+
+    coalescer = Coalescer[int, int](fetch, batch_max=2, in_flight_max=1)
+    asked = [coalescer.get(key) for key in range(3)]
+    replies = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+    assert [isinstance(reply, Exception) for reply in replies] == [True, True, False]
+
+
+async def test_what_cannot_be_asked_leaves_nobody_waiting() -> None:
+    def fetch(keys: list[int]) -> Any:
+        raise UnicodeError(keys)
+
+    coalescer = Coalescer[int, int](fetch, batch_max=2)
+    replies = await asyncio.wait_for(asyncio.gather(coalescer.get(1), coalescer.get(2), return_exceptions=True), 5)
+    assert [type(reply) for reply in replies] == [UnicodeError, UnicodeError]
+
+
+async def test_whoever_waits_for_the_next_call_gets_what_stands_for_an_answer_at_once() -> None:
+    called: list[list[int]] = []
+
+    async def fetch(keys: list[int]) -> list[int]:
+        called.append(keys)
+        await asyncio.sleep(0)
+        raise ConnectionError
+
+    coalescer = Coalescer[int, int](fetch, batch_max=2, in_flight_max=1, instead=lambda _: -1)
+    assert await asyncio.gather(*(coalescer.get(key) for key in range(5))) == [-1] * 5
+    assert called == [[0, 1]]
+
+
+async def test_a_breaker_outlives_whatever_its_probe_raises_and_probes_no_more_once_closed() -> None:
+    probed = asyncio.Event()
+
+    async def probe() -> None:
+        probed.set()
+        await asyncio.sleep(0)
+        raise LookupError
+
+    breaker = Breaker("a server", probe)
+    for _ in range(2):
+        breaker.trip(ConnectionError())
+        probed.clear()
+        await asyncio.wait_for(probed.wait(), 5)
+    await breaker.close()
+    probed.clear()
+    breaker.trip(ConnectionError())
+    await asyncio.sleep(0)
+    assert breaker.is_open
+    assert not probed.is_set()
+
+
 async def test_a_breaker_closes_when_the_probe_succeeds() -> None:
     alive = asyncio.Event()
 
@@ -83,7 +139,7 @@ async def test_a_breaker_closes_when_the_probe_succeeds() -> None:
         if not alive.is_set():
             raise ConnectionError
 
-    breaker = Breaker("a server", probe, failures=(OSError,))
+    breaker = Breaker("a server", probe)
     breaker.trip(ConnectionError())
     assert breaker.is_open
     alive.set()
@@ -113,6 +169,17 @@ async def test_waiters_are_bounded() -> None:
         assert second is None
     with visible.watch(2) as again:
         assert again is not None
+
+
+async def test_what_was_announced_wakes_once() -> None:
+    visible = Visible("redis://unused", waiters_max=1)
+    with visible.watch(5) as watch:
+        assert watch
+        visible.announce(b"5:9")
+        assert await watch.wait(4, timeout_s=5) is Woken.ANNOUNCED
+        assert await watch.wait(4, timeout_s=0.01) is None
+        visible.announce(b"5:9")
+        assert await watch.wait(4, timeout_s=5) is Woken.ANNOUNCED
 
 
 @pytest.mark.parametrize("announced_first", [True, False])

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from query.page import SIZE_MAX, decode_page, encode_page, page_size
 from query.question import VERSION_MAX, decode_activity_page, encode_activity_page
+from query.views import activity_item, activity_version
 from shard_router.errors import ProblemError
 from shard_router.member_id import compose_member_id
+from tests.query_world import entry
 
 ADA, BOB = (compose_member_id(1, slot=1, unique=unique) for unique in (1, 2))
 POSITIONS = st.one_of(st.integers(0, 2**53), st.lists(st.text(), max_size=3))
@@ -62,3 +64,8 @@ def decode_listing(token: str) -> str:
     import orjson  # noqa: PLC0415 - to forge a token
 
     return orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))[1]
+
+
+@given(st.integers(1, VERSION_MAX - 1))
+def test_the_version_of_an_activity_item_is_found_without_parsing_it(version: int) -> None:
+    assert activity_version(activity_item(entry(ADA, 1) | {"version": version})) == version

@@ -1,0 +1,82 @@
+"""How much of a node another region may hold: some of its places, and none while it does not answer.
+
+What is sent to a frozen region waits until its deadline. So one region gets a quarter of the places, all of them
+half, and one that lets request after request wait is left alone: nobody is sent there for a moment, then a single
+one, and what comes of it decides for the others.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from shard_router.errors import ProblemError
+
+SLOW_S: Final = 0.9
+"""A failure that took as long speaks against the region. One that came sooner held up nobody: a refused connection, or
+an asker in a hurry, who must not shut a region for all others."""
+FAILURES_MAX: Final = 5
+REST_S: Final = 2.0
+"""As long as `Retry-After` says."""
+
+
+@dataclass(slots=True)
+class _Gate:
+    under_way: int = 0
+    failures: int = 0  # slow ones in a row
+    shut_until: float = 0.0
+
+
+class Gates:
+    """The ways to the other regions, one gate each."""
+
+    def __init__(self) -> None:
+        self._gates = defaultdict[str, _Gate](_Gate)
+
+    @contextmanager
+    def through(self, region: str, *, places: int) -> Generator[None]:
+        """Let a request through that asks a region within the block, of a node with so many places.
+
+        `shard_unavailable` at once when too many are there or the region does not answer.
+        """
+        gate, began_at = self._gates[region], time.monotonic()
+        if began_at < gate.shut_until:
+            raise ProblemError("shard_unavailable", f"region {region} does not answer")
+        if gate.under_way >= max(places // 4, 1) or self._under_way() >= max(places // 2, 1):
+            raise ProblemError("shard_unavailable", f"too much is under way to region {region}")
+        on_trial = gate.failures >= FAILURES_MAX
+        if on_trial:
+            gate.shut_until = math.inf
+        gate.under_way += 1
+        try:
+            yield
+        except BaseException:
+            self._failed(region, gate, on_trial=on_trial, took_s=time.monotonic() - began_at)
+            raise
+        else:
+            self._answered(region, gate)
+        finally:
+            gate.under_way -= 1
+
+    def _under_way(self) -> int:
+        return sum(gate.under_way for gate in self._gates.values())
+
+    def _failed(self, region: str, gate: _Gate, *, on_trial: bool, took_s: float) -> None:
+        if took_s >= SLOW_S:
+            gate.failures += 1
+            if gate.failures >= FAILURES_MAX:
+                gate.shut_until = time.monotonic() + REST_S
+            if gate.failures == FAILURES_MAX:
+                structlog.get_logger().warning("region_left_alone", region=region)
+        elif on_trial:
+            gate.shut_until = 0.0  # it decided nothing: the next one tries
+
+    def _answered(self, region: str, gate: _Gate) -> None:
+        if gate.failures >= FAILURES_MAX:
+            structlog.get_logger().info("region_answers_again", region=region)
+        gate.failures, gate.shut_until = 0, 0.0

@@ -1,0 +1,103 @@
+"""A region that takes questions and answers none costs the others a part of their places, and soon no time."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from query.node import NODE
+from shard_router.gate import FAILURES_MAX, REST_S
+from shard_router.member_id import format_member_id
+from tests.conftest import eventually
+from tests.engine import ValkeyServer
+from tests.query_world import Reply, ShardPlace, World, member, open_world, project
+
+ADA, BOB = member(1), member(2, region="us")
+NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
+IN_FLIGHT_MAX = 16
+
+
+class FrozenNode:
+    """Takes connections and questions; answers none before it thaws."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.thawed = asyncio.Event()
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                self.asked += 1
+                await self.thawed.wait()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, valkey_server: ValkeyServer) -> AsyncGenerator[World]:
+    shards = {name: ShardPlace(NOWHERE, await valkey_server.fresh_url()) for name in ("eu-1", "us-1")}
+    async with open_world(tmp_path, shards, in_flight_max=IN_FLIGHT_MAX, deadline_ms=1_000) as opened:
+        await project(shards["eu-1"].valkey, ADA, 1)
+        yield opened
+
+
+@asynccontextmanager
+async def frozen(world: World) -> AsyncGenerator[FrozenNode]:
+    node = FrozenNode()
+    server = await asyncio.start_server(node.take, "127.0.0.1", 0)
+    nodes = world.apps["eu"][NODE].topology.current.document.regions["us"].query
+    nodes[:] = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"]
+    try:
+        yield node
+    finally:
+        node.thawed.set()
+        server.close()
+
+
+async def ask(world: World, member_id: int) -> Reply:
+    return await world.get(f"/v1/members/{format_member_id(member_id)}/account")
+
+
+async def test_a_frozen_region_never_takes_the_places_of_our_own_members(world: World) -> None:
+    async with frozen(world) as node:
+        asking = [asyncio.create_task(ask(world, BOB)) for _ in range(4 * IN_FLIGHT_MAX)]
+
+        async def asked() -> bool:
+            return node.asked > 0 and sum(task.done() for task in asking) >= 3 * IN_FLIGHT_MAX
+
+        await eventually(asked, deadline_s=0.8)
+        assert node.asked == IN_FLIGHT_MAX // 4
+        assert {(await ask(world, ADA)).status for _ in range(5)} == {200}
+        replies = await asyncio.gather(*asking)
+        assert Counter(reply.json["code"] for reply in replies) == {"shard_unavailable": len(asking)}
+        assert {reply.headers["Retry-After"] for reply in replies} == {"2"}
+
+
+async def test_a_region_that_does_not_answer_is_left_alone_and_found_again(world: World) -> None:
+    async with frozen(world) as node:
+        while node.asked < FAILURES_MAX:
+            await asyncio.gather(*(ask(world, BOB) for _ in range(FAILURES_MAX)))
+        before, began_at = node.asked, time.monotonic()
+        for _ in range(20):
+            assert (await ask(world, BOB)).json["code"] == "shard_unavailable"
+        assert (node.asked, time.monotonic() - began_at < REST_S) == (before, True)
+
+        async def on_trial() -> bool:
+            await asyncio.gather(*(ask(world, BOB) for _ in range(5)))
+            return node.asked > before
+
+        await eventually(on_trial)
+        assert node.asked == before + 1, "a single request tries for all"
+        node.thawed.set()
+
+        async def answers() -> bool:
+            return (await ask(world, BOB)).status == 200
+
+        await eventually(answers)
+        assert {reply.status for reply in await asyncio.gather(*(ask(world, BOB) for _ in range(4)))} == {200}
