@@ -1,64 +1,137 @@
--- What `loyalty verify` reads. Everything of one server is read in one snapshot.
+-- What `loyalty verify` reads. Most statements stream in the order of a key, so that several can be merged; texts are in
+-- the order of their bytes, which every program shares.
 
 -- name: accounts
-SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state
+SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
 FROM account ORDER BY member_id;
-
--- name: journal
-SELECT member_id, version, kind, postings, detail, account_after FROM journal ORDER BY member_id, version;
-
--- name: answer_count
-SELECT count(*) FROM idempotency;
-
--- name: answers_that_differ
--- A stored "yes" must be what its entry made: the account in the answer is the entry's, to the letter.
-SELECT i.key, i.member_id, i.version, j.version AS entry
-FROM idempotency i
-LEFT JOIN journal j ON j.member_id = i.member_id AND j.version = i.version
-WHERE i.version IS NOT NULL AND j.kind IS DISTINCT FROM 'member_closed'
-    AND (i.answer -> 'account')::text IS DISTINCT FROM j.account_after::text
-LIMIT $1;
-
--- name: receipt_count
-SELECT count(*) FROM receipt;
-
--- name: receipts_without_entry
--- Each receipt names its entry, and each purchase has its receipt.
-SELECT r.store, r.till, r.business_date::text, r.receipt, r.kind
-FROM receipt r LEFT JOIN journal j ON j.member_id = r.member_id AND j.version = r.version
-WHERE j.kind IS DISTINCT FROM CASE r.kind
-    WHEN 'purchase' THEN 'purchase_recorded'
-    WHEN 'return' THEN 'purchase_returned'
-    WHEN 'transfer' THEN 'transfer_received'
-    WHEN 'referral' THEN 'referral_credited'
-END
-UNION ALL
-SELECT p.store, p.till, p.business_date::text, p.receipt, 'purchase'
-FROM purchase p LEFT JOIN receipt r ON r.member_id = p.member_id AND r.version = p.version
-WHERE r.version IS NULL
-LIMIT $1;
-
--- name: entries_without_purchase
-SELECT j.member_id, j.version
-FROM journal j LEFT JOIN purchase p ON p.member_id = j.member_id AND p.version = j.version
-WHERE j.kind = 'purchase_recorded' AND p.version IS NULL
-LIMIT $1;
-
--- name: receipt_names
-SELECT store, till, business_date::text AS business_date, receipt, kind FROM receipt;
 
 -- name: members
 SELECT member_id, version, profile FROM member ORDER BY member_id;
+
+-- name: journal
+SELECT
+    member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail, account_after
+FROM journal ORDER BY member_id, version;
 
 -- name: purchases
 SELECT member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
 FROM purchase ORDER BY member_id, version;
 
+-- name: receipts
+SELECT member_id, version, kind, store, till, business_date, receipt FROM receipt ORDER BY member_id, version;
+
 -- name: identifiers
-SELECT kind, value, member_id, version FROM identifier ORDER BY kind, value;
+SELECT member_id, kind, value, version FROM identifier ORDER BY member_id;
+
+-- name: answers
+-- The stored "yes" of every command that has not been forgotten.
+SELECT member_id, version, key, status, answer FROM idempotency WHERE version IS NOT NULL ORDER BY member_id, version;
+
+-- name: answers_of_nothing
+-- A "yes" that names no entry.
+SELECT key FROM idempotency WHERE version IS NULL AND status < 400;
+
+-- name: programs
+SELECT version, source FROM program ORDER BY version;
+
+-- name: stock
+-- Each reward's allotment, and what is on its way from here.
+SELECT reward, allotted, redeemed FROM reward_stock ORDER BY reward;
+
+-- name: stock_moves
+SELECT move_id, reward, quantity, receiver FROM stock_move;
+
+-- name: moves_arrived
+SELECT move_id FROM stock_arrival WHERE move_id = ANY ($1::uuid[]);
+
+-- name: receipt_names
+SELECT
+    store COLLATE "C" AS store, till COLLATE "C" AS till, business_date, receipt COLLATE "C" AS receipt,
+    kind COLLATE "C" AS kind, member_id, version
+FROM receipt ORDER BY 1, 2, 3, 4, 5;
+
+-- name: transfers
+-- Both halves of every transfer under its name: what was sent and how it ended, what was received.
+SELECT
+    coalesce(CASE kind WHEN 'transfer_received' THEN detail ->> 'sender' ELSE member_id::text END, '')
+        COLLATE "C" AS sender,
+    coalesce(CASE kind WHEN 'transfer_sent' THEN version::text ELSE detail ->> 'transfer' END, '')
+        COLLATE "C" AS transfer,
+    kind, member_id, version, recorded_at, points, postings, detail
+FROM journal
+WHERE kind IN ('transfer_sent', 'transfer_received', 'transfer_settled', 'transfer_cancelled')
+ORDER BY 1, 2;
+
+-- name: referrals
+-- Under each newcomer: the purchase that owes thanks, the errand that brings them, the entry that gave them.
+SELECT
+    coalesce(CASE kind WHEN 'referral_credited' THEN detail ->> 'referee' ELSE member_id::text END, '')
+        COLLATE "C" AS referee,
+    kind, member_id, version, points, detail -> 'referral' ->> 'referrer' AS referrer,
+    detail -> 'referral' ->> 'points' AS owed
+FROM journal
+WHERE kind = 'referral_credited' OR (kind = 'purchase_recorded' AND detail -> 'referral' IS NOT NULL)
+UNION ALL
+SELECT member_id::text COLLATE "C", 'errand', member_id, version, 0, NULL, NULL FROM errand WHERE kind = 'referral'
+ORDER BY 1;
+
+-- name: status_of
+SELECT status FROM account WHERE member_id = $1;
+
+-- name: names
+-- Under each identifier: who has it, who claims it, and who is about to free it.
+SELECT kind COLLATE "C" AS kind, value COLLATE "C" AS value, 'identifier' AS role, member_id FROM identifier
+UNION ALL
+SELECT kind COLLATE "C", value COLLATE "C", CASE WHEN leased_until IS NULL THEN 'claim' ELSE 'lease' END, member_id
+FROM claim
+UNION ALL
+SELECT coalesce(one ->> 0, '') COLLATE "C", coalesce(one ->> 1, '') COLLATE "C", 'release', member_id
+FROM errand
+CROSS JOIN LATERAL json_array_elements(
+    CASE json_typeof(document -> 'identifiers') WHEN 'array' THEN document -> 'identifiers' ELSE '[]' END
+) AS one
+WHERE kind = 'release'
+ORDER BY 1, 2;
+
+-- name: member_page
+SELECT member_id FROM member WHERE member_id > $1 ORDER BY member_id LIMIT $2;
+
+-- name: profiles_shown
+SELECT member_id, version, profile FROM member WHERE member_id = ANY ($1::bigint[]);
+
+-- name: entries_shown
+-- The newest entries of each member, the oldest of them first; the last is the account view.
+SELECT entry.* FROM unnest($1::bigint[]) AS asked (member_id)
+CROSS JOIN LATERAL (
+    SELECT member_id, version, kind, occurred_at, store, points, postings, account_after
+    FROM journal WHERE journal.member_id = asked.member_id ORDER BY version DESC LIMIT $2
+) AS entry
+ORDER BY member_id, version;
+
+-- name: purchases_shown
+SELECT member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
+FROM purchase WHERE member_id = ANY ($1::bigint[]);
+
+-- name: identifiers_shown
+SELECT kind, value, member_id, version FROM identifier WHERE member_id = ANY ($1::bigint[]);
+
+-- name: members_there
+-- Which of what has a view has a row.
+SELECT member_id FROM member WHERE member_id = ANY ($1::bigint[]);
+
+-- name: journals_there
+SELECT member_id FROM unnest($1::bigint[]) AS asked (member_id)
+WHERE EXISTS (SELECT FROM journal WHERE journal.member_id = asked.member_id);
+
+-- name: purchases_there
+SELECT member_id, version FROM purchase
+JOIN unnest($1::bigint[], $2::bigint[]) AS asked (member_id, version) USING (member_id, version);
+
+-- name: identifiers_there
+SELECT kind, value FROM identifier JOIN unnest($1::text[], $2::text[]) AS asked (kind, value) USING (kind, value);
 
 -- name: digest
--- One number per table: equal on primary and standby when they hold the same rows.
+-- Rows and one number per table: equal on primary and standby when they hold the same.
 SELECT
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM account t)::text AS account,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM journal t)::text AS journal,
@@ -66,38 +139,10 @@ SELECT
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM receipt t)::text AS receipt,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM idempotency t)::text AS idempotency,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM member t)::text AS member,
-    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM identifier t)::text AS identifier;
-
--- name: transfers
--- Both halves of every transfer: what was sent and how it ended, what was received.
-SELECT
-    kind, member_id, version, recorded_at, points,
-    coalesce((detail ->> 'sender')::bigint, member_id) AS sender,
-    CASE kind WHEN 'transfer_sent' THEN version ELSE (detail ->> 'transfer')::bigint END AS transfer
-FROM journal
-WHERE kind IN ('transfer_sent', 'transfer_received', 'transfer_settled', 'transfer_cancelled');
-
--- name: stock
--- Each reward's allotment, what is on its way from here, and what the journal says was redeemed and not cancelled.
-SELECT
-    s.reward, s.allotted, s.redeemed,
-    coalesce((SELECT sum(m.quantity) FROM stock_move m WHERE m.reward = s.reward), 0)::bigint AS moving,
-    coalesce((
-        SELECT sum((j.detail ->> 'quantity')::bigint * CASE j.kind WHEN 'reward_redeemed' THEN 1 ELSE -1 END)
-        FROM journal j
-        WHERE j.kind IN ('reward_redeemed', 'redemption_cancelled') AND j.detail ->> 'reward' = s.reward
-    ), 0)::bigint AS in_journal
-FROM reward_stock s;
-
--- name: newest_program
-SELECT version, source FROM program ORDER BY version DESC LIMIT 1;
-
--- name: referrals
-SELECT (detail ->> 'referee')::bigint AS referee FROM journal WHERE kind = 'referral_credited';
-
--- name: claims
-SELECT kind, value, member_id FROM claim WHERE leased_until IS NULL;
-
--- name: claimed_identifiers
--- Identifiers that must have a claim somewhere.
-SELECT kind, value, member_id FROM identifier WHERE kind IN ('phone', 'email');
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM identifier t)::text AS identifier,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM claim t)::text AS claim,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM errand t)::text AS errand,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM program t)::text AS program,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM reward_stock t)::text AS reward_stock,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM stock_move t)::text AS stock_move,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM stock_arrival t)::text AS stock_arrival;

@@ -1,131 +1,259 @@
-"""Holds the rows of a primary against the fold of its journal."""
+"""Holds the rows of every member of a primary against the fold of his journal, member by member in one pass."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from cdc.finding import EXAMPLES_MAX, Finding
+from cdc.finding import Finding
+from cdc.verify_books import (
+    ANSWERS,
+    COUNTED,
+    ERASED,
+    FOLD,
+    NEGATIVE,
+    PERSONAL,
+    READABLE,
+    SHOWN,
+    STOCK,
+    VERSIONS,
+    WHOLE,
+    ZERO_SUM,
+    Books,
+    MemberRows,
+    ReadEntry,
+)
+from cdc.verify_entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_shown
+from cdc.verify_purchase import check_purchases, check_receipts
+from cdc.verify_rows import STATEMENTS, Row, Rows, attempt, merged, parsed
+from query.views import is_erased
 from rules.codec import parse_state
+from rules.counters import purchase_count, times_redeemed
 from rules.fold import FoldedEntry, fold
 from rules.state import Account, TierStanding
-from shard_router.member_id import format_member_id
-from shard_router.statement import load_statements
-
-STATEMENTS: Final = load_statements(Path(__file__).with_name("verify.sql"))
-PREFETCH: Final = 2_000
+from shard_router.errors import MalformedIdError
+from shard_router.topology import Topology
 
 _STATE: Final = ("lots", "holds", "redemptions", "tier", "status")
 _BUCKETS: Final = ("spent", "expired", "debt", "issued", "available", "pending", "held")
-_NO_TIER: Final = TierStanding("", datetime(1970, 1, 1, tzinfo=UTC))
-
-Row = Any
-
-
-async def check_ledger(connection: Any, where: str) -> tuple[list[Finding], dict[int, tuple[int, str]]]:
-    """Check every member of one server inside the caller's snapshot.
-
-    Also returns version and account text of each member's newest entry: what its view must show.
-    """
-    zero_sum = Finding("postings sum to zero", where)
-    balance = Finding("balance and lots equal the fold of the journal", where)
-    versions = Finding("versions have no gap", where)
-    negative = Finding("no bucket is negative", where)
-    newest: dict[int, tuple[int, str]] = {}
-    async with aclosing(_members(connection)) as members:
-        async for account_row, entries in members:
-            member = format_member_id(account_row["member_id"])
-            for finding in (zero_sum, balance, versions, negative):
-                finding.checked += 1
-            _check_versions(versions, member, account_row, entries)
-            _check_columns(zero_sum, negative, member, account_row)
-            _check_fold(balance, member, account_row, entries)
-            if entries:
-                newest[account_row["member_id"]] = (entries[-1]["version"], entries[-1]["account_after"])
-    return [zero_sum, balance, versions, negative], newest
+_STREAMS: Final = ("accounts", "members", "journal", "purchases", "receipts", "identifiers", "answers")
+_REDEEMED: Final = {"reward_redeemed": 1, "redemption_cancelled": -1}
 
 
-async def check_answers(connection: Any, where: str) -> list[Finding]:
-    """Check stored answers, receipts and purchases against the journal."""
-    answers = Finding("every stored answer matches its entry", where)
-    answers.checked = await connection.fetchval(STATEMENTS["answer_count"])
-    for row in await connection.fetch(STATEMENTS["answers_that_differ"], EXAMPLES_MAX):
-        answers.fault(f"key {row['key']}: entry {row['member_id']}-{row['version']}")
-    receipts = Finding("every receipt has its one entry and every purchase its receipt", where)
-    receipts.checked = await connection.fetchval(STATEMENTS["receipt_count"])
-    for row in await connection.fetch(STATEMENTS["receipts_without_entry"], EXAMPLES_MAX):
-        receipts.fault(" ".join(str(value) for value in row.values()))
-    for row in await connection.fetch(STATEMENTS["entries_without_purchase"], EXAMPLES_MAX):
-        receipts.fault(f"entry {format_member_id(row['member_id'])}-{row['version']} has no purchase")
-    return [answers, receipts]
+async def check_ledger(connection: Any, shard: str, topology: Topology) -> list[Finding]:
+    """Check every member of one server inside the caller's snapshot."""
+    books = Books(shard, topology)
+    books.read_programs(await connection.fetch(STATEMENTS["programs"]))
+    async for member_id, rows in merged([Rows(connection, stream, "member_id") for stream in _STREAMS]):
+        accounts, members, journal, purchases, receipts, identifiers, answers = rows
+        account, member = _only(accounts), _only(members)
+        one = MemberRows(member_id, account, member, journal, purchases, receipts, identifiers, answers)
+        check_member(books, one)
+    for row in await connection.fetch(STATEMENTS["answers_of_nothing"]):
+        books[ANSWERS].fault(f"key {row['key']}: a yes that names no entry")
+    _check_stock(books, await connection.fetch(STATEMENTS["stock"]))
+    return list(books.findings.values())
 
 
-async def _members(connection: Any) -> AsyncGenerator[tuple[Row, list[Row]]]:
-    """Merge accounts and their entries; both come ordered by member. Entries of no account come with a made-up row."""
-    journal = _buffered(connection.cursor(STATEMENTS["journal"], prefetch=PREFETCH))
-    entry = await anext(journal, None)
-    async for account in connection.cursor(STATEMENTS["accounts"], prefetch=PREFETCH):
-        entries: list[Row] = []
-        while entry is not None and entry["member_id"] <= account["member_id"]:
-            entries.append(entry)
-            entry = await anext(journal, None)
-        yield account, entries
+def _only(rows: list[Row]) -> Row | None:
+    return rows[0] if rows else None
 
 
-async def _buffered(cursor: Any) -> AsyncGenerator[Row]:
-    async for row in cursor:
-        yield row
+def check_member(books: Books, rows: MemberRows) -> None:
+    """Check all rows under one member id."""
+    books.read_entries(rows)
+    _check_whole(books, rows)
+    check_answers(books, rows)
+    check_receipts(books, rows)
+    check_purchases(books, rows)
+    for entry in rows.entries.values():
+        check_effect(books, entry)
+        if entry.kind in _REDEEMED:
+            attempt(books[READABLE], f"{entry.name}: detail", _count_redeemed, books, rows, entry)
+    if rows.account is None:
+        return
+    _check_versions(books[VERSIONS], rows, rows.account)
+    _check_columns(books, rows.name, rows.account)
+    _check_erasure(books[ERASED], rows, rows.account)
+    stored = attempt(books[READABLE], f"{rows.name}-{rows.account['version']}: state", _stored, rows.account)
+    if stored is not None and rows.complete:
+        _check_fold(books, rows, rows.account, stored)
 
 
-def _check_versions(finding: Finding, member: str, account: Row, entries: list[Row]) -> None:
-    expected = count(1)
-    for entry in entries:
-        if entry["member_id"] != account["member_id"]:
-            finding.fault(f"{format_member_id(entry['member_id'])}: entries without an account")
+def _check_whole(books: Books, rows: MemberRows) -> None:
+    finding = books[WHOLE]
+    finding.checked += 1
+    parts = {"account": rows.account, "member": rows.member, "journal": rows.journal}
+    missing = [part for part, found in parts.items() if not found]
+    if missing or rows.member is None:
+        others = ("purchases", "receipts", "identifiers", "answers")
+        there = [part for part, found in parts.items() if found] + [part for part in others if getattr(rows, part)]
+        finding.fault(f"{rows.name}: {', '.join(there)} without {', '.join(missing)}")
+        return
+    wrong = attempt(books[READABLE], f"{rows.name}: profile", next, _misplaced(books, rows, rows.member), None)
+    if wrong:
+        finding.fault(f"{rows.name}: {wrong}")
+
+
+def _misplaced(books: Books, rows: MemberRows, member: Row) -> Iterator[str]:
+    try:
+        home = books.topology.shard_of(rows.member_id)
+    except MalformedIdError as error:
+        home = str(error)
+    if home != books.shard:
+        yield f"lives on {home}, the rows are on {books.shard}"
+    kinds = {row["version"]: row["kind"] for row in rows.journal}
+    if kinds.get(1, "member_enrolled") != "member_enrolled":
+        yield f"the journal begins with {kinds[1]}"
+    changed = max((version for version, kind in kinds.items() if kind in PERSONAL | {"member_closed"}), default=None)
+    if changed is not None and member["version"] != changed:
+        yield f"the member row is of version {member['version']}, entry {changed} wrote it last"
+    for row in rows.identifiers:
+        if kinds.get(row["version"]) not in PERSONAL:
+            yield f"a {row['kind']} of version {row['version']}, whose entry gives none"
+    profile = parsed(member["profile"], dict)
+    found_by = {(row["kind"], row["value"]) for row in rows.identifiers}
+    for kind in ("card", "phone", "email"):
+        if kind in profile and (kind, profile[kind]) not in found_by:
+            yield f"the profile shows a {kind} by which the member is not found"
+
+
+def _check_versions(finding: Finding, rows: MemberRows, account: Row) -> None:
+    finding.checked += 1
+    for row, version in zip(rows.journal, count(1), strict=False):
+        if row["version"] != version:
+            finding.fault(f"{rows.name}: version {row['version']} stands where {version} should")
             return
-        version = next(expected)
-        if entry["version"] != version:
-            finding.fault(f"{member}: version {entry['version']} stands where {version} should")
-            return
-    if account["version"] != len(entries):
-        finding.fault(f"{member}: account at version {account['version']}, journal at {len(entries)}")
+    if account["version"] != len(rows.journal):
+        finding.fault(f"{rows.name}: account at version {account['version']}, journal at {len(rows.journal)}")
 
 
-def _check_columns(zero_sum: Finding, negative: Finding, member: str, account: Row) -> None:
+def _check_columns(books: Books, member: str, account: Row) -> None:
+    zero_sum, negative = books[ZERO_SUM], books[NEGATIVE]
+    zero_sum.checked += 1
+    negative.checked += 1
     buckets = {name: account[name] for name in ("available", "pending", "held", "spent", "expired", "debt")}
     below = [name for name, points in buckets.items() if points < 0]
     if below:
-        negative.fault(f"{member}: {below}")
+        negative.fault(f"{member}: {', '.join(below)}")
     held = sum(buckets.values()) - 2 * buckets["debt"]
     if held != account["issued"]:
         zero_sum.fault(f"{member}: {account['issued']} issued, {held} in buckets")
 
 
-def _check_fold(finding: Finding, member: str, row: Row, entries: list[Row]) -> None:
-    totals = {name: row[name] for name in ("spent", "expired", "debt", "issued")}
-    stored = parse_state(
-        row["member_id"], orjson.loads(row["state"]), version=row["version"], status=row["status"], totals=totals
-    )
-    blank = Account(stored.member_id, stored.changed_at, _NO_TIER)
-    try:
-        folded = fold(blank, (_entry(entry) for entry in entries))
-    except (ValueError, KeyError) as error:
-        finding.fault(f"{member}: {error}")
+def _check_erasure(finding: Finding, rows: MemberRows, account: Row) -> None:
+    erased = rows.member is not None and is_erased(rows.member["profile"].encode())
+    if account["status"] == "open" and not erased:
         return
-    if folded.tier == _NO_TIER:  # never changed: it is the first tier of the program of that day
-        folded = replace(folded, tier=stored.tier)
+    finding.checked += 1
+    answered = [one["key"] for one in rows.answers if _kind(rows, one["version"]) in PERSONAL]
+    if account["status"] == "open" or not erased:
+        finding.fault(f"{rows.name}: the account is {account['status']}, the profile {'' if erased else 'not '}erased")
+    elif rows.identifiers:
+        finding.fault(f"{rows.name}: is still found by {', '.join(row['kind'] for row in rows.identifiers)}")
+    elif answered:
+        finding.fault(f"{rows.name}: the answer to key {answered[0]} still shows personal data")
+
+
+def _kind(rows: MemberRows, version: int) -> str | None:
+    entry = rows.entries.get(version)
+    return entry.kind if entry else None
+
+
+def _stored(row: Row) -> Account:
+    totals = {name: row[name] for name in ("spent", "expired", "debt", "issued")}
+    state = orjson.loads(row["state"])
+    return parse_state(row["member_id"], state, version=row["version"], status=row["status"], totals=totals)
+
+
+def _check_fold(books: Books, rows: MemberRows, row: Row, stored: Account) -> None:
+    """Fold the journal entry by entry: each shows the account as it was, and the last leaves it as it is stored."""
+    finding, last = books[FOLD], len(rows.journal)
+    finding.checked += 1
+    folded = _blank(books, rows, stored)
+    for entry in rows.entries.values():
+        after = attempt(finding, entry.name, fold, folded, (_foldable(entry),))
+        if after is None:
+            return
+        folded = after
+        books[SHOWN].checked += 1
+        shown = (stored, NOTHING) if entry.version == last == stored.version else (folded, COUNTED_FIELDS)
+        attempt(books[SHOWN], entry.name, check_shown, books, entry, *shown)
+    wrong = attempt(finding, rows.name, _wrong_with, row, stored, folded)
+    if wrong is None and rows.journal and stored.changed_at != rows.journal[-1]["recorded_at"]:
+        wrong = f"changed at {stored.changed_at}, its last entry is of {rows.journal[-1]['recorded_at']}"
+    if wrong:
+        finding.fault(f"{rows.name}: {wrong}")
+    if stored.status == "open":  # who is closed is counted no more
+        _check_counted(books[COUNTED], rows, stored)
+
+
+def _blank(books: Books, rows: MemberRows, stored: Account) -> Account:
+    """The account before its first entry: in the first tier of the program that enrolled it."""
+    tier = stored.tier  # of a program that is not there nothing can be told
+    first = rows.entries.get(1)
+    program = books.programs.get(first.row["program_version"]) if first else None
+    if first and program:
+        tier = TierStanding(program.tiers[0].code, first.row["recorded_at"])
+    return Account(rows.member_id, stored.changed_at, tier)
+
+
+def _foldable(entry: ReadEntry) -> FoldedEntry:
+    return FoldedEntry(entry.version, entry.kind, entry.postings, entry.detail)
+
+
+def _wrong_with(row: Row, stored: Account, folded: Account) -> str | None:
     for name in (*_STATE, *_BUCKETS):
         is_, should = getattr(stored, name), getattr(folded, name)
         column = row.get(name, should)
         if is_ != should or (isinstance(should, int) and column != should):
-            finding.fault(f"{member}: {name} is {is_} (column {column}), the journal gives {should}")
-            return
+            return f"{name} is {is_} (column {column}), the journal gives {should}"
+    if row["due_at"] != stored.due_at:
+        return f"due_at is {row['due_at']}, time next changes the account at {stored.due_at}"
+    return None
 
 
-def _entry(row: Row) -> FoldedEntry:
-    return FoldedEntry(row["version"], row["kind"], orjson.loads(row["postings"]), orjson.loads(row["detail"]))
+def _check_counted(finding: Finding, rows: MemberRows, stored: Account) -> None:
+    finding.checked += 1
+    wrong = attempt(finding, rows.name, _wrong_count, rows, stored)
+    if wrong:
+        finding.fault(f"{rows.name}: {wrong}")
+
+
+def _wrong_count(rows: MemberRows, stored: Account) -> str | None:
+    bought = sum(entry.kind == "purchase_recorded" for entry in rows.entries.values())
+    if purchase_count(stored.counters) != bought:
+        return f"{purchase_count(stored.counters)} purchases counted, {bought} in the journal"
+    redeemed = Counter[str]()
+    for entry in rows.entries.values():
+        if entry.kind in _REDEEMED:
+            redeemed[entry.detail["reward"]] += _REDEEMED[entry.kind] * entry.detail["quantity"]
+    for reward in redeemed.keys() | stored.counters.get("rewards", {}).keys():
+        had = times_redeemed(stored.counters, reward)
+        if had != redeemed[reward]:
+            return f"{had} of {reward} counted as redeemed, {redeemed[reward]} in the journal"
+    thanked = [entry.detail["referee"] for entry in rows.entries.values() if entry.kind == "referral_credited"]
+    if stored.counters.get("referrals", []) != thanked:
+        return f"{len(stored.counters.get('referrals', []))} referrals counted, {len(thanked)} in the journal"
+    return None
+
+
+def _count_redeemed(books: Books, rows: MemberRows, entry: ReadEntry) -> None:
+    """Count what an entry took from a stock, or gave back: there was one if the redemption's program had one."""
+    redemption = rows.entries[entry.detail["redemption"]]
+    program = books.programs.get(redemption.row["program_version"])
+    reward = program.rewards.get(entry.detail["reward"]) if program else None
+    if reward is not None and reward.stock is not None:
+        books.redeemed[reward.code] += _REDEEMED[entry.kind] * entry.detail["quantity"]
+
+
+def _check_stock(books: Books, stock: list[Row]) -> None:
+    finding = books[STOCK]
+    counted = {row["reward"]: row["redeemed"] for row in stock}
+    for reward in sorted(counted.keys() | books.redeemed.keys()):
+        finding.checked += 1
+        redeemed = books.redeemed[reward]
+        if counted.get(reward) != redeemed:
+            finding.fault(f"{reward}: {counted.get(reward)} counted, {redeemed} in the journal")

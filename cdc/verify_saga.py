@@ -1,135 +1,222 @@
-"""Holds together what spans shards: transfers, stock, referrals, claims. Gathers from each, judges over all."""
+"""Holds together what spans shards: transfers, referrals, receipts, stock, programs. Read from all of them at once.
 
+Each shard is read in its own snapshot, and the streams of all are merged by what names the thing: of a
+transfer, a newcomer or a receipt only what all shards say under that name is held at a time.
+"""
+
+import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import orjson
+
 from cdc.finding import Finding
-from cdc.verify_ledger import STATEMENTS
-from rules.program import parse_program
+from cdc.verify_rows import STATEMENTS, Row, Rows, attempt, merged
+from rules.program import Program, parse_program
+from shard_router.errors import MalformedIdError
 from shard_router.member_id import format_member_id
+from shard_router.topology import Topology
 
 IN_DOUBT_MAX: Final = timedelta(seconds=60)
 """How long a transfer may be under way."""
 
 ALL: Final = "all shards"
-Transfer = tuple[int, int]
-"""A transfer's name: sender and version of its entry."""
+_NUMBER: Final = re.compile("[0-9]{1,19}")
 
 
-@dataclass(slots=True)
-class Halves:
-    """What the journals say of one transfer; points by kind of entry."""
-
-    sent_at: datetime | None = None
-    points: dict[str, list[int]] = field(default_factory=lambda: defaultdict[str, list[int]](list))
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Across:
-    """What was gathered from the shards so far."""
+    """A connection to each shard, inside a transaction, and who lives where."""
 
-    transfers: dict[Transfer, Halves] = field(default_factory=dict[Transfer, Halves])
-    allotted: Counter[str] = field(default_factory=Counter[str])
-    redeemed: Counter[str] = field(default_factory=Counter[str])
-    referees: Counter[int] = field(default_factory=Counter[int])
-    claims: set[tuple[str, str, int]] = field(default_factory=set[tuple[str, str, int]])
-    identifiers: set[tuple[str, str, int]] = field(default_factory=set[tuple[str, str, int]])
-    programs: dict[int, str] = field(default_factory=dict[int, str])
+    connections: dict[str, Any]
+    topology: Topology
 
+    def streams(self, statement: str, *key: str) -> list[Rows]:
+        """What each shard says, to be merged."""
+        return [Rows(connection, statement, *key) for connection in self.connections.values()]
 
-async def gather(connection: Any, where: str, across: Across) -> list[Finding]:
-    """Read one shard in the caller's snapshot; tells what can be judged there already."""
-    for row in await connection.fetch(STATEMENTS["transfers"]):
-        halves = across.transfers.setdefault((row["sender"], row["transfer"]), Halves())
-        halves.points[row["kind"]].append(abs(row["points"]))
-        if row["kind"] == "transfer_sent":
-            halves.sent_at = row["recorded_at"]
-    across.referees.update(row["referee"] for row in await connection.fetch(STATEMENTS["referrals"]))
-    across.claims.update(tuple(row.values()) for row in await connection.fetch(STATEMENTS["claims"]))
-    across.identifiers.update(tuple(row.values()) for row in await connection.fetch(STATEMENTS["claimed_identifiers"]))
-    program = await connection.fetchrow(STATEMENTS["newest_program"])
-    if program:
-        across.programs[program["version"]] = program["source"]
-    return [await _check_stock(connection, where, across)]
+    def connection_of(self, member_id: int) -> Any:
+        """The connection to a member's home; None when there is no such place."""
+        try:
+            return self.connections[self.topology.shard_of(member_id)]
+        except MalformedIdError:
+            return None
 
 
-def judge(across: Across) -> list[Finding]:
-    """Judge over all shards."""
-    return [_transfers(across), _stock(across), _referrals(across), _claims(across)]
+async def check_across(across: Across) -> list[Finding]:
+    """Check all that spans shards."""
+    return [
+        await _check_receipts(across),
+        await _check_transfers(across),
+        await _check_referrals(across),
+        *await _check_programs(across),
+    ]
 
 
-async def _check_stock(connection: Any, where: str, across: Across) -> Finding:
-    finding = Finding("redeemed stock is what the journal redeemed", where)
-    for row in await connection.fetch(STATEMENTS["stock"]):
+async def _check_receipts(across: Across) -> Finding:
+    """A shard's key sees to its own receipts; the same one on two shards would be one basket earned twice."""
+    finding = Finding("every receipt is unique over all shards", ALL)
+    streams = across.streams("receipt_names", "store", "till", "business_date", "receipt", "kind")
+    async for name, found in merged(streams):
         finding.checked += 1
-        across.allotted[row["reward"]] += row["allotted"] + row["moving"]
-        across.redeemed[row["reward"]] += row["redeemed"]
-        if row["redeemed"] != row["in_journal"]:
-            finding.fault(f"{row['reward']}: {row['redeemed']} counted, {row['in_journal']} in the journal")
+        rows = [row for rows in found for row in rows]
+        if len(rows) > 1:
+            entries = ", ".join(f"{format_member_id(row['member_id'])}-{row['version']}" for row in rows)
+            finding.fault(f"{' '.join(map(str, name))}: {len(rows)} times, by {entries}")
     return finding
 
 
-def _transfers(across: Across) -> Finding:
-    finding = Finding("transfers are conserved and none is long in doubt", ALL, checked=len(across.transfers))
-    for (sender, version), halves in across.transfers.items():
-        wrong = _wrong_with(halves)
+async def _check_transfers(across: Across) -> Finding:
+    finding = Finding("transfers are conserved and none is long in doubt", ALL)
+    async for (sender, version), found in merged(across.streams("transfers", "sender", "transfer")):
+        finding.checked += 1
+        halves: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in (row for rows in found for row in rows):
+            halves[row["kind"]].append(row)
+        name = f"transfer {_member(sender)}-{version}"
+        wrong = attempt(finding, name, _wrong_with_transfer, halves)
         if wrong:
-            finding.fault(f"transfer {format_member_id(sender)}-{version}: {wrong}")
+            finding.fault(f"{name}: {wrong}")
     return finding
 
 
-def _wrong_with(halves: Halves) -> str | None:
-    sent, received = halves.points["transfer_sent"], halves.points["transfer_received"]
-    settled, cancelled = halves.points["transfer_settled"], halves.points["transfer_cancelled"]
+def _member(text: str) -> str:
+    return format_member_id(int(text)) if _NUMBER.fullmatch(text) else f"nobody ({text[:20]})"
+
+
+def _wrong_with_transfer(halves: defaultdict[str, list[Row]]) -> str | None:
+    sent, received = halves["transfer_sent"], halves["transfer_received"]
+    settled, cancelled = halves["transfer_settled"], halves["transfer_cancelled"]
     if len(sent) != 1:
-        return "received without having been sent"
+        ended = [f"{kind} by {format_member_id(row['member_id'])}" for kind, rows in halves.items() for row in rows]
+        return f"not sent, but {', '.join(ended)}"
     if len(received) > 1 or len(settled) + len(cancelled) > 1:
         return f"{len(received)} times received, {len(settled)} settled, {len(cancelled)} cancelled"
-    if received and received != sent:
-        return f"{sent[0]} sent, {received[0]} received"
+    if received and (wrong := _wrong_with_halves(sent[0], received[0])):
+        return wrong
     if (settled and not received) or (cancelled and received):
         return "the two halves end differently"
-    over = settled or cancelled
-    if not over and halves.sent_at and datetime.now(UTC) - halves.sent_at > IN_DOUBT_MAX:
-        return f"in doubt since {halves.sent_at:%H:%M:%S}"
+    sent_at = sent[0]["recorded_at"]
+    if not settled and not cancelled and datetime.now(UTC) - sent_at > IN_DOUBT_MAX:
+        return f"in doubt since {sent_at:%Y-%m-%d %H:%M:%S}Z"
     return None
 
 
-def _stock(across: Across) -> Finding:
+def _wrong_with_halves(sent: Row, received: Row) -> str | None:
+    """The receiver that was meant got the very lots."""
+    detail = orjson.loads(sent["detail"])
+    if detail["receiver"] != received["member_id"]:
+        return f"sent to {format_member_id(detail['receiver'])}, received by {format_member_id(received['member_id'])}"
+    if received["points"] != -sent["points"]:
+        return f"{-sent['points']} sent, {received['points']} received"
+    came = Counter[str | None]()
+    for posting in orjson.loads(received["postings"]):
+        if posting["from"] == "program":
+            came[posting["expires_at"]] += posting["points"]
+    if came != Counter({expires_at: points for points, expires_at in detail["lots"]}):
+        return "the lots received expire otherwise than those sent"
+    return None
+
+
+async def _check_referrals(across: Across) -> Finding:
+    finding = Finding("each referral is credited once", ALL)
+    async for referee, found in merged(across.streams("referrals", "referee")):
+        finding.checked += 1
+        rows = [row for rows in found for row in rows]
+        name = f"for bringing {_member(referee)}"
+        for wrong in attempt(finding, name, list, _wrong_with_referral(rows)) or ():
+            finding.fault(f"{name}: {wrong}")
+        if [row["kind"] for row in rows] == ["purchase_recorded"] and await _could_be_thanked(across, rows[0]):
+            finding.fault(f"{name}: {_owed(rows[0])}, never credited")
+    return finding
+
+
+def _wrong_with_referral(rows: list[Row]) -> Iterator[str]:
+    owed = [row for row in rows if row["kind"] == "purchase_recorded"]
+    credited = [row for row in rows if row["kind"] == "referral_credited"]
+    if len(credited) > 1 or len(owed) > 1:
+        yield f"{len(owed)} times owed, {len(credited)} times credited"
+    elif credited and not owed:
+        yield f"{format_member_id(credited[0]['member_id'])} was credited, no purchase owes it"
+    elif credited:
+        receiver, points = credited[0]["member_id"], credited[0]["points"]
+        if (str(receiver), str(points)) != (owed[0]["referrer"], owed[0]["owed"]):
+            yield f"{_owed(owed[0])}, {format_member_id(receiver)} was credited {points}"
+
+
+def _owed(purchase: Row) -> str:
+    return f"{purchase['owed']} points are owed to {_member(str(purchase['referrer']))}"
+
+
+async def _could_be_thanked(across: Across, purchase: Row) -> bool:
+    """A referrer who is gone gets nothing, and the errand ends; one who is there must have been thanked."""
+    referrer = str(purchase["referrer"])
+    if not _NUMBER.fullmatch(referrer):
+        return True
+    connection = across.connection_of(int(referrer))
+    return connection is not None and await connection.fetchval(STATEMENTS["status_of"], int(referrer)) == "open"
+
+
+async def _check_programs(across: Across) -> list[Finding]:
+    """Every shard must hold the same programs; the newest of them tells the stock of rewards."""
+    finding = Finding("every shard holds the same programs", ALL)
+    held: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    for shard, connection in across.connections.items():
+        for row in await connection.fetch(STATEMENTS["programs"]):
+            held[row["version"]][shard] = row["source"]
+    for version, sources in held.items():
+        finding.checked += 1
+        missing = across.connections.keys() - sources
+        if missing:
+            finding.fault(f"program {version}: not on {', '.join(sorted(missing))}; apply it again")
+        elif len(set(sources.values())) > 1:
+            finding.fault(f"program {version}: another text on {', '.join(_fewest(sources))}")
+    if not held:
+        return [finding]
+    newest = next(iter(held[max(held)].values()))
+    program = attempt(finding, f"program {max(held)}", parse_program, newest)
+    return [finding, await _check_stock(across, program)] if program else [finding]
+
+
+def _fewest(sources: dict[str, str]) -> list[str]:
+    """The shards whose text the fewest have."""
+    times = Counter(sources.values())
+    return [shard for shard, source in sources.items() if times[source] == min(times.values())]
+
+
+async def _check_stock(across: Across, program: Program) -> Finding:
     finding = Finding("allotments make up each reward's stock", ALL)
-    if not across.programs:
-        return finding
-    program = parse_program(across.programs[max(across.programs)])
+    allotted, redeemed = await _count_stock(across)
     for reward in program.rewards.values():
         if reward.stock is None:
             continue
         finding.checked += 1
         # A stock that was lowered below what is redeemed already leaves just that.
-        expected = max(reward.stock, across.redeemed[reward.code])
-        if across.allotted[reward.code] != expected:
-            finding.fault(f"{reward.code}: {across.allotted[reward.code]} allotted, the stock is {expected}")
+        expected = max(reward.stock, redeemed[reward.code])
+        if allotted[reward.code] != expected:
+            finding.fault(f"{reward.code}: {allotted[reward.code]} allotted, the stock is {expected}")
     return finding
 
 
-def _referrals(across: Across) -> Finding:
-    finding = Finding("each referral is credited once", ALL, checked=len(across.referees))
-    for referee, times in across.referees.items():
-        if times > 1:
-            finding.fault(f"{format_member_id(referee)}: {times} times")
-    return finding
-
-
-def _claims(across: Across) -> Finding:
-    """A lease that nobody held yet is no fault: the next one who asks settles it."""
-    finding = Finding("an identifier has one member in the whole program", ALL, checked=len(across.identifiers))
-    holders = Counter((kind, value) for kind, value, _ in across.identifiers)
-    for (kind, _), times in holders.items():
-        if times > 1:
-            finding.fault(f"a {kind} has {times} members")
-    claimed = {(kind, value): member_id for kind, value, member_id in across.claims}
-    for kind, value, member_id in across.identifiers:
-        if claimed.get((kind, value), member_id) != member_id:
-            finding.fault(f"a {kind} of {format_member_id(member_id)} is claimed for another")
-    return finding
+async def _count_stock(across: Across) -> tuple[Counter[str], Counter[str]]:
+    """What is allotted, here or on its way and not yet taken in there, and what is redeemed, by reward."""
+    allotted, redeemed = Counter[str](), Counter[str]()
+    moves: defaultdict[str, list[Row]] = defaultdict(list)
+    for connection in across.connections.values():
+        for row in await connection.fetch(STATEMENTS["stock"]):
+            allotted[row["reward"]] += row["allotted"]
+            redeemed[row["reward"]] += row["redeemed"]
+        for row in await connection.fetch(STATEMENTS["stock_moves"]):
+            moves[row["receiver"]].append(row)
+    for receiver, rows in moves.items():
+        arrived: set[Any] = set()
+        if receiver in across.connections:
+            ids = [row["move_id"] for row in rows]
+            found = await across.connections[receiver].fetch(STATEMENTS["moves_arrived"], ids)
+            arrived = {row["move_id"] for row in found}
+        for row in rows:
+            allotted[row["reward"]] += 0 if row["move_id"] in arrived else row["quantity"]
+    return allotted, redeemed

@@ -51,6 +51,9 @@ async def test_a_changed_row_is_found(system: System, what: str) -> None:
     await connection.execute(change, member_id)
     try:
         assert check in await verdict(system)
+        told = await asyncio.to_thread(loyalty, system.data, "verify")
+        assert told.returncode == 1
+        assert f"eu-1: {check}: " in " ".join(told.stdout.split())
     finally:
         if restore is None:
             sql = "UPDATE idempotency SET answer = $2 WHERE member_id = $1 AND version = 2"

@@ -1,0 +1,143 @@
+"""What is checked of one shard's members: their rows, the promises, and what was found of each."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from cdc.finding import Finding
+from cdc.verify_rows import Row, attempt, parsed
+from rules.program import Program, parse_program
+from shard_router.member_id import format_member_id
+from shard_router.topology import Topology
+
+READABLE: Final = "every stored document can be read"
+WHOLE: Final = "member, account and journal belong together"
+VERSIONS: Final = "versions have no gap"
+ZERO_SUM: Final = "postings sum to zero"
+NEGATIVE: Final = "no bucket is negative"
+FOLD: Final = "balance and lots equal the fold of the journal"
+SHOWN: Final = "every entry shows the account as it was then"
+EFFECT: Final = "an entry's points are what its postings moved"
+COUNTED: Final = "what is counted of a member is in the journal"
+ANSWERS: Final = "every stored answer matches its entry"
+RECEIPTS: Final = "every receipt has its one entry and every purchase its receipt"
+PURCHASES: Final = "a purchase earned and gave back what its entries say"
+ERASED: Final = "nothing personal is left of an erased member"
+STOCK: Final = "redeemed stock is what the journal redeemed"
+CHECKS: Final = (
+    READABLE, WHOLE, VERSIONS, ZERO_SUM, NEGATIVE, FOLD, SHOWN, EFFECT, COUNTED, ANSWERS, RECEIPTS, PURCHASES, ERASED,
+    STOCK,
+)  # fmt: skip
+
+PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
+"""Entries whose stored answers show personal data."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEntry:
+    """A row of the journal with its documents read.
+
+    `name` is `<member>-<version>`, as people know it; `moved` are its points by way (see `moved_points`).
+    """
+
+    name: str
+    row: Row
+    postings: list[dict[str, Any]]
+    detail: dict[str, Any]
+    account_after: dict[str, Any]
+    moved: Counter[str]
+
+    @property
+    def version(self) -> int:
+        """The version the entry made."""
+        return self.row["version"]
+
+    @property
+    def kind(self) -> str:
+        """What kind of entry it is."""
+        return self.row["kind"]
+
+
+@dataclass(slots=True)
+class MemberRows:
+    """All rows under one member id; `journal` as stored, `entries` those of it that can be read, by version."""
+
+    member_id: int
+    account: Row | None
+    member: Row | None
+    journal: list[Row]
+    purchases: list[Row]
+    receipts: list[Row]
+    identifiers: list[Row]
+    answers: list[Row]
+    entries: dict[int, ReadEntry] = field(default_factory=dict[int, ReadEntry])
+    name: str = field(init=False)
+    """the member id as people know it"""
+
+    def __post_init__(self) -> None:
+        self.name = format_member_id(self.member_id)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every entry can be read."""
+        return len(self.entries) == len(self.journal)
+
+
+@dataclass(slots=True)
+class Books:
+    """One shard's findings by promise, the programs it holds, and what its journal redeemed of each stock."""
+
+    shard: str
+    topology: Topology
+    programs: dict[int, Program] = field(default_factory=dict[int, Program])
+    redeemed: Counter[str] = field(default_factory=Counter[str])
+    findings: dict[str, Finding] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.findings = {check: Finding(check, self.shard) for check in CHECKS}
+
+    def __getitem__(self, check: str) -> Finding:
+        return self.findings[check]
+
+    def read_programs(self, rows: Iterable[Row]) -> None:
+        """Read the programs of the shard; one that cannot be read is a fault."""
+        for row in rows:
+            version, name = row["version"], f"program {row['version']}"
+            program = attempt(self[READABLE], name, parse_program, row["source"], version)
+            if program is not None:
+                self.programs[version] = program
+
+    def read_entries(self, rows: MemberRows) -> None:
+        """Read the documents of a member's entries; what cannot be read is a fault that names the column."""
+        for row in rows.journal:
+            read = partial(attempt, self[READABLE])
+            name = f"{rows.name}-{row['version']}"
+            postings = read(f"{name}: postings", parsed, row["postings"], list)
+            detail = read(f"{name}: detail", parsed, row["detail"], dict)
+            account_after = read(f"{name}: account_after", parsed, row["account_after"], dict)
+            if postings is None or detail is None or account_after is None:
+                continue
+            moved = read(f"{name}: postings", moved_points, postings)
+            if moved is not None:
+                rows.entries[row["version"]] = ReadEntry(name, row, postings, detail, account_after, moved)
+        self[READABLE].checked += len(rows.journal)
+
+
+def moved_points(postings: list[dict[str, Any]]) -> Counter[str]:
+    """Points by way: `program>` all that left the program, `>spent` all that was spent, `held>available`; `forfeited`.
+
+    What stays in its bucket and only expires later is not moved.
+    """
+    moved = Counter[str]()
+    for posting in postings:
+        source, target, points = posting["from"], posting["to"], posting["points"]
+        if not isinstance(points, int):
+            raise TypeError(f"a posting of {points!r} points")
+        if source != target:
+            for way in (f"{source}>", f">{target}", f"{source}>{target}"):
+                moved[way] += points
+        if posting["reason"] == "forfeited":
+            moved["forfeited"] += points
+    return moved

@@ -1,0 +1,213 @@
+"""Holds one entry against itself: its points and detail against its postings, the account it shows, its answer.
+
+What an answer says is written down here once more, apart from the write side that makes it.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from cdc.verify_books import ANSWERS, EFFECT, SHOWN, Books, MemberRows, ReadEntry
+from cdc.verify_rows import Row, attempt, parsed
+from rules.codec import instant_text
+from rules.describe import describe_account
+from rules.state import Account
+
+_REFUSED: Final = 400
+
+_POINTS: Final[dict[str, tuple[str, ...]]] = {
+    "member_enrolled": (),
+    "identifiers_changed": (),
+    "member_closed": ("-forfeited",),
+    "purchase_recorded": ("+program>", "->spent"),
+    "purchase_returned": ("+spent>", "->program"),
+    "points_adjusted": ("+program>", "->program"),
+    "referral_credited": ("+program>",),
+    "hold_placed": ("->held",),
+    "hold_captured": ("+held>available",),
+    "hold_voided": ("+held>available",),
+    "hold_lapsed": ("+held>available",),
+    "reward_redeemed": ("->spent",),
+    "redemption_used": (),
+    "redemption_cancelled": ("+spent>",),
+    "redemption_expired": (),
+    "transfer_sent": ("->held",),
+    "transfer_received": ("+program>",),
+    "transfer_settled": (),
+    "transfer_cancelled": ("+held>available",),
+    "points_activated": ("+pending>available",),
+    "points_expired": ("->expired",),
+    "tier_changed": (),
+    "tier_renewed": (),
+}
+"""What `points` of each kind of entry counts: ways of its postings that add or take (see moved_points)."""
+
+_DETAIL: Final[dict[str, dict[str, str]]] = {
+    "member_closed": {"forfeited": "forfeited"},
+    "purchase_recorded": {"points_earned": "program>", "points_paid": ">spent"},
+    "purchase_returned": {"points_reversed": ">program", "points_returned": "spent>"},
+    "hold_placed": {"held": ">held"},
+    "hold_captured": {"captured": "held>spent", "released": "held>available"},
+    "hold_voided": {"released": "held>available"},
+    "reward_redeemed": {"redeemed": ">spent"},
+    "transfer_sent": {"sent": ">held"},
+    "transfer_settled": {"settled": "held>spent"},
+    "transfer_cancelled": {"released": "held>available"},
+}
+"""Which points of an entry's detail are which way of its postings."""
+
+NOTHING: Final = frozenset[str]()
+COUNTED_FIELDS: Final = frozenset({"qualifying_points", "next"})
+"""Of a shown account, what hangs on counters: only those after the last entry are known."""
+_ALWAYS_SHOWN: Final = frozenset(
+    {"member_id", "version", "balance", "tier", "available", "pending", "held", "debt", "code"}
+)
+"""Entries of old may lack what an account shows since, but never these."""
+
+
+def check_effect(books: Books, entry: ReadEntry) -> None:
+    """Check an entry's points, and those its detail tells, against its postings."""
+    finding, kind = books[EFFECT], entry.kind
+    finding.checked += 1
+    if kind not in _POINTS:
+        finding.fault(f"{entry.name}: no such kind of entry as {kind}")
+        return
+    told = {"points": (entry.row["points"], _sum(_POINTS[kind], entry))}
+    for name, way in _DETAIL.get(kind, {}).items():
+        if name in entry.detail:
+            told[name] = entry.detail[name], entry.moved[way]
+    for name, (says, should) in told.items():
+        if says != should:
+            finding.fault(f"{entry.name}: {name} says {says}, the postings of this {kind} {should}")
+            return
+
+
+def _sum(terms: tuple[str, ...], entry: ReadEntry) -> int:
+    return sum(entry.moved[term[1:]] if term[0] == "+" else -entry.moved[term[1:]] for term in terms)
+
+
+def check_shown(books: Books, entry: ReadEntry, account: Account, hidden: frozenset[str]) -> None:
+    """Check the account an entry shows against what it was then, except for the `hidden` fields."""
+    finding, shown = books[SHOWN], entry.account_after
+    program = books.programs.get(entry.row["program_version"])
+    if program is None:
+        finding.fault(f"{entry.name}: decided under program {entry.row['program_version']}, which is not on this shard")
+        return
+    should = describe_account(account, program, _member(entry))
+    should["as_of"] = instant_text(entry.row["recorded_at"])
+    should["tier"].update({name: shown["tier"].get(name) for name in hidden})
+    difference = _difference(shown, should)
+    if difference:
+        finding.fault(f"{entry.name}: {difference}")
+
+
+def _difference(shown: Any, should: Any, path: str = "account") -> str | None:
+    """Where what is shown is not what it should be; fields that came later may be missing."""
+    if shown == should:
+        return None
+    if not isinstance(shown, dict) or not isinstance(should, dict):
+        return f"{path} is shown as {shown}, it was {should}"
+    for key in shown.keys() | (_ALWAYS_SHOWN & should.keys()):
+        difference = _difference(shown.get(key), should.get(key), f"{path}.{key}")
+        if difference:
+            return difference
+    return None
+
+
+Getter = Callable[[ReadEntry], Any]
+
+
+def _member(entry: ReadEntry) -> str:
+    return entry.name.partition("-")[0]
+
+
+def _made(kind: str) -> Getter:
+    return lambda entry: f"{kind}_{entry.name}"
+
+
+def _named(kind: str, detail: str) -> Getter:
+    return lambda entry: f"{kind}_{_member(entry)}-{entry.detail[detail]}"
+
+
+def _told(detail: str) -> Getter:
+    return lambda entry: entry.detail[detail]
+
+
+def _earned(entry: ReadEntry) -> int:
+    return entry.moved["program>"]
+
+
+def _reversed(entry: ReadEntry) -> int:
+    return entry.moved[">program"]
+
+
+def _postings(entry: ReadEntry) -> list[dict[str, Any]]:
+    return entry.postings
+
+
+def _erased_at(entry: ReadEntry) -> str | None:
+    return instant_text(entry.row["recorded_at"])
+
+
+_ANSWERS: Final[dict[str, dict[str, Getter]]] = {
+    "member_enrolled": {"member_id": _member},
+    "identifiers_changed": {"member_id": _member, "entry_id": _made("ent")},
+    "member_closed": {"member_id": _member, "erased_at": _erased_at},
+    "purchase_recorded": {
+        "purchase_id": _made("pur"), "entry_id": _made("ent"), "points_earned": _earned, "postings": _postings,
+    },
+    "purchase_returned": {
+        "return_id": _made("ret"), "entry_id": _made("ent"), "points_reversed": _reversed, "postings": _postings,
+    },
+    "points_adjusted": {"entry_id": _made("ent"), "postings": _postings},
+    "hold_placed": {"hold_id": _made("hld"), "points": _told("held"), "expires_at": _told("expires_at")},
+    "hold_captured": {"hold_id": _named("hld", "hold"), "captured": _told("captured"), "released": _told("released")},
+    "hold_voided": {"hold_id": _named("hld", "hold"), "released": _told("released")},
+    "reward_redeemed": {"redemption_id": _made("red"), "code": _told("code"), "points": _told("redeemed")},
+    "redemption_used": {"redemption_id": _named("red", "redemption"), "status": _told("status")},
+    "redemption_cancelled": {"redemption_id": _named("red", "redemption"), "status": _told("status")},
+    "transfer_sent": {"transfer_id": _made("trf"), "entry_id": _made("ent")},
+}  # fmt: skip
+"""What the answer to a command says of its entry, beside the account; no other kind of entry has an answer."""
+
+
+def check_answers(books: Books, rows: MemberRows) -> None:
+    """Check the stored answers of a member: all that they say must be in the entry they name."""
+    finding = books[ANSWERS]
+    finding.checked += len(rows.answers)
+    unreadable = {row["version"] for row in rows.journal} - rows.entries.keys()
+    for answer in rows.answers:
+        if answer["version"] in unreadable:
+            continue
+        entry = rows.entries.get(answer["version"])
+        name = f"key {answer['key']}: entry {rows.name}-{answer['version']}"
+        wrong = partial(next, _wrong_in_answer(answer, entry), None)
+        difference = attempt(finding, name, wrong)
+        if difference:
+            finding.fault(f"{name}: {difference}")
+
+
+def _wrong_in_answer(answer: Row, entry: ReadEntry | None) -> Iterator[str]:
+    if entry is None:
+        yield "is not in the journal"
+        return
+    if entry.kind not in _ANSWERS:
+        yield f"a {entry.kind} answers nobody"
+        return
+    if answer["status"] >= _REFUSED:
+        yield f"is answered with status {answer['status']}"
+    document = parsed(answer["answer"], dict)
+    fields = dict(_ANSWERS[entry.kind])
+    if entry.kind != "member_closed":
+        fields["account"] = _account_after
+    for name, getter in fields.items():
+        if name not in document or document[name] != getter(entry):
+            yield f"{name} is answered as {_short(document.get(name))}, not {_short(getter(entry))}"
+
+
+def _account_after(entry: ReadEntry) -> dict[str, Any]:
+    return entry.account_after
+
+
+def _short(value: Any) -> str:
+    return f"{value}"[:60]

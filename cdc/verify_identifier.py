@@ -1,0 +1,97 @@
+"""Holds identifiers against the claims by which every shard finds them: one member each in the whole program.
+
+Nothing personal is told: an identifier is named by its kind and its member.
+"""
+
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from cdc.finding import Finding
+from cdc.verify_rows import merged
+from cdc.verify_saga import ALL, Across
+from shard_router.card import parse_card
+from shard_router.directory import Directory, Identifier
+from shard_router.errors import MalformedIdError
+from shard_router.member_id import format_member_id, region_number_of, slot_of
+from shard_router.topology import Topology
+
+_CLAIMS: Final = ("claim", "lease")
+
+
+class ClaimPlaces(Directory):
+    """The directory, asked only where it keeps a claim."""
+
+    def place_of(self, identifier: Identifier) -> str:
+        """The shard where an identifier's claim is looked for."""
+        return self._shard(identifier)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A row about an identifier: whose, on which shard, and as what (see the statement `names`)."""
+
+    role: str
+    member_id: int
+    shard: str
+
+    @property
+    def name(self) -> str:
+        """The member id as people know it."""
+        return format_member_id(self.member_id)
+
+
+async def check_identifiers(across: Across, places: ClaimPlaces) -> list[Finding]:
+    """Check that nobody shares an identifier, and that every look-up by one leads to who has it."""
+    unique = Finding("an identifier has one member in the whole program", ALL)
+    claims = Finding("every identifier is found from everywhere", ALL)
+    async for (kind, value), rows in _names(across):
+        holders = [one for one in rows if one.role == "identifier"]
+        unique.checked += bool(holders)
+        claims.checked += 1
+        if len(holders) > 1:
+            unique.fault(f"a {kind} is that of {', '.join(f'{one.name} on {one.shard}' for one in holders)}")
+            continue
+        home = _home_of_card(value, across.topology) if kind == "card" else None
+        wrong = _misplaced_card(holders, home) if home else _wrong_with(rows, places.place_of((kind, value)))
+        for words in wrong:
+            claims.fault(f"a {kind} {words}")
+            break
+    return [unique, claims]
+
+
+async def _names(across: Across) -> AsyncGenerator[tuple[tuple[str, str], list[Holder]]]:
+    async for name, found in merged(across.streams("names", "kind", "value")):
+        shards = zip(across.connections, found, strict=True)
+        yield name, [Holder(row["role"], row["member_id"], shard) for shard, rows in shards for row in rows]
+
+
+def _home_of_card(card: str, topology: Topology) -> tuple[int, int] | None:
+    """Region number and slot that a card of our own form names; any other card needs a claim."""
+    try:
+        home = parse_card(card)
+    except MalformedIdError:
+        return None
+    return home if home[0] in topology.region_of_number else None
+
+
+def _misplaced_card(holders: list[Holder], home: tuple[int, int]) -> Iterator[str]:
+    for one in holders:
+        if (region_number_of(one.member_id), slot_of(one.member_id)) != home:
+            yield f"of {one.name} names slot {home[1]} of region {home[0]}, where he does not live"
+
+
+def _wrong_with(rows: list[Holder], place: str) -> Iterator[str]:
+    """A lease is as good as a claim, the next who asks settles it; and what is removed stays claimed for a moment."""
+    claims = [one for one in rows if one.role in _CLAIMS]
+    having = {one.member_id for one in rows if one.role == "identifier"}
+    leaving = {one.member_id for one in rows if one.role == "release"}
+    for one in claims:
+        if one.shard != place:
+            yield f"of {one.name} is claimed on {one.shard}, it is looked for on {place}"
+        elif having and one.member_id not in having:
+            yield f"of {format_member_id(*having)} is claimed for {one.name}"
+        elif one.role == "claim" and one.member_id not in having | leaving:
+            yield f"is claimed for {one.name}, who has none such"
+    if having and not claims:
+        yield f"of {format_member_id(*having)} has no claim on {place}"

@@ -1,0 +1,200 @@
+"""Holds baskets against the entries that recorded and returned them, and receipts against both."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Final
+
+from cdc.verify_books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
+from cdc.verify_rows import Row, attempt, parsed
+from rules.earn import reversed_points, thousandths
+from shard_router.member_id import format_member_id
+
+_KIND_OF_RECEIPT: Final = {
+    "purchase_recorded": "purchase",
+    "purchase_returned": "return",
+    "transfer_received": "transfer",
+    "referral_credited": "referral",
+}
+"""The receipt that each of these entries has, for ever; other kinds have none."""
+
+Name = tuple[Any, ...]
+"""Store, till, business date and receipt; None where what names it does not say."""
+
+
+def check_receipts(books: Books, rows: MemberRows) -> None:
+    """Check that entries and receipts, and entries and purchases, belong together one to one, under one name."""
+    finding = books[RECEIPTS]
+    finding.checked += len(rows.receipts)
+    kinds = {row["version"]: row["kind"] for row in rows.journal}
+    bought = {row["version"]: row for row in rows.purchases}
+    receipts = Counter((row["version"], row["kind"]) for row in rows.receipts)
+    wanted = {(version, _KIND_OF_RECEIPT[kind]) for version, kind in kinds.items() if kind in _KIND_OF_RECEIPT}
+    for version, kind in sorted(wanted | receipts.keys()):
+        times = receipts[version, kind]
+        if (version, kind) not in wanted:
+            finding.fault(f"{rows.name}-{version}: a receipt of kind {kind}, the entry is {kinds.get(version, 'none')}")
+        elif times != 1:
+            finding.fault(f"{rows.name}-{version}: {times} receipts of kind {kind}, not 1")
+    for version in sorted(bought.keys() | {version for version, kind in wanted if kind == "purchase"}):
+        if (version, "purchase") not in wanted:
+            finding.fault(f"{rows.name}-{version}: a purchase, the entry is {kinds.get(version, 'none')}")
+        elif version not in bought:
+            finding.fault(f"{rows.name}-{version}: an entry of a purchase that is not there")
+    for receipt in rows.receipts:
+        attempt(books[READABLE], f"{rows.name}-{receipt['version']}: document", _check_name, books, rows, receipt)
+
+
+def _check_name(books: Books, rows: MemberRows, receipt: Row) -> None:
+    found = tuple(receipt[name] for name in ("store", "till", "business_date", "receipt"))
+    wanted = _name_of(rows, receipt["version"])
+    if any(should is not None and is_ != should for is_, should in zip(found, wanted, strict=False)):
+        words = " ".join(str(part) for part in wanted if part is not None)
+        is_ = " ".join(map(str, found))
+        books[RECEIPTS].fault(f"{rows.name}-{receipt['version']}: its receipt is {is_}, it names {words}")
+
+
+def _name_of(rows: MemberRows, version: int) -> Name:
+    """How what an entry made names its receipt; nothing where that is not there, which is a fault of its own."""
+    entry = rows.entries.get(version)
+    purchase = next((row for row in rows.purchases if row["version"] == version), None)
+    match entry.kind if entry else None:
+        case "purchase_recorded" if purchase:
+            return purchase["store"], purchase["till"], purchase["business_date"], purchase["receipt"]
+        case "purchase_returned" if entry:
+            return _name_of_return(rows, entry)
+        case "transfer_received" if entry:
+            return format_member_id(entry.detail["sender"]), "-", None, str(entry.detail["transfer"])
+        case "referral_credited" if entry:
+            return (format_member_id(entry.detail["referee"]), "-")
+        case _:
+            return ()
+
+
+def _name_of_return(rows: MemberRows, entry: ReadEntry) -> Name:
+    for row in rows.purchases:
+        if row["version"] == entry.detail["purchase"]:
+            for one in parsed(row["document"], dict)["returns"]:
+                if one["version"] == entry.version:
+                    return one["store"], one["till"], None, one["receipt"]
+    return ()
+
+
+def check_purchases(books: Books, rows: MemberRows) -> None:
+    """Check every basket of a member, and that each return is of one of them."""
+    finding = books[PURCHASES]
+    finding.checked += len(rows.purchases)
+    returns: dict[int, list[ReadEntry]] = {row["version"]: [] for row in rows.purchases}
+    for entry in rows.entries.values():
+        if entry.kind == "purchase_returned":
+            of = entry.detail.get("purchase")
+            if isinstance(of, int) and of in returns:
+                returns[of].append(entry)
+            else:
+                finding.fault(f"{entry.name}: returns purchase {of}, which is not there")
+    for row in rows.purchases:
+        entry = rows.entries.get(row["version"])
+        name = f"{rows.name}-{row['version']}"
+        document = attempt(books[READABLE], f"{name}: document", parsed, row["document"], dict)
+        if document is None or entry is None:
+            continue
+        wrong = partial(next, _wrong_with(row, document, entry, returns[row["version"]]), None)
+        difference = attempt(books[READABLE], f"{name}: document", wrong)
+        if difference:
+            finding.fault(f"purchase {name}: {difference}")
+
+
+def _wrong_with(row: Row, document: dict[str, Any], entry: ReadEntry, returns: list[ReadEntry]) -> Iterator[str]:
+    for column in ("store", "occurred_at"):
+        if row[column] != entry.row[column]:
+            yield f"{column} is {row[column]}, its entry says {entry.row[column]}"
+    changed = max((one.version for one in returns), default=entry.version)
+    if row["changed_version"] != changed:
+        yield f"is of version {row['changed_version']}, entry {changed} changed it last"
+    yield from _wrong_earned(document, entry)
+    yield from _wrong_paid(document, entry)
+    yield from _wrong_returns(document, returns)
+    for line in document["lines"]:
+        yield from _wrong_line(line)
+
+
+def _wrong_earned(document: dict[str, Any], entry: ReadEntry) -> Iterator[str]:
+    """What the lines earned, reason by reason, is what the postings took from the program."""
+    postings, lines = Counter[str](), Counter[str]()
+    for posting in entry.postings:
+        if posting["from"] == "program":
+            postings[posting["reason"]] += posting["points"]
+            times = posting["expires_at"], posting.get("available_at")
+            if times != (document["expires_at"], document["available_at"]):
+                yield f"expires and activates otherwise than its entry: {times}"
+    for line in document["lines"]:
+        for reason, points in line["earned"].items():
+            lines[reason] += points
+    if lines != postings:
+        yield f"its lines earned {dict(lines)}, its entry {dict(postings)}"
+    if document["points_earned"] != postings.total():
+        yield f"points_earned says {document['points_earned']}, its entry earned {postings.total()}"
+
+
+def _wrong_paid(document: dict[str, Any], entry: ReadEntry) -> Iterator[str]:
+    """The lots and holds that paid are those the postings spent; each line has its part of them."""
+    lots, holds = Counter[str | None](), Counter[int]()
+    for posting in entry.postings:
+        if posting["to"] == "spent":
+            lots[posting["expires_at"]] += posting["points"]
+            if posting["from"] == "held":
+                holds[posting["hold"]] += posting["points"]
+    payment = document.get("payment", {"points": 0, "lots": [], "holds": []})
+    told = {expires_at: points for points, expires_at in payment["lots"]}, dict(payment["holds"])
+    if (payment["points"], *told) != (lots.total(), dict(lots), dict(holds)):
+        yield f"{payment['points']} points paid, its entry spent {lots.total()}; or other lots or holds"
+    for index, (points, _) in enumerate(payment["lots"]):
+        by_line = sum(line["paid"][index] for line in document["lines"])
+        if by_line != points:
+            yield f"its lines are paid with {by_line} points of lot {index + 1}, which gave {points}"
+
+
+def _wrong_returns(document: dict[str, Any], returns: list[ReadEntry]) -> Iterator[str]:
+    """What was returned, taken back and given back in all is what the entries of its returns say."""
+    told = {one["version"]: one for one in document["returns"]}
+    if list(told) != [entry.version for entry in returns]:
+        yield f"tells of returns {list(told)}, the journal of {[entry.version for entry in returns]}"
+        return
+    quantities, taken, given = Counter[int](), 0, 0
+    for entry in returns:
+        one = told[entry.version]
+        points = one["points_reversed"], one.get("points_returned", 0)
+        moved = entry.moved[">program"], entry.moved["spent>"]
+        if points != moved:
+            yield f"return {entry.version} says {points} points reversed and returned, its entry {moved}"
+        taken += points[0] + one.get("points_forgiven", 0)
+        given += points[1]
+        for part in one["lines"]:
+            quantities[part["line"]] += thousandths(part["quantity"])
+    lines = document["lines"]
+    came_back = {line["line"]: thousandths(line["returned"]) for line in lines if line["returned"] != "0"}
+    if came_back != quantities:
+        yield "its lines came back in other quantities than its returns say"
+    sums = sum(sum(line["reversed"].values()) for line in lines), sum(sum(line.get("repaid", ())) for line in lines)
+    if sums != (taken, given):
+        yield f"its lines gave up {sums[0]} points and got {sums[1]}, its returns say {taken} and {given}"
+
+
+def _wrong_line(line: dict[str, Any]) -> Iterator[str]:
+    """A line keeps to what it earned; of that it has given up just the part that came back."""
+    number, earned, undone = line["line"], line["earned"], line["reversed"]
+    if line["points"] != sum(earned.values()) or min(earned.values(), default=0) < 0:
+        yield f"line {number}: {line['points']} points, earned {earned}"
+    if line["returned"] == "0" and not undone and not any(line.get("repaid", ())):
+        return  # as most lines are, for ever
+    bought, returned = thousandths(line["quantity"]), thousandths(line["returned"])
+    if not 0 <= returned <= bought:
+        yield f"line {number}: {line['returned']} of {line['quantity']} returned"
+    parts = [(points, undone.get(reason, 0)) for reason, points in earned.items()]
+    parts += zip(line.get("paid", ()), line.get("repaid", ()), strict=True)
+    for attributed, done in parts:
+        should = reversed_points(attributed, returned=returned, quantity=bought, reversed_before=0)
+        if done != should or done < 0:
+            yield f"line {number}: {done} of {attributed} points undone, {should} by what was returned"
+    if not undone.keys() <= earned.keys():
+        yield f"line {number}: gave up points it never earned"

@@ -1,0 +1,79 @@
+"""Rows in the order of a key, some at a time, and streams of them merged: no table is ever held.
+
+Whatever the size of a shard, `verify` holds what is under one key and the next rows of each stream.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from cdc.finding import Finding
+from shard_router.statement import load_statements
+
+STATEMENTS: Final = load_statements(Path(__file__).with_name("verify.sql"))
+ROWS_AT_ONCE: Final = 500  # of the widest, baskets with what each line earned, some MB
+
+Row = Any
+Result = TypeVar("Result")
+
+
+class Rows:
+    """What a statement reads inside the caller's transaction, ordered by the columns of its key."""
+
+    def __init__(self, connection: Any, statement: str, *key: str) -> None:
+        self._connection = connection
+        self._statement = STATEMENTS[statement]
+        self._key = itemgetter(*key)
+        self._cursor: Any = None
+        self._rows: list[Row] = []
+        self._at = 0
+
+    async def head(self) -> Any:
+        """The key of the next row; None when there is none."""
+        if self._at == len(self._rows):
+            await self._fetch()
+        return self._key(self._rows[self._at]) if self._rows else None
+
+    async def take(self, key: Any) -> list[Row]:
+        """The next rows, as far as they have this key."""
+        taken: list[Row] = []
+        while await self.head() == key:
+            taken.append(self._rows[self._at])
+            self._at += 1
+        return taken
+
+    async def _fetch(self) -> None:
+        if self._cursor is None:
+            self._cursor = await self._connection.cursor(self._statement)
+        self._rows = await self._cursor.fetch(ROWS_AT_ONCE)
+        self._at = 0
+
+
+async def merged(streams: Sequence[Rows]) -> AsyncGenerator[tuple[Any, list[list[Row]]]]:
+    """Key by key, ascending, what each stream has under it."""
+    while True:
+        heads = [head for stream in streams if (head := await stream.head()) is not None]
+        if not heads:
+            return
+        key = min(heads)
+        yield key, [await stream.take(key) for stream in streams]
+
+
+def attempt(finding: Finding, name: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
+    """What `work` comes to; a fault and None where it cannot be done, because what is stored has another shape."""
+    try:
+        return work(*arguments)
+    except Exception as error:  # noqa: BLE001 - a stored document may be broken in any way
+        finding.fault(f"{name}: {type(error).__name__}: {error}")
+        return None
+
+
+def parsed(text: str, shape: type[Result]) -> Result:
+    """A stored document; TypeError when it has another shape."""
+    value = orjson.loads(text)
+    if not isinstance(value, shape):
+        raise TypeError(f"a {shape.__name__} is expected, not a {type(value).__name__}")
+    return value

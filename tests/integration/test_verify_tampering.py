@@ -1,0 +1,315 @@
+"""Every kind of tampering with a shard's rows is found, and the promise named that it breaks.
+
+The statements run on both shards, then all views are written anew as a rebuild would: only the rows can tell.
+"""
+
+from collections.abc import AsyncGenerator
+from functools import partial
+from string import Template
+
+import pytest
+
+from cdc import verify_books as books
+from cdc import verify_view
+from tests.engine import PostgresServer, ValkeyServer
+from tests.integration.test_verify_world import World, prepared_world
+
+
+def _edit(table: str, column: str, path: str, value: str, where: str) -> str:
+    return f"UPDATE {table} SET {column} = jsonb_set({column}::jsonb, '{{{path}}}', '{value}') WHERE {where}"  # noqa: S608
+
+
+state = partial(_edit, "account", "state")
+postings = partial(_edit, "journal", "postings")
+detail = partial(_edit, "journal", "detail")
+shown = partial(_edit, "journal", "account_after")
+answer = partial(_edit, "idempotency", "answer")
+bought = partial(_edit, "purchase", "document")
+
+CONDITIONS = {
+    "ADA": "member_id = $ada",
+    "FIRST": "member_id = $ada AND version = $first",
+    "SECOND": "member_id = $ada AND version = $second",
+    "LAST": "member_id = $ada AND version = (SELECT max(version) FROM journal WHERE member_id = $ada)",
+}
+ONE_OF_A_KIND = (
+    "hold_placed", "hold_voided", "points_adjusted", "purchase_returned", "redemption_used", "reward_redeemed",
+)  # fmt: skip
+FIRST_OF_KIND = (
+    "member_id = $ada AND version = (SELECT min(version) FROM journal WHERE member_id = $ada AND kind = '{}')"
+)
+CONDITIONS |= {kind: FIRST_OF_KIND.format(kind) for kind in ONE_OF_A_KIND}
+"""What a statement means by `$FIRST`, the first basket, and the like; by `$hold_placed` Ada's first entry of it."""
+
+MEMBERS = {
+    "every account is gone": "DELETE FROM account",
+    "the last account is gone": "DELETE FROM account WHERE member_id = (SELECT max(member_id) FROM account)",
+    "an account without a journal": "DELETE FROM journal WHERE member_id = $cem",
+    "a journal of nobody": "DELETE FROM account WHERE member_id = $bea; DELETE FROM member WHERE member_id = $bea",
+    "an account without a member": "DELETE FROM member WHERE $ADA",
+    "a member without an account": "INSERT INTO member VALUES ($ada + 1, 1, '{}', now())",
+    "an identifier of nobody": "INSERT INTO identifier VALUES ('phone', '+4999', $ada + 1, 1)",
+    "a member on a shard where nobody looks": """
+        UPDATE member SET member_id = $cem # (1::bigint << 56) WHERE member_id = $cem;
+        UPDATE account SET member_id = $cem # (1::bigint << 56) WHERE member_id = $cem;
+        UPDATE journal SET member_id = $cem # (1::bigint << 56) WHERE member_id = $cem
+    """,
+    "a member row of another version": "UPDATE member SET version = 2 WHERE $ADA",
+    "an identifier no entry gave": "UPDATE identifier SET version = 2 WHERE $ADA",
+    "a profile with a phone of somebody else": _edit("member", "profile", "phone", '"+4930222"', "$ADA"),
+    "a journal that begins otherwise": "UPDATE journal SET kind = 'tier_renewed' WHERE $ADA AND version = 1",
+}
+ACCOUNTS = {
+    "a balance": "UPDATE account SET available = available + 1, issued = issued + 1 WHERE $ADA",
+    "a lot that expires later": state("lots,0,1", '"2099-01-01T00:00:00Z"', "$ADA"),
+    "a hold of more points": state("holds,0,2,0,0", "21", "$ADA"),
+    "a hold that no entry placed": state("holds,9", '[3, "2099-01-01T00:00:00Z", [], "hold"]', "$ADA"),
+    "a redemption no entry made": state("redemptions,9", '[3, "mug", 1, null, []]', "$ADA"),
+    "a redemption of more pieces": state("redemptions,0,2", "7", "$ADA"),
+    "a tier": state("tier,0", '"gold"', "$ADA"),
+    "the first tier since another day": state("tier,1", '"2020-01-01T00:00:00Z"', "member_id = $bea"),
+    "a status": "UPDATE account SET status = 'closed' WHERE $ADA",
+    "an account changed at another time": state("changed_at", '"2020-01-01T00:00:00Z"', "$ADA"),
+    "an account that time forgets": "UPDATE account SET due_at = NULL WHERE $ADA",
+    "a posting of other points": postings("0,points", "1", "$points_adjusted"),
+    "a posting of no points": postings("0,points", "0", "$points_adjusted"),
+    "a posting from an empty bucket": postings("0,from", '"held"', "$reward_redeemed"),
+}
+FORGET = "DELETE FROM idempotency WHERE $ADA"
+SHOWN = {
+    "the last entry, its answer forgotten": "; ".join((FORGET, shown("balance,available", "1000", "$LAST"))),
+    "an entry of old, its answer forgotten": "; ".join((FORGET, shown("balance,held", "1000", "$hold_voided"))),
+    "a lifetime": shown("balance,lifetime", "7", "$FIRST"),
+    "what expires": shown("balance,expiring", "[]", "$FIRST"),
+    "a tier": shown("tier,code", '"gold"', "$LAST"),
+    "the progress": shown("tier,qualifying_points", "9", "$LAST"),
+    "a version": shown("version", "9000", "$FIRST"),
+    "no balance": "UPDATE journal SET account_after = account_after::jsonb - 'balance' WHERE $FIRST",
+    "a program that is not there": "DELETE FROM program",
+}
+EFFECTS = {
+    "points": "UPDATE journal SET points = 999 WHERE $FIRST",
+    "points that nothing moved": "UPDATE journal SET points = 5 WHERE $redemption_used",
+    "an unheard-of kind": "UPDATE journal SET kind = 'gift' WHERE $points_adjusted",
+    "another kind": "UPDATE journal SET kind = 'hold_voided' WHERE $hold_placed",
+    "points held": detail("held", "1", "$hold_placed"),
+    "points earned and paid": detail("points_earned", "1", "$SECOND"),
+}
+COUNTED = {
+    "purchases": state("counters,purchases", "9", "$ADA"),
+    "rewards": state("counters,rewards", "{}", "$ADA"),
+    "referrals": state("counters,referrals", "[7]", "$ADA"),
+}
+ANSWERS = {
+    "nothing": "UPDATE idempotency SET answer = '{}' WHERE $FIRST",
+    "other points": answer("points_earned", "99", "$FIRST"),
+    "another entry": answer("entry_id", '"ent_x-1"', "$FIRST"),
+    "another account": answer("account,version", "9", "$FIRST"),
+    "other postings": answer("postings", "[]", "$FIRST"),
+    "other points held": answer("points", "9", "$hold_placed"),
+    "another code": answer("code", '"X"', "$reward_redeemed"),
+    "less reversed": answer("points_reversed", "0", "$purchase_returned"),
+    "a yes with the status of a no": "UPDATE idempotency SET status = 422 WHERE $FIRST",
+    "an entry that is not there": "UPDATE idempotency SET version = 900 WHERE $FIRST",
+    "a yes to nothing": "UPDATE idempotency SET version = NULL WHERE $FIRST",
+    "what nobody asked": """
+        UPDATE idempotency i SET version = j.version FROM journal j
+        WHERE i.member_id = $bea AND i.version = 1 AND j.member_id = $bea AND j.kind = 'transfer_received'
+    """,
+    "a list": "UPDATE idempotency SET answer = '[]' WHERE $FIRST",
+}
+RECEIPTS = {
+    "two purchases name one": """
+        UPDATE receipt SET receipt = 'other' WHERE $FIRST; UPDATE purchase SET receipt = 'ada-2' WHERE $FIRST
+    """,
+    "a purchase without": "DELETE FROM receipt WHERE $FIRST",
+    "an entry without its purchase": "DELETE FROM purchase WHERE $FIRST",
+    "a purchase without its entry": "UPDATE purchase SET version = 900 WHERE $FIRST",
+    "one of nothing": """
+        INSERT INTO receipt SELECT '330', '9', now(), 'x', 'purchase', $ada, 900, fingerprint FROM receipt WHERE $FIRST
+    """,
+    "a second one": """
+        INSERT INTO receipt SELECT store, '9', business_date, receipt, kind, member_id, version, fingerprint
+        FROM receipt WHERE $FIRST
+    """,
+    "one of another kind": "UPDATE receipt SET kind = 'return' WHERE $FIRST",
+    "a return under another name": "UPDATE receipt SET till = '9' WHERE receipt = 'back-1'",
+    "a transfer that could come twice": "DELETE FROM receipt WHERE kind = 'transfer'",
+    "a transfer under another name": "UPDATE receipt SET receipt = '900' WHERE kind = 'transfer'",
+    "a referral under another name": "UPDATE receipt SET store = 'x' WHERE kind = 'referral'",
+}
+PURCHASES = {
+    "it says it earned more": bought("points_earned", "999", "$FIRST"),
+    "a line earned more": bought("lines,0,earned,base", "999", "$FIRST"),
+    "a line shows more": bought("lines,0,points", "999", "$FIRST"),
+    "more returned than bought": bought("lines,0,returned", '"9"', "$FIRST"),
+    "less than nothing returned": bought("lines,0,returned", '"-1"', "$FIRST"),
+    "other quantities returned": bought("returns,0,lines,0,quantity", '"2"', "$FIRST"),
+    "more reversed than earned": bought("lines,0,reversed,base", "999", "$FIRST"),
+    "less than nothing reversed": bought("lines,0,reversed,base", "-1", "$FIRST"),
+    "reversed what it never earned": bought("lines,0,reversed,gift", "0", "$FIRST"),
+    "reversed without a return": bought("lines,1,reversed,base", "1", "$FIRST"),
+    "a return forgotten": bought("returns", "[]", "$FIRST"),
+    "a return of other points": bought("returns,0,points_reversed", "0", "$FIRST"),
+    "a return forgiven": bought("returns,0,points_forgiven", "5", "$FIRST"),
+    "a return of another": detail("purchase", "900", "$purchase_returned"),
+    "points paid": bought("payment,points", "1", "$SECOND"),
+    "holds paid with": bought("payment,holds,0,1", "1", "$SECOND"),
+    "lots paid with": bought("payment,lots,0,1", "null", "$SECOND"),
+    "a line paid with more": bought("lines,0,paid,0", "999", "$SECOND"),
+    "a line paid back more": bought("lines,0,repaid,0", "999", "$SECOND"),
+    "points that expire otherwise": bought("expires_at", "null", "$FIRST"),
+    "another version": "UPDATE purchase SET changed_version = version WHERE $FIRST",
+    "another store": "UPDATE journal SET store = '331' WHERE $FIRST",
+}
+ERASED = {
+    "found by a phone": "INSERT INTO identifier SELECT 'phone', '+49', member_id, 1 FROM member WHERE member_id = $dan",
+    "with a name": """UPDATE member SET profile = '{"name": "Dan"}' WHERE member_id = $dan""",
+    "with an open account": """UPDATE member SET profile = '{"erased": true}' WHERE $ADA""",
+    "with an answer": "UPDATE idempotency SET version = 1 WHERE member_id = $dan AND version IS NULL",
+}
+TRANSFERS = {
+    "received, not sent": "DELETE FROM journal WHERE kind = 'transfer_sent'",
+    "settled, not received": "DELETE FROM journal WHERE kind = 'transfer_received'",
+    "of more than was sent": "UPDATE journal SET points = points + 1 WHERE kind = 'transfer_received'",
+    "to somebody else": detail("receiver", "7", "kind = 'transfer_sent'"),
+    "that lives longer": detail("lots,0,1", "null", "kind = 'transfer_sent'"),
+    "received and cancelled": "UPDATE journal SET kind = 'transfer_cancelled' WHERE kind = 'transfer_settled'",
+    "of nobody": detail("sender", '"x"', "kind = 'transfer_received'"),
+    "in doubt": """
+        DELETE FROM journal WHERE kind IN ('transfer_settled', 'transfer_received');
+        UPDATE journal SET recorded_at = recorded_at - interval '2 min' WHERE kind = 'transfer_sent'
+    """,
+}
+REFERRALS = {
+    "never": "DELETE FROM journal WHERE kind = 'referral_credited'",
+    "for nothing": "UPDATE journal SET detail = '{}' WHERE member_id = $cem AND kind = 'purchase_recorded'",
+    "otherwise": "UPDATE journal SET points = 7 WHERE kind = 'referral_credited'",
+    "twice": """
+        INSERT INTO journal
+        SELECT (json_populate_record(j, '{"version": 900}')).* FROM journal j WHERE kind = 'referral_credited'
+    """,
+}
+FOUND = {
+    "a phone without a claim": "DELETE FROM claim WHERE value = '+4930111'",
+    "a card of foreign form without a claim": "DELETE FROM claim WHERE value = 'FOREIGN-1'",
+    "a phone claimed for somebody else": "UPDATE claim SET member_id = $bea WHERE value = '+4930111'",
+    "a claim without an identifier": "DELETE FROM identifier WHERE value = 'ada@example.org'",
+    "a claim where nobody looks": "INSERT INTO claim VALUES ('phone', '+4930111', $ada) ON CONFLICT DO NOTHING",
+    "a card elsewhere": "UPDATE identifier SET member_id = $ada WHERE kind = 'card' AND member_id = $bea",
+}
+TAMPERING = {
+    books.WHOLE: MEMBERS,
+    books.VERSIONS: {
+        "an entry is gone": "DELETE FROM journal WHERE $hold_voided",
+        "an account of another": "UPDATE account SET version = version + 1 WHERE $ADA",
+    },
+    books.NEGATIVE: {"a bucket": "UPDATE account SET pending = -1, issued = issued - 1 WHERE $ADA"},
+    books.ZERO_SUM: {"more issued than there is": "UPDATE account SET issued = issued + 1 WHERE $ADA"},
+    books.FOLD: ACCOUNTS,
+    books.SHOWN: SHOWN,
+    books.EFFECT: EFFECTS,
+    books.COUNTED: COUNTED,
+    books.ANSWERS: ANSWERS,
+    books.RECEIPTS: RECEIPTS,
+    books.PURCHASES: PURCHASES,
+    books.ERASED: ERASED,
+    books.STOCK: {
+        "more redeemed": "UPDATE reward_stock SET redeemed = redeemed + 1",
+        "nobody counts": "DELETE FROM reward_stock",
+    },
+    "every receipt is unique over all shards": {
+        "on two": "INSERT INTO receipt SELECT '330', '9', '2026-01-01', 'x', 'purchase', $ada, 1, gen_random_uuid()"
+    },
+    "transfers are conserved and none is long in doubt": TRANSFERS,
+    "each referral is credited once": REFERRALS,
+    "allotments make up each reward's stock": {
+        "more than there is": "UPDATE reward_stock SET allotted = allotted + 1",
+        "vanished on the way": "UPDATE reward_stock SET allotted = redeemed",
+        "arrived twice": "INSERT INTO stock_move VALUES (gen_random_uuid(), 'coffee', 1, 'eu-2')",
+    },
+    "every shard holds the same programs": {
+        "one is not on all": "DELETE FROM program WHERE EXISTS (SELECT FROM account WHERE $ADA)",
+        "another text": "UPDATE program SET source = source || '#' WHERE EXISTS (SELECT FROM account WHERE $ADA)",
+    },
+    "an identifier has one member in the whole program": {
+        "one phone of two": """
+            INSERT INTO identifier SELECT 'phone', '+4930111', member_id, 1 FROM account WHERE member_id = $bea
+        """
+    },
+    "every identifier is found from everywhere": FOUND,
+}
+DOCUMENTS = (
+    ("account", "state", "$ADA", ("{}", "7", '{"tier": 7, "changed_at": "x"}', '{"tier": ["basic", "x", null]}')),
+    ("member", "profile", "$ADA", ("7", '{"card": []}')),
+    ("journal", "postings", "$FIRST", ("7", "[7]", '[{"points": "10"}]', '{"a": 1}')),
+    ("journal", "detail", "$reward_redeemed", ("null", "[]", '"x"', '{"reward": 7}')),
+    ("journal", "account_after", "$FIRST", ("7", "[]", '"x"')),
+    ("journal", "detail", "$purchase_returned", ('{"purchase": []}',)),
+    ("purchase", "document", "$FIRST", ("7", "{}", '{"lines": 7}', '{"lines": [7], "returns": {}}')),
+)
+HARMLESS = {
+    "a lease whose end nobody has settled": "UPDATE claim SET leased_until = now() - interval '1 h' WHERE $ADA",
+    "a claim that the courier is about to free": """
+        DELETE FROM identifier WHERE value = 'ada@example.org';
+        UPDATE member SET profile = profile::jsonb - 'email' WHERE $ADA;
+        INSERT INTO errand SELECT member_id, 1, 'release', '{"identifiers": [["email", "ada@example.org"]]}', 0, now()
+        FROM account WHERE $ADA
+    """,
+    "stock taken in that its giver still notes": """
+        INSERT INTO stock_arrival VALUES ('00000000-0000-0000-0000-000000000001');
+        INSERT INTO stock_move VALUES ('00000000-0000-0000-0000-000000000001', 'coffee', 1, 'eu-2')
+    """,
+    "answers forgotten after a month": "DELETE FROM idempotency",
+}
+
+
+@pytest.fixture(scope="module")
+async def prepared(
+    postgres_server: PostgresServer, valkey_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[World]:
+    async with prepared_world(postgres_server, valkey_server, tmp_path_factory.mktemp("verify")) as world:
+        yield world
+
+
+@pytest.fixture
+async def world(prepared: World, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World]:
+    monkeypatch.setattr(verify_view, "PATIENCE_S", 0.0)
+    yield prepared
+    for shard in prepared.shards.values():
+        await shard.restore()
+
+
+async def tamper(world: World, sql: str) -> None:
+    for shard in world.shards.values():
+        statement = Template(sql).safe_substitute(CONDITIONS)
+        await shard.connection.execute(Template(statement).substitute(world.names))
+        await shard.fill_views()
+
+
+@pytest.mark.parametrize(("check", "what"), [(check, what) for check, cases in TAMPERING.items() for what in cases])
+async def test_tampering_is_found(world: World, check: str, what: str) -> None:
+    await tamper(world, TAMPERING[check][what])
+    assert check in await world.broken()
+
+
+@pytest.mark.parametrize(("place", "text"), [(place, text) for *place, texts in DOCUMENTS for text in texts])
+async def test_a_document_of_another_shape_is_a_violation_and_no_crash(
+    world: World, place: tuple[str, str, str], text: str
+) -> None:
+    table, column, where = place
+    await tamper(world, f"UPDATE {table} SET {column} = '{text}' WHERE {where}")  # noqa: S608
+    broken = await world.broken()
+    named = f"{world.names['Ada']}{'' if column == 'profile' else '-'}"
+    assert any(named in one for examples in broken.values() for one in examples), broken
+
+
+async def test_a_program_that_cannot_be_read_is_a_violation_and_no_crash(world: World) -> None:
+    await tamper(world, "UPDATE program SET source = 'nonsense'")
+    assert (await world.broken())[books.READABLE][0].startswith("program 1: ")
+
+
+@pytest.mark.parametrize("what", HARMLESS)
+async def test_what_heals_by_itself_is_no_violation(world: World, what: str) -> None:
+    await tamper(world, HARMLESS[what])
+    assert await world.broken() == {}
