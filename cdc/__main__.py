@@ -1,7 +1,8 @@
 """The projector process: `python -m cdc --config F`. One shard, one source, one slot.
 
 It lives as long as its stream: whatever ends the stream (a lost connection, a lost slot, another projector) ends the
-process with status 1, and the supervisor starts a fresh one that looks at slot and mark anew.
+process with status 1, and the supervisor starts a fresh one that looks at slot and mark anew. So does a topology that
+moves the shard.
 """
 
 import asyncio
@@ -38,13 +39,14 @@ def main(
 
 
 async def run(settings: CdcSettings) -> int:
-    """Stream and answer HTTP until SIGTERM (status 0) or until the stream ends by itself (status 1)."""
+    """Stream and answer HTTP until SIGTERM (status 0), or until the stream ends by itself or has to move (1)."""
     runtime = Runtime(settings)
     app = build_app(settings, Credentials(settings.credentials))
     add_routes(app, runtime)
     stream = asyncio.create_task(runtime.run())
     server = asyncio.create_task(serve(app))
-    await asyncio.wait({stream, server}, return_when=asyncio.FIRST_COMPLETED)
+    moved = asyncio.create_task(runtime.moved.wait())
+    await asyncio.wait({stream, server, moved}, return_when=asyncio.FIRST_COMPLETED)
     if stream.done():
         structlog.get_logger().error("stream_ended", exc_info=stream.exception())
         server.cancel()
@@ -55,7 +57,7 @@ async def run(settings: CdcSettings) -> int:
             await runtime.stop()
             await asyncio.wait({stream})
     structlog.get_logger().info("stopped")
-    return 0
+    return int(moved.done())
 
 
 if __name__ == "__main__":

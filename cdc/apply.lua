@@ -47,14 +47,30 @@ local function stored_header(key)
   return redis.call('GETRANGE', key, 0, HEADER_SIZE - 1)
 end
 
--- A rebuild may write what is equal: that repairs, and equal order means equal content.
+local function header_of(value)
+  return string.sub(value, 1, HEADER_SIZE)
+end
+
+local function body_of(value)
+  return string.sub(value, HEADER_SIZE + 1)
+end
+
+-- `repair` is nil for the stream. A rebuild may write what is equal: that repairs, and equal order means equal content.
 local function is_newer(version, stored, repair)
   return stored < version or (repair and stored == version)
 end
 
+-- Views that show more than the row a rebuild read: the stream was faster, or the database lost what they show.
+local function report(repair, key, stored)
+  repair[#repair + 1] = key
+  repair[#repair + 1] = stored
+end
+
 local function put_view(key, value, repair)
-  if is_newer(string.sub(value, 1, HEADER_SIZE), stored_header(key), repair) then
+  if is_newer(header_of(value), stored_header(key), repair) then
     redis.call('SET', key, value)
+  elseif repair then
+    report(repair, key, redis.call('GET', key))
   end
 end
 
@@ -65,16 +81,28 @@ local function put_entry(key, version, entry)
 end
 
 -- An identifier can be removed and come back, so its removal leaves a tombstone that older states cannot pass.
-local function put_identifier(key, value, repair)
-  local version, stored, grave = string.sub(value, 1, HEADER_SIZE), stored_header(key), 'gone:' .. key
-  local gone = redis.call('GET', grave)
-  if gone and gone > stored then stored = gone end
-  if not is_newer(version, stored, repair) then return end
+local function stored_identifier(key)
+  local stored, gone = redis.call('GET', key) or '', redis.call('GET', 'gone:' .. key)
+  if gone and gone > header_of(stored) then return gone end
+  return stored
+end
+
+local function set_identifier(key, value)
   if #value > HEADER_SIZE then
     redis.call('SET', key, value)
+    redis.call('DEL', 'gone:' .. key)
   else
     redis.call('DEL', key)
-    redis.call('SET', grave, version, 'EX', TOMBSTONE_S)
+    redis.call('SET', 'gone:' .. key, value, 'EX', TOMBSTONE_S)
+  end
+end
+
+local function put_identifier(key, value, repair)
+  local stored = stored_identifier(key)
+  if is_newer(header_of(value), header_of(stored), repair) then
+    set_identifier(key, value)
+  elseif repair and body_of(value) ~= body_of(stored) then
+    report(repair, key, stored)
   end
 end
 
@@ -82,10 +110,11 @@ end
 -- ARGV: epoch, '1' to repair, watermark ('' to leave it), commit time of the newest change in us, channel, announcement
 --       ('' for none), number of views, number of entries; then a value per view, version and item per entry, a value
 --       per identifier
+-- Answers the keys that could not be written with their reasons, and to a repair: keys that show more, and their values.
 local function apply(keys, args)
   local refused = fence(keys[1], args[1])
   if refused then return refused end
-  local repair, watermark = args[2] == '1', args[3]
+  local repair, watermark = args[2] == '1' and {} or nil, args[3]
   local last_view = 1 + tonumber(args[7])
   local last_entry = last_view + tonumber(args[8])
   local at, failed = 9, {}
@@ -107,7 +136,34 @@ local function apply(keys, args)
   end
   if watermark ~= '' then redis.call('HSET', keys[1], 'watermark', watermark, 'committed_at_us', args[4]) end
   if args[6] ~= '' then redis.call('PUBLISH', args[5], args[6]) end
-  return failed
+  return { failed, repair or {} }
+end
+
+-- Take back what the database lost, from views that still are as they were seen. What the stream brings in between is
+-- refused by them, so the views count as incomplete from here on: the caller reads once more, and so does a successor.
+-- KEYS: mark, views and identifiers. ARGV: epoch; then per key the value seen and the one to put there ('' for none)
+local function lower(keys, args)
+  local refused = fence(keys[1], args[1])
+  if refused then return refused end
+  local lowered = {}
+  for i = 2, #keys do
+    local key, seen, value = keys[i], args[2 * i - 2], args[2 * i - 1]
+    local kind = string.sub(key, 1, 2)
+    local stored = kind == 'i:' and stored_identifier(key) or redis.call('GET', key)
+    if stored == seen then
+      if kind == 'a:' then redis.call('DEL', 'e:' .. string.sub(key, 3)) end
+      if kind == 'i:' then
+        set_identifier(key, value)
+      elseif value == '' then
+        redis.call('DEL', key)
+      else
+        redis.call('SET', key, value)
+      end
+      lowered[#lowered + 1] = key
+    end
+  end
+  if #lowered > 0 then redis.call('HSET', keys[1], 'complete', '0') end
+  return lowered
 end
 
 -- Everything is there: misses mean absence from now on. ARGV: epoch
@@ -120,4 +176,5 @@ end
 
 redis.register_function('loyalty_open', open)
 redis.register_function('loyalty_apply', apply)
+redis.register_function('loyalty_lower', lower)
 redis.register_function('loyalty_complete', complete)

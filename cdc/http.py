@@ -35,7 +35,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
     return {
         "source": runtime.settings.source,
         "lag_ms": runtime.lag_ms(),
-        "slot_bytes": runtime.slot_bytes,
+        "slot_bytes": runtime.heartbeat.slot_bytes,
         "complete": state.complete,
         "epoch": int(runtime.sink.epoch or 0),
         "applied": runtime.projector.applied,
@@ -45,6 +45,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
             "members_done": state.members_done,
             "members_total": state.members_total,
             "completed": state.completed,
+            "lowered": state.lowered,
             "trouble": state.trouble,
         },
     }

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import psycopg2
 from psycopg2.extras import LogicalReplicationConnection
 
-from cdc.source import Batch, Change, Handle, SourceEnded
+from cdc.source import OUR_PREFIX, Batch, Change, Handle, Operation, SourceEnded
 
 BATCH_CHANGES_MAX: Final = 512
 KEEP_ALIVE_S: Final = 1.0  # wal_sender_timeout is 10 s
@@ -25,9 +25,10 @@ _EPOCH_2000_US: Final = 946_684_800_000_000  # pgoutput counts microseconds from
 
 _INT16: Final = struct.Struct(">h")
 _INT32: Final = struct.Struct(">i")
-_BEGIN: Final = struct.Struct(">qqi")  # final lsn, commit time, xid
+_BEGIN: Final = struct.Struct(">qqI")  # final lsn, commit time, xid
 _COMMIT: Final = struct.Struct(">bqqq")  # flags, commit lsn, end lsn, commit time
 _MESSAGE: Final = struct.Struct(">bq")  # flags, lsn
+_FRAMES: Final = b"BCR"  # without them what follows would be misread
 _COLUMN: Final = struct.Struct(">ii")  # type oid, type modifier
 
 
@@ -54,11 +55,12 @@ class Relation(NamedTuple):
 
 
 class Decoder:
-    """Turns pgoutput messages into changes; keeps the relations announced and when the transaction committed."""
+    """Turns pgoutput messages into changes; keeps the relations announced, and of which transaction the changes are."""
 
     def __init__(self) -> None:
         self._relations: dict[int, Relation] = {}
         self._committed_at_us = 0
+        self._xid = 0
         self.committed_lsn = 0
         """Just past the beginning of the last commit: up to here Postgres may forget.
 
@@ -77,10 +79,18 @@ class Decoder:
     def decode(self, payload: bytes, lsn: int) -> list[Change]:
         """The changes of one message: none, one, or two for an update of a primary key (a delete and an insert)."""
         decode = self._decode_of.get(payload[0])  # origin, type and truncate tell nothing a view needs
-        return decode(payload, lsn) if decode else []
+        try:
+            return decode(payload, lsn) if decode else []
+        except Exception as error:
+            if payload[0] in _FRAMES:
+                raise
+            return [self._change("?", "unread", {"why": f"{type(error).__name__}: {error}"}, lsn)]
+
+    def _change(self, table: str, operation: Operation, row: dict[str, Any], lsn: int) -> Change:
+        return Change(table, operation, row, self._committed_at_us, lsn, self._xid)
 
     def _begin(self, payload: bytes, _lsn: int) -> list[Change]:
-        _, committed_at_us, _ = _BEGIN.unpack_from(payload, 1)
+        _, committed_at_us, self._xid = _BEGIN.unpack_from(payload, 1)
         self._committed_at_us = committed_at_us + _EPOCH_2000_US
         return []
 
@@ -108,7 +118,7 @@ class Decoder:
     def _insert(self, payload: bytes, lsn: int) -> list[Change]:
         relation = self._relations[_INT32.unpack_from(payload, 1)[0]]
         row, _ = _tuple(payload, 6, relation)
-        return [Change(relation.table, "insert", row, self._committed_at_us, lsn)]
+        return [self._change(relation.table, "insert", row, lsn)]
 
     def _update(self, payload: bytes, lsn: int) -> list[Change]:
         relation = self._relations[_INT32.unpack_from(payload, 1)[0]]
@@ -119,8 +129,8 @@ class Decoder:
             at += 1
         row, _ = _tuple(payload, at, relation)
         if kind != b"K"[0]:
-            return [Change(relation.table, "update", row, self._committed_at_us, lsn)]
-        return [self._removed(relation, old, lsn), Change(relation.table, "insert", row, self._committed_at_us, lsn)]
+            return [self._change(relation.table, "update", row, lsn)]
+        return [self._removed(relation, old, lsn), self._change(relation.table, "insert", row, lsn)]
 
     def _delete(self, payload: bytes, lsn: int) -> list[Change]:
         relation = self._relations[_INT32.unpack_from(payload, 1)[0]]
@@ -128,13 +138,14 @@ class Decoder:
         return [self._removed(relation, old, lsn)]
 
     def _removed(self, relation: Relation, old: dict[str, Any], lsn: int) -> Change:
-        key = {name: old[name] for name, _, is_key in relation.columns if is_key}
-        return Change(relation.table, "delete", key, self._committed_at_us, lsn)
+        key = {name: old[name] for name, _, is_key in relation.columns if is_key and name in old}
+        return self._change(relation.table, "delete", key, lsn)
 
     def _message(self, payload: bytes, lsn: int) -> list[Change]:
         prefix, at = _text(payload, 1 + _MESSAGE.size)
-        content = payload[at + _INT32.size :].decode()
-        return [Change(prefix, "message", {"content": content}, self._committed_at_us, lsn)]
+        if not prefix.startswith(OUR_PREFIX):
+            return []
+        return [self._change(prefix, "message", {"content": payload[at + _INT32.size :].decode()}, lsn)]
 
 
 class PgoutputSource:
@@ -218,7 +229,10 @@ def _tuple(payload: bytes, at: int, relation: Relation) -> tuple[dict[str, Any],
         if kind == 0x74:  # t: text  # noqa: PLR2004
             start = at + 4
             at = start + _INT32.unpack_from(payload, at)[0]
-            row[name] = convert(payload[start:at].decode())
+            try:  # noqa: SIM105 - on the hot path, where suppress() would cost more than the rest of the line
+                row[name] = convert(payload[start:at].decode())
+            except ValueError:  # as absent as what did not travel
+                pass
         elif kind == 0x6E:  # n: null; otherwise u: unchanged out of line, absent  # noqa: PLR2004
             row[name] = None
     return row, at

@@ -31,6 +31,8 @@ from query.views import (
 class Operations:
     """What to do to the views of a shard. Values begin with the header; an identifier of header alone is removed."""
 
+    accounts: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """apart from the other views, because they are written last"""
     views: dict[str, bytes] = field(default_factory=dict[str, bytes])
     entries: dict[tuple[str, int], bytes] = field(default_factory=dict[tuple[str, int], bytes])
     identifiers: dict[str, bytes] = field(default_factory=dict[str, bytes])
@@ -44,6 +46,8 @@ def project(changes: Iterable[Change]) -> Operations:
     """The operations that bring the views to what the changes say."""
     operations = Operations()
     for change in changes:
+        if change.operation == "unread":
+            operations.failed.append((change, change.row["why"]))
         apply = _PROJECTIONS.get((change.table, change.operation))
         if apply is None:
             continue
@@ -57,7 +61,7 @@ def project(changes: Iterable[Change]) -> Operations:
 def _journal(operations: Operations, row: dict[str, Any], _lsn: int) -> None:
     member_id, version = row["member_id"], row["version"]
     account, item = account_view(row), activity_item(row)
-    _keep_newer(operations.views, account_key(member_id), header(version) + account)
+    _keep_newer(operations.accounts, account_key(member_id), header(version) + account)
     operations.entries[activity_key(member_id), version] = item
     operations.visible[member_id] = max(version, operations.visible.get(member_id, 0))
 

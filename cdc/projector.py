@@ -67,14 +67,27 @@ class Freshness:
 class Projector:
     """Applies batches to the sink, and tells what it has done."""
 
-    def __init__(self, sink: Sink, freshness: Freshness, *, refresh: Callable[[list[int]], None]) -> None:
+    def __init__(self, sink: Sink, freshness: Freshness, *, refresh: Callable[[list[Change]], None]) -> None:
         self._sink = sink
         self._refresh = refresh
         self.freshness = freshness
         self.applied = 0
+        self._applying = False
+
+    @property
+    def occupied(self) -> bool:
+        """Whether a batch is on its way into the views, or Valkey is away."""
+        return self._applying or bool(self._sink.trouble)
 
     def handle(self, batch: Batch) -> None:
         """Bring a batch into the views; returns when it is there."""
+        self._applying = True
+        try:
+            self._handle(batch)
+        finally:
+            self._applying = False
+
+    def _handle(self, batch: Batch) -> None:
         started_at = time.perf_counter()
         operations = project(batch.changes)
         newest_us = batch.changes[-1].committed_at_us
@@ -90,9 +103,8 @@ class Projector:
         for why in failed:
             log.error("view_not_written", why=why)
         FAILED.inc(len(operations.failed) + len(failed))
-        members = sorted({change.row["member_id"] for change, _ in operations.failed if _has_member(change)})
-        if members:
-            self._refresh(members)
+        if again := [change for change, _ in operations.failed if _has_member(change)]:
+            self._refresh(again)
 
     def _count(self, batch: Batch, seconds: float) -> None:
         self.freshness.applied(batch.changes[-1].committed_at_us)

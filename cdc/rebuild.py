@@ -1,4 +1,4 @@
-"""Refills every view of a shard from Postgres while the stream goes on.
+"""Refills every view of a shard from Postgres while the stream goes on, and takes back what the database has lost.
 
 Rows are read after the slot exists and written through the same guards, so it does not matter which of a row and its
 changes comes first. Identifiers are ordered by lsn; a row read from the table gets the slot's `restart_lsn` as it was
@@ -7,31 +7,25 @@ before the reading: every change below it is in what is read, every change the s
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import asyncpg
 import structlog
 from redis.exceptions import RedisError
 
-from cdc.project import Operations, project
+from cdc.project import Operations
+from cdc.rows import STATEMENTS, Bound, NotReady, Rows, gone, read_members, without_row
 from cdc.sink import Emptied, Fenced, Session
-from cdc.slot import STATEMENTS as SLOT_STATEMENTS
 from cdc.source import Change
-from query.views import RECENT_ENTRIES, header, identifier_key
-from shard_router.errors import LoyaltyError, ProblemError
-from shard_router.pool import Connection, ShardServers
-from shard_router.statement import load_statements
+from query.views import HEADER_SIZE
+from shard_router.errors import ProblemError
+from shard_router.pool import ShardServers
 
-STATEMENTS: Final = load_statements(Path(__file__).with_name("rebuild.sql"))
 RETRY_S: Final = 1.0
-TABLES: Final = ("member", "journal", "purchase", "identifier")
-
-
-class NotReady(LoyaltyError):  # noqa: N818 - it tells a state
-    """The slot or the standby is not where a rebuild needs it yet; try again."""
+VIEW_KEYS: Final = "[ampi]:*"
+_EXAMPLES_MAX: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +49,17 @@ class RebuildState:
     completed: int = 0
     trouble: str = ""
     failed_rows: int = 0
+    lowered: int = 0
+    """Views taken back since the process began."""
 
 
 class Rebuild:
     """Runs one rebuild after another as they are asked for; one asked for meanwhile follows."""
 
     def __init__(self, servers: ShardServers, settings: RebuildSettings) -> None:
-        self._servers = servers
+        self._rows = Rows(servers, settings.slot)
         self._settings = settings
+        self._unsettled = False
         self._requested = asyncio.Event()
         self.state = RebuildState()
 
@@ -84,29 +81,26 @@ class Rebuild:
             self._requested.clear()
             try:
                 await self._rebuild(open_session)
-            except (ProblemError, RedisError, OSError, Fenced, Emptied, NotReady) as error:
+            except (ProblemError, asyncpg.PostgresError, RedisError, OSError, Fenced, Emptied, NotReady) as error:
                 self.state.trouble = f"{type(error).__name__}: {error}"
                 structlog.get_logger().warning("rebuild_interrupted", error=self.state.trouble)
                 await asyncio.sleep(RETRY_S)
                 self._requested.set()
 
-    async def refresh(self, session: Session, members: list[int]) -> None:
-        """Read some members again from the primary: their changes could not be projected."""
-        async with self._servers.primary() as connection:
-            floor, _ = await self._slot_position(connection)
-            operations = await read_members(connection, members, floor)
-        await self._write(session, operations)
+    async def refresh(self, session: Session, changes: list[Change]) -> None:
+        """Read the members of these changes again from the primary: they could not be projected."""
+        await self._write(session, await self._rows.of_changes(changes))
 
     async def _rebuild(self, open_session: Callable[[], Session]) -> None:
         started_at = time.monotonic()
         self.state.running, self.state.members_done, self.state.trouble = True, 0, ""
+        self._unsettled = False
         structlog.get_logger().info("rebuild_started", reason=self.state.reason)
         session = open_session()
         try:
-            async with self._servers.primary() as connection:
-                floor, confirmed = await self._slot_position(connection)
-            await self._refill(session, floor, confirmed)
-            await self._sweep(session, floor, confirmed)
+            bound = await self._rows.bound()
+            await self._refill(session, bound)
+            await self._sweep(session, bound)
             await asyncio.to_thread(session.complete)
         finally:
             self.state.running = False
@@ -117,79 +111,85 @@ class Rebuild:
             "rebuild_completed", members=self.state.members_done, seconds=round(time.monotonic() - started_at, 3)
         )
 
-    async def _refill(self, session: Session, floor: int, confirmed: int) -> None:
+    async def _refill(self, session: Session, bound: Bound) -> None:
         last = 0
-        async with self._reader(confirmed) as connection:
+        async with self._rows.reader(bound) as connection:
             self.state.members_total = await connection.fetchval(STATEMENTS["member_count"])
         while True:
             started_at = time.monotonic()
-            async with self._reader(confirmed) as connection:
+            async with self._rows.reader(bound) as connection:
                 rows = await connection.fetch(STATEMENTS["members_after"], last, self._settings.members_per_chunk)
                 members = [row["member_id"] for row in rows]
-                operations = await read_members(connection, members, floor)
+                operations = await read_members(connection, members, bound.floor)
             if not members:
                 return
-            await self._write(session, operations)
+            await self._lower(session, await self._write(session, operations))
             last = members[-1]
             self.state.members_done += len(members)
             await self._rest(started_at)
 
-    async def _sweep(self, session: Session, floor: int, confirmed: int) -> None:
-        """Remove the identifiers that have a view and no row: removed while no slot watched."""
-        keys = session.keys(identifier_key("*", "*"), self._settings.members_per_chunk)
+    async def _sweep(self, session: Session, bound: Bound) -> None:
+        """Look for views without a row: identifiers removed while no slot watched, and what the database has lost."""
+        keys = session.keys(VIEW_KEYS, self._settings.members_per_chunk)
         while chunk := await asyncio.to_thread(next, keys, None):
             started_at = time.monotonic()
-            asked = {key: tuple(key.split(":", 2)[1:]) for key in chunk}
-            kinds, values = zip(*asked.values(), strict=True)
-            async with self._reader(confirmed) as connection:
-                rows = await connection.fetch(STATEMENTS["identifiers_present"], list(kinds), list(values))
-            present = {(row["kind"], row["value"]) for row in rows}
-            gone = {key: header(floor) for key, identifier in asked.items() if identifier not in present}
-            await self._write(session, Operations(identifiers=gone))
+            async with self._rows.reader(bound) as connection:
+                rowless = await without_row(connection, chunk)
+            removed = {key: gone(bound.floor) for key in rowless if key.startswith("i:")}
+            higher = await self._write(session, Operations(identifiers=removed)) if removed else {}
+            others = [key for key in rowless if key not in removed]
+            await self._lower(session, await asyncio.to_thread(session.stored, others) | higher)
             await self._rest(started_at)
 
-    async def _write(self, session: Session, operations: Operations) -> None:
-        failed = [f"{change.table} {why}" for change, why in operations.failed]
-        failed += await asyncio.to_thread(session.refill, operations)
+    async def _write(self, session: Session, operations: Operations) -> dict[str, bytes]:
+        """Write what was read; tells which views show more, with their values."""
+        outcome = await asyncio.to_thread(session.refill, operations)
+        failed = [f"{change.table} {why}" for change, why in operations.failed] + outcome.failed
         self.state.failed_rows += len(failed)
         for failure in failed:
             structlog.get_logger().error("row_not_projected", failure=failure)
+        return outcome.higher
+
+    async def _lower(self, session: Session, seen: dict[str, bytes]) -> None:
+        """Take back views that show more than the database has: it lost what they show, to a failover or a restore.
+
+        Nearly always the stream was just ahead of the row read. What it had brought when a view was seen has
+        committed, so it shows once all that was under way then has ended: a view that is higher even then is none of
+        its making. Afterwards the members are read once more, for the view refused what the stream brought meanwhile.
+        """
+        suspects = lower_values(seen, await self._rows.truth(seen)) if seen else {}
+        if not suspects or self._unsettled:
+            return
+        truth = await self._rows.settled_truth(suspects)
+        if truth is None:
+            self._unsettled = True
+            structlog.get_logger().warning("views_left_higher", why="a transaction or the stream does not settle")
+            return
+        lowered = await asyncio.to_thread(session.lower, lower_values(seen, truth), seen)
+        if lowered:
+            await self._restore(session, lowered)
+
+    async def _restore(self, session: Session, lowered: list[str]) -> None:
+        self.state.complete = False
+        self.state.lowered += len(lowered)
+        structlog.get_logger().warning("views_lowered", count=len(lowered), examples=lowered[:_EXAMPLES_MAX])
+        truth = await self._rows.settled_truth(lowered)
+        if truth is None:
+            raise NotReady("what was committed while views were lowered does not show yet")
+        await self._write(session, truth)
 
     async def _rest(self, started_at: float) -> None:
         worked_s = time.monotonic() - started_at
         await asyncio.sleep(worked_s * (1 / self._settings.duty - 1))
 
-    async def _slot_position(self, connection: Connection) -> tuple[int, int]:
-        found = await connection.fetchrow(SLOT_STATEMENTS["slot"], self._settings.slot)
-        if found is None or found["confirmed"] is None:
-            raise NotReady("the slot does not exist yet")
-        return found["floor"], found["confirmed"]
 
-    @asynccontextmanager
-    async def _reader(self, confirmed: int) -> AsyncGenerator[Connection]:
-        """A standby that shows what the slot has passed, else the primary."""
-        async with AsyncExitStack() as stack:
-            connection = await self._standby(stack, confirmed)
-            yield connection or await stack.enter_async_context(self._servers.primary())
-
-    async def _standby(self, stack: AsyncExitStack, confirmed: int) -> Connection | None:
-        try:
-            connection = await stack.enter_async_context(self._servers.standby())
-            return connection if await connection.fetchval(STATEMENTS["has_replayed"], confirmed) else None
-        except ProblemError:
-            return None
-
-
-async def read_members(connection: Connection, members: list[int], floor: int) -> Operations:
-    """The operations that make the views of these members from what the tables hold."""
-    changes: list[Change] = []
-    for table in TABLES:
-        limit = (RECENT_ENTRIES,) if table == "journal" else ()
-        rows = await connection.fetch(STATEMENTS[table], members, *limit)
-        changes += as_changes(table, rows, floor)
-    return project(changes)
-
-
-def as_changes(table: str, rows: Iterable[Any], floor: int) -> list[Change]:
-    """Rows as if they had just been inserted."""
-    return [Change(table, "insert", dict(row), 0, floor) for row in rows]
+def lower_values(seen: Mapping[str, bytes], truth: Operations) -> dict[str, bytes]:
+    """What to put where a view shows more than the truth: b"" for what has no row. An equal identifier is no more."""
+    values: dict[str, bytes] = {}
+    for key, stored in seen.items():
+        value = truth.identifiers.get(key) or truth.accounts.get(key) or truth.views.get(key, b"")
+        same = key in truth.identifiers and value[HEADER_SIZE:] == stored[HEADER_SIZE:]
+        unknown = not value and truth.failed  # its row may be the one that could not be projected
+        if value[:HEADER_SIZE] < stored[:HEADER_SIZE] and not same and not unknown:
+            values[key] = value
+    return values

@@ -7,23 +7,22 @@ that (which declares the views incomplete if they do not reach so far), secure t
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-import asyncpg
 import structlog
 
 from cdc.debezium import DebeziumSettings, DebeziumSource
+from cdc.heartbeat import Heartbeat
 from cdc.pgoutput import PgoutputSource
-from cdc.projector import LAG_NOW, SLOT_BYTES, Freshness, Projector
+from cdc.projector import LAG_NOW, Freshness, Projector
 from cdc.rebuild import Rebuild, RebuildSettings
 from cdc.settings import CdcSettings
 from cdc.sink import Position, Session, Sink
-from cdc.slot import STATEMENTS, connect, find_primary, resume_position, secure_slot
-from cdc.source import HEARTBEAT, ChangeSource
+from cdc.slot import connect, find_primary, resume_position, secure_slot
+from cdc.source import Change, ChangeSource
 from query.views import mark_key
-from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
-from shard_router.topology import TopologyWatch
+from shard_router.topology import Shard, Topology, TopologyWatch
 
 PRIMARY_RETRY_S: Final = 0.5
 REFRESH_TIMEOUT_S: Final = 30.0
@@ -37,18 +36,28 @@ class Runtime:
     def __init__(self, settings: CdcSettings) -> None:
         self.settings = settings
         self.topology = TopologyWatch(settings.topology)
+        self._shard: Shard = self.topology.current.document.shards[settings.shard]
+        self.moved = asyncio.Event()
+        """The topology gives the shard another Valkey or other servers: for a new process to take up."""
+        self.topology.on_change(self._adopt)
         self.pools = ShardPools(
             self.topology, size_max=CONNECTIONS_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False
         )
-        self.sink = Sink(self._valkey, mark_key(settings.shard), on_epoch=self._epoch_begun)
+        self.sink = Sink(self._shard.valkey, mark_key(settings.shard), on_epoch=self._epoch_begun)
         self.freshness = Freshness(settings.heartbeat_interval_ms)
         self.projector = Projector(self.sink, self.freshness, refresh=self._refresh)
+        servers = self.pools[settings.shard]
+        self.heartbeat = Heartbeat(
+            servers,
+            slot=settings.slot,
+            interval_s=settings.heartbeat_interval_ms / 1000,
+            silence_max_s=settings.silence_max_ms / 1000,
+        )
         self.rebuild = Rebuild(
-            self.pools[settings.shard],
+            servers,
             RebuildSettings(settings.slot, settings.rebuild_members_per_chunk, settings.rebuild_duty),
         )
         self.source: ChangeSource | None = None
-        self.slot_bytes: int | None = None
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
@@ -56,7 +65,7 @@ class Runtime:
         async with asyncio.TaskGroup() as helpers:
             tasks = [
                 helpers.create_task(self.topology.watch()),
-                helpers.create_task(self._heartbeat()),
+                helpers.create_task(self.heartbeat.run(self.projector, self.lag_ms)),
                 helpers.create_task(self.rebuild.run(self.join_session)),
             ]
             await self._stream()
@@ -71,7 +80,7 @@ class Runtime:
 
     def join_session(self) -> Session:
         """A second connection to Valkey under the stream's epoch: void as soon as the stream renews its own."""
-        return Session(self._valkey, mark_key(self.settings.shard), epoch=self.sink.epoch)
+        return Session(self._shard.valkey, mark_key(self.settings.shard), epoch=self.sink.epoch)
 
     def lag_ms(self) -> int | None:
         """Age of the views."""
@@ -79,13 +88,11 @@ class Runtime:
         LAG_NOW.set((lag_ms or 0) / 1000)
         return lag_ms
 
-    @property
-    def _shard(self) -> Any:
-        return self.topology.current.document.shards[self.settings.shard]
-
-    @property
-    def _valkey(self) -> str:
-        return self._shard.valkey
+    def _adopt(self, topology: Topology) -> None:
+        shard = topology.document.shards.get(self.settings.shard)
+        if shard is None or (shard.servers, shard.valkey) != (self._shard.servers, self._shard.valkey):
+            structlog.get_logger().warning("shard_moved", epoch=topology.epoch)
+            self.moved.set()
 
     async def _stream(self) -> None:
         dsn = await self._wait_for_primary()
@@ -125,27 +132,14 @@ class Runtime:
             ),
         )
 
-    async def _heartbeat(self) -> None:
-        """A message each interval that goes the way of every commit: it moves an idle slot and measures the lag."""
-        while True:
-            try:
-                async with self.pools[self.settings.shard].primary() as connection:
-                    self.slot_bytes = await connection.fetchval(STATEMENTS["retained_bytes"], self.settings.slot)
-                    await connection.execute(STATEMENTS["heartbeat"], HEARTBEAT)
-            except (ProblemError, asyncpg.PostgresError) as error:
-                structlog.get_logger().warning("heartbeat_failed", error=str(error))
-            SLOT_BYTES.set(self.slot_bytes or 0)
-            self.lag_ms()
-            await asyncio.sleep(self.settings.heartbeat_interval_ms / 1000)
-
     def _epoch_begun(self, incomplete: str) -> None:
         self._loop.call_soon_threadsafe(self.rebuild.views_found, incomplete)
 
-    def _refresh(self, members: list[int]) -> None:
-        """Called on the source's thread: returns when the members are read again."""
+    def _refresh(self, changes: list[Change]) -> None:
+        """Called on the source's thread: returns when the members of these changes are read again."""
         session = self.join_session()
         try:
-            refreshed = asyncio.run_coroutine_threadsafe(self.rebuild.refresh(session, members), self._loop)
+            refreshed = asyncio.run_coroutine_threadsafe(self.rebuild.refresh(session, changes), self._loop)
             refreshed.result(REFRESH_TIMEOUT_S)
         finally:
             session.close()

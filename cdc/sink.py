@@ -7,7 +7,7 @@ batch is in Valkey; while it does not return nothing is acknowledged and Postgre
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar, cast
@@ -27,6 +27,8 @@ CONNECT_TIMEOUT_S: Final = 1.0
 CALL_TIMEOUT_S: Final = 5.0
 BACKOFF_MIN_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
+
+_ORDER: Final = ("views", "entries", "identifiers", "accounts")
 
 Result = TypeVar("Result")
 
@@ -57,6 +59,15 @@ class Progress(NamedTuple):
 
     watermark: int
     committed_at_us: int
+
+
+class Outcome(NamedTuple):
+    """What a call could not do."""
+
+    failed: list[str]
+    """Keys that could not be written, and why."""
+    higher: dict[str, bytes]
+    """Only of a refill: keys whose stored value is newer than the row that was read, with that value."""
 
 
 class Session:
@@ -95,16 +106,35 @@ class Session:
         *parts, last = _parts(operations, OPERATIONS_PER_CALL)
         failed: list[str] = []
         for part in parts:
-            failed += self._apply(part)
+            failed += self._apply(part).failed
         announcement = " ".join(f"{member}:{version}" for member, version in operations.visible.items())
-        return failed + self._apply(last, progress=progress, announcement=announcement)
+        return failed + self._apply(last, progress=progress, announcement=announcement).failed
 
-    def refill(self, operations: Operations) -> list[str]:
+    def refill(self, operations: Operations) -> Outcome:
         """Apply rows read from the tables, repairing views of the same version; neither announced nor a watermark."""
-        failed: list[str] = []
+        outcome = Outcome([], {})
         for part in _parts(operations, OPERATIONS_PER_CALL):
-            failed += self._apply(part, repair="1")
-        return failed
+            failed, higher = self._apply(part, repair="1")
+            outcome.failed.extend(failed)
+            outcome.higher.update(higher)
+        return outcome
+
+    def stored(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The values of those keys that have one."""
+        values = cast("list[bytes | None]", self._redis.mget(keys)) if keys else []
+        return {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+
+    def lower(self, values: Mapping[str, bytes], seen: Mapping[str, bytes]) -> list[str]:
+        """Put lower values (b"" for none) where the views still are as seen; tells where that was done.
+
+        From then on the views count as incomplete: what the stream brought meanwhile was refused, so read once more.
+        """
+        lowered: list[str] = []
+        pairs = iter(values.items())
+        while some := dict(islice(pairs, OPERATIONS_PER_CALL)):
+            args = [part for key, value in some.items() for part in (seen[key], value)]
+            lowered += (key.decode() for key in self._call("loyalty_lower", [*some], [self.epoch, *args]))
+        return lowered
 
     def complete(self) -> None:
         """Declare that every view is there."""
@@ -133,14 +163,17 @@ class Session:
 
     def _apply(
         self, part: Operations, *, progress: Progress | None = None, announcement: str = "", repair: str = ""
-    ) -> list[str]:
-        keys = [*part.views, *(key for key, _ in part.entries), *part.identifiers]
+    ) -> Outcome:
+        views = part.views | part.accounts
+        keys = [*views, *(key for key, _ in part.entries), *part.identifiers]
         args: list[Any] = [self.epoch, repair, *(progress or ("", "")), VISIBLE_CHANNEL, announcement]
-        args += (len(part.views), len(part.entries), *part.views.values())
+        args += (len(views), len(part.entries), *views.values())
         for (_, version), item in part.entries.items():
             args += (version, item)
         args += part.identifiers.values()
-        return [failure.decode() for failure in self._call("loyalty_apply", keys, args)]
+        failed, higher = self._call("loyalty_apply", keys, args)
+        pairs = zip(higher[::2], higher[1::2], strict=True)
+        return Outcome([failure.decode() for failure in failed], {key.decode(): value for key, value in pairs})
 
     def _call(self, function: str, keys: list[str], args: list[Any]) -> Any:
         try:
@@ -220,16 +253,16 @@ class Sink:
 
 
 def _parts(operations: Operations, size: int) -> Iterator[Operations]:
-    """The operations in calls of at most `size`; at least one, so that progress always travels."""
-    views = iter(operations.views.items())
-    entries = iter(operations.entries.items())
-    identifiers = iter(operations.identifiers.items())
+    """The operations in calls of at most `size`; at least one, so that progress always travels.
+
+    Accounts come last: who reads one between two calls may take everything else of its version to be there.
+    """
+    remaining = {name: iter(getattr(operations, name).items()) for name in _ORDER}
     room = 0
     while not room:
-        part = Operations(views=dict(islice(views, size)))
-        room = size - len(part.views)
-        part.entries = dict(islice(entries, room))
-        room -= len(part.entries)
-        part.identifiers = dict(islice(identifiers, room))
-        room -= len(part.identifiers)
+        part, room = Operations(), size
+        for name, items in remaining.items():
+            taken = dict(islice(items, room))
+            setattr(part, name, taken)
+            room -= len(taken)
         yield part

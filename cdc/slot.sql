@@ -28,9 +28,23 @@ SELECT pg_drop_replication_slot($1);
 SELECT pg_terminate_backend($1);
 
 -- name: heartbeat
--- Transactional: it goes the way every commit goes, so its age when applied is the true lag.
-SELECT pg_logical_emit_message(true, $1, clock_timestamp()::text);
+-- Transactional: it goes the way every commit goes, so its age when applied is the true lag. Answers where it lies.
+SELECT (pg_logical_emit_message(true, $1, clock_timestamp()::text) - '0/0'::pg_lsn)::bigint;
 
--- name: retained_bytes
--- WAL that Postgres keeps for the slot.
-SELECT (pg_current_wal_lsn() - restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1;
+-- name: stream
+-- The stream as this server sees it: the WAL kept for the slot, whether somebody holds the slot and how far that one
+-- has sent (null to roles without pg_read_all_stats), whether it waits for its client or for WAL, and whether a standby
+-- must first confirm what lies before $2.
+SELECT (pg_current_wal_lsn() - slot.restart_lsn)::bigint AS retained_bytes,
+       slot.active,
+       (sender.sent_lsn - '0/0'::pg_lsn)::bigint AS sent,
+       coalesce(backend.wait_event_type IN ('Activity', 'Client'), false) AS waits,
+       EXISTS (
+           SELECT FROM unnest(string_to_array(current_setting('synchronized_standby_slots', true), ',')) AS named (name)
+           LEFT JOIN pg_replication_slots AS standby ON standby.slot_name = btrim(name, ' "')
+           WHERE coalesce((standby.restart_lsn - '0/0'::pg_lsn)::bigint < $2, true)
+       ) AS held_up
+FROM pg_replication_slots AS slot
+LEFT JOIN pg_stat_replication AS sender ON sender.pid = slot.active_pid
+LEFT JOIN pg_stat_activity AS backend ON backend.pid = slot.active_pid
+WHERE slot.slot_name = $1;

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from shard_router.errors import LoyaltyError
 
-Operation = Literal["insert", "update", "delete", "message"]
+Operation = Literal["insert", "update", "delete", "message", "unread"]
 
 KEY_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "identifier": ("kind", "value"),
@@ -21,7 +21,10 @@ KEY_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Primary keys of the published tables: all that a delete carries (REPLICA IDENTITY DEFAULT)."""
 
-HEARTBEAT: Final = "loyalty.heartbeat"
+OUR_PREFIX: Final = "loyalty."
+"""Begins the prefix of our logical messages. Those of other tools hold whatever they like and are passed over."""
+
+HEARTBEAT: Final = OUR_PREFIX + "heartbeat"
 """Prefix of the logical message emitted each second: it moves the slot while tables rest and measures the true lag."""
 
 
@@ -29,10 +32,11 @@ class Change(NamedTuple):
     """One committed change of one row; both sources yield it alike.
 
     `row` holds integers, booleans, and text for all else: json as stored, timestamptz as RFC 3339 in UTC (six
-    fractional digits or none), date as ISO 8601. A column that is absent from an update was left unchanged out of
-    line (TOAST) and did not travel. A delete has only the key. A message has its prefix as `table`, and `content`.
+    fractional digits or none), date as ISO 8601. A column that is absent was left unchanged out of line (TOAST) and
+    did not travel, or could not be read. A delete has only the key. A message has its prefix as `table`, and `content`.
+    A change that as a whole could not be read is `unread`, and its row tells `why`.
     `lsn` is where the change itself lies in the WAL: changes of one row have growing lsn. `committed_at_us` is Unix
-    time by the clock of Postgres.
+    time by the clock of Postgres, `xid` the transaction.
     """
 
     table: str
@@ -40,6 +44,7 @@ class Change(NamedTuple):
     row: dict[str, Any]
     committed_at_us: int
     lsn: int
+    xid: int = 0
 
 
 class Batch(NamedTuple):

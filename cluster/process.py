@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import os
 import platform
+import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -156,10 +157,20 @@ def describe_exit(returncode: int) -> str:
 
 
 def rotate_log(path: Path) -> None:
-    """Keep one older log when the present one has grown large."""
+    """Keep one older log when the present one has grown large; whoever writes to it may go on.
+
+    The content is copied and the file emptied, because its process holds it open (to append: it goes on at the new
+    end). Lines written between the two are lost, and on a full disk what has no room even without the older log.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
-        path.replace(path.with_suffix(".log.1"))
+    if not path.exists() or path.stat().st_size <= LOG_BYTES_MAX:
+        return
+    older = path.with_suffix(".log.1")
+    older.unlink(missing_ok=True)
+    try:
+        shutil.copyfile(path, older)
+    finally:
+        os.truncate(path, 0)
 
 
 def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:

@@ -1,10 +1,11 @@
 """Keeps processes running: starts them when asked, restarts what dies with a growing pause, stops them in order.
 
-Invariant: run.json always names every process that may be alive.
+Invariant: run.json always names every process that may be alive; on a full disk it is written as soon as it can be.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ BACK_OFF_FIRST_S = 0.2
 BACK_OFF_MAX_S = 10.0
 HEALTHY_AFTER_S = 30.0  # a process that ran this long starts again with the first pause
 READY_POLL_S = 0.2
+UPKEEP_S = 30.0  # a log overshoots its bound by what its process writes in this time
 
 Listener = Callable[[str, str], None]
 """Told (process name, state) on every change."""
@@ -40,17 +42,32 @@ class Supervisor:
     run: RunRecord
     on_change: Listener = lambda _name, _state: None
     kept: dict[str, Kept] = field(default_factory=dict[str, Kept])
+    upkeep_s: float = UPKEEP_S
+    _unsaved: bool = False
 
     def note(self, name: str, state: str) -> None:
-        """Tell a state: to run.json for a kept process, to the listener for any name."""
+        """Tell a state: to run.json for a kept process, to the listener for any name. Raises neither's trouble."""
         if name in self.run.processes:
             self.run.processes[name].state = state
+            self._save()
+        self._tell(name, state)
+
+    def _save(self) -> None:
+        try:
             self.run.save(self.data)
-        self.on_change(name, state)
+        except OSError as error:
+            self._unsaved = True
+            self._tell("run.json", f"not written: {error}")
+        else:
+            self._unsaved = False
+
+    def _tell(self, name: str, state: str) -> None:
+        with suppress(Exception):  # a terminal that went away must not end the keeping
+            self.on_change(name, state)
 
     async def start(self, spec: ProcessSpec) -> None:
         """Start a process and keep it; returns when it is ready, StartFailed when it does not come up."""
-        rotate_log(spec.log)
+        self._bound_log(spec)
         child = await spawn(spec)
         record = ProcessRecord("starting", str(spec.log), port=spec.port, stop_signal=int(spec.stop_signal))
         kept = Kept(spec, child, record, self._now())
@@ -62,9 +79,18 @@ class Supervisor:
         kept.task = asyncio.create_task(self._keep(kept), name=f"keep {spec.name}")
 
     async def _keep(self, kept: Kept) -> None:
+        """Restart it whenever it ends, until cancelled: what goes wrong meanwhile is told and tried again."""
+        while True:
+            try:
+                await self._restart_again_and_again(kept)
+            except Exception as error:  # noqa: BLE001 - a process nobody keeps any more would stay away unnoticed
+                self.note(kept.spec.name, f"{type(error).__name__}: {error}")
+                await asyncio.sleep(BACK_OFF_MAX_S)
+
+    async def _restart_again_and_again(self, kept: Kept) -> None:
         pause_s = BACK_OFF_FIRST_S
         while True:
-            code = await kept.child.wait()
+            code = await self._ended(kept)
             kept.record.identity = None
             kept.record.last_exit = describe_exit(code)
             if self._now() - kept.started_at >= HEALTHY_AFTER_S:
@@ -74,7 +100,26 @@ class Supervisor:
             pause_s = min(pause_s * 2, BACK_OFF_MAX_S)
             await self._restart(kept)
 
+    async def _ended(self, kept: Kept) -> int:
+        """Its exit code, once it has ended; until then its log is kept small."""
+        ended = asyncio.create_task(kept.child.wait())
+        try:
+            while not (await asyncio.wait({ended}, timeout=self.upkeep_s))[0]:
+                self._bound_log(kept.spec)
+                if self._unsaved:
+                    self._save()
+        finally:
+            ended.cancel()
+        return ended.result()
+
+    def _bound_log(self, spec: ProcessSpec) -> None:
+        try:
+            rotate_log(spec.log)
+        except OSError as error:
+            self._tell(spec.name, f"log not rotated: {error}")
+
     async def _restart(self, kept: Kept) -> None:
+        self._bound_log(kept.spec)
         try:
             kept.child = await spawn(kept.spec)
         except StartFailed as failure:
@@ -84,6 +129,7 @@ class Supervisor:
         kept.record.restarts += 1
         self._remember(kept)
         while kept.child.returncode is None and (reason := await probe(kept.spec)) is not None:
+            self._bound_log(kept.spec)  # what is never ready may say so often
             if kept.record.state != reason:
                 self.note(kept.spec.name, "restarting")
             await asyncio.sleep(READY_POLL_S)

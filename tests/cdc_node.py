@@ -82,9 +82,11 @@ class CdcNode:
 
 
 @asynccontextmanager
-async def cdc_node(folder: Path, *, source: str, database: str, valkey: str) -> AsyncGenerator[CdcNode]:
-    """A projector that is not running yet; it ends with the block."""
-    node = _configured(folder, source=source, database=database, valkey=valkey)
+async def cdc_node(
+    folder: Path, *, source: str, database: str, valkey: str, standby: str | None = None, **others: Any
+) -> AsyncGenerator[CdcNode]:
+    """A projector that is not running yet, with other settings than usual; it ends with the block."""
+    node = _configured(folder, [database, *filter(None, [standby])], valkey, {"source": source, **others})
     try:
         yield node
     finally:
@@ -92,15 +94,20 @@ async def cdc_node(folder: Path, *, source: str, database: str, valkey: str) -> 
             await node.end(signal.SIGKILL)
 
 
-def _configured(folder: Path, *, source: str, database: str, valkey: str) -> CdcNode:
-    folder.mkdir(exist_ok=True)
-    key, record = new_key("admin")
+def write_topology(folder: Path, servers: list[str], valkey: str, *, epoch: int = 1) -> None:
+    """Where the one shard lives."""
     topology = {
-        "epoch": 1,
+        "epoch": epoch,
         "regions": {"eu": {"number": 1, "command": [], "query": []}},
-        "shards": {"eu-1": {"region": "eu", "slots": [[0, 4095]], "servers": [database], "valkey": valkey}},
+        "shards": {"eu-1": {"region": "eu", "slots": [[0, 4095]], "servers": servers, "valkey": valkey}},
     }
     (folder / "topology.json").write_text(json.dumps(topology))
+
+
+def _configured(folder: Path, servers: list[str], valkey: str, others: dict[str, Any]) -> CdcNode:
+    folder.mkdir(exist_ok=True)
+    key, record = new_key("admin")
+    write_topology(folder, servers, valkey)
     (folder / "credentials.json").write_text(json.dumps({"keys": [record.model_dump()]}))
     settings = {
         "region": "eu",
@@ -108,10 +115,10 @@ def _configured(folder: Path, *, source: str, database: str, valkey: str) -> Cdc
         "port": free_port(),
         "topology": str(folder / "topology.json"),
         "credentials": str(folder / "credentials.json"),
-        "source": source,
         "slot": SLOT_OF_TESTS,
         "heartbeat_interval_ms": 200,
         "rebuild_members_per_chunk": 20,
+        **others,
     }
     (folder / "cdc.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     return CdcNode(folder, int(settings["port"]), key)

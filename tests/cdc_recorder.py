@@ -1,7 +1,8 @@
 """Runs a change source alone and prints what it yields, one JSON line per change: its own process, for its own JVM.
 
 `python -m tests.cdc_recorder debezium|pgoutput DSN SLOT DIE_AFTER`: dies by SIGKILL in the middle of the batch that
-reaches so many changes (0: never), with nothing of that batch acknowledged. Ends by itself at a message named `end`.
+reaches so many changes (0: never), with nothing of that batch acknowledged. Ends by itself at a message named
+`loyalty.end`.
 """
 
 import os
@@ -33,7 +34,7 @@ def main(kind: str, dsn: str, slot: str, die_after: str) -> None:
             print(orjson.dumps(tuple(change)).decode(), flush=True)  # noqa: T201 - it prints for a living
             if seen == int(die_after):
                 os.kill(os.getpid(), signal.SIGKILL)
-            if change.table == "end":
+            if change.table == "loyalty.end":
                 ended.set()
 
     source = make_source(kind, dsn, slot)

@@ -5,30 +5,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import asyncpg
-import orjson
 import pytest
 from redis.asyncio import Redis
 
-from cdc.rebuild import read_members
 from cluster.valkey import find_valkey, valkey_process
 from command.migrate import create_slot
-from shard_router.member_id import compose_member_id
 from tests import engine
-from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node
+from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node, write_topology
+from tests.cdc_world import ADD_ENTRIES, DEADLINE_S, LONG, MARK, MEMBERS, fill, settled
 from tests.conftest import eventually
-
-MARK = "projector:eu-1"
-DEADLINE_S = 30
-MEMBERS = [compose_member_id(region_number=1, slot=n, unique=n * 31) for n in range(60)]
-ADD_ENTRIES = """
-INSERT INTO journal
-    (member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
-     account_after)
-SELECT member_id, coalesce((SELECT max(version) FROM journal AS j WHERE j.member_id = asked.member_id), 0) + number,
-       'purchase', 1, '2026-11-22 10:00:00.25+00', now(), 's', 1, '[]', '{}',
-       json_build_object('balance', json_build_object('available', number), 'n', number)
-FROM unnest($1::bigint[]) AS asked (member_id), generate_series(1, $2::integer) AS number
-"""
+from tests.engine import ValkeyServer
 
 
 @pytest.fixture
@@ -49,50 +35,6 @@ async def node(tmp_path: Path, database: str, valkey_url: str) -> AsyncGenerator
     await create_slot(database, SLOT_OF_TESTS)
     async with cdc_node(tmp_path, source="pgoutput", database=database, valkey=valkey_url) as made:
         yield made
-
-
-async def fill(client: asyncpg.Connection, entries: int = 3) -> None:
-    await client.executemany("INSERT INTO member VALUES ($1, 1, $2, now())", [(m, f'{{"n":{m}}}') for m in MEMBERS])
-    await client.executemany("INSERT INTO identifier VALUES ('card', $1, $2, 1)", [(str(m), m) for m in MEMBERS])
-    await client.executemany(
-        "INSERT INTO purchase VALUES ($1, 1, 1, 's', 't', 'r', '2026-11-22', '2026-11-22 10:00:00+00', '{}')",
-        [(m,) for m in MEMBERS],
-    )
-    await client.execute(ADD_ENTRIES, MEMBERS, entries)
-
-
-async def settled(client: asyncpg.Connection, valkey: Redis) -> None:
-    """The views are what the tables say, key for key and byte for byte."""
-
-    async def same() -> bool:
-        return await views_of(valkey) == await wanted_views(client)
-
-    await eventually(same, deadline_s=DEADLINE_S)
-
-
-async def wanted_views(client: asyncpg.Connection) -> dict[str, object]:
-    members = [row["member_id"] for row in await client.fetch("SELECT member_id FROM member")]
-    operations = await read_members(client, members, 0)  # pyright: ignore[reportArgumentType]
-    wanted: dict[str, object] = dict(operations.views)
-    wanted |= {key: value[16:] for key, value in operations.identifiers.items()}
-    for (key, version), item in operations.entries.items():
-        listed = wanted.setdefault(key, {})
-        assert isinstance(listed, dict)
-        listed[version] = item
-    return wanted
-
-
-async def views_of(valkey: Redis) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key in sorted([key async for key in valkey.scan_iter(count=1000)]):
-        name = key.decode()
-        if name.startswith("e:"):
-            found[name] = {int(score): item for item, score in await valkey.zrange(key, 0, -1, withscores=True)}
-        elif name.startswith("i:"):
-            found[name] = (await valkey.get(key) or b"")[16:]  # it may go between the two calls
-        elif name[:2] in {"a:", "m:", "p:"}:
-            found[name] = await valkey.get(key)
-    return found
 
 
 async def test_without_a_slot_one_is_made_and_all_that_stood_before_is_filled_in(
@@ -149,7 +91,8 @@ async def test_a_valkey_that_is_away_is_waited_for_and_refilled_when_it_comes_ba
     port = engine.free_port()
     spec = valkey_process(name="valkey", program=find_valkey(None), port=port, log=tmp_path / "valkey.log")
     url = f"redis://127.0.0.1:{port}/0"
-    async with cdc_node(tmp_path, source="pgoutput", database=database, valkey=url) as node:
+    places = {"source": "pgoutput", "database": database, "valkey": url}
+    async with cdc_node(tmp_path, **places, silence_max_ms=1000) as node:
         async with engine.running(spec):
             await node.start()
             await fill(client)
@@ -221,10 +164,9 @@ async def test_a_rebuild_on_demand_repairs_and_needs_an_admin(
 async def test_a_row_that_did_not_travel_whole_is_read_again(
     node: CdcNode, client: asyncpg.Connection, valkey: Redis
 ) -> None:
-    long = orjson.dumps("".join(chr(0x4E00 + n * 7919 % 20_000) for n in range(20_000))).decode()
     await node.start()
     await fill(client)
-    await client.execute("UPDATE member SET profile = $1, version = 2 WHERE member_id = $2", long, MEMBERS[0])
+    await client.execute("UPDATE member SET profile = $1, version = 2 WHERE member_id = $2", LONG, MEMBERS[0])
     await client.execute("UPDATE member SET version = 3 WHERE member_id = $1", MEMBERS[0])
     await settled(client, valkey)
 
@@ -252,3 +194,40 @@ async def test_readiness_and_status_tell_what_is_so(node: CdcNode) -> None:
     assert (status["source"], status["complete"]) == ("pgoutput", True)
     assert 0 <= status["lag_ms"] < 5000
     assert await node.call("GET", "/readyz?verbose") == (200, "[+] stream: ok\n[+] valkey: ok\n[+] views: ok\n")
+
+
+@pytest.mark.parametrize("source", ["pgoutput", "debezium"])
+async def test_a_message_of_another_tool_holds_up_nobody_whatever_it_holds(
+    tmp_path: Path, database: str, valkey_url: str, client: asyncpg.Connection, valkey: Redis, source: str
+) -> None:
+    await create_slot(database, SLOT_OF_TESTS)
+    async with cdc_node(tmp_path, source=source, database=database, valkey=valkey_url) as node:
+        await node.start()
+        for prefix in ("other tool", "loyalty.unheard of"):
+            await client.execute("SELECT pg_logical_emit_message(true, $1, '\\xff'::bytea)", prefix)
+        await fill(client)
+        await settled(client, valkey)
+        _, metrics = await node.call("GET", "/metrics")
+        assert "loyalty_cdc_failed_rows_total 1.0" in metrics
+        assert "row_not_projected" in node.log()
+
+
+async def test_a_topology_that_gives_the_shard_another_valkey_ends_the_projector_and_the_next_fills_it(
+    node: CdcNode, tmp_path: Path, database: str, valkey_server: ValkeyServer, client: asyncpg.Connection
+) -> None:
+    await node.start()
+    await fill(client)
+    other = await valkey_server.fresh_url()
+    write_topology(tmp_path, [database], other, epoch=2)
+    assert await node.ended() == 1
+    assert "shard_moved" in node.log()
+    await node.start()
+    async with Redis.from_url(other) as valkey:
+        await settled(client, valkey)
+    write_topology(tmp_path, [database], other, epoch=3)  # says of this shard what is so
+
+    async def adopted() -> bool:
+        return '"epoch": 3' in node.log() or '"epoch":3' in node.log()
+
+    await eventually(adopted)
+    assert await node.end(signal.SIGTERM) == 0, node.log()

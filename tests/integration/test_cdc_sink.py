@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from redis import Redis
@@ -11,7 +11,7 @@ from cdc.project import Operations, project
 from cdc.sink import OPERATIONS_PER_CALL, Emptied, Fenced, Position, Progress, Session, Sink
 from cdc.source import Change
 from query.views import RECENT_ENTRIES, header
-from tests.unit.test_project import ALICE, identifier, journal, member
+from tests.unit.test_project import ALICE, BOB, identifier, journal, member
 
 MARK = "projector:eu-1"
 HERE = Position("system-1", 100)
@@ -104,6 +104,66 @@ def test_a_refill_repairs_a_wrong_view_of_the_same_version(session: Session, val
     assert "wrong" in valkey.get(f"m:{ALICE}")
     session.refill(project([member(ALICE, 5)]))
     assert "wrong" not in valkey.get(f"m:{ALICE}")
+
+
+def test_a_refill_tells_which_views_show_more_than_the_row(session: Session, valkey: Redis) -> None:
+    apply(session, journal(ALICE, 5), member(ALICE, 5), identifier(20), identifier(30, "delete"))
+    outcome = session.refill(project([journal(ALICE, 5), member(ALICE, 4), identifier(25)]))
+    assert outcome.higher == {f"m:{ALICE}": valkey.get(f"m:{ALICE}").encode(), KEY: header(30)}
+    assert session.refill(project([journal(ALICE, 5), member(ALICE, 5)])).higher == {}
+
+
+def test_an_identifier_of_equal_content_shows_no_more(session: Session) -> None:
+    apply(session, identifier(30))
+    assert session.refill(project([identifier(25)])).higher == {}
+    assert list(session.refill(project([identifier(25, member_id=BOB)])).higher) == [KEY]
+
+
+def test_lowering_leaves_alone_what_has_changed_since_it_was_seen(session: Session, valkey: Redis) -> None:
+    apply(session, journal(ALICE, 9), member(ALICE, 9))
+    session.complete()
+    seen = session.stored([f"a:{ALICE}", f"m:{ALICE}", f"a:{BOB}"])
+    assert list(seen) == [f"a:{ALICE}", f"m:{ALICE}"]
+    apply(session, member(ALICE, 10))
+    lower = {f"a:{ALICE}": b"", f"m:{ALICE}": header(1) + b"{}"}
+    assert session.lower(lower, seen) == [f"a:{ALICE}"]
+    assert not valkey.exists(f"a:{ALICE}", f"e:{ALICE}")
+    assert valkey.get(f"m:{ALICE}").startswith(header(10).decode())
+    assert valkey.hget(MARK, "complete") == "0"
+
+
+def test_an_identifier_can_be_lowered_beneath_its_tombstone_and_removed_with_one(
+    session: Session, valkey: Redis
+) -> None:
+    apply(session, identifier(20), identifier(30, "delete"))
+    there = project([identifier(10)]).identifiers
+    assert session.lower(there, {KEY: header(30)}) == [KEY]
+    assert valkey.get(KEY).startswith(header(10).decode())
+    assert session.lower({KEY: header(11)}, there) == [KEY]
+    session.refill(project([identifier(10)]))
+    assert not valkey.exists(KEY)
+    apply(session, identifier(12))
+    assert valkey.exists(KEY)
+
+
+def test_between_two_calls_an_account_has_everything_else_of_its_version(
+    session: Session, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdc.sink.OPERATIONS_PER_CALL", 2)
+    left: list[bool] = []
+    calls = session._apply
+
+    def look(part: Operations, **others: Any) -> Any:
+        outcome = calls(part, **others)
+        everything = (f"m:{ALICE}", f"m:{BOB}", f"e:{ALICE}", f"e:{BOB}", KEY)
+        if valkey.exists(f"a:{ALICE}", f"a:{BOB}"):
+            left.append(valkey.exists(*everything) == len(everything))
+        return outcome
+
+    monkeypatch.setattr(session, "_apply", look)
+    apply(session, journal(ALICE, 1), journal(BOB, 1), member(ALICE, 1), member(BOB, 1), identifier(1))
+    assert left
+    assert all(left)
 
 
 def test_a_large_batch_travels_in_parts_and_the_watermark_with_the_last(session: Session, valkey: Redis) -> None:

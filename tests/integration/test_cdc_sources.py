@@ -52,7 +52,7 @@ class Recorder:
 
 
 async def end(client: asyncpg.Connection) -> None:
-    await client.execute("SELECT pg_logical_emit_message(true, 'end', '')")
+    await client.execute("SELECT pg_logical_emit_message(true, 'loyalty.end', '')")
 
 
 async def workload(dsn: str, client: asyncpg.Connection) -> None:

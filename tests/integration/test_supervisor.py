@@ -1,5 +1,7 @@
 """The supervisor with real processes: what dies comes back, what is stopped stays away, nothing is left behind."""
 
+import dataclasses
+import errno
 import os
 import signal
 import socket
@@ -10,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import valkey
+from cluster import process, valkey
 from cluster.errors import ClusterError, StartFailed
 from cluster.node import PROJECT
-from cluster.process import ProcessSpec
+from cluster.process import ProcessSpec, rotate_log
 from cluster.record import Identity, ProcessRecord, RunRecord, exclusive, read_run, stop_orphans
 from cluster.supervisor import Supervisor
 from tests.conftest import eventually
@@ -23,7 +25,7 @@ from tests.engine import free_port, server_folder
 LONELY_SUPERVISOR = """
 import asyncio, os, sys
 from pathlib import Path
-from cluster import valkey
+from cluster import process, valkey
 from cluster.record import Identity, RunRecord
 from cluster.supervisor import Supervisor
 
@@ -87,6 +89,101 @@ async def test_a_stopped_process_stays_away(supervisor: Supervisor) -> None:
     await supervisor.stop(["valkey"])
     assert not identity.alive()
     assert supervisor.run.processes["valkey"].state == "stopped"
+
+
+async def restarted(record: ProcessRecord) -> None:
+    async def back() -> bool:
+        return record.restarts == 1 and record.state == "ready"
+
+    await eventually(back, deadline_s=20)
+
+
+async def test_on_a_full_disk_a_killed_process_is_restarted_all_the_same(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    supervisor.on_change = lambda name, state: told.append((name, state))
+    supervisor.upkeep_s = 0.05
+    await supervisor.start(valkey_spec(supervisor, free_port()))
+    first = recorded(supervisor.data)
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(RunRecord, "save", _no_space)
+        os.kill(first.pid, signal.SIGKILL)
+        await restarted(supervisor.run.processes["valkey"])
+    assert ("run.json", "not written: [Errno 28] No space left on device") in told
+
+    async def written_when_it_can_be() -> bool:
+        return recorded(supervisor.data) == supervisor.run.processes["valkey"].identity
+
+    await eventually(written_when_it_can_be)
+
+
+def _no_space(_record: RunRecord, _data: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_trouble_nobody_foresaw_does_not_end_the_keeping(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.supervisor.BACK_OFF_MAX_S", 0.1)
+    troubles = [RuntimeError("a probe that breaks")]
+    spec = valkey_spec(supervisor, free_port())
+
+    async def probe() -> str | None:
+        if supervisor.run.processes["valkey"].restarts and troubles:
+            raise troubles.pop()
+        return await spec.probe()
+
+    def listen(_name: str, state: str) -> None:
+        if "restart in" in state:
+            raise BrokenPipeError("a terminal that is gone")
+
+    supervisor.on_change = listen
+    await supervisor.start(dataclasses.replace(spec, probe=probe))
+    for _ in range(2):
+        restarts = supervisor.run.processes["valkey"].restarts
+        os.kill(recorded(supervisor.data).pid, signal.SIGKILL)
+
+        async def again(restarts: int = restarts) -> bool:
+            return supervisor.run.processes["valkey"].restarts == restarts + 1
+
+        await eventually(again)
+    assert not troubles
+
+
+def test_a_log_is_emptied_beneath_the_process_that_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 3)
+    log = tmp_path / "one.log"
+    with log.open("ab", buffering=0) as child:
+        child.write(b"old\n")
+        rotate_log(log)
+        child.write(b"new")
+        rotate_log(log)
+    assert (log.read_bytes(), (tmp_path / "one.log.1").read_bytes()) == (b"new", b"old\n")
+
+
+async def test_a_log_is_kept_small_while_its_process_runs(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor.upkeep_s = 0.05
+    spec = valkey_spec(supervisor, free_port())
+    await supervisor.start(spec)
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 100)
+
+    async def emptied() -> bool:
+        return spec.log.with_suffix(".log.1").exists() and spec.log.stat().st_size == 0
+
+    await eventually(emptied)
+
+
+async def test_a_log_is_rotated_at_a_restart(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = valkey_spec(supervisor, free_port())
+    await supervisor.start(spec)
+    spec.log.write_bytes(b"x" * 100_000)
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 100_000)
+    os.kill(recorded(supervisor.data).pid, signal.SIGKILL)
+    await restarted(supervisor.run.processes["valkey"])
+    assert spec.log.with_suffix(".log.1").read_bytes().startswith(b"x" * 100_000)
 
 
 def lonely_supervisor(data: Path) -> "subprocess.Popen[bytes]":

@@ -56,7 +56,7 @@ def decoder() -> Decoder:
 def test_an_insert_has_typed_values_commit_time_and_lsn(decoder: Decoder) -> None:
     row = {"id": -9_223_372_036_854_775_808, "name": "Grüße 👋", "ok": True}
     changes = decoder.decode(ref(b"I") + b"N" + values(-9_223_372_036_854_775_808, "Grüße 👋", "t"), 901)
-    assert changes == [Change("thing", "insert", row, COMMITTED_AT_US, 901)]
+    assert changes == [Change("thing", "insert", row, COMMITTED_AT_US, 901, 7)]
 
 
 def test_null_is_none_and_an_unchanged_value_is_absent(decoder: Decoder) -> None:
@@ -86,8 +86,37 @@ def test_a_delete_has_the_key_alone(decoder: Decoder, kind: bytes) -> None:
 def test_a_message_carries_its_prefix_and_content(decoder: Decoder) -> None:
     message = b"M" + struct.pack(">bq", 1, 906) + b"loyalty.heartbeat\0" + struct.pack(">i", 2) + b"hi"
     assert decoder.decode(message, 906) == [
-        Change("loyalty.heartbeat", "message", {"content": "hi"}, COMMITTED_AT_US, 906)
+        Change("loyalty.heartbeat", "message", {"content": "hi"}, COMMITTED_AT_US, 906, 7)
     ]
+
+
+def test_a_message_of_another_tool_is_passed_over_whatever_it_holds(decoder: Decoder) -> None:
+    assert (
+        decoder.decode(b"M" + struct.pack(">bq", 1, 906) + b"other tool\0" + struct.pack(">i", 1) + b"\xff", 906) == []
+    )
+
+
+def test_what_cannot_be_read_is_yielded_as_unread_and_the_next_change_goes_on(decoder: Decoder) -> None:
+    message = b"M" + struct.pack(">bq", 1, 906) + b"loyalty.note\0" + struct.pack(">i", 1) + b"\xff"
+    (change,) = decoder.decode(message, 906)
+    assert (change.operation, change.lsn, change.row["why"].split(":")[0]) == ("unread", 906, "UnicodeDecodeError")
+    (change,) = decoder.decode(ref(b"I", oid=99) + b"N" + values(1, "a", "t"), 907)
+    assert (change.operation, change.row) == ("unread", {"why": "KeyError: 99"})
+    (change,) = decoder.decode(ref(b"I") + b"N" + values(1, "a", "t"), 908)
+    assert change.operation == "insert"
+
+
+def test_a_column_that_cannot_be_read_is_absent_and_the_others_stay(decoder: Decoder) -> None:
+    unreadable = b"t" + struct.pack(">i", 1) + b"\xff"
+    row = struct.pack(">h", 3) + _field(1) + unreadable + _field("t")
+    (change,) = decoder.decode(ref(b"I") + b"N" + row, 909)
+    assert (change.operation, change.row) == ("insert", {"id": 1, "ok": True})
+
+
+@pytest.mark.parametrize("kind", [b"B", b"C", b"R"])
+def test_what_frames_the_changes_is_never_passed_over(decoder: Decoder, kind: bytes) -> None:
+    with pytest.raises((struct.error, ValueError)):
+        decoder.decode(kind + b"\0\0", 910)
 
 
 def test_a_commit_tells_how_far_postgres_may_forget(decoder: Decoder) -> None:

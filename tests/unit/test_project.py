@@ -42,7 +42,7 @@ def identifier(lsn: int, operation: Any = "insert", member_id: int = ALICE) -> C
 
 def test_a_journal_entry_becomes_account_activity_and_notice() -> None:
     operations = project([journal(ALICE, 3)])
-    assert operations.views == {f"a:{ALICE}": header(3) + b'{"version":3,"balance":{"available":3}}'}
+    assert operations.accounts == {f"a:{ALICE}": header(3) + b'{"version":3,"balance":{"available":3}}'}
     item = orjson.loads(operations.entries[f"e:{ALICE}", 3])
     assert (item["version"], item["balance_after"]) == (3, {"available": 3})
     assert operations.visible == {ALICE: 3}
@@ -50,7 +50,7 @@ def test_a_journal_entry_becomes_account_activity_and_notice() -> None:
 
 def test_only_the_newest_account_of_a_batch_is_sent_but_every_entry() -> None:
     operations = project([journal(ALICE, 3), journal(BOB, 1), journal(ALICE, 4)])
-    assert {key: value[:16] for key, value in operations.views.items()} == {
+    assert {key: value[:16] for key, value in operations.accounts.items()} == {
         f"a:{ALICE}": header(4),
         f"a:{BOB}": header(1),
     }
@@ -107,6 +107,12 @@ def test_what_has_no_view_is_passed_over(change: Change) -> None:
     assert project([change]) == Operations()
 
 
+def test_a_change_that_could_not_be_read_is_a_failed_one_and_holds_up_no_other() -> None:
+    unread = Change("?", "unread", {"why": "KeyError: 99"}, 1, 1)
+    operations = project([unread, journal(BOB, 1)])
+    assert (operations.failed, operations.visible) == ([(unread, "KeyError: 99")], {BOB: 1})
+
+
 @pytest.mark.parametrize(
     "poison",
     [
@@ -119,5 +125,5 @@ def test_what_has_no_view_is_passed_over(change: Change) -> None:
 def test_a_poisonous_row_leaves_no_half_and_holds_up_no_other(poison: Change) -> None:
     operations = project([poison, journal(BOB, 1)])
     assert [change for change, _ in operations.failed] == [poison]
-    assert list(operations.views) == [f"a:{BOB}"]
+    assert list(operations.accounts) == [f"a:{BOB}"]
     assert operations.visible == {BOB: 1}
