@@ -149,10 +149,28 @@ async def allot(connections: list[Any], program: Program) -> None:
             continue
         for connection in connections:  # on each: one of them is the keeper
             await connection.execute(STATEMENTS["lock_reward_for_session"], reward.code)
-        counted = [await connection.fetchrow(STATEMENTS["count_stock"], reward.code) for connection in connections]
-        missing = reward.stock - sum(row["allotted"] + row["moving"] for row in counted)
+        await _allot_one(connections, reward.code, reward.stock)
+
+
+async def _allot_one(connections: list[Any], reward: str, stock: int) -> None:
+    """Share out what is missing, or take back what is too much: what one shard has redeemed already, others give."""
+    allotted = [await connection.fetchval(STATEMENTS["allotted"], reward) for connection in connections]
+    missing = stock - sum(allotted) - await _under_way(connections, reward)
+    before = None
+    while missing != before:
+        before = missing
         for index, connection in enumerate(connections):
             part = missing // (len(connections) - index)
-            allotted = await connection.fetchval(STATEMENTS["change_allotment"], reward.code, part)
-            # What a shard cannot give back, because it is redeemed, the next ones give instead.
-            missing -= allotted - counted[index]["allotted"]
+            now = await connection.fetchval(STATEMENTS["change_allotment"], reward, part)
+            missing -= now - allotted[index]
+            allotted[index] = now
+
+
+async def _under_way(connections: list[Any], reward: str) -> int:
+    """What was taken somewhere and has not arrived: a move that has arrived and was not ended counts there."""
+    moves = [row for connection in connections for row in await connection.fetch(STATEMENTS["moves_of"], reward)]
+    asked = [row["move_id"] for row in moves]
+    arrived = {
+        row["move_id"] for connection in connections for row in await connection.fetch(STATEMENTS["arrived"], asked)
+    }
+    return sum(row["quantity"] for row in moves if row["move_id"] not in arrived)

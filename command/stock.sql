@@ -35,10 +35,14 @@ DELETE FROM stock_move WHERE move_id = $1
 -- Moves that somebody began and did not finish.
 SELECT move_id, reward, quantity, receiver FROM stock_move WHERE moved_at < now() - make_interval(secs => $1)
 
--- name: count_stock
-SELECT
-    coalesce((SELECT allotted FROM reward_stock WHERE reward = $1), 0) AS allotted,
-    coalesce((SELECT sum(m.quantity) FROM stock_move m WHERE m.reward = $1), 0)::bigint AS moving
+-- name: allotted
+SELECT coalesce((SELECT allotted FROM reward_stock WHERE reward = $1), 0)
+
+-- name: moves_of
+SELECT move_id, quantity FROM stock_move WHERE reward = $1
+
+-- name: arrived
+SELECT move_id FROM stock_arrival WHERE move_id = ANY ($1::uuid[])
 
 -- name: change_allotment
 -- More, or less down to what is redeemed already.

@@ -9,6 +9,8 @@ import asyncpg
 import pytest
 
 from command.program import apply_program
+from command.stock import allot
+from rules.program import parse_program
 from shard_router.member_id import parse_member_id
 from tests.command_node import PROGRAM, CommandNode, running_command_node
 from tests.engine import PostgresServer
@@ -243,3 +245,41 @@ async def test_erasing_clears_every_stored_answer_that_showed_an_identifier(node
     assert sum(await value(node, "SELECT count(*) FROM idempotency t WHERE t::text LIKE '%canary2%'")) == 0
     late = await node.post(path, {"add": [{"email": "canary2@example.org"}]}, key="shown")
     assert (late.status, late.code) == (409, "member_closed")
+
+
+async def test_a_stock_is_lowered_to_what_is_asked_for_whichever_shards_still_have_some(node: CommandNode) -> None:
+    connections = [
+        await asyncpg.connect(shard.servers[0]) for shard in node.router._topology.current.document.shards.values()
+    ]
+    try:
+        await connections[1].execute("UPDATE reward_stock SET redeemed = allotted WHERE reward = 'coffee'")
+        lowered = REWARDS.replace("stock = 20", "stock = 12")
+        await allot(connections, parse_program(lowered))
+        assert sum(await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'")) == 12
+        await allot(connections, parse_program(lowered.replace("stock = 12", "stock = 5")))
+        assert await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'") == [0, 10]
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
+async def test_a_move_that_has_arrived_and_was_not_ended_counts_once(node: CommandNode) -> None:
+    connections = [
+        await asyncpg.connect(shard.servers[0]) for shard in node.router._topology.current.document.shards.values()
+    ]
+    try:
+        moved = "UPDATE reward_stock SET allotted = allotted + $1 WHERE reward = 'coffee'"
+        await connections[0].execute(moved, -4)
+        move_id = await connections[0].fetchval(
+            "INSERT INTO stock_move (move_id, reward, quantity, receiver)"
+            " VALUES (gen_random_uuid(), 'coffee', 4, 'eu-2') RETURNING move_id"
+        )
+        await allot(connections, parse_program(REWARDS))
+        assert await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'") == [6, 10]
+        await connections[1].execute(moved, 4)
+        await connections[1].execute("INSERT INTO stock_arrival (move_id) VALUES ($1)", move_id)
+        await allot(connections, parse_program(REWARDS))
+        assert await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'") == [6, 14]
+    finally:
+        for connection in connections:
+            await connection.close()
