@@ -78,8 +78,9 @@ async def _find_member(request: web.Request, member: MemberReference, raw: bytes
     """Find whom a body names, if the principal may see him; the answer of his home region when that is not ours."""
     kind, value = member.names
     if kind == "member_id":
-        member_id = visible_member(request, value)
-        return await request.app[NODE].forward_foreign(request, member_id, body=raw) or member_id
+        node, member_id = request.app[NODE], visible_member(request, value)
+        region = node.elsewhere(member_id)
+        return await node.forward(request, region, body=raw) if region else member_id
     return await find_named(request, Identifier(kind, value), body=raw)
 
 

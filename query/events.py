@@ -41,9 +41,9 @@ class Streams:
     async def stream_account(self, request: web.Request) -> web.StreamResponse:
         """Answer a stream of account events, until the client leaves, its credential ends or the node stops."""
         node, member_id, seen = request.app[NODE], member_of(request), _last_seen(request)
-        home = node.home_of(member_id)
+        home = node.elsewhere(member_id)
         with self._place(request[PRINCIPAL], node.settings):
-            if home != node.settings.region:
+            if home:
                 return await node.relay.relay(request, home)
             return await self._stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
 

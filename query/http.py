@@ -50,7 +50,7 @@ async def list_activity(request: web.Request) -> web.StreamResponse:
     token = request.query.get("page_token")
     top = decode_activity_page(member_id, token) if token is not None else None
     question = ActivityQuestion(member_id, top, page_size(request.query.get("page_size")))
-    return await _answer_member(request, as_seen_by(request, question), page_from=top)
+    return await _answer_member(request, as_seen_by(request, question), page_from=top or 0)
 
 
 async def get_purchase(request: web.Request) -> web.StreamResponse:
@@ -62,8 +62,8 @@ async def get_purchase(request: web.Request) -> web.StreamResponse:
 async def list_member_rewards(request: web.Request) -> web.StreamResponse:
     """Answer what a member can redeem. The answer depends on the program too, so its ETag names both versions."""
     node, member_id = request.app[NODE], member_of(request)
-    if forwarded := await node.forward_foreign(request, member_id):
-        return forwarded
+    if region := node.elsewhere(member_id):
+        return await node.forward(request, region)
     program, question = node.catalogue.program, as_seen_by(request, AccountQuestion(member_id))
     answer = await node.read(request, question, at_least=demanded_version(request, member_id))
     account = orjson.loads(_existing(answer, "member_not_found"))
@@ -152,8 +152,8 @@ async def find_named(request: web.Request, identifier: Identifier, *, body: byte
         raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
     holder, asked_on = None, None
     if first := token.member_id if token else himself:
-        if forwarded := await node.forward_foreign(request, first, body=body):
-            return forwarded
+        if region := node.elsewhere(first):
+            return await node.forward(request, region, body=body)
         question, asked_on = HolderQuestion(first, identifier), node.topology.current.shard_of(first)
         answer = await node.read(request, question, at_least=token.version if token else 0)
         holder = holder_of(answer.body) if answer.body else None
@@ -161,7 +161,8 @@ async def find_named(request: web.Request, identifier: Identifier, *, body: byte
         holder = await node.find_member(request, identifier, but_on=asked_on)
     if holder is None or not request[PRINCIPAL].may_see(holder):
         raise ProblemError("member_not_found")
-    return await node.forward_foreign(request, holder, body=body) or holder
+    region = node.elsewhere(holder)
+    return await node.forward(request, region, body=body) if region else holder
 
 
 def as_seen_by(request: web.Request, question: Question) -> Question:
@@ -221,13 +222,13 @@ def respond(request: web.Request, body: bytes, *, etag: str, source: str) -> web
 
 
 async def _answer_member(
-    request: web.Request, question: Question, *, missing: str = "member_not_found", page_from: int | None = None
+    request: web.Request, question: Question, *, missing: str = "member_not_found", page_from: int = 0
 ) -> web.StreamResponse:
     node: QueryNode = request.app[NODE]
-    if forwarded := await node.forward_foreign(request, question.member_id, missing=missing):
-        return forwarded
-    at_least = max(demanded_version(request, question.member_id), page_from or 0)
-    answer = await node.read(request, question, at_least=at_least, may_wait=page_from is None)
+    if region := node.elsewhere(question.member_id, missing=missing):
+        return await node.forward(request, region)
+    at_least = max(demanded_version(request, question.member_id), page_from)
+    answer = await node.read(request, question, at_least=at_least, may_wait=not page_from)
     return respond(request, _existing(answer, missing), etag=str(answer.etag), source=answer.source)
 
 

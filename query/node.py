@@ -55,20 +55,16 @@ class QueryNode:
         """List the readers of this region's shards."""
         return [self.readers[name] for name in self.topology.current.shards_in(self.settings.region)]
 
-    def home_of(self, member_id: int, *, missing: str = "member_not_found") -> str:
-        """Name the member's home region; `missing` when there is no such region."""
+    def elsewhere(self, member_id: int, *, missing: str = "member_not_found") -> str | None:
+        """Name the member's home region, None when that is ours; `missing` when there is no such region."""
         try:
-            return self.topology.current.region_of(member_id)
+            region = self.topology.current.region_of(member_id)
         except MalformedIdError as error:
             raise ProblemError(missing) from error
+        return None if region == self.settings.region else region
 
-    async def forward_foreign(
-        self, request: web.Request, member_id: int, *, missing: str = "member_not_found", body: bytes | None = None
-    ) -> web.Response | None:
-        """Answer from the member's home region; None when that is ours. `body` is the request's, when it has one."""
-        region = self.home_of(member_id, missing=missing)
-        if region == self.settings.region:
-            return None
+    async def forward(self, request: web.Request, region: str, *, body: bytes | None = None) -> web.Response:
+        """Answer from another region. `body` is the request's, when it has one."""
         return await self.forwarder.forward(request, region, deadline=self._deadline(request), body=body)
 
     async def read(self, request: web.Request, question: Question, *, at_least: int, may_wait: bool = True) -> Answer:

@@ -13,9 +13,9 @@ class Facts:
 
     `purchase`: the purchase a return names. `hold_existed`, `redemption_existed`, `transfer_existed`: the entry the
     command names did place a hold (make a redemption, send a transfer), whatever became of it. `holds_existed`: which
-    of `capture_holds` did so. `birth_date`: of the member; asked only if `program.asks_birth_date`. `stock_left`: how
-    many of the reward this shard may still give; asked only for rewards with a stock. `already_done`: an entry of
-    this transfer's receipt stands in the receiver's journal. `identifiers`: (kind, value) of all the member has now,
+    of `capture_holds` did so. `birth_date`: of a buyer. `stock_left`: how many of the reward this shard may still give;
+    asked only for rewards with a stock. `already_done`: an entry of this transfer's receipt stands in the receiver's
+    journal. `identifiers`: (kind, value) of all the member has now,
     and `taken`: the kinds of those to be added that another member has; asked only when identifiers change.
     """
 

@@ -1,6 +1,6 @@
 """One version of the program: the checked file with what is derived from it once, then only read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from copy import copy
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from iso4217 import Currency
 
 from rules.dates import add_months, end_of_day, month_end, start_of_day
-from rules.offer import Offer, compile_campaign, compile_coupon
+from rules.offer import compile_campaign, compile_coupon
 from rules.program_check import ProgramError, read_document
 from rules.program_file import Expiry, ProgramDocument, Reward, Store, Tier, month_day
 
@@ -47,7 +47,6 @@ class Program:
         }
         self.campaigns = tuple(compile_campaign(one, base=base, minor=minor) for one in document.campaigns)
         self.coupons = {one.code: compile_coupon(one, base=base, minor=minor) for one in document.coupons}
-        self.asks_birth_date = any(offer.source.when.birthday_within_days for offer in self._offers())
         self._expiry_of = lru_cache(maxsize=_DAYS_CACHED)(self._end_of_rounded_day)
         self._ranks = {tier.code: rank for rank, tier in enumerate(self.tiers)}
 
@@ -63,9 +62,6 @@ class Program:
         if programs:
             return max(programs, key=_version)
         return min((program for _, program in self.history), key=_version, default=self)
-
-    def _offers(self) -> Sequence[Offer]:
-        return (*self.campaigns, *self.coupons.values())
 
     def rank(self, code: str) -> int:
         """The rank of a tier, 0 the lowest; a tier this program does not know counts as the lowest."""
