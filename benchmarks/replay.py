@@ -234,7 +234,7 @@ class Replay:
 async def visible_after(query: Client, member_id: str, version: int, *, timeout_s: float) -> float | None:
     """Seconds until the cache shows the version, from now (the command has just been answered); None when it never did.
 
-    Asks without a token, as any other reader would: every 2 ms, less often the longer it takes (5 % exact).
+    Asks without a token, as any other reader would: every 5 ms, less often the longer it takes (5 % exact).
     """
     started_at = time.perf_counter()
     request = query.request("GET", f"/v1/members/{member_id}/account", {})
