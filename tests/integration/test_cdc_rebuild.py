@@ -21,6 +21,7 @@ from shard_router.pool import Connection, ShardServers
 from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node
 from tests.cdc_world import ADD_ENTRIES, DEADLINE_S, LONG, MARK, MEMBERS, fill, settled, views_of
 from tests.conftest import DatabasePair, eventually
+from tests.engine import skip_where_settings_are_fixed
 
 ALICE, BOB = MEMBERS[:2]
 KEY = f"m:{ALICE}"
@@ -129,6 +130,7 @@ def shard_servers(*servers: str) -> ShardServers:
 @asynccontextmanager
 async def commits_waiting(database: str) -> AsyncGenerator[None]:
     """Each commit waits for a standby that does not exist: it is decoded and delivered, and does not show."""
+    skip_where_settings_are_fixed()
     admin = await asyncpg.connect(database)
     await admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     await admin.execute("SELECT pg_reload_conf()")

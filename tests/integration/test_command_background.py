@@ -19,7 +19,7 @@ from shard_router.credential import new_key
 from shard_router.topology import parse_topology
 from tests.command_node import PROGRAM, running_command_node
 from tests.conftest import eventually
-from tests.engine import PostgresServer, free_port
+from tests.engine import PostgresServer, free_port, skip_where_settings_are_fixed
 
 OLD_ANSWER = """
 INSERT INTO idempotency (key, credential, fingerprint, status, answer, answered_at)
@@ -35,6 +35,7 @@ WHERE datname = current_database() AND application_name = 'loyalty' AND wait_eve
 @asynccontextmanager
 async def without_standby(server: PostgresServer) -> AsyncGenerator[None]:
     """Every commit waits for a standby that does not come."""
+    skip_where_settings_are_fixed()
     connection = await asyncpg.connect(server.url)
     try:
         await connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
