@@ -17,11 +17,12 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from cdc.finding import Finding
-from cdc.verify_identifier import ClaimPlaces, check_identifiers
+from cdc.verify_identifier import check_identifiers
 from cdc.verify_ledger import check_ledger
 from cdc.verify_rows import STATEMENTS
 from cdc.verify_saga import ALL, Across, check_across
 from cdc.verify_view import check_views
+from shard_router.directory import Directory
 from shard_router.errors import ProblemError
 from shard_router.pool import Connection, ShardPools, ShardServers
 from shard_router.topology import Topology, TopologyWatch
@@ -87,7 +88,7 @@ async def _check_across(watch: TopologyWatch, pools: ShardPools) -> list[Finding
             shard: await stack.enter_async_context(_snapshot(pools[shard])) for shard in watch.current.document.shards
         }
         across = Across(connections, watch.current)
-        return await check_across(across) + await check_identifiers(across, ClaimPlaces(watch, pools))
+        return await check_across(across) + await check_identifiers(across, Directory(watch, pools))
 
 
 async def _check_standby(servers: ShardServers, shard: str) -> list[Finding]:

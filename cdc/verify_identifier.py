@@ -11,20 +11,12 @@ from cdc.finding import Finding
 from cdc.verify_rows import merged
 from cdc.verify_saga import ALL, Across
 from shard_router.card import parse_card
-from shard_router.directory import Directory, Identifier
+from shard_router.directory import Directory
 from shard_router.errors import MalformedIdError
 from shard_router.member_id import format_member_id, region_number_of, slot_of
 from shard_router.topology import Topology
 
 _CLAIMS: Final = ("claim", "lease")
-
-
-class ClaimPlaces(Directory):
-    """The directory, asked only where it keeps a claim."""
-
-    def place_of(self, identifier: Identifier) -> str:
-        """The shard where an identifier's claim is looked for."""
-        return self._shard(identifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +33,7 @@ class Holder:
         return format_member_id(self.member_id)
 
 
-async def check_identifiers(across: Across, places: ClaimPlaces) -> list[Finding]:
+async def check_identifiers(across: Across, places: Directory) -> list[Finding]:
     """Check that nobody shares an identifier, and that every look-up by one leads to who has it."""
     unique = Finding("an identifier has one member in the whole program", ALL)
     claims = Finding("every identifier is found from everywhere", ALL)

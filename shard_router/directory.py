@@ -108,12 +108,12 @@ class Directory:
 
     @asynccontextmanager
     async def _connection(self, identifier: Identifier) -> AsyncGenerator[Connection]:
-        shard = self._shard(identifier)
+        shard = self.place_of(identifier)
         async with self._places[shard], self._pools[shard].primary() as connection:
             yield connection
 
-    def _shard(self, identifier: Identifier) -> str:
-        """The claim's shard: the hash picks a region, then a slot of it."""
+    def place_of(self, identifier: Identifier) -> str:
+        """The shard that keeps an identifier's claim: the hash picks a region, then a slot of it."""
         digest = blake2b("\0".join(identifier).encode(), digest_size=8).digest()
         topology = self._topology.current
         regions = topology.claim_regions
