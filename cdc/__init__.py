@@ -1,1 +1,1 @@
-"""The pipeline from the journal to the views: source -> project -> Valkey; rebuild and verify."""
+"""The pipeline from the journal to the views: source -> project -> Valkey, and rebuild."""

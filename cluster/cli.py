@@ -120,7 +120,7 @@ def status(*, data: Data = None, as_json: Json = False) -> None:
 @app.command()
 def verify(*, data: Data = None, as_json: Json = False) -> None:
     """Check the promises on the data at rest; exit 1 when one is broken."""
-    from cdc.verify import verify as verify_promises  # noqa: PLC0415
+    from verify.verify import verify as verify_promises  # noqa: PLC0415
     from cluster.verdict import render_verdict, verdict_document  # noqa: PLC0415
 
     findings = asyncio.run(verify_promises(Documents(_plan(data=data).data).topology))

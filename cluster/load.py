@@ -23,7 +23,7 @@ from benchmarks import demo as tours
 from benchmarks.board import Board
 from benchmarks.deployment import Deployment
 from benchmarks.ratio import Peers, find_pgbench
-from cdc.verify import verify
+from verify.verify import verify
 from cluster import run
 from cluster.document import Documents
 from cluster.errors import ClusterError

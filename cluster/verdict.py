@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cdc.finding import Finding
+from verify.finding import Finding
 
 
 def verdict_document(findings: Sequence[Finding]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.verify_books import Books, MemberRows
-from cdc.verify_entry import _POINTS
-from cdc.verify_ledger import check_member
+from verify.books import Books, MemberRows
+from verify.entry import _POINTS
+from verify.ledger import check_member
 from rules.codec import posting_document, state_document
 from rules.command import CloseMember
 from rules.describe import describe_account

@@ -10,7 +10,7 @@ from string import Template
 import pytest
 
 from cdc import verify_books as books
-from cdc import verify_view
+from verify import view
 from tests.engine import PostgresServer, ValkeyServer
 from tests.integration.test_verify_world import World, prepared_world
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from cdc import verify, verify_view
-from cdc.verify_view import ACCOUNTS, ACTIVITY, GHOSTS, OTHERS
+from verify import view
+from verify import verify
+from verify.view import ACCOUNTS, ACTIVITY, GHOSTS, OTHERS
 from query.views import header
 from tests.command_node import running_command_node
 from tests.conftest import DatabasePair, eventually

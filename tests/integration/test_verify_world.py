@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from cdc.finding import Finding
-from cdc.verify import verify
-from cdc.verify_rows import STATEMENTS
-from cdc.verify_view import Wanted, wanted_views
+from verify.finding import Finding
+from verify.verify import verify
+from verify.stream import STATEMENTS
+from verify.view import Wanted, wanted_views
 from shard_router.card import new_card
 from shard_router.member_id import SLOT_COUNT, parse_member_id, slot_of
 from tests.command_node import PROGRAM, CommandNode, Reply, running_command_node

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from cdc.finding import Finding
-from cdc.verify_rows import merged
-from cdc.verify_saga import ALL, Across
+from verify.finding import Finding
+from verify.stream import merged
+from verify.across import ALL, Across
 from shard_router.card import parse_card
 from shard_router.directory import Directory
 from shard_router.errors import MalformedIdError

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from cdc.finding import Finding
-from cdc.verify_rows import Row, attempt, parsed
+from verify.finding import Finding
+from verify.stream import Row, attempt, parsed
 from rules.program import Program, parse_program
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology

@@ -16,12 +16,12 @@ import asyncpg
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from cdc.finding import Finding
-from cdc.verify_identifier import check_identifiers
-from cdc.verify_ledger import check_ledger
-from cdc.verify_rows import STATEMENTS
-from cdc.verify_saga import ALL, Across, check_across
-from cdc.verify_view import check_views
+from verify.finding import Finding
+from verify.identifier import check_identifiers
+from verify.ledger import check_ledger
+from verify.stream import STATEMENTS
+from verify.across import ALL, Across, check_across
+from verify.view import check_views
 from shard_router.directory import Directory
 from shard_router.errors import ProblemError
 from shard_router.pool import Connection, ShardPools, ShardServers

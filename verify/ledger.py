@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import orjson
 
-from cdc.finding import Finding
-from cdc.verify_books import (
+from verify.finding import Finding
+from verify.books import (
     ANSWERS,
     COUNTED,
     ERASED,
@@ -25,9 +25,9 @@ from cdc.verify_books import (
     MemberRows,
     ReadEntry,
 )
-from cdc.verify_entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_shown
-from cdc.verify_purchase import check_purchases, check_receipts
-from cdc.verify_rows import STATEMENTS, Row, Rows, attempt, merged, parsed
+from verify.entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_shown
+from verify.purchase import check_purchases, check_receipts
+from verify.stream import STATEMENTS, Row, Rows, attempt, merged, parsed
 from query.views import is_erased
 from rules.codec import parse_state
 from rules.counters import purchase_count, times_redeemed

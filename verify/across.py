@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import orjson
 
-from cdc.finding import Finding
-from cdc.verify_rows import STATEMENTS, Row, Rows, attempt, merged
+from verify.finding import Finding
+from verify.stream import STATEMENTS, Row, Rows, attempt, merged
 from rules.program import Program, parse_program
 from shard_router.errors import MalformedIdError
 from shard_router.member_id import format_member_id

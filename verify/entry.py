@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from cdc.verify_books import ANSWERS, EFFECT, SHOWN, Books, MemberRows, ReadEntry
-from cdc.verify_rows import Row, attempt, parsed
+from verify.books import ANSWERS, EFFECT, SHOWN, Books, MemberRows, ReadEntry
+from verify.stream import Row, attempt, parsed
 from rules.codec import instant_text
 from rules.describe import describe_account
 from rules.state import Account

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
-from cdc.verify_books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
-from cdc.verify_rows import Row, attempt, parsed
+from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
+from verify.stream import Row, attempt, parsed
 from rules.earn import reversed_points, thousandths
 from shard_router.member_id import format_member_id
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 import orjson
 from redis.asyncio import Redis
 
-from cdc.finding import Finding
-from cdc.verify_rows import STATEMENTS, Row
+from verify.finding import Finding
+from verify.stream import STATEMENTS, Row
 from query.views import (
     HEADER_SIZE,
     RECENT_ENTRIES,

@@ -1,0 +1,1 @@
+"""The auditor: every promise, proved on the data at rest."""
