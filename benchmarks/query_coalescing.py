@@ -27,9 +27,9 @@ from query import views
 from query.__main__ import build
 from query.cache import Cache
 from query.settings import QuerySettings
-from shard_router.credential import new_key
+from service.credential import new_key
+from service.shape import ACCOUNT_EXAMPLE
 from shard_router.member_id import compose_member_id, format_member_id
-from shard_router.shape import ACCOUNT_EXAMPLE
 
 MEMBERS: Final = [compose_member_id(1, slot=unique % 4096, unique=unique) for unique in range(1, 1001)]
 CONNECTIONS: Final = 32  # as in the measurement of DESIGN.md

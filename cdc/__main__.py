@@ -18,9 +18,9 @@ import typer
 from cdc.http import add_routes
 from cdc.runtime import Runtime
 from cdc.settings import CdcSettings
-from shard_router.credential import Credentials
-from shard_router.log import configure_logging
-from shard_router.web import build_app, serve
+from service.credential import Credentials
+from service.log import configure_logging
+from service.web import build_app, serve
 
 CLOSE_TIMEOUT_S: Final = 5.0
 

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from cdc.projector import register_metrics
 from cdc.runtime import Runtime
-from shard_router.web import CHECKS, PRINCIPAL, REGISTRY, render_json
+from service.web import CHECKS, PRINCIPAL, REGISTRY, render_json
 
 STALLED_MS: Final = 10_000  # ten heartbeats
 

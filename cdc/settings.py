@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shard_router.settings import NodeSettings
+from service.settings import NodeSettings
 
 
 class CdcSettings(NodeSettings):

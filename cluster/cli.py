@@ -120,8 +120,8 @@ def status(*, data: Data = None, as_json: Json = False) -> None:
 @app.command()
 def verify(*, data: Data = None, as_json: Json = False) -> None:
     """Check the promises on the data at rest; exit 1 when one is broken."""
-    from verify.verify import verify as verify_promises  # noqa: PLC0415
     from cluster.verdict import render_verdict, verdict_document  # noqa: PLC0415
+    from verify.verify import verify as verify_promises  # noqa: PLC0415
 
     findings = asyncio.run(verify_promises(Documents(_plan(data=data).data).topology))
     if as_json:
@@ -144,7 +144,7 @@ def rebuild(*, data: Data = None, region: Annotated[str | None, typer.Option(hel
 @token_app.command("member")
 def token_member(member: str, *, data: Data = None) -> None:
     """Print a token for one member's own data (valid for an hour)."""
-    from shard_router.credential import mint_member_token  # noqa: PLC0415
+    from service.credential import mint_member_token  # noqa: PLC0415
     from shard_router.errors import MalformedIdError  # noqa: PLC0415
     from shard_router.member_id import parse_member_id  # noqa: PLC0415
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_atomic, write_json
 from cluster.plan import HOST, ClusterPlan, RegionPlan, ShardPlan
-from shard_router.credential import CredentialDocument, Role, new_key
+from service.credential import CredentialDocument, Role, new_key
 
 KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
 

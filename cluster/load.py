@@ -23,7 +23,6 @@ from benchmarks import demo as tours
 from benchmarks.board import Board
 from benchmarks.deployment import Deployment
 from benchmarks.ratio import Peers, find_pgbench
-from verify.verify import verify
 from cluster import run
 from cluster.document import Documents
 from cluster.errors import ClusterError
@@ -33,6 +32,7 @@ from cluster.record import locked
 from cluster.status import StatusReport, read_status
 from cluster.system import DEFAULT_PROGRAM
 from cluster.verdict import render_verdict
+from verify.verify import verify
 
 KEY_VARIABLES = ("LOYALTY_SERVICE_KEY", "LOYALTY_ADMIN_KEY", "LOYALTY_POS_KEY")
 

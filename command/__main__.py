@@ -17,13 +17,13 @@ from command.program import NoProgramError, learn_program
 from command.router import CommandRouter
 from command.settings import CommandSettings
 from command.settler import settle_until
-from shard_router.credential import Credentials
+from service.credential import Credentials
+from service.log import configure_logging
+from service.openapi import add_operations
+from service.web import CHECKS, DRAINING, REGISTRY, build_app, serve
 from shard_router.errors import ProblemError
-from shard_router.log import configure_logging
-from shard_router.openapi import add_operations
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
-from shard_router.web import CHECKS, DRAINING, REGISTRY, build_app, serve
 
 POOL_SIZE_MAX: Final = (
     10  # lanes, look-ups, the settler and the courier; 4 processes x 10 stay well under max_connections 100

@@ -25,9 +25,9 @@ from rules.command import (
 from rules.describe import describe_account
 from rules.outcome import Entry, Refused
 from rules.program import Program
+from service.web import problem_document
 from shard_router.errors import PROBLEMS, ProblemError
 from shard_router.member_id import format_member_id, format_reference
-from shard_router.web import problem_document
 
 CREATED: Final = 201
 OK: Final = 200

@@ -17,13 +17,13 @@ from command.courier import Courier
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.router import CommandRouter, Target
 from rules.command import Command, RecordPurchase, ReturnPurchase
-from shard_router.body import MemberReference, parse_body
-from shard_router.credential import Principal
+from service.body import MemberReference, parse_body
+from service.credential import Principal
+from service.forward import deadline_of
+from service.web import PRINCIPAL, REQUEST_ID, SETTINGS, read_body, render_json
 from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.forward import deadline_of
 from shard_router.member_id import parse_reference
 from shard_router.token import TOKEN_HEADER, format_token
-from shard_router.web import PRINCIPAL, REQUEST_ID, SETTINGS, read_body, render_json
 
 ROUTER: Final = web.AppKey("router", CommandRouter)
 COURIER: Final = web.AppKey("courier", Courier)

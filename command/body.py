@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from rules.command import ReturnedLine
-from shard_router.body import (
+from service.body import (
     LINES_MAX,
     POINTS_MAX,
     CardNumber,

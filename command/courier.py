@@ -159,7 +159,7 @@ class Courier:
 
     async def _in_time(self, work: Coroutine[Any, Any, Result], what: str) -> Result:
         """Do a write within the deadline: a shard that waits for its standby must not hold up the errands of others."""
-        return await self._router.patience.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)
+        return await self._router.detached.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)
 
     def _receipt(self, errand: Errand, kind: str) -> ReceiptKey:
         """The natural key of the other half: one per entry, for ever."""

@@ -55,12 +55,12 @@ from rules.command import (
     UseRedemption,
     VoidHold,
 )
-from shard_router.body import PurchaseBody
+from service.body import PurchaseBody
+from service.forward import FORWARDED_HEADER
+from service.web import PRINCIPAL
 from shard_router.card import new_card
 from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.forward import FORWARDED_HEADER
 from shard_router.member_id import SLOT_COUNT, Reference, new_member_id, parse_member_id, parse_reference
-from shard_router.web import PRINCIPAL
 
 _CODE_ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _CODE_LENGTH: Final = 10  # 50 bits: nobody guesses the code of somebody's reward

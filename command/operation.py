@@ -19,9 +19,9 @@ from command.body import (
     UseBody,
     VoidBody,
 )
-from shard_router.body import PurchaseBody
-from shard_router.openapi import COMMAND_HEADERS, STAFF, About, Operation, Parameter
-from shard_router.shape import ACCOUNT_EXAMPLE, MEMBER_EXAMPLE, POSTING_EXAMPLE, Account, Posting
+from service.body import PurchaseBody
+from service.openapi import COMMAND_HEADERS, STAFF, About, Operation, Parameter
+from service.shape import ACCOUNT_EXAMPLE, MEMBER_EXAMPLE, POSTING_EXAMPLE, Account, Posting
 
 ABOUT: Final = About(
     "Loyalty commands",

@@ -12,12 +12,12 @@ from command.program import ProgramCache
 from command.stock import StockKeeper
 from command.store import Store
 from rules.program import Program
+from service.detached import DetachedWrites
+from service.forward import Forwarder
 from shard_router.card import CARD_DIGITS, parse_card
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.forward import Forwarder
 from shard_router.member_id import parse_member_id, slot_of
-from shard_router.patience import Patience
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
 
@@ -43,8 +43,8 @@ class CommandRouter:
         self._forwarder = Forwarder(region, topology, "command")
         self._lanes: dict[str, Lanes] = {}
         self.directory = Directory(topology, pools)
-        self.patience = Patience()
-        self.stock = StockKeeper(pools, self.patience)
+        self.detached = DetachedWrites()
+        self.stock = StockKeeper(pools, self.detached)
         self.programs = ProgramCache()
         self.lanes_per_shard = 1
 
@@ -92,7 +92,7 @@ class CommandRouter:
     async def claim(self, identifiers: list[Identifier], member_id: int, *, deadline: float) -> list[Identifier]:
         """Lease what a member is to be found by; tells which of it existing members have (see Directory)."""
         work = self.directory.lease(self.unrouted(identifiers), member_id)
-        return await self.patience.wait(work, deadline=deadline, what="leasing what the member is to be found by")
+        return await self.detached.wait(work, deadline=deadline, what="leasing what the member is to be found by")
 
     async def conclude_claim(
         self, identifiers: list[Identifier], member_id: int, *, created: bool, deadline: float
@@ -106,7 +106,7 @@ class CommandRouter:
             return
         conclude = self.directory.hold if created else self.directory.give_up
         try:
-            await self.patience.wait(conclude(unrouted, member_id), deadline=deadline, what="concluding a lease")
+            await self.detached.wait(conclude(unrouted, member_id), deadline=deadline, what="concluding a lease")
         except ProblemError as error:
             structlog.get_logger().warning("claim_left_leased", reason=error.detail)
 
@@ -186,7 +186,7 @@ class CommandRouter:
         for lanes in self._lanes.values():
             await lanes.idle()
             await lanes.store.close()
-        await self.patience.idle()
+        await self.detached.idle()
         await self._forwarder.close()
 
     def _number(self, region: str) -> int:

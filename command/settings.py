@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from shard_router.settings import NodeSettings
+from service.settings import NodeSettings
 
 
 class CommandSettings(NodeSettings):

@@ -19,8 +19,8 @@ from typing import Any, Final
 import structlog
 
 from rules.program import Program
+from service.detached import DetachedWrites
 from shard_router.errors import ProblemError
-from shard_router.patience import Patience
 from shard_router.pool import ShardPools
 from shard_router.statement import load_statements
 
@@ -34,9 +34,9 @@ UNFINISHED_S: Final = 5.0
 class StockKeeper:
     """Moves allotments between the shards of a program."""
 
-    def __init__(self, pools: ShardPools, patience: Patience) -> None:
+    def __init__(self, pools: ShardPools, detached: DetachedWrites) -> None:
         self._pools = pools
-        self._patience = patience
+        self._detached = detached
         # One fetch at a time per reward and shard: those who wait find what the first one brought.
         self._fetching: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._locking = asyncio.Semaphore(LOCKS_MAX)
@@ -50,7 +50,7 @@ class StockKeeper:
         another cannot be asked, or when it takes longer than the deadline, a monotonic instant.
         """
         work = self._fetch((reward, receiver), shards=shards, quantity=quantity, deadline=deadline)
-        return await self._patience.wait(work, deadline=deadline, what=f"fetching stock of {reward}")
+        return await self._detached.wait(work, deadline=deadline, what=f"fetching stock of {reward}")
 
     async def finish_moves(self, donor: str, *, older_than_s: float = UNFINISHED_S) -> None:
         """Finish what somebody began and did not end."""

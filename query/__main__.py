@@ -18,11 +18,11 @@ from query.operations import ABOUT, OPERATIONS
 from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
-from shard_router.credential import Credentials
-from shard_router.log import configure_logging
-from shard_router.openapi import add_operations
+from service.credential import Credentials
+from service.log import configure_logging
+from service.openapi import add_operations
+from service.web import CHECKS, REGISTRY, build_app, gauge, serve
 from shard_router.topology import TopologyWatch
-from shard_router.web import CHECKS, REGISTRY, build_app, gauge, serve
 
 _COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY_READS, STREAMS)
 

@@ -21,10 +21,10 @@ from rules.evaluate import Evaluation, evaluate
 from rules.facts import Facts
 from rules.outcome import Refused
 from rules.state import Account
-from shard_router.body import Instant, MemberReference, PurchaseBody, parse_body
+from service.body import Instant, MemberReference, PurchaseBody, parse_body
+from service.web import PRINCIPAL, read_body, render_json
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import parse_reference
-from shard_router.web import PRINCIPAL, read_body, render_json
 
 _EXAMPLE: Final[dict[str, Any]] = {
     "member": {"card": "0100000000000000008"},

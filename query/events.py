@@ -19,10 +19,10 @@ from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
 from query.settings import QuerySettings
 from query.visible import Watch
-from shard_router.credential import Principal
+from service.credential import Principal
+from service.openapi import malformed_parameter
+from service.web import CREDENTIALS, DRAINING, PRINCIPAL, REQUEST_ID
 from shard_router.errors import ProblemError
-from shard_router.openapi import malformed_parameter
-from shard_router.web import CREDENTIALS, DRAINING, PRINCIPAL, REQUEST_ID
 
 STREAMS: Final = Gauge("loyalty_query_streams", "Event streams open now.", registry=None)
 _RETRY_MS: Final = 2_000

@@ -24,11 +24,11 @@ from query.question import (
     decode_activity_page,
 )
 from query.reader import Answer
+from service.openapi import malformed_parameter
+from service.web import PRINCIPAL, Handler, render_json
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import Reference, format_member_id, parse_member_id, parse_reference
-from shard_router.openapi import malformed_parameter
 from shard_router.token import TOKEN_HEADER, ConsistencyToken, parse_token
-from shard_router.web import PRINCIPAL, Handler, render_json
 
 _REVALIDATE: Final = "private, no-cache"
 _JSON: Final = "application/json; charset=utf-8"

@@ -12,9 +12,9 @@ from query.lookup import Directory, Identifier
 from query.question import Question
 from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
+from service.forward import Forwarder, deadline_of
+from service.relay import Relay
 from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.forward import Forwarder, deadline_of
-from shard_router.relay import Relay
 from shard_router.topology import TopologyWatch
 
 T = TypeVar("T")

@@ -4,8 +4,8 @@ from typing import Final
 
 from query import shapes
 from query.evaluation import EvaluationBody
-from shard_router.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
-from shard_router.shape import MEMBER_EXAMPLE, Account
+from service.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
+from service.shape import MEMBER_EXAMPLE, Account
 
 ABOUT: Final = About(
     "Loyalty queries",

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import orjson
 
+from service.openapi import malformed_parameter
 from shard_router.errors import ProblemError
-from shard_router.openapi import malformed_parameter
 
 SIZE_DEFAULT: Final = 50
 SIZE_MAX: Final = 200

@@ -1,6 +1,6 @@
 """Settings of a query node; the defaults suit a region on one network."""
 
-from shard_router.settings import NodeSettings
+from service.settings import NodeSettings
 
 
 class QuerySettings(NodeSettings):

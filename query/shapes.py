@@ -1,11 +1,11 @@
-"""Shapes of what queries answer, for the OpenAPI document; the account's stand in shard_router/shape.py."""
+"""Shapes of what queries answer, for the OpenAPI document; the account's stand in service/shape.py."""
 
 from datetime import date, datetime
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from shard_router.shape import (
+from service.shape import (
     ACCOUNT_EXAMPLE,
     MEMBER_EXAMPLE,
     POSTING_EXAMPLE,

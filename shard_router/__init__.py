@@ -1,1 +1,1 @@
-"""Where a member lives: ids, slots, topology, pools, forwarding; and how a process stands up and answers HTTP."""
+"""Where a member lives: ids, slots, topology, pools and the directory of claims."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from shard_router.credential import new_key
+from service.credential import new_key
 from tests.conftest import eventually
 from tests.engine import free_port
 

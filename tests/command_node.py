@@ -20,12 +20,12 @@ from command.http import HANDLERS
 from command.operation import ABOUT, OPERATIONS
 from command.program import apply_program, learn_program
 from command.router import CommandRouter
-from shard_router.credential import Credentials, new_key
-from shard_router.openapi import add_operations
+from service.credential import Credentials, new_key
+from service.openapi import add_operations
+from service.settings import NodeSettings
+from service.web import REGISTRY, build_app
 from shard_router.pool import ShardPools
-from shard_router.settings import NodeSettings
 from shard_router.topology import TopologyWatch
-from shard_router.web import REGISTRY, build_app
 
 PROGRAM = """
 [program]

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from shard_router.log import configure_logging
+from service.log import configure_logging
 from tests import container, engine
 from tests.engine import PostgresServer, ValkeyServer
 

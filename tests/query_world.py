@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from query import views
 from query.__main__ import build
 from query.settings import QuerySettings
-from shard_router.credential import mint_member_token, new_key
+from service.credential import mint_member_token, new_key
 from shard_router.member_id import compose_member_id, format_member_id
 from tests.engine import free_port
 

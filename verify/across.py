@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import orjson
 
-from verify.finding import Finding
-from verify.stream import STATEMENTS, Row, Rows, attempt, merged
 from rules.program import Program, parse_program
 from shard_router.errors import MalformedIdError
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology
+from verify.finding import Finding
+from verify.stream import STATEMENTS, Row, Rows, attempt, merged
 
 IN_DOUBT_MAX: Final = timedelta(seconds=60)
 """How long a transfer may be under way."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from verify.finding import Finding
-from verify.stream import Row, attempt, parsed
 from rules.program import Program, parse_program
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology
+from verify.finding import Finding
+from verify.stream import Row, attempt, parsed
 
 READABLE: Final = "every stored document can be read"
 WHOLE: Final = "member, account and journal belong together"

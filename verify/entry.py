@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from verify.books import ANSWERS, EFFECT, SHOWN, Books, MemberRows, ReadEntry
-from verify.stream import Row, attempt, parsed
 from rules.codec import instant_text
 from rules.describe import describe_account
 from rules.state import Account
+from verify.books import ANSWERS, EFFECT, SHOWN, Books, MemberRows, ReadEntry
+from verify.stream import Row, attempt, parsed
 
 _REFUSED: Final = 400
 

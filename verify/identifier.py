@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from verify.finding import Finding
-from verify.stream import merged
-from verify.across import ALL, Across
 from shard_router.card import parse_card
 from shard_router.directory import Directory
 from shard_router.errors import MalformedIdError
 from shard_router.member_id import format_member_id, region_number_of, slot_of
 from shard_router.topology import Topology
+from verify.across import ALL, Across
+from verify.finding import Finding
+from verify.stream import merged
 
 _CLAIMS: Final = ("claim", "lease")
 

@@ -7,7 +7,13 @@ from typing import Any, Final
 
 import orjson
 
-from verify.finding import Finding
+from query.views import is_erased
+from rules.codec import parse_state
+from rules.counters import purchase_count, times_redeemed
+from rules.fold import FoldedEntry, fold
+from rules.state import Account, TierStanding
+from shard_router.errors import MalformedIdError
+from shard_router.topology import Topology
 from verify.books import (
     ANSWERS,
     COUNTED,
@@ -26,15 +32,9 @@ from verify.books import (
     ReadEntry,
 )
 from verify.entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_shown
+from verify.finding import Finding
 from verify.purchase import check_purchases, check_receipts
 from verify.stream import STATEMENTS, Row, Rows, attempt, merged, parsed
-from query.views import is_erased
-from rules.codec import parse_state
-from rules.counters import purchase_count, times_redeemed
-from rules.fold import FoldedEntry, fold
-from rules.state import Account, TierStanding
-from shard_router.errors import MalformedIdError
-from shard_router.topology import Topology
 
 _STATE: Final = ("lots", "holds", "redemptions", "tier", "status")
 _BUCKETS: Final = ("spent", "expired", "debt", "issued", "available", "pending", "held")

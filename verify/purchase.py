@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
-from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
-from verify.stream import Row, attempt, parsed
 from rules.earn import reversed_points, thousandths
 from shard_router.member_id import format_member_id
+from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
+from verify.stream import Row, attempt, parsed
 
 _KIND_OF_RECEIPT: Final = {
     "purchase_recorded": "purchase",

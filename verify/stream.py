@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from verify.finding import Finding
 from shard_router.statement import load_statements
+from verify.finding import Finding
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("verify.sql"))
 ROWS_AT_ONCE: Final = 500  # of the widest, baskets with what each line earned, some MB

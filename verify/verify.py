@@ -16,16 +16,16 @@ import asyncpg
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from verify.finding import Finding
-from verify.identifier import check_identifiers
-from verify.ledger import check_ledger
-from verify.stream import STATEMENTS
-from verify.across import ALL, Across, check_across
-from verify.view import check_views
 from shard_router.directory import Directory
 from shard_router.errors import ProblemError
 from shard_router.pool import Connection, ShardPools, ShardServers
 from shard_router.topology import Topology, TopologyWatch
+from verify.across import ALL, Across, check_across
+from verify.finding import Finding
+from verify.identifier import check_identifiers
+from verify.ledger import check_ledger
+from verify.stream import STATEMENTS
+from verify.view import check_views
 
 POOL_SIZE_MAX: Final = 4
 STATEMENT_TIMEOUT_MS: Final = 600_000

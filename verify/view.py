@@ -16,8 +16,6 @@ from typing import Any, Final
 import orjson
 from redis.asyncio import Redis
 
-from verify.finding import Finding
-from verify.stream import STATEMENTS, Row
 from query.views import (
     HEADER_SIZE,
     RECENT_ENTRIES,
@@ -35,6 +33,8 @@ from query.views import (
 )
 from shard_router.member_id import format_member_id
 from shard_router.pool import Connection, ShardServers
+from verify.finding import Finding
+from verify.stream import STATEMENTS, Row
 
 MEMBERS_AT_ONCE: Final = 100  # with all their baskets, some MB
 KEYS_AT_ONCE: Final = 1_000

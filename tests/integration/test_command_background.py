@@ -15,7 +15,7 @@ from aiohttp import ClientError, ClientSession
 
 from command.program import apply_program
 from command.settler import settle_until
-from shard_router.credential import new_key
+from service.credential import new_key
 from shard_router.topology import parse_topology
 from tests.command_node import PROGRAM, running_command_node
 from tests.conftest import eventually

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from shard_router.credential import Credentials, new_key
-from shard_router.forward import Forwarder, deadline_of
-from shard_router.settings import NodeSettings
+from service.credential import Credentials, new_key
+from service.forward import Forwarder, deadline_of
+from service.settings import NodeSettings
+from service.web import SETTINGS, build_app, read_body
 from shard_router.topology import TopologyWatch
-from shard_router.web import SETTINGS, build_app, read_body
 from tests.engine import free_port
 
 

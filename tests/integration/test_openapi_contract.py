@@ -18,7 +18,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from yarl import URL
 
-from shard_router.shape import MEMBER_EXAMPLE
+from service.shape import MEMBER_EXAMPLE
 from tests.command_node import CommandNode, running_command_node
 from tests.query_world import ShardPlace, World, open_world
 

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from query import views
 from query.node import NODE
-from shard_router.credential import mint_member_token
+from service.credential import mint_member_token
+from service.web import DRAINING
 from shard_router.member_id import format_member_id
-from shard_router.web import DRAINING
 from tests.engine import ValkeyServer
 from tests.query_world import ShardPlace, World, entry, member, open_world, project
 

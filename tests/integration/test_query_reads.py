@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from query import views
 from query.node import NODE
+from service.shape import Account
 from shard_router.member_id import format_member_id
-from shard_router.shape import Account
 from shard_router.token import format_token
 from tests.conftest import DatabasePair, eventually
 from tests.query_world import (

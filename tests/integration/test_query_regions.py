@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from query.node import NODE
-from shard_router.gate import FAILURES_MAX, REST_S
+from service.bulkhead import FAILURES_MAX, REST_S
 from shard_router.member_id import format_member_id
 from tests.conftest import eventually
 from tests.engine import ValkeyServer

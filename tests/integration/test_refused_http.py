@@ -15,9 +15,9 @@ import pytest
 import structlog.testing
 from aiohttp import web
 
-from shard_router.credential import Credentials, new_key
-from shard_router.settings import NodeSettings
-from shard_router.web import Runner, build_app, read_body, render_json
+from service.credential import Credentials, new_key
+from service.settings import NodeSettings
+from service.web import Runner, build_app, read_body, render_json
 
 LIMIT = 1_048_576
 BOMB = gzip.compress(b"0" * 50 * LIMIT)
@@ -201,7 +201,7 @@ async def test_a_head_that_contradicts_itself_or_wants_the_impossible_is_malform
 async def test_a_chunk_that_is_none_is_malformed_at_once_and_later_when_the_time_for_bodies_is_over(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shard_router.web._BODY_TIMEOUT_S", 0.2)  # aiohttp tells nobody who reads already
+    monkeypatch.setattr("service.web._BODY_TIMEOUT_S", 0.2)  # aiohttp tells nobody who reads already
     head = node.request(b"", "Transfer-Encoding: chunked")
     with structlog.testing.capture_logs() as logged:
         check(await node.send(head + b"zz\r\n{}\r\n0\r\n\r\n"), 400, "malformed")

@@ -9,9 +9,6 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verify.books import Books, MemberRows
-from verify.entry import _POINTS
-from verify.ledger import check_member
 from rules.codec import posting_document, state_document
 from rules.command import CloseMember
 from rules.describe import describe_account
@@ -22,6 +19,9 @@ from shard_router.topology import Topology, TopologyDocument
 from tests.query_world import member as member_id_of
 from tests.rules_world import NOW, Member
 from tests.unit.test_rules_laws import LAW, History, programs
+from verify.books import Books, MemberRows
+from verify.entry import _POINTS
+from verify.ledger import check_member
 
 ADA = member_id_of(1)
 SHARD = {"region": "eu", "slots": [(0, 4095)], "servers": [], "valkey": ""}

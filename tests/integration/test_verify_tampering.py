@@ -9,10 +9,9 @@ from string import Template
 
 import pytest
 
-from cdc import verify_books as books
-from verify import view
 from tests.engine import PostgresServer, ValkeyServer
 from tests.integration.test_verify_world import World, prepared_world
+from verify import books, view
 
 
 def _edit(table: str, column: str, path: str, value: str, where: str) -> str:
@@ -274,7 +273,7 @@ async def prepared(
 
 @pytest.fixture
 async def world(prepared: World, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World]:
-    monkeypatch.setattr(verify_view, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(view, "PATIENCE_S", 0.0)
     yield prepared
     for shard in prepared.shards.values():
         await shard.restore()

@@ -8,14 +8,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from verify import view
-from verify import verify
-from verify.view import ACCOUNTS, ACTIVITY, GHOSTS, OTHERS
 from query.views import header
 from tests.command_node import running_command_node
 from tests.conftest import DatabasePair, eventually
 from tests.engine import PostgresServer, ValkeyServer
 from tests.integration.test_verify_world import TABLES, World, prepared_world
+from verify import verify, view
+from verify.view import ACCOUNTS, ACTIVITY, GHOSTS, OTHERS
 
 TAMPERING = {
     "an account that is missing": (ACCOUNTS, "DEL a:{ada}"),
@@ -65,7 +64,7 @@ async def prepared(
 
 @pytest.fixture
 async def world(prepared: World, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World]:
-    monkeypatch.setattr(verify_view, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(view, "PATIENCE_S", 0.0)
     yield prepared
     for shard in prepared.shards.values():
         await shard.fill_views()
@@ -87,8 +86,8 @@ async def test_an_emptied_valkey_is_found_without_waiting_for_each_view(world: W
 
 
 async def test_a_view_that_is_on_its_way_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_view, "PATIENCE_S", 30.0)
-    monkeypatch.setattr(verify_view, "RETRY_S", 0.01)
+    monkeypatch.setattr(view, "PATIENCE_S", 30.0)
+    monkeypatch.setattr(view, "RETRY_S", 0.01)
     key, valkey = f"a:{world.names['ada']}", world.home("ada").valkey
     kept = await valkey.get(key)
     await valkey.set(key, header(1) + b"{}")
@@ -119,7 +118,7 @@ async def test_a_standby_that_holds_something_else_is_found(
     database_pair: DatabasePair, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify, "STANDBY_PATIENCE_S", 0.0)
-    monkeypatch.setattr(verify_view, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(view, "PATIENCE_S", 0.0)
     async with running_command_node(database_pair.primary, tmp_path) as node:
         await node.enrol(phone="+4930111")
     document = json.loads((tmp_path / "topology.json").read_text())

@@ -11,15 +11,15 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from verify.finding import Finding
-from verify.verify import verify
-from verify.stream import STATEMENTS
-from verify.view import Wanted, wanted_views
 from shard_router.card import new_card
 from shard_router.member_id import SLOT_COUNT, parse_member_id, slot_of
 from tests.command_node import PROGRAM, CommandNode, Reply, running_command_node
 from tests.engine import PostgresServer, ValkeyServer
 from tests.integration.test_command import basket
+from verify.finding import Finding
+from verify.stream import STATEMENTS
+from verify.verify import verify
+from verify.view import Wanted, wanted_views
 
 RICH = PROGRAM.replace("[points]\n", "[points]\nworth = { points = 1, amount = 1 }\n") + (
     '[[tiers]]\ncode = "basic"\nthreshold = 0\nmultiplier = "1"\n'

@@ -12,8 +12,8 @@ import structlog.testing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shard_router import credential
-from shard_router.credential import AUDIENCE, Credentials, mint_member_token, new_key
+from service import credential
+from service.credential import AUDIENCE, Credentials, mint_member_token, new_key
 from shard_router.errors import ProblemError
 from shard_router.member_id import compose_member_id, format_member_id
 

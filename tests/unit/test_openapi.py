@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from query.http import HANDLERS
 from query.operations import ABOUT, OPERATIONS
+from service.openapi import About, Operation, Parameter, add_operations, describe
 from shard_router.errors import PROBLEMS
-from shard_router.openapi import About, Operation, Parameter, add_operations, describe
 
 DOCUMENT = describe(OPERATIONS, ABOUT)
 

@@ -12,10 +12,10 @@ from typing import Final, Literal
 import aiohttp
 from aiohttp import web
 
+from service.bulkhead import Bulkhead
+from service.web import FORWARDED, REQUEST_ID, SETTINGS
 from shard_router.errors import ProblemError
-from shard_router.gate import Gates
 from shard_router.topology import TopologyWatch
-from shard_router.web import FORWARDED, REQUEST_ID, SETTINGS
 
 FORWARDED_HEADER: Final = "Loyalty-Forwarded"
 DEADLINE_HEADER: Final = "Loyalty-Deadline-Ms"
@@ -35,7 +35,7 @@ class Forwarder:
         self._region = region
         self._topology = topology
         self._side: Literal["command", "query"] = side
-        self._gates = Gates()
+        self._bulkhead = Bulkhead()
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(
@@ -48,7 +48,7 @@ class Forwarder:
         """
         if FORWARDED_HEADER in request.headers:
             raise ProblemError("shard_unavailable", "nodes disagree about this member's home; retry")
-        with self._gates.through(region, places=request.app[SETTINGS].in_flight_max):
+        with self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
             FORWARDED.labels(region).inc()
             return await self._ask_nodes(request, region, deadline=deadline, body=body)
 
@@ -92,7 +92,7 @@ class Forwarder:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)  # the gates bound it, region by region
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)  # the bulkhead bounds it, region by region
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
         return self._session
 

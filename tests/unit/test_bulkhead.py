@@ -5,8 +5,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
+from service.bulkhead import FAILURES_MAX, REST_S, SLOW_S, Bulkhead
 from shard_router.errors import ProblemError
-from shard_router.gate import FAILURES_MAX, REST_S, SLOW_S, Gates
 
 SLOW = SLOW_S + 0.1
 
@@ -24,76 +24,76 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def fail(gates: Gates, clock: Clock, *, after_s: float, region: str = "us") -> None:
-    with suppress(TimeoutError), gates.through(region, places=100):
+def fail(bulkhead: Bulkhead, clock: Clock, *, after_s: float, region: str = "us") -> None:
+    with suppress(TimeoutError), bulkhead.through(region, places=100):
         clock.now += after_s
         raise TimeoutError
 
 
-def is_shut(gates: Gates, clock: Clock, region: str = "us") -> bool:
+def is_shut(bulkhead: Bulkhead, clock: Clock, region: str = "us") -> bool:
     try:
-        fail(gates, clock, after_s=0, region=region)
+        fail(bulkhead, clock, after_s=0, region=region)
     except ProblemError as error:
         return error.code == "shard_unavailable"
     return False
 
 
 def test_a_region_gets_a_quarter_of_the_places_and_all_regions_half() -> None:
-    gates = Gates()
+    bulkhead = Bulkhead()
     with ExitStack() as under_way:
         for region in ("us", "ap"):
             for _ in range(2):
-                under_way.enter_context(gates.through(region, places=8))
-            with pytest.raises(ProblemError), gates.through(region, places=8):
+                under_way.enter_context(bulkhead.through(region, places=8))
+            with pytest.raises(ProblemError), bulkhead.through(region, places=8):
                 pass
-        with pytest.raises(ProblemError), gates.through("third", places=8):
+        with pytest.raises(ProblemError), bulkhead.through("third", places=8):
             pass
-    with gates.through("us", places=8), gates.through("third", places=8):
+    with bulkhead.through("us", places=8), bulkhead.through("third", places=8):
         pass
 
 
 def test_a_small_node_still_asks_other_regions() -> None:
-    with Gates().through("us", places=1):
+    with Bulkhead().through("us", places=1):
         pass
 
 
 def test_slow_failures_in_a_row_shut_a_region_for_a_moment_and_no_other(clock: Clock) -> None:
-    gates = Gates()
+    bulkhead = Bulkhead()
     for _ in range(FAILURES_MAX):
-        assert not is_shut(gates, clock)
-        fail(gates, clock, after_s=SLOW)
-    assert is_shut(gates, clock)
-    assert not is_shut(gates, clock, "ap")
+        assert not is_shut(bulkhead, clock)
+        fail(bulkhead, clock, after_s=SLOW)
+    assert is_shut(bulkhead, clock)
+    assert not is_shut(bulkhead, clock, "ap")
     clock.now += REST_S
-    assert not is_shut(gates, clock)
+    assert not is_shut(bulkhead, clock)
 
 
 def test_an_answer_in_between_begins_the_count_anew(clock: Clock) -> None:
-    gates = Gates()
+    bulkhead = Bulkhead()
     for _ in range(FAILURES_MAX - 1):
-        fail(gates, clock, after_s=SLOW)
-    with gates.through("us", places=100):
+        fail(bulkhead, clock, after_s=SLOW)
+    with bulkhead.through("us", places=100):
         clock.now += 10
-    fail(gates, clock, after_s=SLOW)
-    assert not is_shut(gates, clock)
+    fail(bulkhead, clock, after_s=SLOW)
+    assert not is_shut(bulkhead, clock)
 
 
 def test_quick_failures_say_nothing_about_a_region(clock: Clock) -> None:
-    gates = Gates()
+    bulkhead = Bulkhead()
     for _ in range(10 * FAILURES_MAX):
-        fail(gates, clock, after_s=SLOW_S / 2)
-    assert not is_shut(gates, clock)
+        fail(bulkhead, clock, after_s=SLOW_S / 2)
+    assert not is_shut(bulkhead, clock)
 
 
 @pytest.mark.parametrize("outcome", ["answer", "slow failure", "quick failure"])
 def test_one_tries_for_all(clock: Clock, outcome: str) -> None:
-    gates = Gates()
+    bulkhead = Bulkhead()
     for _ in range(FAILURES_MAX):
-        fail(gates, clock, after_s=SLOW)
+        fail(bulkhead, clock, after_s=SLOW)
     clock.now += REST_S
-    with suppress(TimeoutError), gates.through("us", places=100):
-        assert is_shut(gates, clock), "the trial is under way"
+    with suppress(TimeoutError), bulkhead.through("us", places=100):
+        assert is_shut(bulkhead, clock), "the trial is under way"
         clock.now += SLOW if outcome == "slow failure" else 0.1
         if outcome != "answer":
             raise TimeoutError
-    assert is_shut(gates, clock) is (outcome == "slow failure")
+    assert is_shut(bulkhead, clock) is (outcome == "slow failure")

@@ -10,10 +10,10 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from service.forward import FORWARDED_HEADER
+from service.web import DRAINING, FORWARDED, REQUEST_ID, SETTINGS
 from shard_router.errors import ProblemError
-from shard_router.forward import FORWARDED_HEADER
 from shard_router.topology import TopologyWatch
-from shard_router.web import DRAINING, FORWARDED, REQUEST_ID, SETTINGS
 
 _PASSED_ON: Final = ("Authorization", "Last-Event-ID", "Accept")
 _PASSED_BACK: Final = (

@@ -19,9 +19,9 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from shard_router.credential import Role
+from service.credential import Role
+from service.web import PRINCIPAL, Handler
 from shard_router.errors import PROBLEMS, ProblemError
-from shard_router.web import PRINCIPAL, Handler
 
 STAFF: Final[tuple[Role, ...]] = ("pos", "service", "admin")
 EVERYONE: Final[tuple[Role, ...]] = (*STAFF, "member")

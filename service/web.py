@@ -22,9 +22,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from shard_router.credential import Credentials, Principal
+from service.credential import Credentials, Principal
+from service.settings import NodeSettings
 from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
-from shard_router.settings import NodeSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Check = Callable[[], Awaitable[str | None]]

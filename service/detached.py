@@ -17,7 +17,7 @@ UNFINISHED_MAX: Final = 256
 """Beyond as many, a new one is refused at once: half of what a node may have under way."""
 
 
-class Patience:
+class DetachedWrites:
     """Waits for work no longer than allowed, and keeps what goes on, up to a bound."""
 
     def __init__(self, unfinished_max: int = UNFINISHED_MAX) -> None:

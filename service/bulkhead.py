@@ -26,17 +26,17 @@ REST_S: Final = 2.0
 
 
 @dataclass(slots=True)
-class _Gate:
+class _Compartment:
     under_way: int = 0
     failures: int = 0  # slow ones in a row
     shut_until: float = 0.0
 
 
-class Gates:
-    """The ways to the other regions, one gate each."""
+class Bulkhead:
+    """The ways to the other regions, one compartment each."""
 
     def __init__(self) -> None:
-        self._gates = defaultdict[str, _Gate](_Gate)
+        self._compartments = defaultdict[str, _Compartment](_Compartment)
 
     @contextmanager
     def through(self, region: str, *, places: int) -> Generator[None]:
@@ -44,39 +44,39 @@ class Gates:
 
         `shard_unavailable` at once when too many are there or the region does not answer.
         """
-        gate, began_at = self._gates[region], time.monotonic()
-        if began_at < gate.shut_until:
+        compartment, began_at = self._compartments[region], time.monotonic()
+        if began_at < compartment.shut_until:
             raise ProblemError("shard_unavailable", f"region {region} does not answer")
-        if gate.under_way >= max(places // 4, 1) or self._under_way() >= max(places // 2, 1):
+        if compartment.under_way >= max(places // 4, 1) or self._under_way() >= max(places // 2, 1):
             raise ProblemError("shard_unavailable", f"too much is under way to region {region}")
-        on_trial = gate.failures >= FAILURES_MAX
+        on_trial = compartment.failures >= FAILURES_MAX
         if on_trial:
-            gate.shut_until = math.inf
-        gate.under_way += 1
+            compartment.shut_until = math.inf
+        compartment.under_way += 1
         try:
             yield
         except BaseException:
-            self._failed(region, gate, on_trial=on_trial, took_s=time.monotonic() - began_at)
+            self._failed(region, compartment, on_trial=on_trial, took_s=time.monotonic() - began_at)
             raise
         else:
-            self._answered(region, gate)
+            self._answered(region, compartment)
         finally:
-            gate.under_way -= 1
+            compartment.under_way -= 1
 
     def _under_way(self) -> int:
-        return sum(gate.under_way for gate in self._gates.values())
+        return sum(compartment.under_way for compartment in self._compartments.values())
 
-    def _failed(self, region: str, gate: _Gate, *, on_trial: bool, took_s: float) -> None:
+    def _failed(self, region: str, compartment: _Compartment, *, on_trial: bool, took_s: float) -> None:
         if took_s >= SLOW_S:
-            gate.failures += 1
-            if gate.failures >= FAILURES_MAX:
-                gate.shut_until = time.monotonic() + REST_S
-            if gate.failures == FAILURES_MAX:
+            compartment.failures += 1
+            if compartment.failures >= FAILURES_MAX:
+                compartment.shut_until = time.monotonic() + REST_S
+            if compartment.failures == FAILURES_MAX:
                 structlog.get_logger().warning("region_left_alone", region=region)
         elif on_trial:
-            gate.shut_until = 0.0  # it decided nothing: the next one tries
+            compartment.shut_until = 0.0  # it decided nothing: the next one tries
 
-    def _answered(self, region: str, gate: _Gate) -> None:
-        if gate.failures >= FAILURES_MAX:
+    def _answered(self, region: str, compartment: _Compartment) -> None:
+        if compartment.failures >= FAILURES_MAX:
             structlog.get_logger().info("region_answers_again", region=region)
-        gate.failures, gate.shut_until = 0, 0.0
+        compartment.failures, compartment.shut_until = 0, 0.0

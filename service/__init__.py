@@ -1,0 +1,1 @@
+"""How a process stands up and answers HTTP: credentials, bodies, problems, OpenAPI, forwarding."""
