@@ -28,7 +28,7 @@ from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_atomic, write_json
 from cluster.plan import ClusterPlan
-from cluster.record import locked
+from cluster.run_file import locked
 from cluster.status import StatusReport, read_status
 from cluster.system import DEFAULT_PROGRAM
 from cluster.verdict import render_verdict

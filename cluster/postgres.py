@@ -17,9 +17,9 @@ from pathlib import Path
 import asyncpg
 import psutil
 
-from cluster.account import Account, choose_account, reachable_copy
 from cluster.errors import ClusterError, StartFailed
 from cluster.files import write_atomic
+from cluster.os_user import Account, choose_account, reachable_copy
 from cluster.plan import HOST, ServerPlan
 from cluster.process import ProcessSpec, describe_exit, run_to_end
 from shard_router.statement import load_statements

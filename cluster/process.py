@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.account import Account
 from cluster.errors import StartFailed
+from cluster.os_user import Account
 
 Probe = Callable[[], Awaitable[str | None]]
 

@@ -16,7 +16,7 @@ from cluster.node import PROJECT
 from cluster.plan import ClusterPlan
 from cluster.postgres import server_password
 from cluster.process import log_tail, rotate_log
-from cluster.record import Identity, RunRecord, exclusive, locked, read_run, stop_orphans, wait_gone
+from cluster.run_file import Identity, RunRecord, exclusive, locked, read_run, stop_orphans, wait_gone
 from cluster.supervisor import Listener, Supervisor
 from cluster.system import System
 

@@ -17,7 +17,7 @@ from cluster.document import Documents, read_keys
 from cluster.errors import ClusterError
 from cluster.files import read_json
 from cluster.postgres import CONNECT_TIMEOUT_S, STATEMENTS
-from cluster.record import RunRecord, locked, read_run
+from cluster.run_file import RunRecord, locked, read_run
 from shard_router.topology import Shard, TopologyDocument
 
 HTTP_TIMEOUT_S = 5.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.errors import StartFailed
 from cluster.process import ProcessSpec, describe_exit, probe, rotate_log, spawn, terminate, wait_ready
-from cluster.record import Identity, ProcessRecord, RunRecord
+from cluster.run_file import Identity, ProcessRecord, RunRecord
 
 BACK_OFF_FIRST_S = 0.2
 BACK_OFF_MAX_S = 10.0

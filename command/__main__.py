@@ -9,12 +9,12 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from command.ask import COURIER, ROUTER
 from command.courier import Courier
 from command.http import HANDLERS
+from command.node import CommandNode
 from command.operation import ABOUT, OPERATIONS
 from command.program import NoProgramError, learn_program
-from command.router import CommandRouter
+from command.request import COURIER, NODE
 from command.settings import CommandSettings
 from command.settler import settle_until
 from service.credential import Credentials
@@ -37,24 +37,24 @@ async def run(settings: CommandSettings) -> None:
     topology = TopologyWatch(settings.topology)
     pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     app = build_app(settings, Credentials(settings.credentials))
-    router = CommandRouter(settings.region, topology, pools, app[REGISTRY])
-    router.lanes_per_shard = settings.lanes_per_shard
-    app[ROUTER] = router
+    node = CommandNode(settings.region, topology, pools, app[REGISTRY])
+    node.lanes_per_shard = settings.lanes_per_shard
+    app[NODE] = node
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
-    _add_checks(app, router, pools)
-    app[COURIER] = courier = Courier(router)
-    settler = asyncio.create_task(settle_until(app[DRAINING], router))
+    _add_checks(app, node, pools)
+    app[COURIER] = courier = Courier(node)
+    settler = asyncio.create_task(settle_until(app[DRAINING], node))
     over = asyncio.create_task(_drain_time(app[DRAINING], settings.drain_s))
     others = [
         asyncio.create_task(topology.watch()),
-        asyncio.create_task(_learn(router, pools)),
+        asyncio.create_task(_learn(node, pools)),
         asyncio.create_task(courier.run_for_ever()),
     ]
     try:
         await serve(app)
     finally:
         app[DRAINING].set()
-        closing = asyncio.create_task(_close(router, settler))
+        closing = asyncio.create_task(_close(node, settler))
         await asyncio.wait([closing, over], return_when=asyncio.FIRST_COMPLETED)
         # Whoever is cancelled in a commit that waits for a standby shows what no standby has. So first the connections
         # are cut: the server finishes such a commit whenever it can, and the client has its key. Then nobody is in one.
@@ -63,10 +63,10 @@ async def run(settings: CommandSettings) -> None:
             task.cancel()
 
 
-async def _close(router: CommandRouter, settler: asyncio.Task[None]) -> None:
+async def _close(node: CommandNode, settler: asyncio.Task[None]) -> None:
     """Let what has begun come to its end."""
     await asyncio.wait([settler])
-    await router.close()
+    await node.close()
 
 
 async def _drain_time(draining: asyncio.Event, seconds: float) -> None:
@@ -75,11 +75,11 @@ async def _drain_time(draining: asyncio.Event, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-def _add_checks(app: web.Application, router: CommandRouter, pools: ShardPools) -> None:
+def _add_checks(app: web.Application, node: CommandNode, pools: ShardPools) -> None:
     async def program() -> str | None:
-        return None if router.programs.newest else "none is known yet"
+        return None if node.programs.newest else "none is known yet"
 
-    for shard in router.shards():
+    for shard in node.shards():
 
         async def primary(shard: str = shard) -> str | None:
             async with pools[shard].primary():
@@ -89,12 +89,12 @@ def _add_checks(app: web.Application, router: CommandRouter, pools: ShardPools) 
     app[CHECKS]["program"] = program
 
 
-async def _learn(router: CommandRouter, pools: ShardPools) -> None:
+async def _learn(node: CommandNode, pools: ShardPools) -> None:
     """Know a program before the first command; later versions arrive with the batches."""
-    while router.programs.newest is None:
-        for shard in router.shards():
+    while node.programs.newest is None:
+        for shard in node.shards():
             try:
-                await learn_program(pools[shard], router.programs)
+                await learn_program(pools[shard], node.programs)
             except (ProblemError, NoProgramError) as error:
                 structlog.get_logger().info("no_program_yet", shard=shard, reason=str(error))
         await asyncio.sleep(_LEARN_INTERVAL_S)

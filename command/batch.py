@@ -13,9 +13,16 @@ import structlog
 
 from command.answer import RenderedEntry, accepted, problem_answer, refused, render_entry
 from command.envelope import Answer, Envelope, ReceiptKey
-from command.loaded import Extras, Loaded, account_of, purchase_of
-from command.side import identifiers_of, receipt_row, write_identifiers, write_purchase, write_release, write_side
-from command.writes import Writes
+from command.load import Extras, Loaded, account_of, purchase_of
+from command.record import (
+    Writes,
+    identifiers_of,
+    receipt_row,
+    write_identifiers,
+    write_purchase,
+    write_release,
+    write_side,
+)
 from rules.command import (
     ChangeIdentifiers,
     CloseMember,

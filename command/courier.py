@@ -20,7 +20,7 @@ import structlog
 
 from command.batch import now_utc
 from command.envelope import Answer, Envelope, ReceiptKey
-from command.router import CommandRouter
+from command.node import CommandNode
 from rules.codec import parse_lots
 from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, SettleTransfer
 from shard_router.errors import ProblemError
@@ -54,8 +54,8 @@ class Errand:
 class Courier:
     """Runs errands. `kick` makes it look at once instead of at the next second."""
 
-    def __init__(self, router: CommandRouter) -> None:
-        self._router = router
+    def __init__(self, node: CommandNode) -> None:
+        self._router = node
         self._kicked = asyncio.Event()
         self._deliver: dict[str, Callable[[Errand], Awaitable[None]]] = {
             "transfer": self._deliver_transfer,
@@ -131,7 +131,7 @@ class Courier:
     async def _release_identifiers(self, errand: Errand) -> None:
         """Free what the member has no more. What he is about to get again is leased by then, and stays."""
         store = self._router.lanes_for(errand.member_id).store
-        rows = await store.rows("identifiers_of_members", [errand.member_id])
+        rows = await store.rows("identifiers_of", errand.member_id)
         kept = {(row["kind"], row["value"]) for row in rows}  # what came back meanwhile
         identifiers = [(kind, value) for kind, value in errand.document["identifiers"] if (kind, value) not in kept]
         await self._in_time(self._router.directory.release(identifiers, errand.member_id), "freeing identifiers")

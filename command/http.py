@@ -8,19 +8,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from command.ask import (
-    COURIER,
-    ROUTER,
-    Asked,
-    ask,
-    check_till,
-    check_time,
-    envelope_of,
-    render,
-    run,
-    run_for,
-    run_on,
-)
 from command.body import (
     AdjustmentBody,
     CancelBody,
@@ -35,8 +22,21 @@ from command.body import (
     UseBody,
     VoidBody,
 )
-from command.router import CommandRouter, Target
-from command.side import identifiers_of
+from command.node import CommandNode, Target
+from command.record import identifiers_of
+from command.request import (
+    COURIER,
+    NODE,
+    CommandRequest,
+    check_till,
+    check_time,
+    envelope_of,
+    read_request,
+    render,
+    run,
+    run_for,
+    run_on,
+)
 from rules.command import (
     AdjustPoints,
     CancelRedemption,
@@ -68,16 +68,16 @@ _CODE_LENGTH: Final = 10  # 50 bits: nobody guesses the code of somebody's rewar
 
 async def enrol_member(request: web.Request) -> web.Response:
     """POST /v1/members."""
-    asked = await ask(request, EnrolBody)
+    asked = await read_request(request, EnrolBody)
     body: EnrolBody = asked.body
     check_till(asked, body.store)
-    router = request.app[ROUTER]
+    node = request.app[NODE]
     # The slot comes from the key, so a retry meets the same lane and the stored answer of the first attempt.
     drawn = int.from_bytes(blake2b(asked.key.encode(), digest_size=4).digest(), "big") % SLOT_COUNT
-    target = router.home_of_new(body.card, drawn)
-    if target.region != router.region:
-        return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
-    number = router.region_number
+    target = node.home_of_new(body.card, drawn)
+    if target.region != node.region:
+        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
+    number = node.region_number
     referrer = await _referrer(asked, body.referred_by)
     profile = body.model_dump(mode="json", exclude_none=True, exclude={"store", "referred_by"})
     member_id = new_member_id(number, target.slot)
@@ -86,30 +86,30 @@ async def enrol_member(request: web.Request) -> web.Response:
         member_id, card, asked.received_at, profile | {"card": card}, store=body.store, referrer=referrer
     )
     identifiers = identifiers_of(command)
-    taken = await router.claim(identifiers, member_id, deadline=asked.deadline)
+    taken = await node.claim(identifiers, member_id, deadline=asked.deadline)
     if taken and FORWARDED_HEADER not in request.headers:
         # The same key may have made that member from a node of his region: there it gets its first answer again.
-        region = await router.region_of_holder(taken[0])
-        if region != router.region:
-            await router.conclude_claim(identifiers, member_id, created=False, deadline=asked.deadline)
-            return await router.forward(request, region, deadline=asked.deadline, body=asked.raw)
+        region = await node.region_of_holder(taken[0])
+        if region != node.region:
+            await node.conclude_claim(identifiers, member_id, created=False, deadline=asked.deadline)
+            return await node.forward(request, region, deadline=asked.deadline, body=asked.raw)
     home = Target(target.region, target.slot, member_id=member_id)
     envelope = replace(envelope_of(asked, home, command), taken=tuple(kind for kind, _ in taken))
-    answer = await router.lanes_at(target.slot).run(envelope)
+    answer = await node.lanes_at(target.slot).run(envelope)
     # Without an answer nobody knows: then the lease stays, and whoever comes after it asks the home shard.
     created = answer.member_id == member_id
-    await router.conclude_claim(identifiers, member_id, created=created, deadline=asked.deadline)
+    await node.conclude_claim(identifiers, member_id, created=created, deadline=asked.deadline)
     return render(answer)
 
 
 async def record_purchase(request: web.Request) -> web.Response:
     """POST /v1/purchases."""
-    asked = await ask(request, PurchaseBody)
+    asked = await read_request(request, PurchaseBody)
     body: PurchaseBody = asked.body
     check_till(asked, body.store)
     check_time(asked, body.occurred_at)
     receipt = Receipt(body.store, body.till, body.receipt)
-    target = await request.app[ROUTER].find(*body.member.names)
+    target = await request.app[NODE].find(*body.member.names)
     holds = _holds_of(target, body.capture_holds)
     lines = tuple(Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines)
     command = RecordPurchase(
@@ -128,7 +128,7 @@ async def record_purchase(request: web.Request) -> web.Response:
 
 async def return_purchase(request: web.Request) -> web.Response:
     """POST /v1/purchases/{purchase_id}/returns."""
-    asked = await ask(request, ReturnBody)
+    asked = await read_request(request, ReturnBody)
     body: ReturnBody = asked.body
     check_till(asked, body.store)
     check_time(asked, body.occurred_at)
@@ -143,7 +143,7 @@ async def return_purchase(request: web.Request) -> web.Response:
 
 async def adjust_points(request: web.Request) -> web.Response:
     """POST /v1/adjustments."""
-    asked = await ask(request, AdjustmentBody)
+    asked = await read_request(request, AdjustmentBody)
     body: AdjustmentBody = asked.body
     command = AdjustPoints(
         body.points, body.reason, asked.received_at, pending_until=body.pending_until, expires_at=body.expires_at
@@ -153,7 +153,7 @@ async def adjust_points(request: web.Request) -> web.Response:
 
 async def place_hold(request: web.Request) -> web.Response:
     """POST /v1/holds."""
-    asked = await ask(request, HoldBody)
+    asked = await read_request(request, HoldBody)
     body: HoldBody = asked.body
     check_till(asked, body.store)
     command = PlaceHold(body.points, body.expires_in_s, asked.received_at, store=body.store, till=body.till)
@@ -162,28 +162,28 @@ async def place_hold(request: web.Request) -> web.Response:
 
 async def capture_hold(request: web.Request) -> web.Response:
     """POST /v1/holds/{hold_id}/capture."""
-    asked = await ask(request, CaptureBody)
+    asked = await read_request(request, CaptureBody)
     return await run_on(asked, "hld", lambda version: CaptureHold(version, asked.body.points, asked.received_at))
 
 
 async def void_hold(request: web.Request) -> web.Response:
     """POST /v1/holds/{hold_id}/void."""
-    asked = await ask(request, VoidBody)
+    asked = await read_request(request, VoidBody)
     return await run_on(asked, "hld", lambda version: VoidHold(version, asked.received_at))
 
 
 async def send_transfer(request: web.Request) -> web.Response:
     """POST /v1/transfers."""
-    asked = await ask(request, TransferBody)
+    asked = await read_request(request, TransferBody)
     body: TransferBody = asked.body
-    router = request.app[ROUTER]
-    target = await router.find(*body.from_.names)
-    if target.region != router.region:
-        return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
+    node = request.app[NODE]
+    target = await node.find(*body.from_.names)
+    if target.region != node.region:
+        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
     own = asked.principal.member_id
-    if own is not None and await router.member_at(target) != own:
+    if own is not None and await node.member_at(target) != own:
         raise ProblemError("member_not_found")
-    receiver = await router.member_at(await router.find(*body.to.names))
+    receiver = await node.member_at(await node.find(*body.to.names))
     response = await run(asked, target, SendTransfer(receiver, body.points, asked.received_at))
     request.app[COURIER].kick()
     return response
@@ -191,30 +191,28 @@ async def send_transfer(request: web.Request) -> web.Response:
 
 async def redeem_reward(request: web.Request) -> web.Response:
     """POST /v1/redemptions. A shard that runs out of a reward fetches stock from the others before it refuses."""
-    asked = await ask(request, RedemptionBody)
+    asked = await read_request(request, RedemptionBody)
     body: RedemptionBody = asked.body
     check_till(asked, body.store)
-    router = request.app[ROUTER]
-    target = await router.find(*body.member.names)
-    if target.region != router.region:
-        return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
+    node = request.app[NODE]
+    target = await node.find(*body.member.names)
+    if target.region != node.region:
+        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
     code = "".join(secrets.choice(_CODE_ALPHABET) for _ in range(_CODE_LENGTH))
     command = RedeemReward(body.reward, body.quantity, code, asked.received_at, store=body.store)
     envelope = envelope_of(asked, target, command)
-    lanes, enough = router.lanes_at(target.slot), True
+    lanes, enough = node.lanes_at(target.slot), True
     while enough:  # others may take what was fetched, until the stock or the time is up
         answer = await lanes.run(replace(envelope, may_fetch_stock=True))
         if not answer.not_final:
             return render(answer)
-        enough = await router.fetch_stock(
-            body.reward, slot=target.slot, quantity=body.quantity, deadline=asked.deadline
-        )
+        enough = await node.fetch_stock(body.reward, slot=target.slot, quantity=body.quantity, deadline=asked.deadline)
     return render(await lanes.run(envelope))
 
 
 async def use_redemption(request: web.Request) -> web.Response:
     """POST /v1/redemptions/{id}/use."""
-    asked = await ask(request, UseBody)
+    asked = await read_request(request, UseBody)
     body: UseBody = asked.body
     check_till(asked, body.store)
     return await run_on(
@@ -224,7 +222,7 @@ async def use_redemption(request: web.Request) -> web.Response:
 
 async def cancel_redemption(request: web.Request) -> web.Response:
     """POST /v1/redemptions/{id}/cancel."""
-    asked = await ask(request, CancelBody)
+    asked = await read_request(request, CancelBody)
     body: CancelBody = asked.body
     check_till(asked, body.store)
     return await run_on(
@@ -236,34 +234,34 @@ async def cancel_redemption(request: web.Request) -> web.Response:
 
 async def change_identifiers(request: web.Request) -> web.Response:
     """POST /v1/members/{id}/identifiers."""
-    asked = await ask(request, IdentifiersBody)
+    asked = await read_request(request, IdentifiersBody)
     body: IdentifiersBody = asked.body
-    router, member_id, target = _member_in_path(request)
-    if target.region != router.region:
-        return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
+    node, member_id, target = _member_in_path(request)
+    if target.region != node.region:
+        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
     add = [one.names for one in body.add]
     for kind, value in add:
-        if kind == "card" and router.is_foreign_card(value, target):
+        if kind == "card" and node.is_foreign_card(value, target):
             raise ProblemError("malformed", "this card belongs to another place", [_CARD_ELSEWHERE])
     if body.new_card:
-        add.append(("card", new_card(router.region_number, target.slot)))
+        add.append(("card", new_card(node.region_number, target.slot)))
     remove = [one.names for one in body.remove]
-    taken = await router.claim(add, member_id, deadline=asked.deadline)
+    taken = await node.claim(add, member_id, deadline=asked.deadline)
     command = ChangeIdentifiers(tuple(add), tuple(remove), asked.received_at)
     envelope = replace(envelope_of(asked, target, command), taken=tuple(kind for kind, _ in taken))
-    answer = await router.lanes_at(target.slot).run(envelope)
-    await router.conclude_change(add, member_id, deadline=asked.deadline)
+    answer = await node.lanes_at(target.slot).run(envelope)
+    await node.conclude_change(add, member_id, deadline=asked.deadline)
     request.app[COURIER].kick()
     return render(answer)
 
 
 async def erase_member(request: web.Request) -> web.Response:
     """DELETE /v1/members/{id}."""
-    asked = await ask(request, EraseBody)
-    router, _, target = _member_in_path(request)
-    if target.region != router.region:
-        return await router.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
-    answer = await router.lanes_at(target.slot).run(envelope_of(asked, target, CloseMember(asked.received_at)))
+    asked = await read_request(request, EraseBody)
+    node, _, target = _member_in_path(request)
+    if target.region != node.region:
+        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
+    answer = await node.lanes_at(target.slot).run(envelope_of(asked, target, CloseMember(asked.received_at)))
     request.app[COURIER].kick()
     return render(answer)
 
@@ -288,17 +286,17 @@ HANDLERS: Final[Mapping[str, Callable[[web.Request], Any]]] = {
 }
 
 
-def _member_in_path(request: web.Request) -> tuple[CommandRouter, int, Target]:
+def _member_in_path(request: web.Request) -> tuple[CommandNode, int, Target]:
     """The member a path names and his home; `member_not_found` for none, and for another one than a member's own."""
-    router = request.app[ROUTER]
+    node = request.app[NODE]
     try:
         member_id = parse_member_id(request.match_info["id"])
-        target = router.home_of(member_id)
+        target = node.home_of(member_id)
     except MalformedIdError as error:
         raise ProblemError("member_not_found") from error
     if not request[PRINCIPAL].may_see(member_id):
         raise ProblemError("member_not_found")
-    return router, member_id, target
+    return node, member_id, target
 
 
 def _holds_of(target: Target, hold_ids: Sequence[str]) -> list[Reference]:
@@ -313,14 +311,14 @@ def _holds_of(target: Target, hold_ids: Sequence[str]) -> list[Reference]:
     return holds
 
 
-async def _referrer(asked: Asked, referred_by: str | None) -> int | None:
+async def _referrer(asked: CommandRequest, referred_by: str | None) -> int | None:
     """The member whose word brought a newcomer: named by his id or his card; `member_not_found` when there is none."""
     if referred_by is None:
         return None
-    router = asked.request.app[ROUTER]
+    node = asked.request.app[NODE]
     kind = "card" if referred_by.isdigit() else "member_id"
     try:
-        return await router.member_at(await router.find(kind, referred_by))
+        return await node.member_at(await node.find(kind, referred_by))
     except ProblemError as error:
         if error.code != "member_not_found":
             raise

@@ -15,7 +15,7 @@ import structlog
 
 from command.batch import now_utc
 from command.envelope import Envelope
-from command.router import CommandRouter
+from command.node import CommandNode
 from rules.command import SettleAccount
 from shard_router.errors import ProblemError
 from shard_router.member_id import slot_of
@@ -30,7 +30,7 @@ _DEADLINE_S: Final = 5.0
 _BACKOFF_MAX_S: Final = 30.0
 
 
-async def settle_until(stop: asyncio.Event, router: CommandRouter) -> None:
+async def settle_until(stop: asyncio.Event, node: CommandNode) -> None:
     """Settle what is due in every shard of this region, each second, until told to stop; what has begun is finished.
 
     Shards that a new topology brings are settled from then on, those it takes away no more.
@@ -39,18 +39,18 @@ async def settle_until(stop: asyncio.Event, router: CommandRouter) -> None:
         loops: dict[str, asyncio.Task[None]] = {}
         while await _goes_on(stop, INTERVAL_S):
             loops = {shard: loop for shard, loop in loops.items() if not loop.done()}
-            for shard in router.shards():
+            for shard in node.shards():
                 if shard not in loops:
-                    loops[shard] = group.create_task(_settle_shard(stop, router, shard))
+                    loops[shard] = group.create_task(_settle_shard(stop, node, shard))
 
 
-async def _settle_shard(stop: asyncio.Event, router: CommandRouter, shard: str) -> None:
+async def _settle_shard(stop: asyncio.Event, node: CommandNode, shard: str) -> None:
     """Settle one shard as long as it is there; back off while it is in trouble."""
     wait_s = 0.0
-    while await _goes_on(stop, wait_s) and shard in router.shards():
+    while await _goes_on(stop, wait_s) and shard in node.shards():
         try:
-            await settle_due(router, shard)
-            await router.lanes_of(shard).store.forget_answers(now_utc() - ANSWERS_KEPT, FORGOTTEN_AT_ONCE)
+            await settle_due(node, shard)
+            await node.lanes_of(shard).store.forget_answers(now_utc() - ANSWERS_KEPT, FORGOTTEN_AT_ONCE)
             wait_s = INTERVAL_S
         except ProblemError as error:
             wait_s = min(max(wait_s, INTERVAL_S) * 2, _BACKOFF_MAX_S)
@@ -68,9 +68,9 @@ async def _goes_on(stop: asyncio.Event, wait_s: float) -> bool:
     return not stop.is_set()
 
 
-async def settle_due(router: CommandRouter, shard: str) -> int:
+async def settle_due(node: CommandNode, shard: str) -> int:
     """Settle one page of a shard's due members; tells how many there were."""
-    lanes = router.lanes_of(shard)
+    lanes = node.lanes_of(shard)
     due = await lanes.store.due_members(PAGE)
     await asyncio.gather(*(lanes.run(_settle(member_id)) for member_id in due))
     return len(due)

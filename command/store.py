@@ -14,39 +14,30 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import asyncpg
-import orjson
 import structlog
 
-from command.answer import RenderedEntry
 from command.batch import Batch, now_utc
 from command.envelope import Answer, Envelope
-from command.loaded import Extras, Loaded, entry_of, load_document, pairs
+from command.load import Loaded, entry_of_receipt, load, load_extras
 from command.program import NoProgramError, ProgramCache
-from command.side import identifiers_of
+from command.record import record
 from rules.command import (
     CancelRedemption,
     ChangeIdentifiers,
     CloseMember,
-    Command,
-    EnrolMember,
-    RecordPurchase,
     RedeemReward,
 )
-from rules.program import Program
 from shard_router.directory import Identifier
 from shard_router.errors import ProblemError
-from shard_router.pool import CONNECTION_ERRORS, ShardPools, ShardServers, Taken
+from shard_router.pool import CONNECTION_ERRORS, Connection, ShardPools, ShardServers, Taken
 from shard_router.statement import load_statements
 
 Result = TypeVar("Result")
 
 REFUSED: Final = 400
 STATEMENTS: Final = load_statements(Path(__file__).with_name("store.sql"))
-LOAD_LOCKED: Final = STATEMENTS["load"].replace("/* lock */", "FOR UPDATE")
 ALWAYS_LOCKED: Final = (RedeemReward, CancelRedemption)
 """Commands on a reward's stock: many meet in one row, and waiting for it is cheaper than conflicts."""
-
-_ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
 
 
 class BatchConflictError(Exception):
@@ -75,7 +66,7 @@ class Store:
         self._pools = pools
         self._shard = shard
         self._programs = programs
-        self._kept: list[_Line] = []
+        self._kept: list[_KeptConnection] = []
 
     async def run(self, envelopes: Sequence[Envelope], *, locked: bool = False) -> list[Answer]:
         """Answer a batch, durably.
@@ -84,20 +75,20 @@ class Store:
         locked. UnknownOutcomeError: the same keys tell later.
         """
         locked = locked or any(isinstance(envelope.command, ALWAYS_LOCKED) for envelope in envelopes)
-        line = await self._line()
+        kept = await self._connection()
         try:
-            async with line.servers.heard(line.taken.server):
+            async with kept.servers.heard(kept.taken.server):
                 run = self._run_locked if locked else self._run
-                answers = await run(line, envelopes)
+                answers = await run(kept, envelopes)
         except LockedError as error:
-            await line.give_back()
+            await kept.give_back()
             if len(envelopes) > 1:
                 raise BatchConflictError("somebody holds the lock of one of the members") from error
             raise ProblemError("shard_unavailable", "the member is locked; nothing was done") from error
         except BaseException:
-            await line.give_back()
+            await kept.give_back()
             raise
-        self._kept.append(line)
+        self._kept.append(kept)
         return answers
 
     async def close(self) -> None:
@@ -105,44 +96,44 @@ class Store:
         while self._kept:
             await self._kept.pop().give_back()
 
-    async def _line(self) -> "_Line":
+    async def _connection(self) -> "_KeptConnection":
         """A kept connection that still leads to the primary, or a fresh one."""
         while self._kept:
-            line = self._kept.pop()
-            if line.servers is self._servers and line.servers.still_primary(line.taken.server):
-                return line
-            await line.give_back()
-        return _Line(self._servers, await self._servers.take_primary())
+            kept = self._kept.pop()
+            if kept.servers is self._servers and kept.servers.still_primary(kept.taken.server):
+                return kept
+            await kept.give_back()
+        return _KeptConnection(self._servers, await self._servers.take_primary())
 
     @property
     def _servers(self) -> ShardServers:
         return self._pools[self._shard]
 
-    async def _run(self, line: "_Line", envelopes: Sequence[Envelope]) -> list[Answer]:
-        connection = line.taken.connection
+    async def _run(self, kept: "_KeptConnection", envelopes: Sequence[Envelope]) -> list[Answer]:
+        connection = kept.taken.connection
         try:
-            batch, _, answers = await self._decide(connection, envelopes, STATEMENTS["load"])
+            batch, _, answers = await self._decide(connection, envelopes, locked=False)
         except Exception as error:
             raise _conflict_or(error) from error
         if batch.writes.has_more:
             transaction = connection.transaction()
             await transaction.start()
             await _in(transaction, _record(connection, batch))
-            await _finally(line, transaction.commit())
+            await _finally(kept, transaction.commit())
         elif not batch.writes.empty:
-            await _finally(line, _record_and_commit(connection, batch))
+            await _finally(kept, _record_and_commit(connection, batch))
         return answers
 
-    async def _run_locked(self, line: "_Line", envelopes: Sequence[Envelope]) -> list[Answer]:
-        connection = line.taken.connection
+    async def _run_locked(self, kept: "_KeptConnection", envelopes: Sequence[Envelope]) -> list[Answer]:
+        connection = kept.taken.connection
         transaction = connection.transaction()
         await transaction.start()
         answers = await _in(transaction, self._decide_locked(connection, envelopes))
-        await _finally(line, transaction.commit())
+        await _finally(kept, transaction.commit())
         return answers
 
-    async def _decide_locked(self, connection: Any, envelopes: Sequence[Envelope]) -> list[Answer]:
-        batch, loaded, answers = await self._decide(connection, envelopes, LOAD_LOCKED)
+    async def _decide_locked(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Answer]:
+        batch, loaded, answers = await self._decide(connection, envelopes, locked=True)
         await _check_refusals(connection, loaded, answers)
         if not batch.writes.empty:
             await _record(connection, batch)
@@ -177,12 +168,12 @@ class Store:
             return await connection.fetchval(STATEMENTS[statement], *arguments)
 
     async def _decide(
-        self, connection: Any, envelopes: Sequence[Envelope], load: str
+        self, connection: Connection, envelopes: Sequence[Envelope], *, locked: bool
     ) -> tuple[Batch, list[Loaded], list[Answer]]:
-        rows = await connection.fetch(load, load_document(envelopes))
+        rows = await load(connection, envelopes, locked=locked)
         program = await self._programs.get(connection, rows[0]["program_version"])
         loaded = [
-            Loaded(envelope, row, await _entry_of_receipt(connection, row))
+            Loaded(envelope, row, await entry_of_receipt(connection, row))
             for envelope, row in zip(envelopes, rows, strict=True)
         ]
         _check_company(loaded)
@@ -215,22 +206,18 @@ def _versions_referred_to(loaded: Sequence[Loaded]) -> set[int]:
     return versions - {None}
 
 
-async def _record(connection: Any, batch: Batch) -> None:
+async def _record(connection: Connection, batch: Batch) -> None:
     """Write a batch inside a transaction."""
-    document = batch.writes.document(now_utc()).decode()
-    if batch.writes.has_more:
-        await connection.execute(STATEMENTS["record_more"], document)
-    (counts,) = await connection.fetch(STATEMENTS["record"], document)
-    _check(counts, batch)
+    _check(await record(connection, batch.writes, now_utc()), batch)
 
 
-async def _record_and_commit(connection: Any, batch: Batch) -> None:
+async def _record_and_commit(connection: Connection, batch: Batch) -> None:
     """Write a batch by its one statement, which commits.
 
     Its counts need no look: all was read in one snapshot, and whatever touches an account or a purchase writes an
     entry, so a change since then meets the journal's key.
     """
-    await connection.fetch(STATEMENTS["record"], batch.writes.document(now_utc()).decode())
+    await record(connection, batch.writes, now_utc())
 
 
 async def _in(transaction: Any, work: Awaitable[Result]) -> Result:
@@ -243,9 +230,9 @@ async def _in(transaction: Any, work: Awaitable[Result]) -> Result:
         raise _conflict_or(error) from error
 
 
-async def _finally(line: "_Line", commit: Awaitable[None]) -> None:
+async def _finally(kept: "_KeptConnection", commit: Awaitable[None]) -> None:
     """Do what commits. What the database refuses was not done; a connection lost in it leaves the outcome unknown."""
-    line.wait_was_cancelled = False
+    kept.wait_was_cancelled = False
     try:
         await commit
     except asyncpg.ReadOnlySQLTransactionError:
@@ -254,7 +241,7 @@ async def _finally(line: "_Line", commit: Awaitable[None]) -> None:
         raise UnknownOutcomeError(type(error).__name__) from error
     except asyncpg.PostgresError as error:
         raise _conflict_or(error) from error
-    if line.wait_was_cancelled:
+    if kept.wait_was_cancelled:
         raise UnknownOutcomeError("the wait for the standby was cancelled")
 
 
@@ -273,7 +260,7 @@ def _conflict_or(error: BaseException) -> BaseException:
     return error
 
 
-class _Line:
+class _KeptConnection:
     """A connection kept for batches. It hears Postgres warn that it stopped waiting for the standby."""
 
     def __init__(self, servers: ShardServers, taken: Taken) -> None:
@@ -287,55 +274,13 @@ class _Line:
             self.taken.connection.remove_log_listener(self._hear)
         await self.taken.give_back()
 
-    def _hear(self, _connection: Any, message: Any) -> None:
+    def _hear(self, _connection: Connection, message: Any) -> None:
         if "synchronous replication" in str(message.message):
             self.wait_was_cancelled = True
             structlog.get_logger().error("standby_wait_cancelled", message=str(message.message))
 
 
-async def load_extras(connection: Any, loaded: Sequence[Loaded], program: Program) -> Extras:
-    """Ask for what only some commands need; most batches ask nothing here."""
-    extras = Extras()
-    commands = [(one.target, one.envelope.command) for one in loaded]
-    wanted = [name for _, command in commands if isinstance(command, EnrolMember) for name in identifiers_of(command)]
-    if wanted:
-        rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(wanted))
-        extras.taken_identifiers = {(row["kind"], row["value"]) for row in rows}
-    purchases = [(target, command) for target, command in commands if isinstance(command, RecordPurchase) and target]
-    holds = [(target, version) for target, command in purchases for version in command.capture_holds]
-    if holds:
-        rows = await connection.fetch(STATEMENTS["kinds_of_entries"], *pairs(holds))
-        extras.kinds = {(row["member_id"], row["version"]): row["kind"] for row in rows}
-    await _load_identifiers(connection, commands, extras)
-    if any(isinstance(command, RedeemReward | CancelRedemption) for _, command in commands):
-        stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]
-        rows = await connection.fetch(STATEMENTS["lock_stock"], stocked)
-        extras.stock_left = {row["reward"]: row["left"] for row in rows}
-    return extras
-
-
-async def _load_identifiers(connection: Any, commands: Sequence[tuple[int | None, Command]], extras: Extras) -> None:
-    changes = [(target, command) for target, command in commands if target and isinstance(command, _ON_IDENTIFIERS)]
-    if not changes:
-        return
-    members = [target for target, _ in changes]
-    for row in await connection.fetch(STATEMENTS["identifiers_of_members"], members):
-        extras.identifiers.setdefault(row["member_id"], set()).add((row["kind"], row["value"]))
-    for row in await connection.fetch(STATEMENTS["profiles"], members):
-        extras.profiles[row["member_id"]] = orjson.loads(row["profile"])
-    added = [name for _, command in changes if isinstance(command, ChangeIdentifiers) for name in command.add]
-    rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(added))
-    extras.taken_identifiers |= {(row["kind"], row["value"]) for row in rows}
-
-
-async def _entry_of_receipt(connection: Any, row: Mapping[str, Any]) -> RenderedEntry | None:
-    if row["receipt_version"] is None or row["key_fingerprint"] is not None:
-        return None
-    member_id, version = row["receipt_member_id"], row["receipt_version"]
-    return entry_of(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))
-
-
-async def _check_refusals(connection: Any, loaded: Sequence[Loaded], answers: Sequence[Answer]) -> None:
+async def _check_refusals(connection: Connection, loaded: Sequence[Loaded], answers: Sequence[Answer]) -> None:
     """Refuse a document only if it is really not recorded yet.
 
     Another node may have recorded it while this batch waited for the account: the row locked is new then, the look at

@@ -14,7 +14,7 @@ from query.evaluation import evaluate_purchase
 from query.events import STREAMS, Streams
 from query.http import HANDLERS
 from query.node import NODE, QueryNode
-from query.operations import ABOUT, OPERATIONS
+from query.operation import ABOUT, OPERATIONS
 from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings

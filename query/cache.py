@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from query.breaker import Breaker
 from query.coalesce import Coalescer
-from query.line import Line
+from query.valkey import ValkeyConnection
 from query.views import activity_key
 
 CACHE_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -41,7 +41,7 @@ class Cache:
         self._deadline_s = deadline_ms / 1000
         self.client = connect(url, timeout_s=self._deadline_s)
         self.breaker = Breaker(f"valkey {urlsplit(url).netloc.rpartition('@')[2]}", self._ping)
-        self._line = Line(url, timeout_s=self._deadline_s)
+        self._connection = ValkeyConnection(url, timeout_s=self._deadline_s)
         # One call at a time: while it is under way the next batch gathers, and fewer, larger calls cost less.
         self._values = Coalescer[str, bytes | None](
             self._fetch_values, batch_max=batch_keys_max, in_flight_max=1, instead=self._unknown
@@ -78,15 +78,15 @@ class Cache:
     async def close(self) -> None:
         """Stop probing and close the connections; whoever still asks gets to know nothing."""
         await self.breaker.close()
-        await self._line.close()
+        await self._connection.close()
         await self.client.aclose()
 
     def _fetch_values(self, keys: list[str]) -> "asyncio.Future[Sequence[bytes | None]]":
         BATCH_KEYS.observe(len(keys))
-        return self._line.ask_one("MGET", *keys)
+        return self._connection.ask_one("MGET", *keys)
 
     def _fetch_recent(self, wanted: list[Recent]) -> "asyncio.Future[list[list[bytes] | None]]":
-        return self._line.ask(
+        return self._connection.ask(
             [
                 ("ZRANGE", activity_key(member_id), top, 0, "BYSCORE", "REV", "LIMIT", 0, length)
                 for member_id, top, length in wanted

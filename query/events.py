@@ -14,11 +14,11 @@ from typing import Final
 from aiohttp import web
 from prometheus_client import Gauge
 
+from query.announcement import Waiter
 from query.http import as_seen_by, member_of
 from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
 from query.settings import QuerySettings
-from query.visible import Watch
 from service.credential import Principal
 from service.openapi import malformed_parameter
 from service.web import CREDENTIALS, DRAINING, PRINCIPAL, REQUEST_ID
@@ -85,7 +85,7 @@ async def _follow(
     question: Question,
     *,
     seen: int,
-    watch: Watch | None,
+    watch: Waiter | None,
 ) -> None:
     node, draining = request.app[NODE], request.app[DRAINING]
     silent_since, pause_s, woken = time.monotonic(), 0.0, False
@@ -108,7 +108,7 @@ async def _follow(
         woken = await _wait(watch, seen, pause_s)
 
 
-async def _wait(watch: Watch | None, seen: int, pause_s: float) -> bool:
+async def _wait(watch: Waiter | None, seen: int, pause_s: float) -> bool:
     """Pause, then wait for news; tells whether there may be some, or just so much time is over."""
     await asyncio.sleep(pause_s if watch else _RECHECK_S)
     return watch is not None and await watch.wait(seen + 1, timeout_s=_RECHECK_S) is not None

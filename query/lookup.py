@@ -57,7 +57,7 @@ class HolderQuestion:
         return Seen(version, version, None if holder is None else views.identifier_view({"member_id": holder}))
 
 
-class Directory:
+class Lookup:
     """Finds things whose shard is not known. `region` is asked first."""
 
     def __init__(self, readers: Readers, region: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 
 from query.catalogue import Catalogue
-from query.lookup import Directory, Identifier
+from query.lookup import Identifier, Lookup
 from query.question import Question
 from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
@@ -28,7 +28,7 @@ class QueryNode:
         self.settings = settings
         self.topology = topology
         self.readers = Readers(settings, topology)
-        self.directory = Directory(self.readers, settings.region)
+        self.directory = Lookup(self.readers, settings.region)
         self.catalogue = Catalogue(self.own_shards)
         self.forwarder = Forwarder(settings.region, topology, "query")
         self.relay = Relay(settings.region, topology)

@@ -11,11 +11,11 @@ from typing import Final, Literal, NamedTuple
 
 from prometheus_client import Counter
 
+from query.announcement import Announcements, Woken
 from query.cache import Cache
 from query.question import Question
 from query.replica import Server
 from query.settings import QuerySettings
-from query.visible import Visible, Woken
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
 from shard_router.topology import Topology, TopologyWatch
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 class ShardReader:
     """The reads of one shard."""
 
-    def __init__(self, cache: Cache, visible: Visible, standby: Server, primary: Server) -> None:
+    def __init__(self, cache: Cache, visible: Announcements, standby: Server, primary: Server) -> None:
         self.cache = cache
         self.visible = visible
         self.standby = standby
@@ -160,7 +160,7 @@ class Readers:
     def _make(self, name: str, valkey: str) -> ShardReader:
         settings, servers = self._settings, self._pools[name]
         cache = Cache(valkey, deadline_ms=settings.cache_deadline_ms, batch_keys_max=settings.batch_keys_max)
-        visible = Visible(valkey, waiters_max=settings.waiters_max)
+        visible = Announcements(valkey, waiters_max=settings.waiters_max)
         standby, primary = (
             Server(servers, role, lag_ms_max=settings.standby_lag_ms_max, timeout_ms=settings.statement_timeout_ms)
             for role in ("replica", "primary")

@@ -14,12 +14,12 @@ from aiohttp import ClientResponse, ClientSession
 from aiohttp.test_utils import TestServer
 
 from command.__main__ import POOL_SIZE_MAX, STATEMENT_TIMEOUT_MS
-from command.ask import COURIER, ROUTER
 from command.courier import Courier
 from command.http import HANDLERS
+from command.node import CommandNode
 from command.operation import ABOUT, OPERATIONS
 from command.program import apply_program, learn_program
-from command.router import CommandRouter
+from command.request import COURIER, NODE
 from service.credential import Credentials, new_key
 from service.openapi import add_operations
 from service.settings import NodeSettings
@@ -65,13 +65,13 @@ class Reply:
 
 
 @dataclass
-class CommandNode:
+class RunningNode:
     """A node and a client with keys of every role."""
 
     url: str
     session: ClientSession
     keys: dict[str, str]
-    router: CommandRouter
+    inner: CommandNode
     dsn: str
     courier: Courier
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -99,7 +99,7 @@ class CommandNode:
 
     async def run_errands(self) -> None:
         """Let the courier do all there is to do now."""
-        for shard in self.router.shards():
+        for shard in self.inner.shards():
             while await self.courier.work_off(shard):
                 pass
 
@@ -120,7 +120,7 @@ async def _read(answer: ClientResponse) -> Reply:
 @asynccontextmanager
 async def running_command_node(
     dsn: str, folder: Path, *, deadline_ms: int = 5_000, program: str = PROGRAM, second: str | None = None
-) -> AsyncGenerator[CommandNode]:
+) -> AsyncGenerator[RunningNode]:
     """A node of a region of one shard, or of two, each with half of the slots."""
     dsns = [dsn, second] if second else [dsn]
     await apply_program(dsns, program)
@@ -153,13 +153,13 @@ async def running_command_node(
     watch = TopologyWatch(settings.topology)
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     app = build_app(settings, Credentials(settings.credentials))
-    router = CommandRouter("eu", watch, pools, app[REGISTRY])
-    app[ROUTER] = router
-    app[COURIER] = courier = Courier(router)
+    node = CommandNode("eu", watch, pools, app[REGISTRY])
+    app[NODE] = node
+    app[COURIER] = courier = Courier(node)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
-    await learn_program(pools["eu-1"], router.programs)
+    await learn_program(pools["eu-1"], node.programs)
     async with TestServer(app) as server, ClientSession() as session:
         keys = {role: text for role, (text, _) in made.items()}
-        yield CommandNode(str(server.make_url("")).rstrip("/"), session, keys, router, dsn, courier)
-        await asyncio.wait_for(router.close(), 10)
+        yield RunningNode(str(server.make_url("")).rstrip("/"), session, keys, node, dsn, courier)
+        await asyncio.wait_for(node.close(), 10)
         await pools.close()

@@ -11,14 +11,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.command_node import CommandNode, running_command_node
+from tests.command_node import RunningNode, running_command_node
 from tests.conftest import eventually
 
 NOW = "2026-11-22T10:00:00Z"
 
 
 @pytest.fixture
-async def node(database: str, tmp_path: Path) -> AsyncGenerator[CommandNode]:
+async def node(database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
     async with running_command_node(database, tmp_path) as running:
         yield running
 
@@ -39,7 +39,9 @@ def basket(member: dict[str, str], receipt: str, **changes: Any) -> dict[str, An
     } | changes
 
 
-async def test_a_purchase_earns_points_per_unit_and_its_answer_is_durable_and_complete(node: CommandNode) -> None:
+async def test_a_purchase_earns_points_per_unit_and_its_answer_is_durable_and_complete(
+    node: RunningNode,
+) -> None:
     member = await node.enrol(name="Ada")
     reply = await node.post("/v1/purchases", basket({"card": member["card"]}, "1"), role="pos")
     assert reply.status == 201
@@ -54,7 +56,7 @@ async def test_a_purchase_earns_points_per_unit_and_its_answer_is_durable_and_co
     assert reply.headers["Loyalty-Region"] == "eu"
 
 
-async def test_the_same_key_and_body_gets_the_same_bytes_again_marked(node: CommandNode) -> None:
+async def test_the_same_key_and_body_gets_the_same_bytes_again_marked(node: RunningNode) -> None:
     member = await node.enrol()
     body = basket({"member_id": member["member_id"]}, "1")
     first = await node.post("/v1/purchases", body, key="k1")
@@ -65,7 +67,7 @@ async def test_the_same_key_and_body_gets_the_same_bytes_again_marked(node: Comm
     assert "Idempotent-Replayed" not in first.headers
 
 
-async def test_the_same_key_with_another_body_is_refused_and_changes_nothing(node: CommandNode) -> None:
+async def test_the_same_key_with_another_body_is_refused_and_changes_nothing(node: RunningNode) -> None:
     member = await node.enrol()
     body = basket({"member_id": member["member_id"]}, "1")
     await node.post("/v1/purchases", body, key="k1")
@@ -73,7 +75,7 @@ async def test_the_same_key_with_another_body_is_refused_and_changes_nothing(nod
     assert (other.status, other.code) == (422, "idempotency_key_reused")
 
 
-async def test_a_refusal_is_stored_and_replayed_like_a_yes(node: CommandNode) -> None:
+async def test_a_refusal_is_stored_and_replayed_like_a_yes(node: RunningNode) -> None:
     member = await node.enrol()
     body = {"member": {"member_id": member["member_id"]}, "points": 10}
     first = await node.post("/v1/holds", body, key="h")
@@ -84,7 +86,7 @@ async def test_a_refusal_is_stored_and_replayed_like_a_yes(node: CommandNode) ->
 
 
 async def test_the_same_receipt_under_a_new_key_gets_the_first_answer_and_other_content_conflicts(
-    node: CommandNode,
+    node: RunningNode,
 ) -> None:
     member = await node.enrol()
     body = basket({"member_id": member["member_id"]}, "77")
@@ -99,7 +101,9 @@ async def test_the_same_receipt_under_a_new_key_gets_the_first_answer_and_other_
     assert (stolen.status, stolen.code) == (409, "receipt_conflict")
 
 
-async def test_a_thousand_commands_sent_twice_at_once_in_any_order_have_one_effect_each(node: CommandNode) -> None:
+async def test_a_thousand_commands_sent_twice_at_once_in_any_order_have_one_effect_each(
+    node: RunningNode,
+) -> None:
     members = [await node.enrol() for _ in range(20)]
     bodies = [basket({"member_id": members[n % 20]["member_id"]}, str(n)) for n in range(1000)]
     sent = [(body, f"key-{n}") for n, body in enumerate(bodies)]
@@ -120,7 +124,7 @@ async def test_a_thousand_commands_sent_twice_at_once_in_any_order_have_one_effe
     await connection.close()
 
 
-async def test_returning_in_parts_takes_back_exactly_what_was_earned(node: CommandNode) -> None:
+async def test_returning_in_parts_takes_back_exactly_what_was_earned(node: RunningNode) -> None:
     member = await node.enrol()
     bought = (await node.post("/v1/purchases", basket({"member_id": member["member_id"]}, "1"))).json
     path = f"/v1/purchases/{bought['purchase_id']}/returns"
@@ -138,7 +142,7 @@ async def test_returning_in_parts_takes_back_exactly_what_was_earned(node: Comma
     assert (more.status, more.code) == (422, "return_exceeds_purchase")
 
 
-async def test_a_return_of_spent_points_leaves_debt_that_later_points_pay(node: CommandNode) -> None:
+async def test_a_return_of_spent_points_leaves_debt_that_later_points_pay(node: RunningNode) -> None:
     member = await node.enrol()
     named = {"member_id": member["member_id"]}
     bought = (await node.post("/v1/purchases", basket(named, "1"))).json
@@ -154,7 +158,7 @@ async def test_a_return_of_spent_points_leaves_debt_that_later_points_pay(node: 
     assert after["account"]["balance"]["available"] == 7
 
 
-async def test_a_hold_is_captured_in_part_the_rest_released_and_then_closed(node: CommandNode) -> None:
+async def test_a_hold_is_captured_in_part_the_rest_released_and_then_closed(node: RunningNode) -> None:
     member = await node.enrol()
     await node.give(member["member_id"], 100)
     hold = (await node.post("/v1/holds", {"member": {"member_id": member["member_id"]}, "points": 60})).json
@@ -168,7 +172,7 @@ async def test_a_hold_is_captured_in_part_the_rest_released_and_then_closed(node
     assert (missing.status, missing.code) == (404, "hold_not_found")
 
 
-async def test_of_fifty_parallel_spends_of_the_whole_balance_one_is_accepted(node: CommandNode) -> None:
+async def test_of_fifty_parallel_spends_of_the_whole_balance_one_is_accepted(node: RunningNode) -> None:
     member = await node.enrol()
     await node.give(member["member_id"], 100)
     body = {"member": {"member_id": member["member_id"]}, "points": 100}
@@ -176,7 +180,9 @@ async def test_of_fifty_parallel_spends_of_the_whole_balance_one_is_accepted(nod
     assert sorted(reply.status for reply in replies) == [201] + [422] * 49
 
 
-async def test_enrolling_twice_with_one_key_is_one_member_and_a_taken_phone_is_refused(node: CommandNode) -> None:
+async def test_enrolling_twice_with_one_key_is_one_member_and_a_taken_phone_is_refused(
+    node: RunningNode,
+) -> None:
     first = await node.post("/v1/members", {"phone": "+4930123456"}, key="e")
     again = await node.post("/v1/members", {"phone": "+4930123456"}, key="e")
     assert (first.status, again.body) == (201, first.body)
@@ -204,7 +210,7 @@ GOOD = {"lines": [{"sku": "a", "quantity": 1, "amount": 100}]}
     ],
 )
 async def test_a_line_that_makes_no_sense_is_malformed_with_a_pointer(
-    node: CommandNode, raw: bytes, pointer: str
+    node: RunningNode, raw: bytes, pointer: str
 ) -> None:
     line = GOOD["lines"][0] | json.loads(raw)
     reply = await node.post("/v1/purchases", basket({"card": "0100000000000000008"}, "1", lines=[line]))
@@ -227,12 +233,12 @@ async def test_a_line_that_makes_no_sense_is_malformed_with_a_pointer(
         b'{"member":{}}',
     ],
 )
-async def test_a_body_that_is_no_purchase_is_malformed(node: CommandNode, raw: bytes) -> None:
+async def test_a_body_that_is_no_purchase_is_malformed(node: RunningNode, raw: bytes) -> None:
     reply = await node.post("/v1/purchases", raw)
     assert (reply.status, reply.code) == (400, "malformed")
 
 
-async def test_one_poisoned_command_never_touches_the_others_of_its_batch(node: CommandNode) -> None:
+async def test_one_poisoned_command_never_touches_the_others_of_its_batch(node: RunningNode) -> None:
     members = [await node.enrol() for _ in range(20)]
     good = [basket({"member_id": member["member_id"]}, f"g{n}") for n, member in enumerate(members)]
     poison = [
@@ -252,7 +258,7 @@ async def test_one_poisoned_command_never_touches_the_others_of_its_batch(node: 
 
 
 async def test_what_the_database_refuses_of_one_command_leaves_the_rest_of_the_batch_standing(
-    node: CommandNode,
+    node: RunningNode,
 ) -> None:
     """The receipt of one command is written behind the node's back, between its load and its record."""
     members = [await node.enrol() for _ in range(5)]
@@ -282,7 +288,7 @@ async def test_what_the_database_refuses_of_one_command_leaves_the_rest_of_the_b
     ],
 )
 async def test_who_may_do_what(
-    node: CommandNode, role: str, path: str, body: dict[str, Any], status: int, code: str | None
+    node: RunningNode, role: str, path: str, body: dict[str, Any], status: int, code: str | None
 ) -> None:
     member = await node.enrol()
     named = {"member_id": member["member_id"]}
@@ -291,7 +297,9 @@ async def test_who_may_do_what(
     assert (reply.status, reply.json.get("code")) == (status, code)
 
 
-async def test_no_key_no_credential_wrong_type_and_too_much_are_refused_each_in_its_way(node: CommandNode) -> None:
+async def test_no_key_no_credential_wrong_type_and_too_much_are_refused_each_in_its_way(
+    node: RunningNode,
+) -> None:
     missing = await node.post("/v1/holds", {}, **{"Idempotency-Key": ""})
     assert (missing.status, missing.code) == (400, "malformed")
     anonymous = await node.post("/v1/holds", {}, Authorization="Bearer loy_x_y")
@@ -306,7 +314,7 @@ async def test_no_key_no_credential_wrong_type_and_too_much_are_refused_each_in_
     assert (malformed.status, malformed.code) == (404, "hold_not_found")
 
 
-async def test_points_expire_at_their_instant_for_whoever_decides_next(node: CommandNode) -> None:
+async def test_points_expire_at_their_instant_for_whoever_decides_next(node: RunningNode) -> None:
     member = await node.enrol()
     soon = (datetime.now(UTC) + timedelta(milliseconds=300)).isoformat().replace("+00:00", "Z")
     body = {"member": {"member_id": member["member_id"]}, "points": 50, "reason": "test", "expires_at": soon}
@@ -325,7 +333,7 @@ async def test_points_expire_at_their_instant_for_whoever_decides_next(node: Com
 
 
 async def test_two_nodes_deciding_for_the_same_members_at_once_never_lose_or_double(
-    node: CommandNode, tmp_path: Path
+    node: RunningNode, tmp_path: Path
 ) -> None:
     members = [(await node.enrol())["member_id"] for _ in range(3)]
     (tmp_path / "other").mkdir()
@@ -352,7 +360,7 @@ async def test_two_nodes_deciding_for_the_same_members_at_once_never_lose_or_dou
 
 
 async def test_a_server_that_turned_read_only_is_let_go_at_once_and_used_again_when_it_takes_writes(
-    node: CommandNode,
+    node: RunningNode,
 ) -> None:
     member = await node.enrol()
     connection = await asyncpg.connect(node.dsn)

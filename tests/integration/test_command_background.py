@@ -135,11 +135,11 @@ async def test_a_shard_that_a_new_topology_brings_is_settled_too(
     await connection.execute(OLD_ANSWER)
     async with running_command_node(database, tmp_path) as node:
         stop = asyncio.Event()
-        settler = asyncio.create_task(settle_until(stop, node.router))
+        settler = asyncio.create_task(settle_until(stop, node.inner))
         topology = json.loads((tmp_path / "topology.json").read_text()) | {"epoch": 2}
         half = topology["shards"]["eu-1"] | {"slots": [[0, 2047]]}
         other = half | {"slots": [[2048, 4095]], "servers": [second]}
-        node.router._topology.adopt(parse_topology(json.dumps(topology | {"shards": {"eu-1": half, "eu-2": other}})))
+        node.inner._topology.adopt(parse_topology(json.dumps(topology | {"shards": {"eu-1": half, "eu-2": other}})))
 
         async def settled() -> bool:
             return not await connection.fetchval("SELECT count(*) FROM idempotency")
@@ -165,7 +165,7 @@ async def test_the_settler_stops_at_once_and_finishes_what_it_has_begun(
         await blocked.start()
         await connection.execute("SELECT 1 FROM idempotency WHERE key = 'old' FOR UPDATE")
         stop = asyncio.Event()
-        settler = asyncio.create_task(settle_until(stop, node.router))
+        settler = asyncio.create_task(settle_until(stop, node.inner))
         other = await asyncpg.connect(database)
 
         async def waits() -> bool:

@@ -22,7 +22,7 @@ from rules.command import AdjustPoints, CloseMember, ReceiveTransfer
 from rules.state import Lot
 from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id, slot_of
-from tests.command_node import CommandNode, running_command_node
+from tests.command_node import RunningNode, running_command_node
 from tests.conftest import eventually
 from tests.engine import PostgresServer
 from tests.integration.test_command import basket
@@ -32,15 +32,15 @@ PHONE = "+4930111111"
 
 
 @pytest.fixture
-async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[CommandNode]:
+async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
     second = await postgres_server.create_database()
     async with running_command_node(database, tmp_path, program=REWARDS, second=second, deadline_ms=3_000) as running:
         yield running
     await postgres_server.drop_database(second)
 
 
-def shard_of(node: CommandNode, member_id: str) -> str:
-    return node.router._topology.current.shard_of(parse_member_id(member_id))
+def shard_of(node: RunningNode, member_id: str) -> str:
+    return node.inner._topology.current.shard_of(parse_member_id(member_id))
 
 
 def envelope(member_id: str, **fields: Any) -> Envelope:
@@ -56,7 +56,7 @@ def envelope(member_id: str, **fields: Any) -> Envelope:
     return Envelope(**given | fields)
 
 
-async def test_commands_follow_a_shard_whose_servers_changed(node: CommandNode, tmp_path: Path) -> None:
+async def test_commands_follow_a_shard_whose_servers_changed(node: RunningNode, tmp_path: Path) -> None:
     ada = await node.enrol()
     path = tmp_path / "topology.json"
     document = json.loads(path.read_text())
@@ -64,19 +64,19 @@ async def test_commands_follow_a_shard_whose_servers_changed(node: CommandNode, 
     for shard in document["shards"].values():
         shard["servers"] = [server + "?application_name=moved" for server in shard["servers"]]
     path.write_text(json.dumps(document))
-    watching = asyncio.create_task(node.router._topology.watch())
+    watching = asyncio.create_task(node.inner._topology.watch())
 
     async def adopted() -> bool:
-        return node.router._topology.current.document.epoch == 2
+        return node.inner._topology.current.document.epoch == 2
 
     await eventually(adopted)
     assert (await node.give(ada["member_id"], 5)).status == 201
     watching.cancel()
 
 
-async def test_what_waits_behind_a_conflict_until_its_deadline_is_not_begun_any_more(node: CommandNode) -> None:
+async def test_what_waits_behind_a_conflict_until_its_deadline_is_not_begun_any_more(node: RunningNode) -> None:
     ada = await node.enrol()
-    lane = node.router.lanes_for(parse_member_id(ada["member_id"]))._lanes[0]
+    lane = node.inner.lanes_for(parse_member_id(ada["member_id"]))._lanes[0]
     late = _Waiting(envelope(ada["member_id"], deadline=time.monotonic() - 1))
     await lane._run_singly(late)
     with pytest.raises(ProblemError, match="nothing was done"):
@@ -84,7 +84,7 @@ async def test_what_waits_behind_a_conflict_until_its_deadline_is_not_begun_any_
     assert (await node.give(ada["member_id"], 1)).json["account"]["version"] == 2
 
 
-async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_durable(node: CommandNode) -> None:
+async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_durable(node: RunningNode) -> None:
     ada = await node.enrol()
     lot = Lot(7)
     errand = Errand(parse_member_id(ada["member_id"]), 99, "transfer", {"lots": []})
@@ -92,7 +92,7 @@ async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_du
     receive = envelope(
         ada["member_id"], command=ReceiveTransfer(1, 99, (lot,), now_utc()), receipt=receipt, credential="courier"
     )
-    store = node.router.lanes_for(parse_member_id(ada["member_id"])).store
+    store = node.inner.lanes_for(parse_member_id(ada["member_id"])).store
     written = "SELECT max(xmin::text::bigint) FROM receipt"
     await store.run([receive])
     first = max(one or 0 for one in await value(node, written))
@@ -101,7 +101,7 @@ async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_du
     assert max(one or 0 for one in await value(node, written)) > first
 
 
-async def test_who_is_erased_beside_a_change_of_identifiers_leaves_none(node: CommandNode) -> None:
+async def test_who_is_erased_beside_a_change_of_identifiers_leaves_none(node: RunningNode) -> None:
     ada = await node.enrol()
     path = f"/v1/members/{ada['member_id']}"
     busy = [node.give(ada["member_id"], 1) for _ in range(3)]
@@ -115,15 +115,15 @@ async def test_who_is_erased_beside_a_change_of_identifiers_leaves_none(node: Co
     assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
 
 
-async def test_commands_on_identifiers_never_share_a_batch_with_others_of_the_member(node: CommandNode) -> None:
+async def test_commands_on_identifiers_never_share_a_batch_with_others_of_the_member(node: RunningNode) -> None:
     ada = await node.enrol()
-    store = node.router.lanes_for(parse_member_id(ada["member_id"])).store
+    store = node.inner.lanes_for(parse_member_id(ada["member_id"])).store
     pair = [envelope(ada["member_id"]), envelope(ada["member_id"], command=CloseMember(now_utc()))]
     with pytest.raises(BatchConflictError, match="identifiers"):
         await store.run(pair)
 
 
-async def test_a_late_copy_of_an_addition_does_not_claim_what_was_removed_since(node: CommandNode) -> None:
+async def test_a_late_copy_of_an_addition_does_not_claim_what_was_removed_since(node: RunningNode) -> None:
     ada = await node.enrol()
     path = f"/v1/members/{ada['member_id']}/identifiers"
     added = await node.post(path, {"add": [{"phone": PHONE}]}, key="add-phone")
@@ -135,13 +135,13 @@ async def test_a_late_copy_of_an_addition_does_not_claim_what_was_removed_since(
     assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
 
 
-async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_claim(node: CommandNode) -> None:
+async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_claim(node: RunningNode) -> None:
     ada = await node.enrol(phone=PHONE)
     number = parse_member_id(ada["member_id"])
-    assert await node.router.claim([("phone", PHONE)], number, deadline=time.monotonic() + 5) == []
-    await node.router.directory.release([("phone", PHONE)], number)
+    assert await node.inner.claim([("phone", PHONE)], number, deadline=time.monotonic() + 5) == []
+    await node.inner.directory.release([("phone", PHONE)], number)
     assert sum(await value(node, "SELECT count(*) FROM claim")) == 1
-    await node.router.conclude_change([("phone", PHONE)], number, deadline=time.monotonic() + 5)
+    await node.inner.conclude_change([("phone", PHONE)], number, deadline=time.monotonic() + 5)
     assert sum(await value(node, "SELECT count(*) FROM claim WHERE leased_until IS NULL")) == 1
 
 
@@ -161,10 +161,10 @@ async def test_a_stalled_shard_of_claims_costs_an_enrolment_its_deadline_and_no_
         assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
 
 
-async def test_a_locked_account_costs_only_its_own_member_an_answer(node: CommandNode) -> None:
+async def test_a_locked_account_costs_only_its_own_member_an_answer(node: RunningNode) -> None:
     members = [(await node.enrol())["member_id"] for _ in range(8)]
     locked = members[0]
-    servers = node.router._topology.current.document.shards[shard_of(node, locked)].servers
+    servers = node.inner._topology.current.document.shards[shard_of(node, locked)].servers
     blocker = await asyncpg.connect(servers[0])
     transaction = blocker.transaction()
     await transaction.start()
@@ -177,12 +177,12 @@ async def test_a_locked_account_costs_only_its_own_member_an_answer(node: Comman
     assert (await node.give(locked, 1)).status == 201
 
 
-async def test_a_redemption_made_before_there_was_a_stock_gives_none_back(node: CommandNode) -> None:
+async def test_a_redemption_made_before_there_was_a_stock_gives_none_back(node: RunningNode) -> None:
     ada = await node.enrol()
     await node.give(ada["member_id"], 100)
     mug = await node.post("/v1/redemptions", {"member": {"member_id": ada["member_id"]}, "reward": "mug"})
     assert mug.status == 201
-    dsns = [shard.servers[0] for shard in node.router._topology.current.document.shards.values()]
+    dsns = [shard.servers[0] for shard in node.inner._topology.current.document.shards.values()]
     await apply_program(dsns, REWARDS.replace("per_member = 2", "per_member = 2\nstock = 10"))
     cancelled = await node.post(f"/v1/redemptions/{mug.json['redemption_id']}/cancel")
     assert (cancelled.status, cancelled.json["account"]["balance"]["available"]) == (200, 100)
@@ -192,12 +192,12 @@ async def test_a_redemption_made_before_there_was_a_stock_gives_none_back(node: 
     assert sum(await value(node, "SELECT redeemed FROM reward_stock WHERE reward = 'mug'")) == 0
 
 
-async def test_no_log_quotes_what_a_member_is_found_by(node: CommandNode) -> None:
+async def test_no_log_quotes_what_a_member_is_found_by(node: RunningNode) -> None:
     card = "4000123412341234"
     await node.enrol(card=card)
     with capture_logs() as logs:
-        for shard in node.router.shards():
-            store = node.router.lanes_of(shard).store
+        for shard in node.inner.shards():
+            store = node.inner.lanes_of(shard).store
             async with store._servers.primary() as connection:
                 exists = await connection.fetchval("SELECT count(*) FROM identifier WHERE value = $1", card)
             if exists:
@@ -206,7 +206,7 @@ async def test_no_log_quotes_what_a_member_is_found_by(node: CommandNode) -> Non
     assert card not in str(logs)
 
 
-async def test_another_members_hold_does_not_exist_for_who_is_named_by_card(node: CommandNode) -> None:
+async def test_another_members_hold_does_not_exist_for_who_is_named_by_card(node: RunningNode) -> None:
     ada, bob = await node.enrol(), await node.enrol()
     holds: list[str] = []
     for member in (ada, bob):
@@ -219,6 +219,6 @@ async def test_another_members_hold_does_not_exist_for_who_is_named_by_card(node
     assert bought.status == 201, bought.body
 
 
-async def test_a_bound_till_enrols_for_its_own_store_only(node: CommandNode) -> None:
+async def test_a_bound_till_enrols_for_its_own_store_only(node: RunningNode) -> None:
     assert (await node.post("/v1/members", {"store": "331"}, role="till330")).status == 403
     assert (await node.post("/v1/members", {"store": "330"}, role="till330")).status == 201

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule, run_state_machine_as_test
 
-from tests.command_node import CommandNode, Reply, running_command_node
+from tests.command_node import Reply, RunningNode, running_command_node
 
 DEADLINE_S = 30
 points = st.integers(1, 200)
@@ -25,14 +25,14 @@ class Service:
     """A command node in a thread with a loop of its own, so that a state machine can talk to it step by step."""
 
     def __init__(self, dsn: str, folder: Path) -> None:
-        self._ready: Future[CommandNode] = Future()
+        self._ready: Future[RunningNode] = Future()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._live(dsn, folder),))
         self._thread.start()
         self.node = self._ready.result(DEADLINE_S)
 
-    def call(self, make: Callable[[CommandNode], Awaitable[Reply]]) -> Reply:
+    def call(self, make: Callable[[RunningNode], Awaitable[Reply]]) -> Reply:
         async def run() -> Reply:
             return await make(self.node)
 

@@ -12,7 +12,7 @@ from command.program import apply_program
 from command.stock import allot
 from rules.program import parse_program
 from shard_router.member_id import parse_member_id
-from tests.command_node import PROGRAM, CommandNode, running_command_node
+from tests.command_node import PROGRAM, RunningNode, running_command_node
 from tests.engine import PostgresServer
 from tests.integration.test_command import basket
 
@@ -37,24 +37,24 @@ per_member = 2
 
 
 @pytest.fixture
-async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[CommandNode]:
+async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
     second = await postgres_server.create_database()
     async with running_command_node(database, tmp_path, program=REWARDS, second=second) as running:
         yield running
     await postgres_server.drop_database(second)
 
 
-async def value(node: CommandNode, sql: str, *arguments: Any) -> list[Any]:
+async def value(node: RunningNode, sql: str, *arguments: Any) -> list[Any]:
     values = []
-    for shard in node.router.shards():
-        async with node.router._pools[shard].primary() as connection:
+    for shard in node.inner.shards():
+        async with node.inner._pools[shard].primary() as connection:
             values.append(await connection.fetchval(sql, *arguments))
     return values
 
 
-async def two_far_apart(node: CommandNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+async def two_far_apart(node: RunningNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two members on different shards."""
-    home = node.router._topology.current.shard_of
+    home = node.inner._topology.current.shard_of
     first = await node.enrol(**fields)
 
     while home(parse_member_id((second := await node.enrol())["member_id"])) == home(
@@ -64,12 +64,12 @@ async def two_far_apart(node: CommandNode, **fields: Any) -> tuple[dict[str, Any
     return first, second
 
 
-async def balance(node: CommandNode, member: dict[str, Any]) -> dict[str, Any]:
+async def balance(node: RunningNode, member: dict[str, Any]) -> dict[str, Any]:
     """The balance as the next command's answer shows it."""
     return (await node.give(member["member_id"], 1)).json["account"]["balance"]
 
 
-async def test_a_transfer_between_shards_arrives_once_and_nothing_is_lost(node: CommandNode) -> None:
+async def test_a_transfer_between_shards_arrives_once_and_nothing_is_lost(node: RunningNode) -> None:
     sender, receiver = await two_far_apart(node)
     await node.give(sender["member_id"], 100)
     body = {"from": {"member_id": sender["member_id"]}, "to": {"card": receiver["card"]}, "points": 60}
@@ -86,7 +86,7 @@ async def test_a_transfer_between_shards_arrives_once_and_nothing_is_lost(node: 
     assert sum(await value(node, "SELECT count(*) FROM errand")) == 0
 
 
-async def test_a_transfer_to_a_member_who_closes_meanwhile_comes_back(node: CommandNode) -> None:
+async def test_a_transfer_to_a_member_who_closes_meanwhile_comes_back(node: RunningNode) -> None:
     sender, receiver = await two_far_apart(node)
     await node.give(sender["member_id"], 100)
     body = {"from": {"member_id": sender["member_id"]}, "to": {"member_id": receiver["member_id"]}, "points": 60}
@@ -97,14 +97,14 @@ async def test_a_transfer_to_a_member_who_closes_meanwhile_comes_back(node: Comm
     assert (after["available"], after["held"]) == (101, 0)
 
 
-async def test_a_courier_that_died_between_the_halves_is_followed_by_another(node: CommandNode) -> None:
+async def test_a_courier_that_died_between_the_halves_is_followed_by_another(node: RunningNode) -> None:
     sender, receiver = await two_far_apart(node)
     await node.give(sender["member_id"], 100)
     body = {"from": {"member_id": sender["member_id"]}, "to": {"member_id": receiver["member_id"]}, "points": 60}
     await node.post("/v1/transfers", body)
     await node.run_errands()
-    for shard in node.router.shards():  # as if the sender's half had never been written
-        async with node.router._pools[shard].primary() as connection:
+    for shard in node.inner.shards():  # as if the sender's half had never been written
+        async with node.inner._pools[shard].primary() as connection:
             await connection.execute(
                 "INSERT INTO errand SELECT member_id, version, 'transfer', detail, 0, now() "
                 "FROM journal WHERE kind = 'transfer_sent'"
@@ -114,7 +114,7 @@ async def test_a_courier_that_died_between_the_halves_is_followed_by_another(nod
     assert sum(await value(node, "SELECT count(*) FROM errand")) == 0
 
 
-async def test_more_redemptions_than_stock_over_two_shards_sell_exactly_the_stock(node: CommandNode) -> None:
+async def test_more_redemptions_than_stock_over_two_shards_sell_exactly_the_stock(node: RunningNode) -> None:
     members = [await node.enrol() for _ in range(10)]
     for member in members:
         await node.give(member["member_id"], 1000)
@@ -126,7 +126,7 @@ async def test_more_redemptions_than_stock_over_two_shards_sell_exactly_the_stoc
     assert sum(await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'")) == 20
 
 
-async def test_a_cancelled_redemption_goes_back_on_the_shelf_and_a_used_one_is_closed(node: CommandNode) -> None:
+async def test_a_cancelled_redemption_goes_back_on_the_shelf_and_a_used_one_is_closed(node: RunningNode) -> None:
     member = await node.enrol()
     await node.give(member["member_id"], 100)
     body = {"member": {"card": member["card"]}, "reward": "coffee", "quantity": 2}
@@ -147,7 +147,7 @@ async def test_a_cancelled_redemption_goes_back_on_the_shelf_and_a_used_one_is_c
     assert (await node.post("/v1/redemptions/red_nothing-1/use", {"store": "330"})).code == "not_found"
 
 
-async def test_a_referral_thanks_both_sides_once_on_the_first_purchase(node: CommandNode) -> None:
+async def test_a_referral_thanks_both_sides_once_on_the_first_purchase(node: RunningNode) -> None:
     referrer = await node.enrol()
     newcomer = await node.enrol(referred_by=referrer["member_id"])
     for number in range(2):
@@ -159,7 +159,7 @@ async def test_a_referral_thanks_both_sides_once_on_the_first_purchase(node: Com
     assert bought.json["account"]["balance"]["available"] == 13 + 13 + 50
 
 
-async def test_an_erased_member_leaves_nothing_personal_and_frees_what_he_had(node: CommandNode) -> None:
+async def test_an_erased_member_leaves_nothing_personal_and_frees_what_he_had(node: RunningNode) -> None:
     canary = "Canary McErase"
     member = await node.enrol(name=canary, phone="+4930999", email="canary@example.org", birth_date="1980-01-02")
     named = {"member_id": member["member_id"]}
@@ -179,7 +179,7 @@ async def test_an_erased_member_leaves_nothing_personal_and_frees_what_he_had(no
     assert again.status == 201
 
 
-async def test_holds_points_and_coupons_pay_one_basket_or_none(node: CommandNode) -> None:
+async def test_holds_points_and_coupons_pay_one_basket_or_none(node: RunningNode) -> None:
     member = await node.enrol()
     await node.give(member["member_id"], 100)
     named = {"member_id": member["member_id"]}
@@ -194,15 +194,15 @@ async def test_holds_points_and_coupons_pay_one_basket_or_none(node: CommandNode
     assert (closed.status, closed.code) == (409, "hold_closed")
 
 
-async def test_the_stock_of_a_new_program_version_changes_by_the_difference(node: CommandNode) -> None:
+async def test_the_stock_of_a_new_program_version_changes_by_the_difference(node: RunningNode) -> None:
 
-    dsns = [node.router._topology.current.document.shards[shard].servers[0] for shard in node.router.shards()]
+    dsns = [node.inner._topology.current.document.shards[shard].servers[0] for shard in node.inner.shards()]
     for stock in (50, 7, 7):
         await apply_program(dsns, REWARDS.replace("stock = 20", f"stock = {stock}"))
         assert sum(await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'")) == stock
 
 
-async def test_a_stock_move_cut_short_is_finished_once(node: CommandNode) -> None:
+async def test_a_stock_move_cut_short_is_finished_once(node: RunningNode) -> None:
     connection = await asyncpg.connect(node.dsn)
     await connection.execute("UPDATE reward_stock SET allotted = allotted - 4")
     await connection.execute(
@@ -210,11 +210,11 @@ async def test_a_stock_move_cut_short_is_finished_once(node: CommandNode) -> Non
     )
     await connection.close()
     for _ in range(2):
-        await node.router.stock.finish_moves("eu-1")
+        await node.inner.stock.finish_moves("eu-1")
     assert await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'") == [6, 14]
 
 
-async def test_a_lost_card_is_replaced_and_several_identifiers_lead_to_one_member(node: CommandNode) -> None:
+async def test_a_lost_card_is_replaced_and_several_identifiers_lead_to_one_member(node: RunningNode) -> None:
     member = await node.enrol(phone="+4930111")
     path = f"/v1/members/{member['member_id']}/identifiers"
     body = {"new_card": True, "remove": [{"card": member["card"]}], "add": [{"email": "New@example.org"}]}
@@ -236,7 +236,7 @@ async def test_a_lost_card_is_replaced_and_several_identifiers_lead_to_one_membe
     assert (await node.post("/v1/members", {"phone": "+4930111"})).status == 201
 
 
-async def test_erasing_clears_every_stored_answer_that_showed_an_identifier(node: CommandNode) -> None:
+async def test_erasing_clears_every_stored_answer_that_showed_an_identifier(node: RunningNode) -> None:
     member = await node.enrol()
     path = f"/v1/members/{member['member_id']}/identifiers"
     changed = await node.post(path, {"add": [{"email": "canary2@example.org"}]}, key="shown")
@@ -247,9 +247,11 @@ async def test_erasing_clears_every_stored_answer_that_showed_an_identifier(node
     assert (late.status, late.code) == (409, "member_closed")
 
 
-async def test_a_stock_is_lowered_to_what_is_asked_for_whichever_shards_still_have_some(node: CommandNode) -> None:
+async def test_a_stock_is_lowered_to_what_is_asked_for_whichever_shards_still_have_some(
+    node: RunningNode,
+) -> None:
     connections = [
-        await asyncpg.connect(shard.servers[0]) for shard in node.router._topology.current.document.shards.values()
+        await asyncpg.connect(shard.servers[0]) for shard in node.inner._topology.current.document.shards.values()
     ]
     try:
         await connections[1].execute("UPDATE reward_stock SET redeemed = allotted WHERE reward = 'coffee'")
@@ -263,9 +265,9 @@ async def test_a_stock_is_lowered_to_what_is_asked_for_whichever_shards_still_ha
             await connection.close()
 
 
-async def test_a_move_that_has_arrived_and_was_not_ended_counts_once(node: CommandNode) -> None:
+async def test_a_move_that_has_arrived_and_was_not_ended_counts_once(node: RunningNode) -> None:
     connections = [
-        await asyncpg.connect(shard.servers[0]) for shard in node.router._topology.current.document.shards.values()
+        await asyncpg.connect(shard.servers[0]) for shard in node.inner._topology.current.document.shards.values()
     ]
     try:
         moved = "UPDATE reward_stock SET allotted = allotted + $1 WHERE reward = 'coffee'"

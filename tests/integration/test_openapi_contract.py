@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 from yarl import URL
 
 from service.shape import MEMBER_EXAMPLE
-from tests.command_node import CommandNode, running_command_node
+from tests.command_node import RunningNode, running_command_node
 from tests.query_world import ShardPlace, World, open_world
 
 CARD_EXAMPLE = "0100000000000000008"
@@ -57,7 +57,7 @@ class Call:
 class Nodes:
     """Both nodes on one database, and a member who exists."""
 
-    command: CommandNode
+    command: RunningNode
     query: World
     member: dict[str, Any]
 

@@ -10,9 +10,9 @@ import pytest
 
 from command.program import apply_program
 from query import views
-from query.shapes import Evaluation, Purchase
+from query.shape import Evaluation, Purchase
 from shard_router.member_id import format_member_id, parse_member_id
-from tests.command_node import PROGRAM, CommandNode, Reply, running_command_node
+from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.conftest import DatabasePair, eventually
 from tests.engine import ValkeyServer
 from tests.integration.test_command import basket as basket_for
@@ -46,7 +46,7 @@ effect = { fixed = 10 }
 class Both:
     """A command node and a query node on one database."""
 
-    command: CommandNode
+    command: RunningNode
     query: World
 
     async def evaluate(self, body: dict[str, Any], **rest: Any) -> Any:

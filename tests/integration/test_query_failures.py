@@ -9,9 +9,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from query.announcement import Announcements
 from query.node import NODE
 from query.reader import ShardReader
-from query.visible import Visible
 from shard_router.member_id import format_member_id
 from shard_router.token import format_token
 from tests.conftest import DatabasePair, eventually
@@ -110,7 +110,7 @@ async def test_a_waiter_is_woken_after_a_new_subscription(world: World, killable
 
 
 async def test_a_subscription_outlives_silence_and_notices_a_dead_peer(killable: OwnValkey) -> None:
-    visible = Visible(killable.url, waiters_max=1, silence_max_s=0.1)
+    visible = Announcements(killable.url, waiters_max=1, silence_max_s=0.1)
     running = asyncio.create_task(visible.run())
     try:
         await asyncio.wait_for(visible.subscribed.wait(), 10)
@@ -127,7 +127,7 @@ async def test_a_subscription_outlives_silence_and_notices_a_dead_peer(killable:
         running.cancel()
 
 
-async def unsubscribed(visible: Visible) -> bool:
+async def unsubscribed(visible: Announcements) -> bool:
     return not visible.subscribed.is_set()
 
 

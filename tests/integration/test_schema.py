@@ -6,8 +6,8 @@ import asyncpg
 import orjson
 import pytest
 
+from command.load import LOAD_LOCKED
 from command.migrate import migrate
-from command.store import LOAD_LOCKED, STATEMENTS
 from shard_router.pool import INDEXED
 from shard_router.statement import load_statements
 from tests.engine import PostgresServer
@@ -15,7 +15,7 @@ from tests.engine import PostgresServer
 PROJECT = Path(__file__).resolve().parent.parent.parent
 FILES = sorted(
     file
-    for folder in ("shard_router", "command", "query", "cdc")
+    for folder in ("shard_router", "command", "query", "cdc", "verify")
     for file in (PROJECT / folder).glob("*.sql")
     if file.name != "schema.sql"
 )
@@ -68,7 +68,7 @@ async def test_every_statement_prepares(database: str, file: Path) -> None:
     connection = await asyncpg.connect(database)
     for statement in load_statements(file).values():
         await connection.prepare(statement)
-    if file.name == "store.sql":
+    if file.name == "load.sql":
         await connection.prepare(LOAD_LOCKED)
     await connection.close()
 
@@ -80,7 +80,7 @@ async def test_a_batch_is_loaded_by_index_from_the_first_row_on(database: str) -
         {"position": n, "key": f"k{n}", "member_id": n, "reference": 1, "store": "s", "till": "t", "receipt": "r"}
         for n in range(64)
     ]
-    rows = await connection.fetch("EXPLAIN " + STATEMENTS["load"], orjson.dumps(rows).decode())
+    rows = await connection.fetch("EXPLAIN " + LOAD_LOCKED, orjson.dumps(rows).decode())
     plan = "\n".join(row[0] for row in rows)
     await connection.close()
     assert "Seq Scan" not in plan

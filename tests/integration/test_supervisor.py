@@ -16,7 +16,7 @@ from cluster import process, valkey
 from cluster.errors import ClusterError, StartFailed
 from cluster.node import PROJECT
 from cluster.process import ProcessSpec, rotate_log
-from cluster.record import Identity, ProcessRecord, RunRecord, exclusive, read_run, stop_orphans
+from cluster.run_file import Identity, ProcessRecord, RunRecord, exclusive, read_run, stop_orphans
 from cluster.supervisor import Supervisor
 from tests.conftest import eventually
 from tests.engine import free_port, server_folder
@@ -26,7 +26,7 @@ LONELY_SUPERVISOR = """
 import asyncio, os, sys
 from pathlib import Path
 from cluster import process, valkey
-from cluster.record import Identity, RunRecord
+from cluster.run_file import Identity, RunRecord
 from cluster.supervisor import Supervisor
 
 async def live(data, port):

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from shard_router.card import new_card
 from shard_router.member_id import SLOT_COUNT, parse_member_id, slot_of
-from tests.command_node import PROGRAM, CommandNode, Reply, running_command_node
+from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.engine import PostgresServer, ValkeyServer
 from tests.integration.test_command import basket
 from verify.finding import Finding
@@ -114,7 +114,7 @@ async def prepared_world(postgres: PostgresServer, valkey: ValkeyServer, folder:
         await postgres.drop_database(dsn)
 
 
-async def live(node: CommandNode, world: World) -> None:
+async def live(node: RunningNode, world: World) -> None:
     """Ada does what a member can do, Bea on another shard receives, Cem was brought by Ada, Dan is erased."""
     ada = await node.enrol(name="Ada", phone="+4930111", card="FOREIGN-1", email="ada@example.org")
     far = (slot_of(parse_member_id(ada["member_id"])) + SLOT_COUNT // 2) % SLOT_COUNT
@@ -136,7 +136,7 @@ async def live(node: CommandNode, world: World) -> None:
     assert poor.code == "insufficient_points"
 
 
-async def shop(node: CommandNode, member: str, world: World) -> None:
+async def shop(node: RunningNode, member: str, world: World) -> None:
     """A basket that comes back in part, one paid with points and a hold that comes back in part, one more."""
     named = {"member_id": member}
     await node.give(member, 500)
@@ -152,7 +152,7 @@ async def shop(node: CommandNode, member: str, world: World) -> None:
     world.names |= {"first": first.rpartition("-")[2], "second": second.rpartition("-")[2]}
 
 
-async def spend(node: CommandNode, member: str) -> None:
+async def spend(node: RunningNode, member: str) -> None:
     """Holds captured, voided and open; redemptions used, cancelled and open; points taken by hand."""
     named = {"member": {"member_id": member}}
     holds = [(await done(node, "/v1/holds", named | {"points": 20})).json["hold_id"] for _ in range(3)]
@@ -165,7 +165,7 @@ async def spend(node: CommandNode, member: str) -> None:
     await done(node, "/v1/adjustments", named | {"points": -5, "reason": "correction"})
 
 
-async def done(node: CommandNode, path: str, body: dict[str, Any]) -> Reply:
+async def done(node: RunningNode, path: str, body: dict[str, Any]) -> Reply:
     reply = await node.post(path, body)
     assert reply.status in {200, 201}, reply.body
     return reply

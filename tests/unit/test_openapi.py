@@ -9,7 +9,7 @@ from openapi_spec_validator import validate
 from pydantic import BaseModel
 
 from query.http import HANDLERS
-from query.operations import ABOUT, OPERATIONS
+from query.operation import ABOUT, OPERATIONS
 from service.openapi import About, Operation, Parameter, add_operations, describe
 from shard_router.errors import PROBLEMS
 

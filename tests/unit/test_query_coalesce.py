@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from query.announcement import Announcements, Woken
 from query.breaker import Breaker
 from query.coalesce import Coalescer
-from query.visible import Visible, Woken
 from tests.conftest import eventually
 
 
@@ -152,7 +152,7 @@ async def test_a_breaker_closes_when_the_probe_succeeds() -> None:
 
 
 async def test_a_waiter_wakes_for_its_version_and_not_for_an_older_one() -> None:
-    visible = Visible("redis://unused", waiters_max=10)
+    visible = Announcements("redis://unused", waiters_max=10)
     with visible.watch(5) as watch:
         assert watch
         visible.announce(b"5:3 6:9")
@@ -163,7 +163,7 @@ async def test_a_waiter_wakes_for_its_version_and_not_for_an_older_one() -> None
 
 
 async def test_waiters_are_bounded() -> None:
-    visible = Visible("redis://unused", waiters_max=1)
+    visible = Announcements("redis://unused", waiters_max=1)
     with visible.watch(1) as first, visible.watch(2) as second:
         assert first is not None
         assert second is None
@@ -172,7 +172,7 @@ async def test_waiters_are_bounded() -> None:
 
 
 async def test_what_was_announced_wakes_once() -> None:
-    visible = Visible("redis://unused", waiters_max=1)
+    visible = Announcements("redis://unused", waiters_max=1)
     with visible.watch(5) as watch:
         assert watch
         visible.announce(b"5:9")
@@ -184,7 +184,7 @@ async def test_what_was_announced_wakes_once() -> None:
 
 @pytest.mark.parametrize("announced_first", [True, False])
 async def test_a_missed_notification_wakes_whatever_was_announced_before(announced_first: bool) -> None:  # noqa: FBT001
-    visible = Visible("redis://unused", waiters_max=1)
+    visible = Announcements("redis://unused", waiters_max=1)
     with visible.watch(5) as watch:
         assert watch
         if announced_first:

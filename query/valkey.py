@@ -54,7 +54,7 @@ class _Asked:
             self.answer.set_result(reply)
 
 
-class Line(asyncio.Protocol):
+class ValkeyConnection(asyncio.Protocol):
     """Connects at the first question, and again at the first after a failure."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:

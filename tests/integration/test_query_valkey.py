@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as GoneError
 from redis.exceptions import RedisError, ResponseError
 
-from query.line import Line
+from query.valkey import ValkeyConnection
 from tests.conftest import eventually
 from tests.engine import free_port
 from tests.query_servers import OwnValkey, own_valkey
@@ -49,8 +49,8 @@ async def killable() -> AsyncGenerator[OwnValkey]:
 
 
 @asynccontextmanager
-async def line_to(url: str, *, timeout_s: float = TIMEOUT_S) -> AsyncGenerator[Line]:
-    line = Line(url, timeout_s=timeout_s)
+async def connected_to(url: str, *, timeout_s: float = TIMEOUT_S) -> AsyncGenerator[ValkeyConnection]:
+    line = ValkeyConnection(url, timeout_s=timeout_s)
     try:
         yield line
     finally:
@@ -96,7 +96,7 @@ async def scripted(*replies: bytes | None, piece: int = 1) -> AsyncGenerator[str
 
 async def test_many_questions_at_once_get_each_its_own_answer(run: Run, valkey_url: str) -> None:
     async def scenario() -> None:
-        async with line_to(valkey_url) as line:
+        async with connected_to(valkey_url) as line:
             await line.ask([("SET", f"k{n}", n) for n in range(1_000)])
             single = [line.ask_one("GET", f"k{n}") for n in range(1_000)]
             several = [line.ask([("GET", f"k{n}"), ("EXISTS", f"k{n}")]) for n in range(0, 1_000, 7)]
@@ -109,7 +109,7 @@ async def test_many_questions_at_once_get_each_its_own_answer(run: Run, valkey_u
 
 async def test_one_who_gives_up_takes_nobodys_answer_along(run: Run, valkey_url: str) -> None:
     async def scenario() -> None:
-        async with line_to(valkey_url) as line:
+        async with connected_to(valkey_url) as line:
             for connected in (False, True):
                 asked = [line.ask_one("ECHO", f"{connected}{n}") for n in range(100)]
                 for gone in asked[::3]:
@@ -123,7 +123,7 @@ async def test_one_who_gives_up_takes_nobodys_answer_along(run: Run, valkey_url:
 
 async def test_a_refusal_is_an_error_of_whoever_asked_and_of_nobody_else(run: Run, valkey_url: str) -> None:
     async def scenario() -> None:
-        async with line_to(valkey_url) as line:
+        async with connected_to(valkey_url) as line:
             before, wrong = line.ask_one("ECHO", "a"), line.ask_one("NO-SUCH-COMMAND")
             partly, after = line.ask([("ECHO", "b"), ("GET",), ("ECHO", "c")]), line.ask_one("ECHO", "d")
             for refused in (wrong, partly):
@@ -136,7 +136,7 @@ async def test_a_refusal_is_an_error_of_whoever_asked_and_of_nobody_else(run: Ru
 
 async def test_nobody_waits_for_a_server_that_is_not_there(run: Run) -> None:
     async def scenario() -> None:
-        async with line_to(f"redis://127.0.0.1:{free_port()}/0") as line:
+        async with connected_to(f"redis://127.0.0.1:{free_port()}/0") as line:
             for _ in range(2):
                 failures = await asyncio.gather(*(failure_of(line.ask_one("GET", "k")) for _ in range(50)))
                 assert {kind for kind, _ in failures} == {GoneError}
@@ -146,7 +146,7 @@ async def test_nobody_waits_for_a_server_that_is_not_there(run: Run) -> None:
 
 
 async def test_a_killed_server_is_heard_of_at_once_and_found_again(killable: OwnValkey) -> None:
-    async with line_to(killable.url) as line:
+    async with connected_to(killable.url) as line:
         await line.ask_one("SET", "k", 1)
         killable.send(signal.SIGSTOP)
         asked = [failure_of(line.ask_one("GET", "k")) for _ in range(50)]
@@ -165,7 +165,7 @@ async def test_a_frozen_server_costs_the_timeout_and_answers_no_other_question_l
     run: Run, killable: OwnValkey, *, connected: bool
 ) -> None:
     async def scenario() -> None:
-        async with line_to(killable.url) as line:
+        async with connected_to(killable.url) as line:
             if connected:
                 await line.ask_one("PING")
             killable.send(signal.SIGSTOP)
@@ -200,7 +200,7 @@ async def test_half_a_reply_or_none_or_nonsense_is_a_failure_in_time(
     run: Run, replies: tuple[bytes | None, ...], failure: type[Exception]
 ) -> None:
     async def scenario() -> None:
-        async with scripted(*replies) as url, line_to(url) as line:
+        async with scripted(*replies) as url, connected_to(url) as line:
             asked = [failure_of(line.ask_one("MGET", "a", "b")) for _ in replies]
             failures = await asyncio.gather(*asked)
             assert {kind for kind, _ in failures} == {failure}
@@ -212,7 +212,7 @@ async def test_half_a_reply_or_none_or_nonsense_is_a_failure_in_time(
 async def test_a_reply_in_pieces_is_put_together(run: Run) -> None:
     async def scenario() -> None:
         whole = b"*2\r\n$5\r\nab\r\nc\r\n$-1\r\n"
-        async with scripted(whole, b":7\r\n", whole) as url, line_to(url) as line:
+        async with scripted(whole, b":7\r\n", whole) as url, connected_to(url) as line:
             assert await line.ask_one("MGET", "a", "b") == [b"ab\r\nc", None]
             assert await line.ask([("EXISTS", "a"), ("MGET", "a", "b")]) == [7, [b"ab\r\nc", None]]
 
@@ -221,7 +221,7 @@ async def test_a_reply_in_pieces_is_put_together(run: Run) -> None:
 
 async def test_what_nobody_asked_for_is_never_the_answer_to_the_next_question(run: Run) -> None:
     async def scenario() -> None:
-        async with scripted(b"+one\r\n+two\r\n", b"+three\r\n", piece=100) as url, line_to(url) as line:
+        async with scripted(b"+one\r\n+two\r\n", b"+three\r\n", piece=100) as url, connected_to(url) as line:
             assert [await line.ask_one("GET", "a"), await line.ask_one("GET", "b")] == [b"one", b"three"]
 
     await run(scenario())
@@ -229,7 +229,7 @@ async def test_what_nobody_asked_for_is_never_the_answer_to_the_next_question(ru
 
 async def test_a_busy_process_does_not_blame_the_server(run: Run, valkey_url: str) -> None:
     async def scenario() -> None:
-        async with line_to(valkey_url) as line:
+        async with connected_to(valkey_url) as line:
             await line.ask_one("PING")
             answer = line.ask_one("PING")
             busy(2 * TIMEOUT_S - 0.1)
@@ -242,7 +242,7 @@ async def test_a_process_that_is_always_busy_hears_of_a_frozen_server_all_the_sa
     run: Run, killable: OwnValkey
 ) -> None:
     async def scenario() -> None:
-        async with line_to(killable.url) as line:
+        async with connected_to(killable.url) as line:
             await line.ask_one("PING")
             killable.send(signal.SIGSTOP)
             failing = asyncio.ensure_future(failure_of(line.ask_one("PING")))
@@ -269,15 +269,18 @@ async def test_the_url_names_database_user_and_password(run: Run, killable: OwnV
 
     async def scenario() -> None:
         for login in (":pass@", "reader:s3cret%40%3A%2F@"):
-            async with line_to(f"redis://{login}{place}/3") as third, line_to(f"redis://{login}{place}/0") as first:
+            async with (
+                connected_to(f"redis://{login}{place}/3") as third,
+                connected_to(f"redis://{login}{place}/0") as first,
+            ):
                 await third.ask_one("SET", "k", login)
                 assert [await third.ask_one("GET", "k"), await first.ask_one("GET", "k")] == [login.encode(), None]
         for login in ("", ":wrong@", "reader:pass@", "nobody:pass@"):
-            async with line_to(f"redis://{login}{place}/0") as refused:
+            async with connected_to(f"redis://{login}{place}/0") as refused:
                 for _ in range(2):
                     with pytest.raises(RedisError):
                         await refused.ask_one("GET", "k")
-        async with line_to(f"redis://:pass@{place}/99") as nowhere:
+        async with connected_to(f"redis://:pass@{place}/99") as nowhere:
             with pytest.raises(RedisError):
                 await nowhere.ask_one("GET", "k")
 
@@ -299,8 +302,8 @@ async def test_a_connection_may_be_encrypted(run: Run, killable: OwnValkey, tmp_
         trusting = f"rediss://{place}?ssl_ca_certs={tmp_path / 'pair.pem'}"
         async with (
             server,
-            line_to(trusting, timeout_s=2) as line,
-            line_to(f"rediss://{place}", timeout_s=2) as stranger,
+            connected_to(trusting, timeout_s=2) as line,
+            connected_to(f"rediss://{place}", timeout_s=2) as stranger,
         ):
             assert (await failure_of(stranger.ask_one("PING")))[0] is GoneError
             large = "x" * 300_000
@@ -353,7 +356,7 @@ async def test_hanging_up_leaves_nobody_waiting_and_nothing_open(
     run: Run, killable: OwnValkey, *, connected: bool
 ) -> None:
     async def scenario() -> None:
-        line = Line(killable.url, timeout_s=10)
+        line = ValkeyConnection(killable.url, timeout_s=10)
         if connected:
             await line.ask_one("PING")
         killable.send(signal.SIGSTOP)

@@ -32,7 +32,7 @@ class Target:
     identifier: tuple[str, str] | None = None
 
 
-class CommandRouter:
+class CommandNode:
     """The lanes of a region's shards, and the way to the other regions."""
 
     def __init__(self, region: str, topology: TopologyWatch, pools: ShardPools, registry: CollectorRegistry) -> None:
@@ -117,7 +117,7 @@ class CommandRouter:
         """
         if not self.unrouted(identifiers):
             return
-        rows = await self.lanes_for(member_id).store.rows("identifiers_of_members", [member_id])
+        rows = await self.lanes_for(member_id).store.rows("identifiers_of", member_id)
         has = {(row["kind"], row["value"]) for row in rows}
         for created in (True, False):
             those = [identifier for identifier in identifiers if (identifier in has) is created]

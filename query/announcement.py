@@ -30,7 +30,7 @@ class Woken(Enum):
     MISSED = auto()  # something may have been announced unheard
 
 
-class Watch:
+class Waiter:
     """One waiter's eye on one member. What it told once it does not tell again."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Watch:
         return woken
 
 
-class Visible:
+class Announcements:
     """The subscription to one Valkey. `run` it as a task; `watch` from requests."""
 
     def __init__(self, url: str, *, waiters_max: int, silence_max_s: float = SILENCE_MAX_S) -> None:
@@ -70,16 +70,16 @@ class Visible:
         self._silence_max_s = silence_max_s
         self._waiters_max = waiters_max
         self.waiting = 0
-        self._watches: dict[bytes, set[Watch]] = {}
+        self._watches: dict[bytes, set[Waiter]] = {}
         self.subscribed = asyncio.Event()
 
     @contextmanager
-    def watch(self, member_id: int) -> Generator[Watch | None]:
-        """Watch a member for the length of the block; None when too many wait already."""
+    def watch(self, member_id: int) -> Generator[Waiter | None]:
+        """Waiter a member for the length of the block; None when too many wait already."""
         if self.waiting >= self._waiters_max:
             yield None
             return
-        word, watch = str(member_id).encode(), Watch()
+        word, watch = str(member_id).encode(), Waiter()
         self.waiting += 1
         self._watches.setdefault(word, set()).add(watch)
         try:

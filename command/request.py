@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from command.batch import now_utc
 from command.courier import Courier
 from command.envelope import Answer, Envelope, ReceiptKey
-from command.router import CommandRouter, Target
+from command.node import CommandNode, Target
 from rules.command import Command, RecordPurchase, ReturnPurchase
 from service.body import MemberReference, parse_body
 from service.credential import Principal
@@ -25,7 +25,7 @@ from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import parse_reference
 from shard_router.token import TOKEN_HEADER, format_token
 
-ROUTER: Final = web.AppKey("router", CommandRouter)
+NODE: Final = web.AppKey("node", CommandNode)
 COURIER: Final = web.AppKey("courier", Courier)
 
 PAST_MAX: Final = timedelta(days=35)
@@ -38,7 +38,7 @@ _MISSING: Final = {"pur": "purchase_not_found", "hld": "hold_not_found", "red": 
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CommandRequest:
     """A validated request: who asks for what, under which key, until when."""
 
     request: web.Request
@@ -56,11 +56,11 @@ class Asked:
         return _fingerprint(head.encode() + self.body.model_dump_json(exclude_unset=True).encode())
 
 
-async def ask(request: web.Request, model: type[BaseModel]) -> Asked:
+async def read_request(request: web.Request, model: type[BaseModel]) -> CommandRequest:
     """Check key and body of a request."""
     key = _idempotency_key(request)
     raw = await read_body(request)
-    return Asked(
+    return CommandRequest(
         request,
         request[PRINCIPAL],
         parse_body(_adapter(model), raw or b"{}"),
@@ -72,37 +72,37 @@ async def ask(request: web.Request, model: type[BaseModel]) -> Asked:
 
 
 async def run_for(
-    asked: Asked, member: MemberReference, command: Command, receipt_kind: str | None = None
+    asked: CommandRequest, member: MemberReference, command: Command, receipt_kind: str | None = None
 ) -> web.Response:
     """Run a command for the member a body names."""
-    router = asked.request.app[ROUTER]
-    target = await router.find(*member.names)
+    node = asked.request.app[NODE]
+    target = await node.find(*member.names)
     return await run(asked, target, command, receipt_kind=receipt_kind)
 
 
 async def run_on(
-    asked: Asked, kind: str, command: Callable[[int], Command], receipt_kind: str | None = None
+    asked: CommandRequest, kind: str, command: Callable[[int], Command], receipt_kind: str | None = None
 ) -> web.Response:
     """Run a command on what an earlier entry created: its id names member and entry."""
-    router = asked.request.app[ROUTER]
+    node = asked.request.app[NODE]
     try:
         reference = parse_reference(kind, asked.request.match_info["id"])
-        target = router.home_of(reference.member_id)
+        target = node.home_of(reference.member_id)
     except MalformedIdError as error:
         raise ProblemError(_MISSING[kind]) from error
     return await run(asked, target, command(reference.version), reference=reference.version, receipt_kind=receipt_kind)
 
 
-async def run(asked: Asked, target: Target, command: Command, **about: Any) -> web.Response:
+async def run(asked: CommandRequest, target: Target, command: Command, **about: Any) -> web.Response:
     """Run a command on its lane, or hand the request to the member's home region; `about`: see envelope_of."""
-    router = asked.request.app[ROUTER]
-    if target.region != router.region:
-        return await router.forward(asked.request, target.region, deadline=asked.deadline, body=asked.raw)
-    return render(await router.lanes_at(target.slot).run(envelope_of(asked, target, command, **about)))
+    node = asked.request.app[NODE]
+    if target.region != node.region:
+        return await node.forward(asked.request, target.region, deadline=asked.deadline, body=asked.raw)
+    return render(await node.lanes_at(target.slot).run(envelope_of(asked, target, command, **about)))
 
 
 def envelope_of(
-    asked: Asked, target: Target, command: Command, *, receipt_kind: str | None = None, **about: Any
+    asked: CommandRequest, target: Target, command: Command, *, receipt_kind: str | None = None, **about: Any
 ) -> Envelope:
     """Put a command in its envelope; `about` are further fields of it."""
     return Envelope(
@@ -133,13 +133,13 @@ def render(answer: Answer) -> web.Response:
     return response
 
 
-def _receipt_key(asked: Asked, command: Command, kind: str) -> ReceiptKey | None:
+def _receipt_key(asked: CommandRequest, command: Command, kind: str) -> ReceiptKey | None:
     if not isinstance(command, RecordPurchase | ReturnPurchase):
         return None
     content = asked.body.model_dump_json(exclude={"member"}, exclude_unset=True)
     path = asked.request.path if kind == "return" else ""
     receipt = command.receipt
-    business_date = asked.request.app[ROUTER].business_date(command.occurred_at)
+    business_date = asked.request.app[NODE].business_date(command.occurred_at)
     fingerprint = _fingerprint(f"{path}\n{content}".encode())
     return ReceiptKey(receipt.store, receipt.till, business_date, receipt.receipt, kind, fingerprint)
 
@@ -154,14 +154,14 @@ def _idempotency_key(request: web.Request) -> str:
     return match[1] or match[2]
 
 
-def check_till(asked: Asked, store: str | None) -> None:
+def check_till(asked: CommandRequest, store: str | None) -> None:
     """`forbidden` when a till's key belongs to another store."""
     bound = asked.principal.store
     if bound is not None and store is not None and store != bound:
         raise ProblemError("forbidden", f"this key belongs to store {bound}")
 
 
-def check_time(asked: Asked, occurred_at: datetime) -> None:
+def check_time(asked: CommandRequest, occurred_at: datetime) -> None:
     """`malformed` when a basket is too old for a till or lies in the future."""
     late = asked.principal.role == "pos" and asked.received_at - occurred_at > PAST_MAX
     if late or occurred_at - asked.received_at > FUTURE_MAX:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from query import shapes
+from query import shape
 from query.evaluation import EvaluationBody
 from service.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
 from service.shape import MEMBER_EXAMPLE, Account
@@ -55,7 +55,7 @@ OPERATIONS: Final = (
         "/v1/members/{member_id}",
         "get_member",
         "A member's profile and account",
-        shapes.Member,
+        shape.Member,
         problems=_MEMBER_READ,
         parameters=_OF_MEMBER,
         answer_headers=QUERY_HEADERS,
@@ -75,7 +75,7 @@ OPERATIONS: Final = (
         "/v1/members/{member_id}/activity",
         "list_activity",
         "What happened to a member's points, newest first",
-        shapes.Activity,
+        shape.Activity,
         problems=_MEMBER_READ,
         parameters=(*_OF_MEMBER, _PAGE_SIZE, _PAGE_TOKEN),
         answer_headers=QUERY_HEADERS,
@@ -85,7 +85,7 @@ OPERATIONS: Final = (
         "/v1/members/{member_id}/rewards",
         "list_member_rewards",
         "What a member can redeem, and what is missing",
-        shapes.MemberRewardList,
+        shape.MemberRewardList,
         problems=_MEMBER_READ,
         parameters=_OF_MEMBER,
         answer_headers=QUERY_HEADERS,
@@ -113,7 +113,7 @@ OPERATIONS: Final = (
         "/v1/lookup",
         "look_up_member",
         "The member behind a card, phone number or e-mail address",
-        shapes.Found,
+        shape.Found,
         roles=STAFF,
         problems=_MEMBER_READ,
         parameters=(
@@ -131,7 +131,7 @@ OPERATIONS: Final = (
         "/v1/purchases/{purchase_id}",
         "get_purchase",
         "A purchase, what it earned and why, and its returns",
-        shapes.Purchase,
+        shape.Purchase,
         problems=("purchase_not_found", *_READ),
         parameters=(
             Parameter(
@@ -151,7 +151,7 @@ OPERATIONS: Final = (
         "/v1/evaluations",
         "evaluate_purchase",
         "What a basket would bring, and why",
-        shapes.Evaluation,
+        shape.Evaluation,
         description="Decides as a purchase would, by the program in force at `at`, and changes nothing: the basket as "
         "if bought at `at` (any instant, past or future; absent: now) by the member as he is, with time let pass. "
         "`occurred_at` and the receipt do not matter. A refusal is the one the purchase would get.",
@@ -170,7 +170,7 @@ OPERATIONS: Final = (
         "/v1/commands/{idempotency_key}",
         "get_command",
         "What became of a command",
-        shapes.CommandState,
+        shape.CommandState,
         description="For a till that got no answer. `done` comes with the first answer. `unknown` means that no answer "
         "is visible (yet): send the command again with the same key, which is always safe. A till sees only what its "
         "own credential sent.",
@@ -192,7 +192,7 @@ OPERATIONS: Final = (
         "/v1/rewards",
         "list_rewards",
         "What points can be redeemed for",
-        shapes.RewardList,
+        shape.RewardList,
         problems=("shard_unavailable",),
         parameters=(_IF_NONE_MATCH,),
         answer_headers=QUERY_HEADERS,
@@ -203,7 +203,7 @@ OPERATIONS: Final = (
         "/v1/tiers",
         "list_tiers",
         "The tiers and what reaching them takes",
-        shapes.TierList,
+        shape.TierList,
         problems=("shard_unavailable",),
         parameters=(_IF_NONE_MATCH,),
         answer_headers=QUERY_HEADERS,
@@ -214,7 +214,7 @@ OPERATIONS: Final = (
         "/v1/stores",
         "list_stores",
         "The stores, nearest first when `near` is given",
-        shapes.StoreList,
+        shape.StoreList,
         roles=EVERYONE,
         problems=("shard_unavailable",),
         parameters=(

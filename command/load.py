@@ -1,0 +1,161 @@
+"""What a batch reads before it decides: one row per command, and the facts that only some commands need."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from command.answer import RenderedEntry
+from command.envelope import Envelope
+from command.record import identifiers_of
+from rules.codec import parse_state
+from rules.command import (
+    CancelRedemption,
+    ChangeIdentifiers,
+    CloseMember,
+    Command,
+    EnrolMember,
+    RecordPurchase,
+    RedeemReward,
+)
+from rules.outcome import Purchase
+from rules.program import Program
+from rules.state import Account
+from shard_router.pool import Connection
+from shard_router.statement import load_statements
+
+_STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
+LOAD_LOCKED: Final = _STATEMENTS["load"].replace("/* lock */", "FOR UPDATE")
+_ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
+
+
+@dataclass(slots=True)
+class Extras:
+    """Facts beyond the loaded rows; the batch keeps them true while it threads its own changes."""
+
+    taken_identifiers: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    kinds: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
+    stock_left: dict[str, int] = field(default_factory=dict[str, int])
+    identifiers: dict[int, set[tuple[str, str]]] = field(default_factory=dict[int, set[tuple[str, str]]])
+    profiles: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
+    programs: dict[int, Program] = field(default_factory=dict[int, Program])
+    """by which redemptions to be cancelled took their stock"""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A command with its row; `entry` is what its receipt already made, if it did."""
+
+    envelope: Envelope
+    row: Mapping[str, Any]
+    entry: RenderedEntry | None
+
+    @property
+    def target(self) -> int | None:
+        """The member the command is for."""
+        return self.row["target"]
+
+
+async def load(connection: Connection, envelopes: Sequence[Envelope], *, locked: bool) -> list[Any]:
+    """Read a row per command, in their order and in one snapshot; `locked` keeps the accounts for this transaction."""
+    return await connection.fetch(LOAD_LOCKED if locked else _STATEMENTS["load"], _document(envelopes))
+
+
+def _document(envelopes: Sequence[Envelope]) -> str:
+    """The one argument of the `load` statement: a JSON row per command, without what a command has not."""
+    return orjson.dumps([_command_row(position, envelope) for position, envelope in enumerate(envelopes)]).decode()
+
+
+def _command_row(position: int, envelope: Envelope) -> dict[str, Any]:
+    row: dict[str, Any] = {"position": position, "key": envelope.key}
+    if envelope.member_id is not None:
+        row["member_id"] = envelope.member_id
+    if envelope.identifier is not None:
+        row["identifier_kind"], row["identifier_value"] = envelope.identifier
+    if envelope.reference is not None:
+        row["reference"] = envelope.reference
+    if envelope.receipt is not None:
+        row["store"], row["till"], row["business_date"], row["receipt"] = envelope.receipt.name[:4]
+        row["receipt_kind"] = envelope.receipt.kind
+    return row
+
+
+def account_of(loaded: Loaded) -> Account | None:
+    """The account in a loaded row; None when the member does not exist."""
+    row = loaded.row
+    if row["version"] is None or loaded.target is None:
+        return None
+    totals = {name: row[name] for name in ("spent", "expired", "debt", "issued")}
+    state = orjson.loads(row["state"])
+    return parse_state(loaded.target, state, version=row["version"], status=row["status"], totals=totals)
+
+
+def purchase_of(row: Mapping[str, Any]) -> Purchase:
+    """The purchase in a loaded row."""
+    receipt = {name: row[name] for name in ("store", "till", "receipt")}
+    return Purchase(row["purchase_version"], receipt, row["occurred_at"], orjson.loads(row["document"]))
+
+
+def entry_of(member_id: int, version: int, row: Mapping[str, Any]) -> RenderedEntry:
+    """The entry of a journal row."""
+    return RenderedEntry(
+        member_id,
+        version,
+        row["points"],
+        row["postings"].encode(),
+        orjson.loads(row["detail"]),
+        row["account_after"].encode(),
+    )
+
+
+def pairs(names: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    """Two arrays of a list of pairs."""
+    listed = list(names)
+    return [first for first, _ in listed], [second for _, second in listed]
+
+
+async def load_extras(connection: Connection, loaded: Sequence[Loaded], program: Program) -> Extras:
+    """Ask for what only some commands need; most batches ask nothing here."""
+    extras = Extras()
+    commands = [(one.target, one.envelope.command) for one in loaded]
+    wanted = [name for _, command in commands if isinstance(command, EnrolMember) for name in identifiers_of(command)]
+    if wanted:
+        rows = await connection.fetch(_STATEMENTS["taken_identifiers"], *pairs(wanted))
+        extras.taken_identifiers = {(row["kind"], row["value"]) for row in rows}
+    purchases = [(target, command) for target, command in commands if isinstance(command, RecordPurchase) and target]
+    holds = [(target, version) for target, command in purchases for version in command.capture_holds]
+    if holds:
+        rows = await connection.fetch(_STATEMENTS["kinds_of_entries"], *pairs(holds))
+        extras.kinds = {(row["member_id"], row["version"]): row["kind"] for row in rows}
+    await _load_identifiers(connection, commands, extras)
+    if any(isinstance(command, RedeemReward | CancelRedemption) for _, command in commands):
+        stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]
+        rows = await connection.fetch(_STATEMENTS["lock_stock"], stocked)
+        extras.stock_left = {row["reward"]: row["left"] for row in rows}
+    return extras
+
+
+async def _load_identifiers(
+    connection: Connection, commands: Sequence[tuple[int | None, Command]], extras: Extras
+) -> None:
+    changes = [(target, command) for target, command in commands if target and isinstance(command, _ON_IDENTIFIERS)]
+    if not changes:
+        return
+    members = [target for target, _ in changes]
+    for row in await connection.fetch(_STATEMENTS["identifiers_of_members"], members):
+        extras.identifiers.setdefault(row["member_id"], set()).add((row["kind"], row["value"]))
+    for row in await connection.fetch(_STATEMENTS["profiles"], members):
+        extras.profiles[row["member_id"]] = orjson.loads(row["profile"])
+    added = [name for _, command in changes if isinstance(command, ChangeIdentifiers) for name in command.add]
+    rows = await connection.fetch(_STATEMENTS["taken_identifiers"], *pairs(added))
+    extras.taken_identifiers |= {(row["kind"], row["value"]) for row in rows}
+
+
+async def entry_of_receipt(connection: Connection, row: Mapping[str, Any]) -> RenderedEntry | None:
+    """The entry that a command's receipt already made; None when it made none, or its key answers anyway."""
+    if row["receipt_version"] is None or row["key_fingerprint"] is not None:
+        return None
+    member_id, version = row["receipt_member_id"], row["receipt_version"]
+    return entry_of(member_id, version, await connection.fetchrow(_STATEMENTS["entry_of"], member_id, version))

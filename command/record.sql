@@ -1,0 +1,139 @@
+-- name: record
+-- The whole batch in one statement from one JSON document: adding a column needs no new code in running nodes.
+-- The counts tell whether every row was as it had been read.
+WITH account_written AS (
+    INSERT INTO account AS a (
+        member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
+    )
+    SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
+    FROM json_to_recordset($1::json -> 'account') AS t(
+        member_id bigint, version bigint, status text, available bigint, pending bigint, held bigint,
+        spent bigint, expired bigint, debt bigint, issued bigint, state json, due_at timestamptz
+    )
+    ON CONFLICT (member_id) DO UPDATE SET
+        version = excluded.version, status = excluded.status, available = excluded.available,
+        pending = excluded.pending, held = excluded.held, spent = excluded.spent, expired = excluded.expired,
+        debt = excluded.debt, issued = excluded.issued, state = excluded.state, due_at = excluded.due_at
+        WHERE a.version < excluded.version
+    RETURNING 1
+), journal_written AS (
+    INSERT INTO journal (
+        member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
+        account_after
+    )
+    SELECT
+        member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
+        account_after
+    FROM json_to_recordset($1::json -> 'journal') AS t(
+        member_id bigint, version bigint, kind text, program_version integer, occurred_at timestamptz,
+        recorded_at timestamptz, store text, points bigint, postings json, detail json, account_after json
+    )
+), purchase_written AS (
+    INSERT INTO purchase (
+        member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
+    )
+    SELECT member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
+    FROM json_to_recordset($1::json -> 'purchase') AS t(
+        member_id bigint, version bigint, changed_version bigint, store text, till text, receipt text,
+        business_date date, occurred_at timestamptz, document json
+    )
+), purchase_changed AS (
+    UPDATE purchase p
+    SET changed_version = t.changed_version, document = t.document
+    FROM json_to_recordset($1::json -> 'purchase_change') AS t(
+        member_id bigint, version bigint, changed_version bigint, version_before bigint, document json
+    )
+    WHERE p.member_id = t.member_id AND p.version = t.version AND p.changed_version = t.version_before
+    RETURNING 1
+), receipt_written AS (
+    INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
+    SELECT store, till, business_date, receipt, kind, member_id, version, fingerprint
+    FROM json_to_recordset($1::json -> 'receipt') AS t(
+        store text, till text, business_date date, receipt text, kind text, member_id bigint, version bigint,
+        fingerprint uuid
+    )
+), idempotency_written AS (
+    INSERT INTO idempotency (key, member_id, version, credential, fingerprint, status, answer, answered_at)
+    SELECT key, member_id, version, credential, fingerprint, status, answer, answered_at
+    FROM json_to_recordset($1::json -> 'idempotency') AS t(
+        key text, member_id bigint, version bigint, credential text, fingerprint uuid, status integer,
+        answer json, answered_at timestamptz
+    )
+), replayed AS (
+    -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
+    UPDATE idempotency i
+    SET replays = i.replays + 1
+    FROM json_array_elements_text($1::json -> 'replay') AS t(key)
+    WHERE i.key = t.key
+    RETURNING 1
+)
+SELECT
+    (SELECT count(*) FROM account_written) AS accounts,
+    (SELECT count(*) FROM purchase_changed) AS purchase_changes,
+    (SELECT count(*) FROM replayed) AS replays
+
+-- name: record_more
+-- What few commands write besides: members, identifiers, errands, stock, erasure. Run in the same transaction, only for
+-- batches that have such rows: most then pay for no empty branch.
+WITH member_written AS (
+    INSERT INTO member (member_id, version, profile, enrolled_at)
+    SELECT member_id, version, profile, enrolled_at
+    FROM json_to_recordset($1::json -> 'member') AS t(
+        member_id bigint, version bigint, profile json, enrolled_at timestamptz
+    )
+), member_changed AS (
+    UPDATE member m SET version = t.version, profile = t.profile
+    FROM json_to_recordset($1::json -> 'member_change') AS t(member_id bigint, version bigint, profile json)
+    WHERE m.member_id = t.member_id
+), identifier_removed AS (
+    DELETE FROM identifier i
+    USING json_to_recordset($1::json -> 'identifier_removed') AS t(kind text, value text, member_id bigint)
+    WHERE i.kind = t.kind AND i.value = t.value AND i.member_id = t.member_id
+), identifier_written AS (
+    INSERT INTO identifier (kind, value, member_id, version)
+    SELECT kind, value, member_id, version
+    FROM json_to_recordset($1::json -> 'identifier') AS t(kind text, value text, member_id bigint, version bigint)
+), errand_written AS (
+    INSERT INTO errand (member_id, version, kind, document, due_at)
+    SELECT member_id, version, kind, document, now()
+    FROM json_to_recordset($1::json -> 'errand') AS t(member_id bigint, version bigint, kind text, document json)
+), errand_done AS (
+    DELETE FROM errand e
+    USING json_to_recordset($1::json -> 'errand_done') AS t(member_id bigint, version bigint)
+    WHERE e.member_id = t.member_id AND e.version = t.version
+), stock_changed AS (
+    UPDATE reward_stock s
+    SET redeemed = s.redeemed + t.change
+    FROM (
+        SELECT reward, sum(change) AS change
+        FROM json_to_recordset($1::json -> 'stock') AS c(reward text, change bigint)
+        GROUP BY reward
+    ) AS t
+    WHERE s.reward = t.reward
+), receipt_touched AS (
+    -- What was recorded before is answered without a key: the answer must wait for the standby all the same.
+    UPDATE receipt r
+    SET version = r.version
+    FROM json_to_recordset($1::json -> 'receipt_again') AS t(
+        store text, till text, business_date date, receipt text, kind text
+    )
+    WHERE r.store = t.store AND r.till = t.till AND r.business_date = t.business_date
+        AND r.receipt = t.receipt AND r.kind = t.kind
+), erased AS (
+    -- All personal data of a member is in this row, in the identifiers and in the stored answers that showed them.
+    UPDATE member m
+    SET version = t.version, profile = '{"erased": true}'
+    FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, version bigint)
+    WHERE m.member_id = t.member_id
+), identifiers_erased AS (
+    DELETE FROM identifier i
+    USING json_to_recordset($1::json -> 'erase') AS t(member_id bigint)
+    WHERE i.member_id = t.member_id
+), answers_erased AS (
+    UPDATE idempotency i
+    SET status = t.status, answer = t.answer, version = NULL
+    FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, status integer, answer json)
+    JOIN journal j ON j.member_id = t.member_id AND j.kind IN ('member_enrolled', 'identifiers_changed')
+    WHERE i.key = j.detail ->> 'key'
+)
+SELECT 1
