@@ -1,7 +1,6 @@
 """The projector process against what can happen to it: the views always come to what the tables hold."""
 
 import signal
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import asyncpg
@@ -17,36 +16,16 @@ from tests.conftest import eventually
 from tests.engine import ValkeyServer
 
 
-@pytest.fixture
-async def client(database: str) -> AsyncGenerator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def valkey(valkey_url: str) -> AsyncGenerator[Redis]:
-    async with Redis.from_url(valkey_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def node(tmp_path: Path, database: str, valkey_url: str) -> AsyncGenerator[CdcNode]:
-    await create_slot(database, SLOT_OF_TESTS)
-    async with cdc_node(tmp_path, source="pgoutput", database=database, valkey=valkey_url) as made:
-        yield made
-
-
 async def test_without_a_slot_one_is_made_and_all_that_stood_before_is_filled_in(
-    node: CdcNode, client: asyncpg.Connection, valkey: Redis
+    projector: CdcNode, client: asyncpg.Connection, valkey: Redis
 ) -> None:
     await client.execute("SELECT pg_drop_replication_slot($1)", SLOT_OF_TESTS)
     await fill(client, entries=60)
-    await node.start()
+    await projector.start()
     await client.execute(ADD_ENTRIES, MEMBERS[:5], 4)
-    await eventually(node.complete)
+    await eventually(projector.complete)
     await settled(client, valkey)
-    assert await node.end(signal.SIGTERM) == 0, node.log()
+    assert await projector.end(signal.SIGTERM) == 0, projector.log()
 
 
 @pytest.mark.parametrize("source", ["pgoutput", "debezium"])
@@ -74,13 +53,13 @@ async def test_killed_while_it_works_it_goes_on_without_loss_or_double(
         assert "stream_ended" not in node.log()
 
 
-async def test_an_emptied_valkey_is_refilled(node: CdcNode, client: asyncpg.Connection, valkey: Redis) -> None:
-    await node.start()
+async def test_an_emptied_valkey_is_refilled(projector: CdcNode, client: asyncpg.Connection, valkey: Redis) -> None:
+    await projector.start()
     await fill(client)
     await settled(client, valkey)
     await valkey.flushdb()
     await settled(client, valkey)
-    await eventually(node.complete)
+    await eventually(projector.complete)
     assert await valkey.hget(MARK, "complete") == b"1"
 
 
@@ -111,24 +90,24 @@ async def test_a_valkey_that_is_away_is_waited_for_and_refilled_when_it_comes_ba
 
 
 async def test_a_second_projector_takes_over_and_the_first_ends(
-    node: CdcNode, tmp_path: Path, database: str, valkey_url: str, client: asyncpg.Connection, valkey: Redis
+    projector: CdcNode, tmp_path: Path, database: str, valkey_url: str, client: asyncpg.Connection, valkey: Redis
 ) -> None:
-    await node.start()
+    await projector.start()
     await fill(client)
     async with cdc_node(tmp_path / "second", source="pgoutput", database=database, valkey=valkey_url) as second:
         await second.start()
-        assert await node.ended() == 1
+        assert await projector.ended() == 1
         await client.execute(ADD_ENTRIES, MEMBERS, 1)
         await settled(client, valkey)
 
 
 async def test_changes_lost_with_their_slot_are_noticed_and_made_good(
-    node: CdcNode, client: asyncpg.Connection, valkey: Redis, database: str
+    projector: CdcNode, client: asyncpg.Connection, valkey: Redis, database: str
 ) -> None:
-    await node.start()
+    await projector.start()
     await fill(client)
     await settled(client, valkey)
-    await node.end(signal.SIGKILL)
+    await projector.end(signal.SIGKILL)
 
     async def dropped() -> bool:
         try:
@@ -141,38 +120,38 @@ async def test_changes_lost_with_their_slot_are_noticed_and_made_good(
     await client.execute(ADD_ENTRIES, MEMBERS, 1)
     await client.execute("DELETE FROM identifier WHERE value = $1", str(MEMBERS[0]))
     await create_slot(database, SLOT_OF_TESTS)  # by another hand: no one may take it for the old one
-    await node.start()
+    await projector.start()
     await settled(client, valkey)
-    assert "changes are missing" in node.log()
+    assert "changes are missing" in projector.log()
     assert not await valkey.exists(f"i:card:{MEMBERS[0]}")
 
 
 async def test_a_rebuild_on_demand_repairs_and_needs_an_admin(
-    node: CdcNode, client: asyncpg.Connection, valkey: Redis
+    projector: CdcNode, client: asyncpg.Connection, valkey: Redis
 ) -> None:
-    await node.start()
-    await eventually(node.complete)
+    await projector.start()
+    await eventually(projector.complete)
     await fill(client)
     await settled(client, valkey)
     key = f"m:{MEMBERS[7]}"
     await valkey.set(key, (await valkey.get(key))[:16] + b"wrong")
-    assert (await node.call("POST", "/rebuild", key="loy_none_none"))[0] == 401
-    assert (await node.call("POST", "/rebuild"))[0] == 202
+    assert (await projector.call("POST", "/rebuild", key="loy_none_none"))[0] == 401
+    assert (await projector.call("POST", "/rebuild"))[0] == 202
     await settled(client, valkey)
 
 
 async def test_a_row_that_did_not_travel_whole_is_read_again(
-    node: CdcNode, client: asyncpg.Connection, valkey: Redis
+    projector: CdcNode, client: asyncpg.Connection, valkey: Redis
 ) -> None:
-    await node.start()
+    await projector.start()
     await fill(client)
     await client.execute("UPDATE member SET profile = $1, version = 2 WHERE member_id = $2", LONG, MEMBERS[0])
     await client.execute("UPDATE member SET version = 3 WHERE member_id = $1", MEMBERS[0])
     await settled(client, valkey)
 
 
-async def test_a_poisonous_row_holds_up_nobody(node: CdcNode, client: asyncpg.Connection, valkey: Redis) -> None:
-    await node.start()
+async def test_a_poisonous_row_holds_up_nobody(projector: CdcNode, client: asyncpg.Connection, valkey: Redis) -> None:
+    await projector.start()
     await client.execute(
         ADD_ENTRIES.replace("json_build_object('balance'", "json_build_object('no balance'"), MEMBERS[:1], 1
     )
@@ -182,18 +161,18 @@ async def test_a_poisonous_row_holds_up_nobody(node: CdcNode, client: asyncpg.Co
         return bool(await valkey.exists(f"a:{MEMBERS[2]}"))
 
     await eventually(passed)
-    assert "row_not_projected" in node.log()
-    _, metrics = await node.call("GET", "/metrics")
+    assert "row_not_projected" in projector.log()
+    _, metrics = await projector.call("GET", "/metrics")
     assert "loyalty_cdc_failed_rows_total 1.0" in metrics
 
 
-async def test_readiness_and_status_tell_what_is_so(node: CdcNode) -> None:
-    await node.start()
-    await eventually(node.complete)
-    status = await node.status()
+async def test_readiness_and_status_tell_what_is_so(projector: CdcNode) -> None:
+    await projector.start()
+    await eventually(projector.complete)
+    status = await projector.status()
     assert (status["source"], status["complete"]) == ("pgoutput", True)
     assert 0 <= status["lag_ms"] < 5000
-    assert await node.call("GET", "/readyz?verbose") == (200, "[+] stream: ok\n[+] valkey: ok\n[+] views: ok\n")
+    assert await projector.call("GET", "/readyz?verbose") == (200, "[+] stream: ok\n[+] valkey: ok\n[+] views: ok\n")
 
 
 @pytest.mark.parametrize("source", ["pgoutput", "debezium"])
@@ -213,21 +192,21 @@ async def test_a_message_of_another_tool_holds_up_nobody_whatever_it_holds(
 
 
 async def test_a_topology_that_gives_the_shard_another_valkey_ends_the_projector_and_the_next_fills_it(
-    node: CdcNode, tmp_path: Path, database: str, valkey_server: ValkeyServer, client: asyncpg.Connection
+    projector: CdcNode, tmp_path: Path, database: str, valkey_server: ValkeyServer, client: asyncpg.Connection
 ) -> None:
-    await node.start()
+    await projector.start()
     await fill(client)
     other = await valkey_server.fresh_url()
     write_topology(tmp_path, [database], other, epoch=2)
-    assert await node.ended() == 1
-    assert "shard_moved" in node.log()
-    await node.start()
+    assert await projector.ended() == 1
+    assert "shard_moved" in projector.log()
+    await projector.start()
     async with Redis.from_url(other) as valkey:
         await settled(client, valkey)
     write_topology(tmp_path, [database], other, epoch=3)  # says of this shard what is so
 
     async def adopted() -> bool:
-        return '"epoch": 3' in node.log() or '"epoch":3' in node.log()
+        return '"epoch": 3' in projector.log() or '"epoch":3' in projector.log()
 
     await eventually(adopted)
-    assert await node.end(signal.SIGTERM) == 0, node.log()
+    assert await projector.end(signal.SIGTERM) == 0, projector.log()

@@ -29,26 +29,6 @@ INSERT_MEMBER = "INSERT INTO member VALUES ($1, 1, '{}', now())"
 UPDATE_MEMBER = "UPDATE member SET version = $2, profile = $3 WHERE member_id = $1"
 
 
-@pytest.fixture
-async def client(database: str) -> AsyncGenerator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def valkey(valkey_url: str) -> AsyncGenerator[Redis]:
-    async with Redis.from_url(valkey_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def node(tmp_path: Path, database: str, valkey_url: str) -> AsyncGenerator[CdcNode]:
-    await create_slot(database, SLOT_OF_TESTS)
-    async with cdc_node(tmp_path, source="pgoutput", database=database, valkey=valkey_url) as made:
-        yield made
-
-
 def shows(valkey: Redis, key: str, version: int) -> Callable[[], Awaitable[bool]]:
     async def shown() -> bool:
         return (await valkey.get(key) or b"").startswith(header(version))
@@ -148,12 +128,12 @@ async def commits_waiting(database: str) -> AsyncGenerator[None]:
 
 
 async def test_a_commit_that_waits_for_a_standby_is_not_lost_by_a_rebuild_from_the_primary(
-    node: CdcNode, database: str, client: asyncpg.Connection, valkey: Redis
+    projector: CdcNode, database: str, client: asyncpg.Connection, valkey: Redis
 ) -> None:
     other = await asyncpg.connect(database)
     await client.execute(INSERT_MEMBER, ALICE)
-    await node.start()
-    await eventually(node.complete)
+    await projector.start()
+    await eventually(projector.complete)
     async with commits_waiting(database):
         update = asyncio.create_task(client.execute(UPDATE_MEMBER, ALICE, 2, "{}"))
         await eventually(shows(valkey, KEY, 2))
@@ -161,7 +141,7 @@ async def test_a_commit_that_waits_for_a_standby_is_not_lost_by_a_rebuild_from_t
         insert = asyncio.create_task(other.execute(INSERT_MEMBER, BOB))  # shows the stream that Valkey is empty
 
         async def decided() -> bool:
-            return await rebuilt(valkey)() or "rebuild_interrupted" in node.log()
+            return await rebuilt(valkey)() or "rebuild_interrupted" in projector.log()
 
         await eventually(decided, deadline_s=DEADLINE_S)
     await asyncio.gather(update, insert)
@@ -170,17 +150,17 @@ async def test_a_commit_that_waits_for_a_standby_is_not_lost_by_a_rebuild_from_t
 
 
 async def test_a_row_is_read_again_only_when_the_commit_of_its_change_shows(
-    node: CdcNode, database: str, client: asyncpg.Connection, valkey: Redis
+    projector: CdcNode, database: str, client: asyncpg.Connection, valkey: Redis
 ) -> None:
     await client.execute(INSERT_MEMBER, ALICE)
     await client.execute(UPDATE_MEMBER, ALICE, 2, LONG)
-    await node.start()
+    await projector.start()
     await eventually(shows(valkey, KEY, 2))
     async with commits_waiting(database):
         update = asyncio.create_task(client.execute("UPDATE member SET version = 3 WHERE member_id = $1", ALICE))
 
         async def noticed() -> bool:
-            return "row_not_projected" in node.log()
+            return "row_not_projected" in projector.log()
 
         await eventually(noticed)
     await update
@@ -244,13 +224,13 @@ async def test_a_reading_that_replay_cancels_is_tried_again(
 
 
 async def test_what_is_read_to_take_views_back_shows_all_the_stream_has_brought_or_is_not_read(
-    node: CdcNode, database: str, client: asyncpg.Connection, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+    projector: CdcNode, database: str, client: asyncpg.Connection, valkey: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "SETTLE_PATIENCE_S", 0.1)
     servers = shard_servers(database)
     reading = Rows(servers, SLOT_OF_TESTS)
     await client.execute(INSERT_MEMBER, ALICE)
-    await node.start()
+    await projector.start()
     async with commits_waiting(database):
         update = asyncio.create_task(client.execute(UPDATE_MEMBER, ALICE, 2, "{}"))
         await eventually(shows(valkey, KEY, 2))
@@ -260,7 +240,7 @@ async def test_what_is_read_to_take_views_back_shows_all_the_stream_has_brought_
     truth = await reading.settled_truth([KEY])
     assert truth is not None
     assert truth.views[KEY].startswith(header(2))
-    await node.end(signal.SIGKILL)
+    await projector.end(signal.SIGKILL)
 
     async def not_where_no_stream_comes_from() -> bool:
         return await reading.settled_truth([KEY]) is None
@@ -286,26 +266,26 @@ async def pretend_history(valkey: Redis) -> None:
 
 
 async def test_a_rebuild_takes_back_what_the_database_has_lost(
-    node: CdcNode, client: asyncpg.Connection, valkey: Redis
+    projector: CdcNode, client: asyncpg.Connection, valkey: Redis
 ) -> None:
-    await node.start()
+    await projector.start()
     await fill(client)
     await settled(client, valkey)
     await pretend_history(valkey)
-    await node.call("POST", "/rebuild")
+    await projector.call("POST", "/rebuild")
     await settled(client, valkey)
-    assert "views_lowered" in node.log()
+    assert "views_lowered" in projector.log()
     await client.execute("UPDATE member SET version = 2 WHERE member_id = $1", ALICE)
     await client.execute("UPDATE identifier SET member_id = $1 WHERE value = $2", BOB, str(ALICE))
     await client.execute("DELETE FROM identifier WHERE value = $1", str(BOB))
     await settled(client, valkey)
-    await eventually(node.complete)
+    await eventually(projector.complete)
 
 
 async def test_nothing_is_lost_that_the_stream_brings_while_views_are_taken_back(
-    node: CdcNode, client: asyncpg.Connection, database: str, valkey: Redis
+    projector: CdcNode, client: asyncpg.Connection, database: str, valkey: Redis
 ) -> None:
-    await node.start()
+    await projector.start()
     await fill(client)
     await settled(client, valkey)
     writer = await asyncpg.connect(database)
@@ -322,14 +302,14 @@ async def test_nothing_is_lost_that_the_stream_brings_while_views_are_taken_back
 
     writing = asyncio.create_task(write())
     for _ in range(2):
-        completed = (await node.status())["rebuild"]["completed"]
+        completed = (await projector.status())["rebuild"]["completed"]
         for member in MEMBERS:
             for key in (f"a:{member}", f"m:{member}", f"p:{member}-1"):
                 await valkey.set(key, header(10**6) + b'{"lost":true}')
-        await node.call("POST", "/rebuild")
+        await projector.call("POST", "/rebuild")
 
         async def again(completed: int = completed) -> bool:
-            return (await node.status())["rebuild"]["completed"] > completed
+            return (await projector.status())["rebuild"]["completed"] > completed
 
         await eventually(again, deadline_s=DEADLINE_S)
         views = await views_of(valkey)

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ DEADLINE_S = 60
 
 INSERT_MEMBER = "INSERT INTO member VALUES ($1, $2, $3, '2026-11-22 10:00:00.5+00')"
 INSERT_PURCHASE = "INSERT INTO purchase VALUES ($1, 1, 1, 's', 't', 'r', '2026-11-22', '2026-11-22 10:00:00+00', $2)"
-
-
-@pytest.fixture
-async def client(database: str) -> AsyncGenerator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
 
 
 class Recorder:

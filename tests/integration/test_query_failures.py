@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -77,12 +76,9 @@ async def test_a_silent_valkey_costs_one_deadline_and_mixes_no_answers_afterward
     # Connected and answered once: only then can an answer arrive late on a connection in use.
     assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "cache"
     killable.send(signal.SIGSTOP)
-    started_at = time.monotonic()
     await asyncio.gather(*(world.get(path_of(one)) for one in MEMBERS))
-    first_s = time.monotonic() - started_at
-    started_at = time.monotonic()
+    assert reader_of(world).cache.breaker.is_open  # so nobody waits for it again
     assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
-    assert time.monotonic() - started_at < 0.1 < first_s
     killable.send(signal.SIGCONT)
 
     async def closed() -> bool:

@@ -1,7 +1,6 @@
 """A region that takes questions and answers none costs the others a part of their places, and soon no time."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from query.node import NODE
-from service.bulkhead import FAILURES_MAX, REST_S
+from service.bulkhead import FAILURES_MAX
 from shard_router.member_id import format_member_id
 from tests.conftest import eventually
 from tests.engine import ValkeyServer
@@ -83,10 +82,10 @@ async def test_a_region_that_does_not_answer_is_left_alone_and_found_again(world
     async with frozen(world) as node:
         while node.asked < FAILURES_MAX:
             await asyncio.gather(*(ask(world, BOB) for _ in range(FAILURES_MAX)))
-        before, began_at = node.asked, time.monotonic()
+        before = node.asked
         for _ in range(20):
             assert (await ask(world, BOB)).json["code"] == "shard_unavailable"
-        assert (node.asked, time.monotonic() - began_at < REST_S) == (before, True)
+        assert node.asked == before
 
         async def on_trial() -> bool:
             await asyncio.gather(*(ask(world, BOB) for _ in range(5)))
