@@ -25,6 +25,7 @@ from rules.command import (
 from rules.describe import describe_account
 from rules.outcome import Entry, Refused
 from rules.program import Program
+from rules.purchase import told_of_holds
 from service.web import problem_document
 from shard_router.errors import PROBLEMS, ProblemError
 from shard_router.member_id import format_member_id, format_reference
@@ -93,12 +94,13 @@ def _enrolment(command: EnrolMember, entry: RenderedEntry) -> dict[str, Any]:
 
 
 def _purchase(_command: RecordPurchase, entry: RenderedEntry) -> dict[str, Any]:
-    earned = entry.detail.get("points_earned", entry.points)
+    detail = entry.detail
     return {
         "purchase_id": _reference("pur", entry),
         "entry_id": _reference("ent", entry),
-        "points_earned": earned,
+        "points_earned": detail.get("points_earned", entry.points),
         "postings": orjson.Fragment(entry.postings),
+        **told_of_holds(detail),
     }
 
 

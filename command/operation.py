@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from command.body import (
     AdjustmentBody,
@@ -21,7 +21,15 @@ from command.body import (
 )
 from service.body import PurchaseBody
 from service.openapi import COMMAND_HEADERS, STAFF, About, Operation, Parameter
-from service.shape import ACCOUNT_EXAMPLE, MEMBER_EXAMPLE, POSTING_EXAMPLE, Account, Posting
+from service.shape import (
+    ACCOUNT_EXAMPLE,
+    CAPTURED,
+    MEMBER_EXAMPLE,
+    POSTING_EXAMPLE,
+    RELEASED,
+    Account,
+    Posting,
+)
 
 ABOUT: Final = About(
     "Loyalty commands",
@@ -66,7 +74,7 @@ class IdentifiersAnswer(BaseModel):
 
 
 class PurchaseAnswer(BaseModel):
-    """What a basket earned."""
+    """What a basket earned, and what became of the holds it named."""
 
     model_config = _example(
         purchase_id=f"pur_{MEMBER_EXAMPLE}-7",
@@ -79,6 +87,8 @@ class PurchaseAnswer(BaseModel):
     entry_id: str
     points_earned: int
     postings: list[Posting]
+    captured: int | None = Field(default=None, description=CAPTURED)
+    released: int | None = Field(default=None, description=RELEASED)
     account: Account
 
 

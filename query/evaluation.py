@@ -134,6 +134,7 @@ def _document(evaluation: Evaluation | Refused) -> dict[str, Any]:
     return {
         "points": evaluation.points,
         "postings": [posting_document(posting) for posting in evaluation.postings],
+        **evaluation.holds,
         "tier_after": evaluation.tier_after,
         "explanation": evaluation.explanation,
     }

@@ -7,8 +7,10 @@ from pydantic import BaseModel, Field
 
 from service.shape import (
     ACCOUNT_EXAMPLE,
+    CAPTURED,
     MEMBER_EXAMPLE,
     POSTING_EXAMPLE,
+    RELEASED,
     Account,
     Balance,
     MemberTier,
@@ -216,6 +218,8 @@ class Evaluation(BaseModel):
     )
     points: int = Field(description="What would be earned.")
     postings: list[Posting]
+    captured: int | None = Field(default=None, description=CAPTURED)
+    released: int | None = Field(default=None, description=RELEASED)
     tier_after: MemberTier
     explanation: list[Explanation]
 

@@ -45,7 +45,7 @@ class EnrolMember:
 
 @dataclass(frozen=True, slots=True)
 class RecordPurchase:
-    """A basket was paid: with money, with holds (their versions), with points; all of it happens or nothing."""
+    """A basket was paid: with money, with holds (their versions, in order), with points; all happens or nothing."""
 
     receipt: Receipt
     currency: str

@@ -10,17 +10,22 @@ from rules.describe import describe_tier
 from rules.facts import NO_FACTS, Facts
 from rules.outcome import Accepted, Refused
 from rules.program import Program
+from rules.purchase import told_of_holds
 from rules.state import Account, Posting
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`points` would be earned; `tier_after` is `tier` of API.md; one explanation per campaign, base, tier, coupon."""
+    """`points` would be earned; `tier_after` is `tier` of API.md; one explanation per campaign, base, tier, coupon.
+
+    `holds` tells how many points of the holds named would be captured and released; empty without any.
+    """
 
     points: int
     postings: tuple[Posting, ...]
     tier_after: dict[str, Any]
     explanation: tuple[dict[str, Any], ...]
+    holds: dict[str, int]
 
 
 def evaluate(
@@ -33,4 +38,5 @@ def evaluate(
         return outcome
     entry = outcome.entry
     points = entry.detail.get("points_earned", entry.points)
-    return Evaluation(points, entry.postings, describe_tier(entry.account, program), outcome.explanation)
+    tier, holds = describe_tier(entry.account, program), told_of_holds(entry.detail)
+    return Evaluation(points, entry.postings, tier, outcome.explanation, holds)

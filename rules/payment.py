@@ -1,8 +1,11 @@
 """Paying a basket with points: captured holds and points on top, all or nothing.
 
-What points pay earns nothing: it is taken off the lines in proportion to their amounts.
+Where points have a worth, no point is spent for nothing: what is spent is the fewest points that pay the money
+taken off. So holds spend what the due takes, in their order, and release the rest; points on top that would
+change nothing are refused. What points pay is taken off the lines in proportion to their amounts, and earns nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,66 +15,102 @@ from rules.earn import share
 from rules.facts import Facts
 from rules.outcome import Refused
 from rules.program import Program
-from rules.state import Bucket, Lot
+from rules.state import Bucket, Hold, Lot, Posting
 
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """What points paid: how many, how much money they stand for, from which lots and holds."""
+    """What points paid: how many, how much money they stand for, from which lots and holds, and what holds released."""
 
     points: int
     amount: int
     lots: tuple[Lot, ...]
     holds: dict[int, int]
+    released: int
 
 
-NO_PAYMENT: Final = Payment(0, 0, (), {})
+NO_PAYMENT: Final = Payment(0, 0, (), {}, 0)
 
 
 def pay(draft: Draft, command: RecordPurchase, program: Program, facts: Facts) -> Payment | Refused:
-    """Spend a purchase's holds and points. Holds are spent whole, even if worth more than is due; points never are."""
+    """Spend a purchase's holds, as far as the due takes them, and its points. Without a worth holds are spent whole."""
     if not command.capture_holds and not command.pay_with_points:
         return NO_PAYMENT
-    refused = _capture(draft, command, facts) or _spend(draft, command, program)
+    holds = _holds(draft, command, facts)
+    if isinstance(holds, Refused):
+        return holds
+    held, due = sum(hold.points for hold in holds), sum(line.amount for line in command.lines)
+    amount = min(program.amount_of(held + command.pay_with_points), due)
+    needed = program.points_for(amount) if program.points.worth else held
+    _capture(draft, holds, min(held, needed))
+    refused = _spend(draft, command, program, held=held, room=max(needed - held, 0))
     if refused:
         return refused
-    due = sum(line.amount for line in command.lines)
-    points = sum(posting.points for posting in draft.postings)
-    lots = dict.fromkeys((posting.expires_at for posting in draft.postings), 0)
-    holds: dict[int, int] = {}
-    for posting in draft.postings:
-        lots[posting.expires_at] += posting.points
-        if posting.hold is not None:
-            holds[posting.hold] = holds.get(posting.hold, 0) + posting.points
-    amount = min(program.amount_of(points), due)
-    return Payment(points, amount, tuple(Lot(count, expires_at) for expires_at, count in lots.items()), holds)
+    spent = list(draft.postings)
+    released = sum(draft.release(hold, "hold_released", command.received_at) for hold in holds)
+    return _payment(spent, amount, released)
 
 
-def _capture(draft: Draft, command: RecordPurchase, facts: Facts) -> Refused | None:
+def _holds(draft: Draft, command: RecordPurchase, facts: Facts) -> list[Hold] | Refused:
+    """The open holds a purchase names, in its order."""
+    holds: list[Hold] = []
     for index, version in enumerate(command.capture_holds):
-        hold = draft.account.hold(version)
-        if hold is None or hold.kind != "hold":
-            known = version in facts.holds_existed or version in command.capture_holds[:index]
+        hold, twice = draft.account.hold(version), version in command.capture_holds[:index]
+        if hold is None or hold.kind != "hold" or twice:
+            known = version in facts.holds_existed or twice
             reason, words = ("hold_closed", "was captured, voided or has lapsed") if known else ("hold_not_found", "")
             return Refused(reason, f"the hold {words}" if words else "no such hold", f"/capture_holds/{index}")
-        draft.spend_held(hold, hold.points, "captured")
-    return None
+        holds.append(hold)
+    return holds
 
 
-def _spend(draft: Draft, command: RecordPurchase, program: Program) -> Refused | None:
+def _capture(draft: Draft, holds: Sequence[Hold], points: int) -> None:
+    """Spend so many points of holds, in their order."""
+    left = points
+    for hold in holds:
+        spent = min(left, hold.points)
+        draft.spend_held(hold, spent, "captured")
+        left -= spent
+
+
+def _spend(draft: Draft, command: RecordPurchase, program: Program, *, held: int, room: int) -> Refused | None:
+    """Spend points on top of what is held; `room` is how many of them pay anything."""
     points = command.pay_with_points
     if not points:
         return None
     if program.points.worth is None:
         return Refused("limit_exceeded", "this program takes no points for money", "/pay_with_points")
-    due, held = sum(line.amount for line in command.lines), sum(posting.points for posting in draft.postings)
-    if program.amount_of(held + points) > due:
-        told = f"{held} held and {points} points pay" if held else f"{points} points pay"
-        return Refused("limit_exceeded", f"{told} more than the {due} due", "/pay_with_points")
+    if points > room:
+        due = sum(line.amount for line in command.lines)
+        return Refused("limit_exceeded", _too_many(points, room, _least(program, held, due)), "/pay_with_points")
     available = draft.account.available
     if draft.take(points, Bucket.SPENT, "paid") < points:
         return Refused("insufficient_points", f"{points} points asked for, {available} available", "/pay_with_points")
     return None
+
+
+def _least(program: Program, held: int, due: int) -> int:
+    """The fewest points that pay anything on top of what is held; 0 when nothing is left to pay."""
+    paid = program.amount_of(held)
+    return program.points_for(paid + 1) - held if paid < due else 0
+
+
+def _too_many(points: int, room: int, least: int) -> str:
+    """Why so many points are refused, and how many would do."""
+    if room:
+        return f"{room} points pay as much as {points} do: send {room}"
+    return f"{points} points pay nothing: " + (f"send at least {least}" if least else "nothing is left to pay, send 0")
+
+
+def _payment(spent: Sequence[Posting], amount: int, released: int) -> Payment:
+    lots = dict.fromkeys((posting.expires_at for posting in spent), 0)
+    holds: dict[int, int] = {}
+    for posting in spent:
+        lots[posting.expires_at] += posting.points
+        if posting.hold is not None:
+            holds[posting.hold] = holds.get(posting.hold, 0) + posting.points
+    paying = tuple(Lot(points, expires_at) for expires_at, points in lots.items())
+    return Payment(sum(lot.points for lot in paying), amount, paying, holds, released)
 
 
 def paid_amounts(command: RecordPurchase, payment: Payment) -> tuple[int, ...]:

@@ -68,9 +68,14 @@ class Program:
         return self._ranks.get(code, 0)
 
     def amount_of(self, points: int) -> int:
-        """What points pay, in minor units; 0 when this program takes no points for money."""
+        """What points pay, in whole minor units; 0 when this program takes no points for money."""
         worth = self.points.worth
         return points * worth.amount // worth.points if worth else 0
+
+    def points_for(self, amount: int) -> int:
+        """The fewest points that pay so many minor units: the ceiling, the inverse of `amount_of`."""
+        worth = self.points.worth
+        return -(-amount * worth.points // worth.amount) if worth else 0
 
     def business_date(self, moment: datetime) -> date:
         """The calendar day of an instant where the program lives."""

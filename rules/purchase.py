@@ -115,9 +115,11 @@ def _entry(
     draft: Draft, command: RecordPurchase, payment: Payment, earning: Earning, referral: dict[str, int]
 ) -> Entry:
     detail: dict[str, Any] = {}
-    if payment.points:
+    if command.capture_holds or payment.points:
         holds = [{"hold": hold, "points": points} for hold, points in payment.holds.items()]
         detail |= {"points_earned": earning.points, "points_paid": payment.points, "captured": holds}
+    if command.capture_holds:
+        detail["released"] = payment.released
     if referral.get("points"):
         detail["referral"] = {"referrer": referral["referrer"], "points": referral["points"]}
     return draft.entry(
@@ -128,6 +130,13 @@ def _entry(
         store=command.receipt.store,
         detail=detail,
     )
+
+
+def told_of_holds(detail: dict[str, Any]) -> dict[str, int]:
+    """How many points of holds a purchase captured and released, from its entry's detail; empty without holds."""
+    if "released" not in detail:
+        return {}
+    return {"captured": sum(hold["points"] for hold in detail["captured"]), "released": detail["released"]}
 
 
 def _document(

@@ -135,11 +135,15 @@ class PurchaseBody(StrictModel):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     lines: Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX)]
     capture_holds: Annotated[list[Text], Field(max_length=20)] = Field(
-        default=[], description="Holds of this member that are spent with this basket."
+        default=[],
+        description="Holds of this member that pay this basket, in this order. They are spent as far as the amount due "
+        "takes them, and the rest is released; in a program without a worth of points they are spent whole.",
     )
     coupons: Annotated[list[Text], Field(max_length=20)] = Field(default=[], description="Codes of coupons.")
     pay_with_points: Annotated[int, Field(strict=True, ge=0, le=POINTS_MAX)] = Field(
-        default=0, description="Points that pay part of the basket, at the program's worth."
+        default=0,
+        description="Points that pay part of the basket, at the program's worth, on top of the holds. No more than "
+        "the fewest that pay the same money: else `limit_exceeded`, which names the number that would do.",
     )
 
     @model_validator(mode="after")

@@ -38,6 +38,8 @@ POSTING_EXAMPLE: Final[dict[str, Any]] = {
     "expires_at": "2027-12-31T23:59:59Z",
     "reason": "base",
 }
+CAPTURED: Final = "Points of the holds named that were spent: no more than pay what is due. Absent without holds."
+RELEASED: Final = "The rest of the holds named: back among the available points. Absent without holds."
 
 
 def with_example(example: dict[str, Any]) -> ConfigDict:

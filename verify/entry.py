@@ -44,7 +44,7 @@ _POINTS: Final[dict[str, tuple[str, ...]]] = {
 
 _DETAIL: Final[dict[str, dict[str, str]]] = {
     "member_closed": {"forfeited": "forfeited"},
-    "purchase_recorded": {"points_earned": "program>", "points_paid": ">spent"},
+    "purchase_recorded": {"points_earned": "program>", "points_paid": ">spent", "released": "held>available"},
     "purchase_returned": {"points_reversed": ">program", "points_returned": "spent>"},
     "hold_placed": {"held": ">held"},
     "hold_captured": {"captured": "held>spent", "released": "held>available"},
@@ -171,6 +171,13 @@ _ANSWERS: Final[dict[str, dict[str, Getter]]] = {
 """What the answer to a command says of its entry, beside the account; no other kind of entry has an answer."""
 
 
+_OF_HOLDS: Final[dict[str, Getter]] = {
+    "captured": lambda entry: entry.moved["held>spent"],
+    "released": lambda entry: entry.moved["held>available"],
+}
+"""What the answer to a purchase says of the holds it named; entries of old tell nothing of what they released."""
+
+
 def check_answers(books: Books, rows: MemberRows) -> None:
     """Check the stored answers of a member: all that they say must be in the entry they name."""
     finding = books[ANSWERS]
@@ -198,6 +205,8 @@ def _wrong_in_answer(answer: Row, entry: ReadEntry | None) -> Iterator[str]:
         yield f"is answered with status {answer['status']}"
     document = parsed(answer["answer"], dict)
     fields = dict(_ANSWERS[entry.kind])
+    if entry.kind == "purchase_recorded" and "released" in entry.detail:
+        fields |= _OF_HOLDS
     if entry.kind != "member_closed":
         fields["account"] = _account_after
     for name, getter in fields.items():

@@ -80,8 +80,10 @@ async def test_buying_what_was_evaluated_gives_what_it_said(both: Both) -> None:
     await both.command.give(ada["member_id"], 500)
     hold = await both.command.post("/v1/holds", {"member": {"member_id": ada["member_id"]}, "points": 40})
     rich = {"capture_holds": [hold.json["hold_id"]], "coupons": ["TEN"], "pay_with_points": 100}
-    headers, shown = seen(hold), list[Any]()
-    for body in (basket(ada, receipt="1") | rich, basket(ada, receipt="2")):
+    more = await both.command.post("/v1/holds", {"member": {"member_id": ada["member_id"]}, "points": 60})
+    small = {"capture_holds": [more.json["hold_id"]], "lines": [{"sku": "a", "quantity": 1, "amount": 45}]}
+    headers, shown = seen(more), list[Any]()
+    for body in (basket(ada, receipt="0") | small, basket(ada, receipt="1") | rich, basket(ada, receipt="2")):
         evaluated = await both.evaluate(body, headers=headers)
         assert evaluated.status == 200, evaluated.body
         Evaluation.model_validate_json(evaluated.body)
@@ -91,12 +93,14 @@ async def test_buying_what_was_evaluated_gives_what_it_said(both: Both) -> None:
         said = evaluated.json
         assert said["points"] == bought.json["points_earned"]
         assert said["postings"] == bought.json["postings"]
+        for name in ("captured", "released"):
+            assert said.get(name) == bought.json.get(name)
         now = bought.json["account"]["tier"]
         assert said["tier_after"] | {"since": None, "until": None} == now | {"since": None, "until": None}
         last = await both.query.get(f"/v1/purchases/{bought.json['purchase_id']}", headers=headers)
         Purchase.model_validate_json(last.body)
         shown.append(last.json)
-    paid, unpaid = shown
+    _, paid, unpaid = shown
     holds = [{"hold_id": hold.json["hold_id"], "points": 40}]
     assert (paid["payment"], "payment" in unpaid) == ({"points": 140, "amount": 140, "holds": holds}, False)
     explained = [one for one in said["explanation"] if not one["why"].startswith("not_started")]

@@ -92,6 +92,7 @@ EFFECTS = {
     "an unheard-of kind": "UPDATE journal SET kind = 'gift' WHERE $points_adjusted",
     "another kind": "UPDATE journal SET kind = 'hold_voided' WHERE $hold_placed",
     "points held": detail("held", "1", "$hold_placed"),
+    "points released": detail("released", "1", "$SECOND"),
     "points earned and paid": detail("points_earned", "1", "$SECOND"),
 }
 COUNTED = {
@@ -104,6 +105,8 @@ ANSWERS = {
     "other points": answer("points_earned", "99", "$FIRST"),
     "another entry": answer("entry_id", '"ent_x-1"', "$FIRST"),
     "another account": answer("account,version", "9", "$FIRST"),
+    "other points captured": answer("captured", "1", "$SECOND"),
+    "other points released": answer("released", "1", "$SECOND"),
     "other postings": answer("postings", "[]", "$FIRST"),
     "other points held": answer("points", "9", "$hold_placed"),
     "another code": answer("code", '"X"', "$reward_redeemed"),
