@@ -26,7 +26,7 @@ from query.question import (
 from query.reader import Answer
 from service.openapi import malformed_parameter
 from service.web import PRINCIPAL, Handler, render_json
-from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.errors import MalformedIdError, ProblemError, parse_or
 from shard_router.member_id import Reference, format_member_id, parse_member_id, parse_reference
 from shard_router.token import TOKEN_HEADER, ConsistencyToken, parse_token
 
@@ -177,10 +177,7 @@ def member_of(request: web.Request) -> int:
 
 def visible_member(request: web.Request, text: str) -> int:
     """Read a member id; `member_not_found` as above."""
-    try:
-        member_id = parse_member_id(text)
-    except MalformedIdError as error:
-        raise ProblemError("member_not_found") from error
+    member_id = parse_or("member_not_found", parse_member_id, text)
     if not request[PRINCIPAL].may_see(member_id):
         raise ProblemError("member_not_found")
     return member_id
@@ -239,10 +236,7 @@ def _existing(answer: Answer, missing: str) -> bytes:
 
 
 def _purchase_of(request: web.Request) -> Reference:
-    try:
-        reference = parse_reference("pur", request.match_info["purchase_id"])
-    except MalformedIdError as error:
-        raise ProblemError("purchase_not_found") from error
+    reference = parse_or("purchase_not_found", parse_reference, "pur", request.match_info["purchase_id"])
     if not request[PRINCIPAL].may_see(reference.member_id):
         raise ProblemError("purchase_not_found")
     return reference

@@ -15,8 +15,7 @@ from query.cache import Cache
 from query.question import Seen
 from query.reader import Readers, ShardReader
 from query.replica import Server
-from shard_router.card import parse_card
-from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id
 from shard_router.topology import Topology
 
@@ -141,13 +140,8 @@ async def _rows(shard: ShardReader, statement: str, *arguments: object) -> list[
 
 
 def _shard_of_card(topology: Topology, identifier: Identifier) -> str | None:
-    if identifier.kind != "card":
-        return None
-    try:
-        region_number, slot = parse_card(identifier.value)
-        return topology.shard_at(region_number, slot)
-    except MalformedIdError:
-        return None
+    home = topology.home_of_card(identifier.value) if identifier.kind == "card" else None
+    return topology.shard_at(topology.document.regions[home[0]].number, home[1]) if home else None
 
 
 def only_identifier(query: Iterable[tuple[str, str]]) -> Identifier | None:

@@ -14,7 +14,7 @@ from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
 from service.forward import Forwarder, deadline_of
 from service.relay import Relay
-from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.errors import ProblemError, parse_or
 from shard_router.topology import TopologyWatch
 
 T = TypeVar("T")
@@ -57,10 +57,7 @@ class QueryNode:
 
     def elsewhere(self, member_id: int, *, missing: str = "member_not_found") -> str | None:
         """Name the member's home region, None when that is ours; `missing` when there is no such region."""
-        try:
-            region = self.topology.current.region_of(member_id)
-        except MalformedIdError as error:
-            raise ProblemError(missing) from error
+        region = parse_or(missing, self.topology.current.region_of, member_id)
         return None if region == self.settings.region else region
 
     async def forward(self, request: web.Request, region: str, *, body: bytes | None = None) -> web.Response:

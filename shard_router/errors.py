@@ -7,8 +7,12 @@ LoyaltyError
     ...                   made by `problem(code, detail)`, one code per row of PROBLEMS
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Parsed = TypeVar("Parsed")
 
 
 class LoyaltyError(Exception):
@@ -84,3 +88,11 @@ class ProblemError(LoyaltyError):
     def problem(self) -> Problem:
         """The row of PROBLEMS."""
         return PROBLEMS[self.code]
+
+
+def parse_or(code: str, parse: Callable[Given, Parsed], *given: Given.args, **named: Given.kwargs) -> Parsed:
+    """What a text says; the problem `code` when it is no id, card or token of ours."""
+    try:
+        return parse(*given, **named)
+    except MalformedIdError as error:
+        raise ProblemError(code) from error

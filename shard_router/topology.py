@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shard_router.card import parse_card
 from shard_router.errors import LoyaltyError, MalformedIdError, TopologyError
 from shard_router.member_id import REGION_NUMBER_MAX, SLOT_COUNT, region_number_of, slot_of
 
@@ -78,6 +79,15 @@ class Topology:
     def region_of(self, member_id: int) -> str:
         """The name of a member's home region."""
         return self.document.shards[self.shard_of(member_id)].region
+
+    def home_of_card(self, card: str) -> tuple[str, int] | None:
+        """Region and slot that a card of our own form names; None for any other card."""
+        try:
+            number, slot = parse_card(card)
+        except MalformedIdError:
+            return None
+        region = self.region_of_number.get(number)
+        return (region, slot) if region else None
 
     def shards_in(self, region: str) -> list[str]:
         """Names of the shards of a region, in the document's order."""
