@@ -16,15 +16,14 @@ from query.lookup import Identifier
 from query.node import NODE
 from query.question import StandingQuestion
 from rules.codec import parse_state, posting_document
-from rules.command import Line, Receipt, RecordPurchase
 from rules.evaluate import Evaluation, evaluate
 from rules.facts import Facts
 from rules.outcome import Refused
 from rules.state import Account
+from service.basket import basket_command, named_holds
 from service.body import Instant, MemberReference, PurchaseBody, parse_body
 from service.web import PRINCIPAL, read_body, render_json
-from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.member_id import parse_reference
+from shard_router.errors import ProblemError
 
 _EXAMPLE: Final[dict[str, Any]] = {
     "member": {"card": "0100000000000000008"},
@@ -59,7 +58,8 @@ async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
     if isinstance(found, web.Response):
         return found
     at = body.at or datetime.now(UTC)
-    question = StandingQuestion(found, _holds(body, found), at)
+    holds = named_holds(body, found)
+    question = StandingQuestion(found, tuple(hold.version for hold in holds), at)
     answer = await node.read_servers(request, question, at_least=demanded_version(request, found))
     if answer.body is None:
         raise ProblemError("member_not_found")
@@ -69,7 +69,8 @@ async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
     if standing["program_version"] is None:
         raise ProblemError("shard_unavailable", "no program is applied")
     program = await node.catalogue.version(standing["program_version"], node.reader_of(found))
-    evaluation = evaluate(_account(found, standing), _command(body, at), program, at, _facts(standing))
+    command = basket_command(body, holds, occurred_at=body.at or body.occurred_at, received_at=at)
+    evaluation = evaluate(_account(found, standing), command, program, at, _facts(standing))
     headers = {"Loyalty-Source": answer.source, "Cache-Control": "private, no-cache"}
     return render_json(_document(evaluation), headers=headers)
 
@@ -82,30 +83,6 @@ async def _find_member(request: web.Request, member: MemberReference, raw: bytes
         region = node.elsewhere(member_id)
         return await node.forward(request, region, body=raw) if region else member_id
     return await find_named(request, Identifier(kind, value), body=raw)
-
-
-def _holds(body: PurchaseBody, member_id: int) -> tuple[int, ...]:
-    """Versions of the buyer's own holds; `hold_not_found` for any other."""
-    try:
-        references = [parse_reference("hld", hold) for hold in body.capture_holds]
-    except MalformedIdError as error:
-        raise ProblemError("hold_not_found") from error
-    if any(reference.member_id != member_id for reference in references):
-        raise ProblemError("hold_not_found")
-    return tuple(reference.version for reference in references)
-
-
-def _command(body: EvaluationBody, at: datetime) -> RecordPurchase:
-    return RecordPurchase(
-        Receipt(body.store, body.till, body.receipt),
-        body.currency,
-        tuple(Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines),
-        body.at or body.occurred_at,
-        at,
-        capture_holds=tuple(parse_reference("hld", hold).version for hold in body.capture_holds),
-        coupons=tuple(body.coupons),
-        pay_with_points=body.pay_with_points,
-    )
 
 
 def _account(member_id: int, standing: dict[str, Any]) -> Account:
