@@ -130,9 +130,7 @@ class Courier:
 
     async def _release_identifiers(self, errand: Errand) -> None:
         """Free what the member has no more. What he is about to get again is leased by then, and stays."""
-        store = self._router.lanes_for(errand.member_id).store
-        rows = await store.rows("identifiers_of", errand.member_id)
-        kept = {(row["kind"], row["value"]) for row in rows}  # what came back meanwhile
+        kept = await self._router.identifiers_of(errand.member_id)  # what came back meanwhile
         identifiers = [(kind, value) for kind, value in errand.document["identifiers"] if (kind, value) not in kept]
         await self._in_time(self._router.directory.release(identifiers, errand.member_id), "freeing identifiers")
         await self._finish(errand)

@@ -1,10 +1,16 @@
-"""The commands over HTTP: validate, name the member, forward what lives elsewhere, hand the rest to its lane."""
+"""The commands over HTTP: a table of what each takes and asks, and the one driver that answers them all.
+
+Body, store and time are checked, the member's home is found, what lives elsewhere is handed on, the
+rest goes to its lane. Enrolments and changes of identifiers lease them first, redemptions may fetch
+stock, and what leaves an errand wakes the courier.
+"""
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 from aiohttp import web
 
@@ -22,21 +28,10 @@ from command.body import (
     UseBody,
     VoidBody,
 )
-from command.node import CommandNode, Target
+from command.envelope import Envelope
+from command.node import Target
 from command.record import identifiers_of
-from command.request import (
-    COURIER,
-    NODE,
-    CommandRequest,
-    check_till,
-    check_time,
-    envelope_of,
-    read_request,
-    render,
-    run,
-    run_for,
-    run_on,
-)
+from command.request import COURIER, Body, CommandRequest, check_till, envelope_of, read_request, render
 from rules.command import (
     AdjustPoints,
     CancelRedemption,
@@ -45,280 +40,209 @@ from rules.command import (
     CloseMember,
     Command,
     EnrolMember,
-    Line,
     PlaceHold,
     Receipt,
-    RecordPurchase,
     RedeemReward,
     ReturnPurchase,
     SendTransfer,
     UseRedemption,
     VoidHold,
 )
+from service.basket import basket_command, named_holds
 from service.body import PurchaseBody
 from service.forward import FORWARDED_HEADER
-from service.web import PRINCIPAL
+from service.web import Handler
 from shard_router.card import new_card
-from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.member_id import SLOT_COUNT, Reference, new_member_id, parse_member_id, parse_reference
+from shard_router.directory import Identifier
+from shard_router.errors import ProblemError, parse_or
+from shard_router.member_id import SLOT_COUNT, parse_member_id, parse_reference
 
 _CODE_ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _CODE_LENGTH: Final = 10  # 50 bits: nobody guesses the code of somebody's reward
 
-
-async def enrol_member(request: web.Request) -> web.Response:
-    """POST /v1/members."""
-    asked = await read_request(request, EnrolBody)
-    body: EnrolBody = asked.body
-    check_till(asked, body.store)
-    node = request.app[NODE]
-    # The slot comes from the key, so a retry meets the same lane and the stored answer of the first attempt.
-    drawn = int.from_bytes(blake2b(asked.key.encode(), digest_size=4).digest(), "big") % SLOT_COUNT
-    target = node.home_of_new(body.card, drawn)
-    if target.region != node.region:
-        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
-    number = node.region_number
-    referrer = await _referrer(asked, body.referred_by)
-    profile = body.model_dump(mode="json", exclude_none=True, exclude={"store", "referred_by"})
-    member_id = new_member_id(number, target.slot)
-    card = body.card or new_card(number, target.slot)
-    command = EnrolMember(
-        member_id, card, asked.received_at, profile | {"card": card}, store=body.store, referrer=referrer
-    )
-    identifiers = identifiers_of(command)
-    taken = await node.claim(identifiers, member_id, deadline=asked.deadline)
-    if taken and FORWARDED_HEADER not in request.headers:
-        # The same key may have made that member from a node of his region: there it gets its first answer again.
-        region = await node.region_of_holder(taken[0])
-        if region != node.region:
-            await node.conclude_claim(identifiers, member_id, created=False, deadline=asked.deadline)
-            return await node.forward(request, region, deadline=asked.deadline, body=asked.raw)
-    home = Target(target.region, target.slot, member_id=member_id)
-    envelope = replace(envelope_of(asked, home, command), taken=tuple(kind for kind, _ in taken))
-    answer = await node.lanes_at(target.slot).run(envelope)
-    # Without an answer nobody knows: then the lease stays, and whoever comes after it asks the home shard.
-    created = answer.member_id == member_id
-    await node.conclude_claim(identifiers, member_id, created=created, deadline=asked.deadline)
-    return render(answer)
+MemberBody = PurchaseBody | AdjustmentBody | HoldBody | RedemptionBody
+"""Bodies that name the member the command is for."""
 
 
-async def record_purchase(request: web.Request) -> web.Response:
-    """POST /v1/purchases."""
-    asked = await read_request(request, PurchaseBody)
-    body: PurchaseBody = asked.body
-    check_till(asked, body.store)
-    check_time(asked, body.occurred_at)
-    receipt = Receipt(body.store, body.till, body.receipt)
-    target = await request.app[NODE].find(*body.member.names)
-    holds = _holds_of(target, body.capture_holds)
-    lines = tuple(Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines)
-    command = RecordPurchase(
-        receipt,
-        body.currency,
-        lines,
-        body.occurred_at,
-        asked.received_at,
-        capture_holds=tuple(hold.version for hold in holds),
-        coupons=tuple(body.coupons),
-        pay_with_points=body.pay_with_points,
-    )
-    holds_of = holds[0].member_id if holds else None
-    return await run(asked, target, command, receipt_kind="purchase", holds_of=holds_of)
-
-
-async def return_purchase(request: web.Request) -> web.Response:
-    """POST /v1/purchases/{purchase_id}/returns."""
-    asked = await read_request(request, ReturnBody)
-    body: ReturnBody = asked.body
-    check_till(asked, body.store)
-    check_time(asked, body.occurred_at)
-    lines = tuple(line.line_returned() for line in body.lines)
-
-    def command(version: int) -> Command:
-        receipt = Receipt(body.store, body.till, body.receipt)
-        return ReturnPurchase(version, receipt, lines, body.occurred_at, asked.received_at)
-
-    return await run_on(asked, "pur", command, receipt_kind="return")
-
-
-async def adjust_points(request: web.Request) -> web.Response:
-    """POST /v1/adjustments."""
-    asked = await read_request(request, AdjustmentBody)
-    body: AdjustmentBody = asked.body
-    command = AdjustPoints(
-        body.points, body.reason, asked.received_at, pending_until=body.pending_until, expires_at=body.expires_at
-    )
-    return await run_for(asked, body.member, command)
-
-
-async def place_hold(request: web.Request) -> web.Response:
-    """POST /v1/holds."""
-    asked = await read_request(request, HoldBody)
-    body: HoldBody = asked.body
-    check_till(asked, body.store)
-    command = PlaceHold(body.points, body.expires_in_s, asked.received_at, store=body.store, till=body.till)
-    return await run_for(asked, body.member, command)
-
-
-async def capture_hold(request: web.Request) -> web.Response:
-    """POST /v1/holds/{hold_id}/capture."""
-    asked = await read_request(request, CaptureBody)
-    return await run_on(asked, "hld", lambda version: CaptureHold(version, asked.body.points, asked.received_at))
-
-
-async def void_hold(request: web.Request) -> web.Response:
-    """POST /v1/holds/{hold_id}/void."""
-    asked = await read_request(request, VoidBody)
-    return await run_on(asked, "hld", lambda version: VoidHold(version, asked.received_at))
-
-
-async def send_transfer(request: web.Request) -> web.Response:
-    """POST /v1/transfers."""
-    asked = await read_request(request, TransferBody)
-    body: TransferBody = asked.body
-    node = request.app[NODE]
-    target = await node.find(*body.from_.names)
-    if target.region != node.region:
-        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
-    own = asked.principal.member_id
-    if own is not None and await node.member_at(target) != own:
-        raise ProblemError("member_not_found")
-    receiver = await node.member_at(await node.find(*body.to.names))
-    response = await run(asked, target, SendTransfer(receiver, body.points, asked.received_at))
-    request.app[COURIER].kick()
+async def answer_command(call: "Call[Body]", request: web.Request) -> web.Response:
+    """Answer one command of whatever kind."""
+    asked = await read_request(request, call.body)
+    check_till(asked)
+    target = await call.target(asked)
+    if target.region != asked.node.region:
+        return await asked.forward(target.region)
+    command = await call.command(asked, target)
+    response = await call.run(asked, envelope_of(asked, target, command, call.receipt))
+    if call.leaves_errand:
+        request.app[COURIER].kick()
     return response
 
 
-async def redeem_reward(request: web.Request) -> web.Response:
-    """POST /v1/redemptions. A shard that runs out of a reward fetches stock from the others before it refuses."""
-    asked = await read_request(request, RedemptionBody)
-    body: RedemptionBody = asked.body
-    check_till(asked, body.store)
-    node = request.app[NODE]
-    target = await node.find(*body.member.names)
-    if target.region != node.region:
-        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
-    code = "".join(secrets.choice(_CODE_ALPHABET) for _ in range(_CODE_LENGTH))
-    command = RedeemReward(body.reward, body.quantity, code, asked.received_at, store=body.store)
-    envelope = envelope_of(asked, target, command)
-    lanes, enough = node.lanes_at(target.slot), True
+async def _at_once(asked: CommandRequest[Any], envelope: Envelope) -> web.Response:
+    return render(await asked.node.run(envelope))
+
+
+async def _with_claims(asked: CommandRequest[Any], envelope: Envelope) -> web.Response:
+    """Lease what the member is to be found by, run the command, and hold what the member has then."""
+    claims, (identifiers, member_id) = asked.node.claims, _to_claim(envelope)
+    taken = await claims.lease(identifiers, member_id, deadline=asked.deadline)
+    if taken and isinstance(envelope.command, EnrolMember) and FORWARDED_HEADER not in asked.request.headers:
+        # The same key may have made that member from a node of its region: there it gets its first answer again.
+        region = await claims.region_of_holder(taken[0])
+        if region not in (None, asked.node.region):
+            await claims.conclude(identifiers, member_id, deadline=asked.deadline)
+            return await asked.forward(region)
+    answer = await asked.node.run(replace(envelope, taken=tuple(kind for kind, _ in taken)))
+    await claims.conclude(identifiers, member_id, deadline=asked.deadline)
+    return render(answer)
+
+
+def _to_claim(envelope: Envelope) -> tuple[list[Identifier], int]:
+    """What a command's member is to be found by, and who that is."""
+    match envelope.command:
+        case EnrolMember(member_id=member_id) as command:
+            return identifiers_of(command), member_id
+        case ChangeIdentifiers(add=add) if envelope.member_id is not None:
+            return list(add), envelope.member_id
+        case _:
+            raise AssertionError(envelope.command)
+
+
+async def _with_stock(asked: CommandRequest[RedemptionBody], envelope: Envelope) -> web.Response:
+    """Run a redemption; a shard that runs out of a reward fetches stock from the others before it refuses."""
+    node, reward, enough = asked.node, asked.body, True
     while enough:  # others may take what was fetched, until the stock or the time is up
-        answer = await lanes.run(replace(envelope, may_fetch_stock=True))
+        answer = await node.run(replace(envelope, may_fetch_stock=True))
         if not answer.not_final:
             return render(answer)
-        enough = await node.fetch_stock(body.reward, slot=target.slot, quantity=body.quantity, deadline=asked.deadline)
-    return render(await lanes.run(envelope))
+        enough = await node.fetch_stock(
+            reward.reward, slot=envelope.slot, quantity=reward.quantity, deadline=asked.deadline
+        )
+    return render(await node.run(envelope))
 
 
-async def use_redemption(request: web.Request) -> web.Response:
-    """POST /v1/redemptions/{id}/use."""
-    asked = await read_request(request, UseBody)
-    body: UseBody = asked.body
-    check_till(asked, body.store)
-    return await run_on(
-        asked, "red", lambda version: UseRedemption(version, body.store, asked.received_at, till=body.till)
+async def _named_member(asked: CommandRequest[MemberBody]) -> Target:
+    return await asked.node.find(*asked.body.member.names)
+
+
+async def _new_member(asked: CommandRequest[EnrolBody]) -> Target:
+    # The slot comes from the key, so a retry meets the same lane and the stored answer of the first attempt.
+    drawn = int.from_bytes(blake2b(asked.key.encode(), digest_size=4).digest(), "big") % SLOT_COUNT
+    return asked.node.home_of_new(asked.body.card, drawn)
+
+
+async def _sender(asked: CommandRequest[TransferBody]) -> Target:
+    return await asked.node.find(*asked.body.from_.names)
+
+
+async def _member_in_path(asked: CommandRequest[Any]) -> Target:
+    """The member a path names; `member_not_found` for none, and for another one than a member's own."""
+    member_id = parse_or("member_not_found", parse_member_id, asked.request.match_info["id"])
+    if not asked.principal.may_see(member_id):
+        raise ProblemError("member_not_found")
+    return parse_or("member_not_found", asked.node.home_of, member_id)
+
+
+def _entry_in_path(kind: str, missing: str) -> Callable[[CommandRequest[Any]], Awaitable[Target]]:
+    """The member of an earlier entry that a path names, and that entry."""
+
+    async def target(asked: CommandRequest[Any]) -> Target:
+        reference = parse_or(missing, parse_reference, kind, asked.request.match_info["id"])
+        home = parse_or(missing, asked.node.home_of, reference.member_id)
+        return replace(home, reference=reference.version)
+
+    return target
+
+
+async def _enrolment(asked: CommandRequest[EnrolBody], target: Target) -> Command:
+    body, member_id = asked.body, target.member_id
+    assert member_id is not None
+    referrer = await _referrer(asked, body.referred_by)
+    profile = body.model_dump(mode="json", exclude_none=True, exclude={"store", "referred_by"})
+    card = body.card or new_card(asked.node.region_number, target.slot)
+    return EnrolMember(
+        member_id, card, asked.received_at, profile | {"card": card}, store=body.store, referrer=referrer
     )
 
 
-async def cancel_redemption(request: web.Request) -> web.Response:
-    """POST /v1/redemptions/{id}/cancel."""
-    asked = await read_request(request, CancelBody)
-    body: CancelBody = asked.body
-    check_till(asked, body.store)
-    return await run_on(
-        asked,
-        "red",
-        lambda version: CancelRedemption(version, asked.received_at, store=body.store, till=body.till),
+async def _purchase(asked: CommandRequest[PurchaseBody], target: Target) -> Command:
+    body = asked.body
+    holds = named_holds(body, target.member_id)
+    return basket_command(body, holds, occurred_at=body.occurred_at, received_at=asked.received_at)
+
+
+async def _return(asked: CommandRequest[ReturnBody], target: Target) -> Command:
+    body = asked.body
+    receipt = Receipt(body.store, body.till, body.receipt)
+    lines = tuple(line.line_returned() for line in body.lines)
+    return ReturnPurchase(target.reference, receipt, lines, body.occurred_at, asked.received_at)
+
+
+async def _adjustment(asked: CommandRequest[AdjustmentBody], _target: Target) -> Command:
+    body = asked.body
+    return AdjustPoints(
+        body.points, body.reason, asked.received_at, pending_until=body.pending_until, expires_at=body.expires_at
     )
 
 
-async def change_identifiers(request: web.Request) -> web.Response:
-    """POST /v1/members/{id}/identifiers."""
-    asked = await read_request(request, IdentifiersBody)
-    body: IdentifiersBody = asked.body
-    node, member_id, target = _member_in_path(request)
-    if target.region != node.region:
-        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
+async def _hold(asked: CommandRequest[HoldBody], _target: Target) -> Command:
+    body = asked.body
+    return PlaceHold(body.points, body.expires_in_s, asked.received_at, store=body.store, till=body.till)
+
+
+async def _capture(asked: CommandRequest[CaptureBody], target: Target) -> Command:
+    return CaptureHold(target.reference, asked.body.points, asked.received_at)
+
+
+async def _void(asked: CommandRequest[VoidBody], target: Target) -> Command:
+    return VoidHold(target.reference, asked.received_at)
+
+
+async def _transfer(asked: CommandRequest[TransferBody], target: Target) -> Command:
+    node, own = asked.node, asked.principal.member_id
+    if own is not None and await node.member_at(target) != own:
+        raise ProblemError("member_not_found")
+    receiver = await node.member_at(await node.find(*asked.body.to.names))
+    return SendTransfer(receiver, asked.body.points, asked.received_at)
+
+
+async def _redemption(asked: CommandRequest[RedemptionBody], _target: Target) -> Command:
+    body = asked.body
+    code = "".join(secrets.choice(_CODE_ALPHABET) for _ in range(_CODE_LENGTH))
+    return RedeemReward(body.reward, body.quantity, code, asked.received_at, store=body.store)
+
+
+async def _use(asked: CommandRequest[UseBody], target: Target) -> Command:
+    return UseRedemption(target.reference, asked.body.store, asked.received_at, till=asked.body.till)
+
+
+async def _cancellation(asked: CommandRequest[CancelBody], target: Target) -> Command:
+    return CancelRedemption(target.reference, asked.received_at, store=asked.body.store, till=asked.body.till)
+
+
+async def _identifiers(asked: CommandRequest[IdentifiersBody], target: Target) -> Command:
+    body, node = asked.body, asked.node
     add = [one.names for one in body.add]
     for kind, value in add:
-        if kind == "card" and node.is_foreign_card(value, target):
+        # A card of our own form is found where it says, nowhere else.
+        if kind == "card" and node.home_of_card(value) not in (None, (target.region, target.slot)):
             raise ProblemError("malformed", "this card belongs to another place", [_CARD_ELSEWHERE])
     if body.new_card:
         add.append(("card", new_card(node.region_number, target.slot)))
-    remove = [one.names for one in body.remove]
-    taken = await node.claim(add, member_id, deadline=asked.deadline)
-    command = ChangeIdentifiers(tuple(add), tuple(remove), asked.received_at)
-    envelope = replace(envelope_of(asked, target, command), taken=tuple(kind for kind, _ in taken))
-    answer = await node.lanes_at(target.slot).run(envelope)
-    await node.conclude_change(add, member_id, deadline=asked.deadline)
-    request.app[COURIER].kick()
-    return render(answer)
+    return ChangeIdentifiers(tuple(add), tuple(one.names for one in body.remove), asked.received_at)
 
 
-async def erase_member(request: web.Request) -> web.Response:
-    """DELETE /v1/members/{id}."""
-    asked = await read_request(request, EraseBody)
-    node, _, target = _member_in_path(request)
-    if target.region != node.region:
-        return await node.forward(request, target.region, deadline=asked.deadline, body=asked.raw)
-    answer = await node.lanes_at(target.slot).run(envelope_of(asked, target, CloseMember(asked.received_at)))
-    request.app[COURIER].kick()
-    return render(answer)
+async def _erasure(asked: CommandRequest[EraseBody], _target: Target) -> Command:
+    return CloseMember(asked.received_at)
 
 
-HANDLERS: Final[Mapping[str, Callable[[web.Request], Any]]] = {
-    handler.__name__: handler
-    for handler in (
-        enrol_member,
-        change_identifiers,
-        erase_member,
-        record_purchase,
-        return_purchase,
-        adjust_points,
-        place_hold,
-        capture_hold,
-        void_hold,
-        send_transfer,
-        redeem_reward,
-        use_redemption,
-        cancel_redemption,
-    )
-}
-
-
-def _member_in_path(request: web.Request) -> tuple[CommandNode, int, Target]:
-    """The member a path names and his home; `member_not_found` for none, and for another one than a member's own."""
-    node = request.app[NODE]
-    try:
-        member_id = parse_member_id(request.match_info["id"])
-        target = node.home_of(member_id)
-    except MalformedIdError as error:
-        raise ProblemError("member_not_found") from error
-    if not request[PRINCIPAL].may_see(member_id):
-        raise ProblemError("member_not_found")
-    return node, member_id, target
-
-
-def _holds_of(target: Target, hold_ids: Sequence[str]) -> list[Reference]:
-    """The holds a body names, all of the buyer; `hold_not_found` for any other."""
-    try:
-        holds = [parse_reference("hld", hold_id) for hold_id in hold_ids]
-    except MalformedIdError as error:
-        raise ProblemError("hold_not_found") from error
-    owners = {hold.member_id for hold in holds} | ({target.member_id} if target.member_id is not None else set())
-    if holds and len(owners) > 1:
-        raise ProblemError("hold_not_found")
-    return holds
-
-
-async def _referrer(asked: CommandRequest, referred_by: str | None) -> int | None:
-    """The member whose word brought a newcomer: named by his id or his card; `member_not_found` when there is none."""
+async def _referrer(asked: CommandRequest[EnrolBody], referred_by: str | None) -> int | None:
+    """The member whose word brought a newcomer: named by id or card; `member_not_found` when there is none."""
     if referred_by is None:
         return None
-    node = asked.request.app[NODE]
     kind = "card" if referred_by.isdigit() else "member_id"
     try:
-        return await node.member_at(await node.find(kind, referred_by))
+        return await asked.node.member_at(await asked.node.find(kind, referred_by))
     except ProblemError as error:
         if error.code != "member_not_found":
             raise
@@ -327,3 +251,43 @@ async def _referrer(asked: CommandRequest, referred_by: str | None) -> int | Non
 
 _CARD_ELSEWHERE: Final = {"pointer": "/add", "detail": "its number names another region or slot"}
 _REFERRER_WRONG: Final = {"pointer": "/referred_by", "detail": "no member has this id or card"}
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Body]):
+    """One kind of command over HTTP.
+
+    `target` finds whom it is for, `command` is asked in that member's region only, `run` takes it to the lane.
+    `receipt` is the kind of a till's document, which has a natural key.
+    """
+
+    body: type[Body]
+    target: Callable[[CommandRequest[Body]], Awaitable[Target]]
+    command: Callable[[CommandRequest[Body], Target], Awaitable[Command]]
+    run: Callable[[CommandRequest[Body], Envelope], Awaitable[web.Response]] = _at_once
+    receipt: str | None = None
+    leaves_errand: bool = False
+
+
+_PURCHASE: Final = _entry_in_path("pur", "purchase_not_found")
+_HOLD: Final = _entry_in_path("hld", "hold_not_found")
+_REDEMPTION: Final = _entry_in_path("red", "not_found")
+
+CALLS: Final[Mapping[str, Call[Any]]] = {
+    "enrol_member": Call(EnrolBody, _new_member, _enrolment, run=_with_claims),
+    "change_identifiers": Call(IdentifiersBody, _member_in_path, _identifiers, run=_with_claims, leaves_errand=True),
+    "erase_member": Call(EraseBody, _member_in_path, _erasure, leaves_errand=True),
+    "record_purchase": Call(PurchaseBody, _named_member, _purchase, receipt="purchase"),
+    "return_purchase": Call(ReturnBody, _PURCHASE, _return, receipt="return"),
+    "adjust_points": Call(AdjustmentBody, _named_member, _adjustment),
+    "place_hold": Call(HoldBody, _named_member, _hold),
+    "capture_hold": Call(CaptureBody, _HOLD, _capture),
+    "void_hold": Call(VoidBody, _HOLD, _void),
+    "send_transfer": Call(TransferBody, _sender, _transfer, leaves_errand=True),
+    "redeem_reward": Call(RedemptionBody, _named_member, _redemption, run=_with_stock),
+    "use_redemption": Call(UseBody, _REDEMPTION, _use),
+    "cancel_redemption": Call(CancelBody, _REDEMPTION, _cancellation),
+}
+"""By operation id."""
+
+HANDLERS: Final[Mapping[str, Handler]] = {name: partial(answer_command, call) for name, call in CALLS.items()}

@@ -2,12 +2,11 @@
 
 import re
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
@@ -17,11 +16,11 @@ from command.courier import Courier
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.node import CommandNode, Target
 from rules.command import Command, RecordPurchase, ReturnPurchase
-from service.body import MemberReference, parse_body
+from service.body import PurchaseBody, parse_body
 from service.credential import Principal
 from service.forward import deadline_of
 from service.web import PRINCIPAL, REQUEST_ID, SETTINGS, read_body, render_json
-from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.errors import ProblemError
 from shard_router.member_id import parse_reference
 from shard_router.token import TOKEN_HEADER, format_token
 
@@ -34,16 +33,19 @@ FUTURE_MAX: Final = timedelta(minutes=10)
 """How wrong a till's clock may be."""
 
 _KEY: Final = re.compile(r'^(?:"([\x21\x23-\x7e]{1,255})"|([\x21-\x7e]{1,255}))$')
-_MISSING: Final = {"pur": "purchase_not_found", "hld": "hold_not_found", "red": "not_found"}
+
+
+Body_co = TypeVar("Body_co", bound=BaseModel, covariant=True)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class CommandRequest:
+class CommandRequest(Generic[Body_co]):
     """A validated request: who asks for what, under which key, until when."""
 
     request: web.Request
     principal: Principal
-    body: Any
+    body: Body_co
     raw: bytes
     key: str
     deadline: float
@@ -55,8 +57,17 @@ class CommandRequest:
         head = f"{self.request.method} {self.request.path}\n"
         return _fingerprint(head.encode() + self.body.model_dump_json(exclude_unset=True).encode())
 
+    @property
+    def node(self) -> CommandNode:
+        """The node that was asked."""
+        return self.request.app[NODE]
 
-async def read_request(request: web.Request, model: type[BaseModel]) -> CommandRequest:
+    async def forward(self, region: str) -> web.Response:
+        """The answer of another region (see Forwarder)."""
+        return await self.node.forward(self.request, region, deadline=self.deadline, body=self.raw)
+
+
+async def read_request(request: web.Request, model: type[Body]) -> CommandRequest[Body]:
     """Check key and body of a request."""
     key = _idempotency_key(request)
     raw = await read_body(request)
@@ -71,40 +82,10 @@ async def read_request(request: web.Request, model: type[BaseModel]) -> CommandR
     )
 
 
-async def run_for(
-    asked: CommandRequest, member: MemberReference, command: Command, receipt_kind: str | None = None
-) -> web.Response:
-    """Run a command for the member a body names."""
-    node = asked.request.app[NODE]
-    target = await node.find(*member.names)
-    return await run(asked, target, command, receipt_kind=receipt_kind)
-
-
-async def run_on(
-    asked: CommandRequest, kind: str, command: Callable[[int], Command], receipt_kind: str | None = None
-) -> web.Response:
-    """Run a command on what an earlier entry created: its id names member and entry."""
-    node = asked.request.app[NODE]
-    try:
-        reference = parse_reference(kind, asked.request.match_info["id"])
-        target = node.home_of(reference.member_id)
-    except MalformedIdError as error:
-        raise ProblemError(_MISSING[kind]) from error
-    return await run(asked, target, command(reference.version), reference=reference.version, receipt_kind=receipt_kind)
-
-
-async def run(asked: CommandRequest, target: Target, command: Command, **about: Any) -> web.Response:
-    """Run a command on its lane, or hand the request to the member's home region; `about`: see envelope_of."""
-    node = asked.request.app[NODE]
-    if target.region != node.region:
-        return await node.forward(asked.request, target.region, deadline=asked.deadline, body=asked.raw)
-    return render(await node.lanes_at(target.slot).run(envelope_of(asked, target, command, **about)))
-
-
 def envelope_of(
-    asked: CommandRequest, target: Target, command: Command, *, receipt_kind: str | None = None, **about: Any
+    asked: CommandRequest[BaseModel], target: Target, command: Command, receipt_kind: str | None = None
 ) -> Envelope:
-    """Put a command in its envelope; `about` are further fields of it."""
+    """Put a command in its envelope; `receipt_kind` is that of a till's document."""
     return Envelope(
         command=command,
         slot=target.slot,
@@ -115,8 +96,9 @@ def envelope_of(
         fingerprint=asked.fingerprint,
         member_id=target.member_id,
         identifier=target.identifier,
+        reference=target.reference or None,
         receipt=_receipt_key(asked, command, receipt_kind) if receipt_kind else None,
-        **about,
+        holds_of=_holds_of(asked.body),
     )
 
 
@@ -133,13 +115,19 @@ def render(answer: Answer) -> web.Response:
     return response
 
 
-def _receipt_key(asked: CommandRequest, command: Command, kind: str) -> ReceiptKey | None:
+def _holds_of(body: BaseModel) -> int | None:
+    """The member whose holds a basket names."""
+    holds = body.capture_holds if isinstance(body, PurchaseBody) else ()
+    return parse_reference("hld", holds[0]).member_id if holds else None
+
+
+def _receipt_key(asked: CommandRequest[BaseModel], command: Command, kind: str) -> ReceiptKey | None:
     if not isinstance(command, RecordPurchase | ReturnPurchase):
         return None
     content = asked.body.model_dump_json(exclude={"member"}, exclude_unset=True)
     path = asked.request.path if kind == "return" else ""
     receipt = command.receipt
-    business_date = asked.request.app[NODE].business_date(command.occurred_at)
+    business_date = asked.node.business_date(command.occurred_at)
     fingerprint = _fingerprint(f"{path}\n{content}".encode())
     return ReceiptKey(receipt.store, receipt.till, business_date, receipt.receipt, kind, fingerprint)
 
@@ -154,15 +142,17 @@ def _idempotency_key(request: web.Request) -> str:
     return match[1] or match[2]
 
 
-def check_till(asked: CommandRequest, store: str | None) -> None:
-    """`forbidden` when a till's key belongs to another store."""
-    bound = asked.principal.store
+def check_till(asked: CommandRequest[BaseModel]) -> None:
+    """`forbidden` when a till's key belongs to another store, `malformed` for a time that no till can mean."""
+    store, bound = getattr(asked.body, "store", None), asked.principal.store
     if bound is not None and store is not None and store != bound:
         raise ProblemError("forbidden", f"this key belongs to store {bound}")
+    occurred_at: datetime | None = getattr(asked.body, "occurred_at", None)
+    if occurred_at is not None:
+        _check_time(asked, occurred_at)
 
 
-def check_time(asked: CommandRequest, occurred_at: datetime) -> None:
-    """`malformed` when a basket is too old for a till or lies in the future."""
+def _check_time(asked: CommandRequest[BaseModel], occurred_at: datetime) -> None:
     late = asked.principal.role == "pos" and asked.received_at - occurred_at > PAST_MAX
     if late or occurred_at - asked.received_at > FUTURE_MAX:
         detail = f"a till may be {PAST_MAX.days} days late and {FUTURE_MAX.seconds // 60} minutes ahead"

@@ -139,7 +139,7 @@ async def test_a_shard_that_a_new_topology_brings_is_settled_too(
         topology = json.loads((tmp_path / "topology.json").read_text()) | {"epoch": 2}
         half = topology["shards"]["eu-1"] | {"slots": [[0, 2047]]}
         other = half | {"slots": [[2048, 4095]], "servers": [second]}
-        node.inner._topology.adopt(parse_topology(json.dumps(topology | {"shards": {"eu-1": half, "eu-2": other}})))
+        node.inner.topology.adopt(parse_topology(json.dumps(topology | {"shards": {"eu-1": half, "eu-2": other}})))
 
         async def settled() -> bool:
             return not await connection.fetchval("SELECT count(*) FROM idempotency")

@@ -40,7 +40,7 @@ async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -
 
 
 def shard_of(node: RunningNode, member_id: str) -> str:
-    return node.inner._topology.current.shard_of(parse_member_id(member_id))
+    return node.inner.topology.current.shard_of(parse_member_id(member_id))
 
 
 def envelope(member_id: str, **fields: Any) -> Envelope:
@@ -64,10 +64,10 @@ async def test_commands_follow_a_shard_whose_servers_changed(node: RunningNode, 
     for shard in document["shards"].values():
         shard["servers"] = [server + "?application_name=moved" for server in shard["servers"]]
     path.write_text(json.dumps(document))
-    watching = asyncio.create_task(node.inner._topology.watch())
+    watching = asyncio.create_task(node.inner.topology.watch())
 
     async def adopted() -> bool:
-        return node.inner._topology.current.document.epoch == 2
+        return node.inner.topology.current.document.epoch == 2
 
     await eventually(adopted)
     assert (await node.give(ada["member_id"], 5)).status == 201
@@ -138,10 +138,10 @@ async def test_a_late_copy_of_an_addition_does_not_claim_what_was_removed_since(
 async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_claim(node: RunningNode) -> None:
     ada = await node.enrol(phone=PHONE)
     number = parse_member_id(ada["member_id"])
-    assert await node.inner.claim([("phone", PHONE)], number, deadline=time.monotonic() + 5) == []
+    assert await node.inner.claims.lease([("phone", PHONE)], number, deadline=time.monotonic() + 5) == []
     await node.inner.directory.release([("phone", PHONE)], number)
     assert sum(await value(node, "SELECT count(*) FROM claim")) == 1
-    await node.inner.conclude_change([("phone", PHONE)], number, deadline=time.monotonic() + 5)
+    await node.inner.claims.conclude([("phone", PHONE)], number, deadline=time.monotonic() + 5)
     assert sum(await value(node, "SELECT count(*) FROM claim WHERE leased_until IS NULL")) == 1
 
 
@@ -164,7 +164,7 @@ async def test_a_stalled_shard_of_claims_costs_an_enrolment_its_deadline_and_no_
 async def test_a_locked_account_costs_only_its_own_member_an_answer(node: RunningNode) -> None:
     members = [(await node.enrol())["member_id"] for _ in range(8)]
     locked = members[0]
-    servers = node.inner._topology.current.document.shards[shard_of(node, locked)].servers
+    servers = node.inner.topology.current.document.shards[shard_of(node, locked)].servers
     blocker = await asyncpg.connect(servers[0])
     transaction = blocker.transaction()
     await transaction.start()
@@ -182,7 +182,7 @@ async def test_a_redemption_made_before_there_was_a_stock_gives_none_back(node: 
     await node.give(ada["member_id"], 100)
     mug = await node.post("/v1/redemptions", {"member": {"member_id": ada["member_id"]}, "reward": "mug"})
     assert mug.status == 201
-    dsns = [shard.servers[0] for shard in node.inner._topology.current.document.shards.values()]
+    dsns = [shard.servers[0] for shard in node.inner.topology.current.document.shards.values()]
     await apply_program(dsns, REWARDS.replace("per_member = 2", "per_member = 2\nstock = 10"))
     cancelled = await node.post(f"/v1/redemptions/{mug.json['redemption_id']}/cancel")
     assert (cancelled.status, cancelled.json["account"]["balance"]["available"]) == (200, 100)

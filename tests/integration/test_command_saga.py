@@ -47,14 +47,14 @@ async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -
 async def value(node: RunningNode, sql: str, *arguments: Any) -> list[Any]:
     values = []
     for shard in node.inner.shards():
-        async with node.inner._pools[shard].primary() as connection:
+        async with node.inner.pools[shard].primary() as connection:
             values.append(await connection.fetchval(sql, *arguments))
     return values
 
 
 async def two_far_apart(node: RunningNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two members on different shards."""
-    home = node.inner._topology.current.shard_of
+    home = node.inner.topology.current.shard_of
     first = await node.enrol(**fields)
 
     while home(parse_member_id((second := await node.enrol())["member_id"])) == home(
@@ -104,7 +104,7 @@ async def test_a_courier_that_died_between_the_halves_is_followed_by_another(nod
     await node.post("/v1/transfers", body)
     await node.run_errands()
     for shard in node.inner.shards():  # as if the sender's half had never been written
-        async with node.inner._pools[shard].primary() as connection:
+        async with node.inner.pools[shard].primary() as connection:
             await connection.execute(
                 "INSERT INTO errand SELECT member_id, version, 'transfer', detail, 0, now() "
                 "FROM journal WHERE kind = 'transfer_sent'"
@@ -196,7 +196,7 @@ async def test_holds_points_and_coupons_pay_one_basket_or_none(node: RunningNode
 
 async def test_the_stock_of_a_new_program_version_changes_by_the_difference(node: RunningNode) -> None:
 
-    dsns = [node.inner._topology.current.document.shards[shard].servers[0] for shard in node.inner.shards()]
+    dsns = [node.inner.topology.current.document.shards[shard].servers[0] for shard in node.inner.shards()]
     for stock in (50, 7, 7):
         await apply_program(dsns, REWARDS.replace("stock = 20", f"stock = {stock}"))
         assert sum(await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'")) == stock
@@ -251,7 +251,7 @@ async def test_a_stock_is_lowered_to_what_is_asked_for_whichever_shards_still_ha
     node: RunningNode,
 ) -> None:
     connections = [
-        await asyncpg.connect(shard.servers[0]) for shard in node.inner._topology.current.document.shards.values()
+        await asyncpg.connect(shard.servers[0]) for shard in node.inner.topology.current.document.shards.values()
     ]
     try:
         await connections[1].execute("UPDATE reward_stock SET redeemed = allotted WHERE reward = 'coffee'")
@@ -267,7 +267,7 @@ async def test_a_stock_is_lowered_to_what_is_asked_for_whichever_shards_still_ha
 
 async def test_a_move_that_has_arrived_and_was_not_ended_counts_once(node: RunningNode) -> None:
     connections = [
-        await asyncpg.connect(shard.servers[0]) for shard in node.inner._topology.current.document.shards.values()
+        await asyncpg.connect(shard.servers[0]) for shard in node.inner.topology.current.document.shards.values()
     ]
     try:
         moved = "UPDATE reward_stock SET allotted = allotted + $1 WHERE reward = 'coffee'"

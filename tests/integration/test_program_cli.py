@@ -184,7 +184,7 @@ async def test_a_version_to_come_does_not_date_receipts_yet(tmp_path: Path, data
     async with running_command_node(database, tmp_path, program=behind) as node:
         await apply_program([database], ahead, datetime.now(UTC) + timedelta(days=1))
         node.inner.programs = ProgramCache()  # as a node that starts now
-        await learn_program(node.inner._pools["eu-1"], node.inner.programs)
+        await learn_program(node.inner.pools["eu-1"], node.inner.programs)
         assert node.inner.program.version == 1
         card = {"card": (await node.enrol())["card"]}
         body = basket(card, "1")

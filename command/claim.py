@@ -1,0 +1,69 @@
+"""What a member is to be found by: leased before the command that needs it runs, concluded after.
+
+Only identifiers that do not route by themselves need a claim (see Directory). Without an answer
+nobody knows whether the member has them: then the lease stays, and whoever comes after it asks the
+member's home shard.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+
+from service.detached import DetachedWrites
+from shard_router.directory import Directory, Identifier
+from shard_router.errors import ProblemError
+from shard_router.topology import TopologyWatch
+
+
+class Claims:
+    """Leases and concludes claims; `identifiers_of` tells what a member is found by now, asked of its home shard."""
+
+    def __init__(
+        self,
+        topology: TopologyWatch,
+        directory: Directory,
+        detached: DetachedWrites,
+        identifiers_of: Callable[[int], Awaitable[set[Identifier]]],
+    ) -> None:
+        self._topology = topology
+        self._directory = directory
+        self._detached = detached
+        self._identifiers_of = identifiers_of
+
+    async def lease(self, identifiers: Iterable[Identifier], member_id: int, *, deadline: float) -> list[Identifier]:
+        """Lease what a member is to be found by; tells which of it existing members have (see Directory)."""
+        work = self._directory.lease(self._unrouted(identifiers), member_id)
+        return await self._detached.wait(work, deadline=deadline, what="leasing what the member is to be found by")
+
+    async def conclude(self, identifiers: Iterable[Identifier], member_id: int, *, deadline: float) -> None:
+        """Hold the leases of what a member has now, and give up the others.
+
+        The answer alone does not tell: it may be that of an earlier attempt, and the identifier gone since. What fails
+        here heals by itself when the lease has run out.
+        """
+        unrouted = self._unrouted(identifiers)
+        if not unrouted:
+            return
+        work = self._conclude(unrouted, member_id)
+        try:
+            await self._detached.wait(work, deadline=deadline, what="concluding a lease")
+        except ProblemError as error:
+            structlog.get_logger().warning("claim_left_leased", reason=error.detail)
+
+    async def region_of_holder(self, identifier: Identifier) -> str | None:
+        """The region of whoever has a claimed identifier; None when nobody has."""
+        holder = await self._directory.find(identifier)
+        return None if holder is None else self._topology.current.region_of(holder)
+
+    def needs_claim(self, identifier: Identifier) -> bool:
+        """Whether an identifier needs a claim: a card of our own form is unique on the shard it names."""
+        kind, value = identifier
+        return kind != "card" or self._topology.current.home_of_card(value) is None
+
+    async def _conclude(self, unrouted: list[Identifier], member_id: int) -> None:
+        has = await self._identifiers_of(member_id)
+        for conclude, held in ((self._directory.hold, True), (self._directory.give_up, False)):
+            await conclude([identifier for identifier in unrouted if (identifier in has) is held], member_id)
+
+    def _unrouted(self, identifiers: Iterable[Identifier]) -> list[Identifier]:
+        return [identifier for identifier in identifiers if self.needs_claim(identifier)]
