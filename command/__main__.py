@@ -32,23 +32,30 @@ STATEMENT_TIMEOUT_MS: Final = 5_000  # no deadline is longer; it does not end th
 _LEARN_INTERVAL_S: Final = 0.5
 
 
-async def run(settings: CommandSettings) -> None:
-    """Serve until told to stop; then answer what is under way and leave."""
+def build(settings: CommandSettings) -> web.Application:
+    """Wire a command node; `run` adds what works in the background. TopologyError without a usable topology."""
     topology = TopologyWatch(settings.topology)
     pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     app = build_app(settings, Credentials(settings.credentials))
     node = CommandNode(settings.region, topology, pools, app[REGISTRY])
     node.lanes_per_shard = settings.lanes_per_shard
     app[NODE] = node
+    app[COURIER] = Courier(node)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
-    _add_checks(app, node, pools)
-    app[COURIER] = courier = Courier(node)
+    _add_checks(app, node)
+    return app
+
+
+async def run(settings: CommandSettings) -> None:
+    """Serve until told to stop; then answer what is under way and leave."""
+    app = build(settings)
+    node = app[NODE]
     settler = asyncio.create_task(settle_until(app[DRAINING], node))
     over = asyncio.create_task(_drain_time(app[DRAINING], settings.drain_s))
     others = [
-        asyncio.create_task(topology.watch()),
-        asyncio.create_task(_learn(node, pools)),
-        asyncio.create_task(courier.run_for_ever()),
+        asyncio.create_task(node.topology.watch()),
+        asyncio.create_task(_learn(node)),
+        asyncio.create_task(app[COURIER].run_for_ever()),
     ]
     try:
         await serve(app)
@@ -58,7 +65,7 @@ async def run(settings: CommandSettings) -> None:
         await asyncio.wait([closing, over], return_when=asyncio.FIRST_COMPLETED)
         # Whoever is cancelled in a commit that waits for a standby shows what no standby has. So first the connections
         # are cut: the server finishes such a commit whenever it can, and the client has its key. Then nobody is in one.
-        await pools.close()
+        await node.pools.close()
         for task in (closing, settler, over, *others):
             task.cancel()
 
@@ -75,26 +82,26 @@ async def _drain_time(draining: asyncio.Event, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-def _add_checks(app: web.Application, node: CommandNode, pools: ShardPools) -> None:
+def _add_checks(app: web.Application, node: CommandNode) -> None:
     async def program() -> str | None:
         return None if node.programs.newest else "none is known yet"
 
     for shard in node.shards():
 
         async def primary(shard: str = shard) -> str | None:
-            async with pools[shard].primary():
+            async with node.pools[shard].primary():
                 return None
 
         app[CHECKS][f"primary {shard}"] = primary
     app[CHECKS]["program"] = program
 
 
-async def _learn(node: CommandNode, pools: ShardPools) -> None:
+async def _learn(node: CommandNode) -> None:
     """Know a program before the first command; later versions arrive with the batches."""
     while node.programs.newest is None:
         for shard in node.shards():
             try:
-                await learn_program(pools[shard], node.programs)
+                await learn_program(node.pools[shard], node.programs)
             except (ProblemError, NoProgramError) as error:
                 structlog.get_logger().info("no_program_yet", shard=shard, reason=str(error))
         await asyncio.sleep(_LEARN_INTERVAL_S)

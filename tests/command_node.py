@@ -13,19 +13,13 @@ from typing import Any
 from aiohttp import ClientResponse, ClientSession
 from aiohttp.test_utils import TestServer
 
-from command.__main__ import POOL_SIZE_MAX, STATEMENT_TIMEOUT_MS
+from command.__main__ import build
 from command.courier import Courier
-from command.http import HANDLERS
 from command.node import CommandNode
-from command.operation import ABOUT, OPERATIONS
 from command.program import apply_program, learn_program
 from command.request import COURIER, NODE
-from service.credential import Credentials, new_key
-from service.openapi import add_operations
-from service.settings import NodeSettings
-from service.web import REGISTRY, build_app
-from shard_router.pool import ShardPools
-from shard_router.topology import TopologyWatch
+from command.settings import CommandSettings
+from service.credential import new_key
 
 PROGRAM = """
 [program]
@@ -142,24 +136,18 @@ async def running_command_node(
     credentials = {"keys": [record.model_dump() for _, record in made.values()]}
     (folder / "topology.json").write_text(json.dumps(topology))
     (folder / "credentials.json").write_text(json.dumps(credentials))
-    settings = NodeSettings.model_construct(
+    settings = CommandSettings.model_construct(
         region="eu",
         topology=folder / "topology.json",
         credentials=folder / "credentials.json",
         deadline_ms=deadline_ms,
-        body_bytes_max=1_048_576,
         in_flight_max=2_000,
     )
-    watch = TopologyWatch(settings.topology)
-    pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-    app = build_app(settings, Credentials(settings.credentials))
-    node = CommandNode("eu", watch, pools, app[REGISTRY])
-    app[NODE] = node
-    app[COURIER] = courier = Courier(node)
-    add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
-    await learn_program(pools["eu-1"], node.programs)
+    app = build(settings)
+    node = app[NODE]
+    await learn_program(node.pools["eu-1"], node.programs)
     async with TestServer(app) as server, ClientSession() as session:
         keys = {role: text for role, (text, _) in made.items()}
-        yield RunningNode(str(server.make_url("")).rstrip("/"), session, keys, node, dsn, courier)
+        yield RunningNode(str(server.make_url("")).rstrip("/"), session, keys, node, dsn, app[COURIER])
         await asyncio.wait_for(node.close(), 10)
-        await pools.close()
+        await node.pools.close()
