@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,17 +17,17 @@ from rich.console import Console
 from cluster import document
 from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
+from cluster.command_line import Commands
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan, make_plan, read_settings
 from cluster.progress import Progress
 
-app = typer.Typer(
-    help="A loyalty backend on this machine: bring it up, look at it, load it.",
+app = Commands(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-token_app = typer.Typer(help="Tokens for development.", no_args_is_help=True)
+token_app = Commands(help="Tokens for development.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(load_app)
 app.add_typer(program_app, name="program")
@@ -42,6 +43,22 @@ def main() -> None:
     except ClusterError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
+
+
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"loyalty {metadata.version('loyalty')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def describe(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """A loyalty backend on this machine: bring it up, look at it, load it."""
 
 
 def _plan(**flags: Any) -> ClusterPlan:
@@ -120,10 +137,13 @@ def status(*, data: Data = None, as_json: Json = False) -> None:
 @app.command()
 def verify(*, data: Data = None, as_json: Json = False) -> None:
     """Check the promises on the data at rest; exit 1 when one is broken."""
+    from cluster.running import running_topology  # noqa: PLC0415
     from cluster.verdict import render_verdict, verdict_document  # noqa: PLC0415
     from verify.verify import verify as verify_promises  # noqa: PLC0415
 
-    findings = asyncio.run(verify_promises(Documents(_plan(data=data).data).topology))
+    path = Documents(_plan(data=data).data).topology
+    asyncio.run(running_topology(path))
+    findings = asyncio.run(verify_promises(path))
     if as_json:
         sys.stdout.write(json.dumps(verdict_document(findings), indent=2) + "\n")
     else:
@@ -135,10 +155,13 @@ def verify(*, data: Data = None, as_json: Json = False) -> None:
 @app.command()
 def rebuild(*, data: Data = None, region: Annotated[str | None, typer.Option(help="Only this region.")] = None) -> None:
     """Rebuild the views from Postgres while serving."""
-    from cluster.status import request_rebuild  # noqa: PLC0415
+    from cluster.rebuild import rebuild as rebuild_views  # noqa: PLC0415
 
-    for shard, answer in asyncio.run(request_rebuild(_plan(data=data).data, region)).items():
-        Console().print(f"{shard}: {answer}", highlight=False)
+    async def run() -> None:
+        async for line in rebuild_views(_plan(data=data).data, region):
+            Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+    asyncio.run(run())
 
 
 @token_app.command("member")

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from cluster import document
+from cluster.command_line import Commands
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan, make_plan, read_settings
 
-app = typer.Typer()
+app = Commands()
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Port = Annotated[int | None, typer.Option(help="First port of the system this starts.")]

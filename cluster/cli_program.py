@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from cluster.command_line import Commands
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import read_settings
@@ -20,7 +21,7 @@ from cluster.plan import read_settings
 if TYPE_CHECKING:
     from cluster.program import Shards
 
-app = typer.Typer(help="The program: what earns points, tiers, rewards and stores.", no_args_is_help=True)
+app = Commands(help="The program: what earns points, tiers, rewards and stores.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="The program file (TOML).")]
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
@@ -28,17 +29,29 @@ Topology = Annotated[Path | None, typer.Option("--topology", help="Topology docu
 
 
 @app.command()
-def show(*, data: Data = None, topology: Topology = None) -> None:
-    """Print number and text of the running version."""
+def show(
+    *,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the text to this file, whole or, when it cannot be read, not at all.")
+    ] = None,
+    data: Data = None,
+    topology: Topology = None,
+) -> None:
+    """Print the text of the running version; its number goes to standard error."""
+    from cluster.files import write_atomic  # noqa: PLC0415
     from cluster.program import look_at  # noqa: PLC0415 - see above
 
     shards = asyncio.run(look_at(_topology(data, topology)))
     if shards.running is None:
         raise ClusterError("no program runs yet: `loyalty program apply FILE`")
-    sys.stdout.write(f"# program version {shards.running.number}, {shards.running.since}\n")
+    sys.stderr.write(f"# program version {shards.running.number}, {shards.running.since}\n")
     for version in shards.to_come:
-        sys.stdout.write(f"# version {version.number} is {version.since}\n")
-    sys.stdout.write(shards.running.source.rstrip("\n") + "\n")
+        sys.stderr.write(f"# version {version.number} is {version.since}\n")
+    text = shards.running.source.rstrip("\n") + "\n"
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_atomic(output, text)
 
 
 @app.command()

@@ -6,6 +6,7 @@ the file again completes it.
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,13 +18,14 @@ import asyncpg
 from cdc.slot import find_primary
 from cluster.errors import ClusterError
 from cluster.postgres import CONNECT_TIMEOUT_S, STATEMENTS
+from cluster.running import running_topology
 from cluster.setup import with_password
 from command.program import ApplyUnderWayError, apply_program
 from rules.program import Program, ProgramError, parse_program
 from rules.program_compare import compare_programs
-from shard_router.errors import TopologyError
-from shard_router.topology import read_topology
 
+_HEADER: Final = re.compile(r"\A(# (program )?version \d+(, | is )in force (since|from) .*\n)+")
+"""What `program show` once wrote above the text, and files made of it still begin with: no part of a program."""
 PASSWORD_VARIABLE: Final = "LOYALTY_POSTGRES_PASSWORD"  # noqa: S105 - its name
 
 
@@ -69,7 +71,7 @@ class Shards:
 def read_file(path: Path) -> tuple[str, Program]:
     """Text and program of a file; ClusterError names every line that is wrong."""
     try:
-        source = path.read_text(encoding="utf-8")
+        source = _HEADER.sub("", path.read_text(encoding="utf-8"))
         return source, parse_program(source)
     except ProgramError as error:
         raise ClusterError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
@@ -79,15 +81,12 @@ def read_file(path: Path) -> tuple[str, Program]:
 
 async def look_at(topology: Path) -> Shards:
     """What the shards of a topology document hold; ClusterError when one has no primary that answers."""
-    try:
-        document = with_password(read_topology(topology).document, os.environ.get(PASSWORD_VARIABLE))
-    except TopologyError as error:
-        raise ClusterError(f"{error}\nIs this the system's data folder (--data) or topology document?") from error
+    document = with_password(await running_topology(topology), os.environ.get(PASSWORD_VARIABLE))
     names = list(document.shards)
     found = await asyncio.gather(*(find_primary(document.shards[name].servers) for name in names))
     unreachable = [name for name, url in zip(names, found, strict=True) if url is None]
     if unreachable:
-        raise ClusterError(f"{', '.join(unreachable)}: no Postgres server takes writes. Is the system up?")
+        raise ClusterError(f"{', '.join(unreachable)}: no Postgres server takes writes")
     urls = {name: url for name, url in zip(names, found, strict=True) if url is not None}
     held = dict(zip(names, await asyncio.gather(*(_versions(url) for url in urls.values())), strict=True))
     versions = {number: one for shard in held.values() for number, one in shard.items()}

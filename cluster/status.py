@@ -21,7 +21,6 @@ from cluster.run_file import RunRecord, locked, read_run
 from shard_router.topology import Shard, TopologyDocument
 
 HTTP_TIMEOUT_S = 5.0
-REBUILD_TIMEOUT_S = 600.0
 CDC_SLOT = "loyalty_cdc"
 LAG_METRIC = "loyalty_cdc_lag_now_seconds"
 SLOT_BYTES_LARGE = 256 * 1024 * 1024
@@ -166,32 +165,6 @@ async def _lag_ms(cdc_url: str) -> int | None:
         if line.startswith((f"{LAG_METRIC} ", f"{LAG_METRIC}{{")):
             return round(float(line.rpartition(" ")[2]) * 1000)
     return None
-
-
-async def request_rebuild(data: Path, region: str | None) -> dict[str, str]:
-    """Ask the projectors (of one region or all) to rebuild their views; what each answered, by shard."""
-    report = await read_status(data)
-    if region is not None and region not in report.topology.regions:
-        raise ClusterError(f"no region {region!r}: there are {', '.join(report.topology.regions)}")
-    chosen = {n: s for n, s in report.topology.shards.items() if s.cdc and region in {None, s.region}}
-    answers = await asyncio.gather(*(_rebuild(str(shard.cdc), report.keys["admin"]) for shard in chosen.values()))
-    return dict(zip(chosen, answers, strict=True))
-
-
-async def _rebuild(cdc_url: str, admin_key: str) -> str:
-    timeout = aiohttp.ClientTimeout(total=REBUILD_TIMEOUT_S)
-    headers = {"Authorization": f"Bearer {admin_key}"}
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.post(f"{cdc_url}/rebuild") as answer,
-        ):
-            text = (await answer.text()).strip()
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise ClusterError(f"the projector at {cdc_url} does not answer: {error}") from error
-    if not answer.ok:
-        raise ClusterError(f"the projector at {cdc_url} answered {answer.status}: {text}")
-    return text or "started"
 
 
 def render_status(report: StatusReport) -> Group:

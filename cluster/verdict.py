@@ -39,7 +39,8 @@ def _examples(findings: Sequence[Finding]) -> list[Text]:
 
 
 def _summary(findings: Sequence[Finding]) -> Text:
-    broken = sum(not finding.ok for finding in findings)
+    promises = {finding.check for finding in findings}
+    broken = {finding.check for finding in findings if not finding.ok}
     if broken:
-        return Text(f"loyalty verify: {broken} of {len(findings)} checks found violations.", "bold red")
+        return Text(f"loyalty verify: {len(broken)} of {len(promises)} promises are broken.", "bold red")
     return Text("loyalty verify: every promise holds.", "bold green")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 import redis.asyncio
@@ -79,6 +80,13 @@ async def test_a_view_that_shows_something_else_is_found(system: System) -> None
     finally:
         await client.set(key, kept)
         await client.aclose()
+
+
+async def test_rebuild_tells_in_a_line_per_shard_what_was_rebuilt(system: System) -> None:
+    await system.enrol("eu")
+    told = await asyncio.to_thread(loyalty, system.data, "rebuild", "--region", "eu")
+    assert told.returncode == 0, told.stderr
+    assert re.fullmatch(r"eu-1: rebuilt, [1-9][0-9,]* members in \d+\.\d s\n", told.stdout), told.stdout
 
 
 async def test_a_stock_shared_by_three_regions_is_sold_exactly(system: System) -> None:

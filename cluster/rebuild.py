@@ -1,0 +1,74 @@
+"""Asks the projectors of a running system to rebuild their views, and waits until they have."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from cluster.document import Documents, read_keys
+from cluster.errors import ClusterError
+from cluster.running import running_topology
+
+HTTP_TIMEOUT_S = 10.0
+POLL_S = 0.2
+SILENCE_S = 60.0  # a projector that restarts meanwhile answers again within this time
+
+
+async def rebuild(data: Path, region: str | None) -> AsyncGenerator[str]:
+    """Rebuild the views of one region or all; tells shard by shard that it is done, in words.
+
+    ClusterError when nothing runs there, and for a projector that does not answer.
+    """
+    documents = Documents(data)
+    topology = await running_topology(documents.topology)
+    if region is not None and region not in topology.regions:
+        raise ClusterError(f"no region {region!r}: there are {', '.join(topology.regions)}")
+    chosen = {name: s.cdc for name, s in topology.shards.items() if s.cdc and region in {None, s.region}}
+    headers = {"Authorization": f"Bearer {read_keys(documents)['admin']}"}
+    timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        work = [asyncio.create_task(_rebuild(session, name, url)) for name, url in chosen.items()]
+        try:
+            for one in work:
+                yield await one
+        finally:
+            for one in work:
+                one.cancel()
+
+
+async def _rebuild(session: aiohttp.ClientSession, shard: str, url: str) -> str:
+    began_at = asyncio.get_running_loop().time()
+    before = (await _ask(session, "POST", f"{url}/rebuild"))["rebuild"]
+    # One that is under way may have passed what has changed since: the one asked for follows it.
+    wanted = before["completed"] + (2 if before["running"] else 1)
+    while True:
+        await asyncio.sleep(POLL_S)
+        now = await _patiently(session, f"{url}/status")
+        state = now["rebuild"]
+        is_another = state["completed"] < before["completed"]  # it was started anew, and rebuilds by itself if it must
+        if state["completed"] >= wanted or (is_another and now["complete"]):
+            took_s = asyncio.get_running_loop().time() - began_at
+            return f"{shard}: rebuilt, {state['members_done']:,} members in {took_s:.1f} s"
+
+
+async def _patiently(session: aiohttp.ClientSession, url: str) -> Any:
+    until = asyncio.get_running_loop().time() + SILENCE_S
+    while True:
+        try:
+            return await _ask(session, "GET", url)
+        except ClusterError:
+            if asyncio.get_running_loop().time() > until:
+                raise
+            await asyncio.sleep(POLL_S)
+
+
+async def _ask(session: aiohttp.ClientSession, method: str, url: str) -> Any:
+    try:
+        async with session.request(method, url) as answer:
+            if answer.ok:
+                return await answer.json()
+            raise ClusterError(f"the projector at {url} answered {answer.status}: {(await answer.text()).strip()}")
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise ClusterError(f"the projector at {url} does not answer: {error or type(error).__name__}") from error

@@ -1,0 +1,83 @@
+"""The command line where there is no system, or none that runs: one line, no traceback, nothing written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.verdict import render_verdict
+from tests.engine import free_port
+from verify.finding import Finding
+
+ROOT = Path(__file__).parents[2]
+
+
+def loyalty(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "cluster", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def stopped_system(folder: Path) -> Path:
+    """A data folder whose servers do not run."""
+    data = folder / "data"
+    data.mkdir()
+    servers = [f"postgresql://loyalty:secret@127.0.0.1:{free_port()}/loyalty" for _ in range(2)]
+    topology = {
+        "epoch": 1,
+        "regions": {"eu": {"number": 1, "command": [], "query": []}},
+        "shards": {
+            "eu-1": {
+                "region": "eu",
+                "slots": [[0, 4095]],
+                "servers": servers,
+                "valkey": f"redis://127.0.0.1:{free_port()}",
+            }
+        },
+    }
+    (data / "topology.json").write_text(json.dumps(topology))
+    return data
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("verify",), ("verify", "--json"), ("rebuild",), ("program", "show"), ("program", "apply", "mine.toml")],
+    ids=" ".join,
+)
+def test_where_nothing_runs_a_command_says_so_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "mine.toml").write_bytes((ROOT / "rules" / "main_street.toml").read_bytes())
+    told = loyalty(tmp_path, *words, "--data", str(stopped_system(tmp_path)))
+    assert (told.returncode, told.stdout) == (1, "")
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("nothing runs here: none of the 2 Postgres servers of ")
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("words", [("verify",), ("rebuild",), ("program", "show")], ids=" ".join)
+def test_where_nothing_was_ever_started_a_command_says_so_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    told = loyalty(tmp_path, *words, "--data", str(tmp_path / "none"))
+    assert (told.returncode, told.stdout) == (1, "")
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("nothing was ever started in ")
+
+
+def test_a_program_that_cannot_be_shown_leaves_the_operators_file_as_it_was(tmp_path: Path) -> None:
+    mine = tmp_path / "program.toml"
+    mine.write_text("# mine\n")
+    told = loyalty(tmp_path, "program", "show", "--output", str(mine), "--data", str(stopped_system(tmp_path)))
+    assert (told.returncode, mine.read_text()) == (1, "# mine\n")
+
+
+def test_the_program_tells_its_version_and_shows_flags_without_a_type(tmp_path: Path) -> None:
+    assert loyalty(tmp_path, "--version").stdout.startswith("loyalty 0.")
+    shown = loyalty(tmp_path, "up", "--help").stdout
+    assert "--detach" in shown
+    assert "<bool>" not in shown
+
+
+def test_the_verdict_counts_promises_as_its_lines_do() -> None:
+    held, broken = Finding("one", "eu-1", 1), [Finding("two", shard, 1, 1, ["why"]) for shard in ("eu-1", "us-1")]
+    *_, summary = render_verdict([held, *broken]).renderables  # type: ignore[attr-defined]
+    assert str(summary) == "loyalty verify: 1 of 2 promises are broken."
