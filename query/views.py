@@ -116,7 +116,8 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
     document = orjson.loads(row["document"])
     for one in document.get("returns", ()):
         one["return_id"] = format_reference("ret", row["member_id"], one["version"])
-    document.pop("counted", None)  # a note for returns
+    for note in ("counted", "rounded_once"):  # for returns
+        document.pop(note, None)
     if "payment" in document:
         _show_payment(document, row["member_id"])
     return orjson.dumps(head | document)

@@ -1,11 +1,7 @@
 """What a basket earns: components, each summed over its lines exactly, floored once, then shared out.
 
 A component's points belong to its lines by largest remainder of their exact shares, the earlier
-line first on a tie. A return reverses, per line and component,
-
-    floor(attributed * returned_so_far / quantity) - reversed_so_far
-
-so returning everything, in any parts and order, reverses exactly everything and never more.
+line first on a tie. What a return takes back of them: see reversal.
 """
 
 from collections.abc import Sequence
@@ -151,14 +147,3 @@ def _within(outcome: Component | str, room: int | None, limit: str) -> tuple[Com
         return outcome, "applied"
     why = f"{limit}; {room} of {outcome.points} points"
     return (replace(outcome, points=room) if room else None), why
-
-
-def thousandths(quantity: str) -> int:
-    """A quantity with up to three places, in thousandths."""
-    whole, _, places = quantity.partition(".")
-    return int(whole) * 1000 + int(f"{places:0<3}")
-
-
-def reversed_points(attributed: int, *, returned: int, quantity: int, reversed_before: int) -> int:
-    """What a line gives back of one component once `returned` of `quantity` (both in thousandths) came back in all."""
-    return attributed * returned // quantity - reversed_before

@@ -1,37 +1,20 @@
-"""Taking part of a purchase back, pinned to what its lines really earned and to the lots that paid for them.
-
-Per line and component (and per line and paying lot) what has come back in all is the floored
-proportion of what was attributed; so any parts, in any order, come to exactly the whole.
-"""
+"""Taking part of a purchase back, pinned to what its lines really earned and to the lots that paid for them."""
 
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Final
+from typing import Any
 
 from rules import counters
-from rules.codec import instant, instant_text, parse_lots
+from rules.codec import instant, instant_text, parse_lots, quantity_text
 from rules.command import ReturnPurchase
 from rules.draft import Draft
-from rules.earn import reversed_points, thousandths
 from rules.facts import Facts
 from rules.outcome import Accepted, Outcome, Purchase, Refused
 from rules.program import Program
 from rules.purchase import receipt_document, wrong_store
+from rules.reversal import Reversal, bring_back, came_back_whole, money_back, reverse, thousandths, units
 from rules.state import Account, Bucket, Lot, Posting
 from rules.tier import without_metric
-
-_WHOLE: Final = 1000
-"""Quantities are counted in thousandths: three places are all there are."""
-
-
-@dataclass(slots=True)
-class _Reversal:
-    """What a return takes (points by reason) and gives (points by number of the paying lot), and its money."""
-
-    taken: Counter[str] = field(default_factory=Counter[str])
-    given: Counter[int] = field(default_factory=Counter[int])
-    amount: int = 0
 
 
 def return_purchase(account: Account, command: ReturnPurchase, program: Program, facts: Facts) -> Outcome:
@@ -40,13 +23,11 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     if purchase is None:
         return Refused("purchase_not_found", "no such purchase")
     document = dict(purchase.document, lines=[dict(line) for line in purchase.document["lines"]])
-    returned = _returned(command)
-    reversal = _Reversal()
-    refused = wrong_store(command.receipt, program)
-    for number, quantity in returned.items():
-        refused = refused or _return_line(document["lines"], number, quantity, reversal)
+    money_before = money_back(document)
+    refused = wrong_store(command.receipt, program) or bring_back(document["lines"], _returned(command))
     if refused:
         return refused
+    reversal = reverse(document)
     draft = Draft(account)
     given = _give_back(draft, document, reversal, command)
     policy = program.points.on_return
@@ -54,7 +35,8 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     if forgiven and policy == "refuse":
         return Refused("insufficient_points", "the points of this purchase are spent already")
     points = sum(reversal.taken.values()) - forgiven
-    draft.counters = _counted(draft, purchase, document, reversal, program)
+    counted_out = {"points": sum(reversal.taken.values()), "amount": money_back(document) - money_before}
+    draft.counters = _counted(draft, purchase, document, counted_out, program)
     told = {"points_reversed": points}
     told |= {name: part for name, part in (("points_returned", given), ("points_forgiven", forgiven)) if part}
     entry = draft.entry(
@@ -73,43 +55,11 @@ def _returned(command: ReturnPurchase) -> Counter[int]:
     """Thousandths that came back, by line."""
     returned = Counter[int]()
     for line in command.lines:
-        returned[line.line] += int(line.quantity * _WHOLE)
+        returned[line.line] += thousandths(quantity_text(line.quantity))
     return returned
 
 
-def _return_line(lines: list[dict[str, Any]], number: int, quantity: int, reversal: _Reversal) -> Refused | None:
-    if not 1 <= number <= len(lines):
-        return Refused("return_exceeds_purchase", f"the purchase has no line {number}", "/lines")
-    line = lines[number - 1]
-    bought, before = thousandths(line["quantity"]), thousandths(line["returned"])
-    returned = before + quantity
-    if returned > bought:
-        told = f"{line['quantity']} bought, {line['returned']} returned before, {_units(quantity)} now"
-        return Refused("return_exceeds_purchase", f"line {number}: {told}", "/lines")
-    line["returned"] = _units(returned)
-    line["reversed"] = dict(line["reversed"])
-    for reason, attributed in line["earned"].items():
-        done = line["reversed"].get(reason, 0)
-        points = reversed_points(attributed, returned=returned, quantity=bought, reversed_before=done)
-        line["reversed"][reason] = done + points
-        reversal.taken[reason] += points
-    for lot, attributed in enumerate(line.get("paid", ())):
-        done = line["repaid"][lot]
-        points = reversed_points(attributed, returned=returned, quantity=bought, reversed_before=done)
-        line["repaid"] = [*line["repaid"][:lot], done + points, *line["repaid"][lot + 1 :]]
-        reversal.given[lot] += points
-    money = line["amount"] - line.get("paid_amount", 0)
-    reversal.amount += money * returned // bought - money * before // bought
-    return None
-
-
-def _units(quantity: int) -> str:
-    """Thousandths as a quantity without trailing zeros."""
-    text = f"{quantity // _WHOLE}.{quantity % _WHOLE:03d}"
-    return text.rstrip("0").rstrip(".")
-
-
-def _give_back(draft: Draft, document: dict[str, Any], reversal: _Reversal, command: ReturnPurchase) -> int:
+def _give_back(draft: Draft, document: dict[str, Any], reversal: Reversal, command: ReturnPurchase) -> int:
     """Points that paid come back first, so that what is taken next finds them."""
     if not reversal.given:
         return 0
@@ -153,21 +103,20 @@ def _reverse_pending(draft: Draft, points: int, reason: str, document: dict[str,
 
 
 def _counted(
-    draft: Draft, purchase: Purchase, document: dict[str, Any], reversal: _Reversal, program: Program
+    draft: Draft, purchase: Purchase, document: dict[str, Any], change: dict[str, int], program: Program
 ) -> dict[str, Any]:
     """What came back counts back out where it was counted; a purchase that came back whole frees its coupons."""
     noted, counted = document.get("counted"), draft.counters
     if noted is None:
         noted = _assumed(purchase, document, program)
-    whole = all(thousandths(line["returned"]) == thousandths(line["quantity"]) for line in document["lines"])
+    whole = came_back_whole(document)
     if whole:
         for code in noted.get("coupons", ()):
             counted = counters.with_applied(counted, f"coupon:{code}", -1)
     if "metric" not in noted:
         return counted
-    change = {"points": sum(reversal.taken.values()), "amount": reversal.amount, "purchases": int(whole)}
     day = date.fromisoformat(noted["day"])
-    return without_metric(counted, noted["metric"], day, change[noted["metric"]])
+    return without_metric(counted, noted["metric"], day, (change | {"purchases": int(whole)})[noted["metric"]])
 
 
 def _assumed(purchase: Purchase, document: dict[str, Any], program: Program) -> dict[str, Any]:
@@ -186,5 +135,5 @@ def _return_document(command: ReturnPurchase, version: int, points: dict[str, in
         **receipt_document(command.receipt),
         "occurred_at": instant_text(command.occurred_at),
         **points,
-        "lines": [{"line": line, "quantity": _units(quantity)} for line, quantity in returned.items()],
+        "lines": [{"line": line, "quantity": units(quantity)} for line, quantity in returned.items()],
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
-from rules.earn import reversed_points, thousandths
+from rules.reversal import quantities_of, reasons_of, thousandths, undone
 from shard_router.member_id import format_member_id
 from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
 from verify.stream import Row, attempt, parsed
@@ -116,6 +116,7 @@ def _wrong_with(row: Row, document: dict[str, Any], entry: ReadEntry, returns: l
     yield from _wrong_returns(document, returns)
     for line in document["lines"]:
         yield from _wrong_line(line)
+    yield from _wrong_undone(document)
 
 
 def _wrong_earned(document: dict[str, Any], entry: ReadEntry) -> Iterator[str]:
@@ -181,20 +182,41 @@ def _wrong_returns(document: dict[str, Any], returns: list[ReadEntry]) -> Iterat
 
 
 def _wrong_line(line: dict[str, Any]) -> Iterator[str]:
-    """A line keeps to what it earned; of that it has given up just the part that came back."""
-    number, earned, undone = line["line"], line["earned"], line["reversed"]
+    """A line keeps to what it earned, and no more of it comes back than was bought."""
+    number, earned = line["line"], line["earned"]
     if line["points"] != sum(earned.values()) or min(earned.values(), default=0) < 0:
         yield f"line {number}: {line['points']} points, earned {earned}"
-    if line["returned"] == "0" and not undone and not any(line.get("repaid", ())):
-        return  # as most lines are, for ever
-    bought, returned = thousandths(line["quantity"]), thousandths(line["returned"])
-    if not 0 <= returned <= bought:
+    if line["returned"] != "0" and not 0 <= thousandths(line["returned"]) <= thousandths(line["quantity"]):
         yield f"line {number}: {line['returned']} of {line['quantity']} returned"
-    parts = [(points, undone.get(reason, 0)) for reason, points in earned.items()]
-    parts += zip(line.get("paid", ()), line.get("repaid", ()), strict=True)
-    for attributed, done in parts:
-        should = reversed_points(attributed, returned=returned, quantity=bought, reversed_before=0)
-        if done != should or done < 0:
-            yield f"line {number}: {done} of {attributed} points undone, {should} by what was returned"
-    if not undone.keys() <= earned.keys():
+    if not line["reversed"].keys() <= earned.keys():
         yield f"line {number}: gave up points it never earned"
+
+
+def _wrong_undone(document: dict[str, Any]) -> Iterator[str]:
+    """Of each component, and of each lot that paid, the lines have given up just the part that came back."""
+    lines = document["lines"]
+    if all(
+        line["returned"] == "0" and not any((*line["reversed"].values(), *line.get("repaid", ()))) for line in lines
+    ):
+        return  # as most baskets are, for ever
+    parts = [
+        (reason, [(line["earned"].get(reason, 0), line["reversed"].get(reason, 0)) for line in lines])
+        for reason in reasons_of(lines)
+    ]
+    parts += [
+        (f"lot {lot + 1}", [(line["paid"][lot], line["repaid"][lot]) for line in lines])
+        for lot in range(len(document.get("payment", {}).get("lots", ())))
+    ]
+    returned, bought = quantities_of(lines)
+    for name, pairs in parts:
+        attributed, done = [points for points, _ in pairs], [points for _, points in pairs]
+        should = _undone(document, attributed, returned, bought)
+        if done != should:
+            yield f"{done} of {attributed} points of {name} undone, {should} by what was returned"
+
+
+def _undone(document: dict[str, Any], attributed: list[int], returned: list[int], bought: list[int]) -> list[int]:
+    """What the lines must have given up; before returns rounded once for all lines, each line had its own floor."""
+    if document.get("rounded_once"):
+        return list(undone(attributed, returned, bought))
+    return [points * back // of for points, back, of in zip(attributed, returned, bought, strict=True)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rules.command import AdjustPoints, CaptureHold, PlaceHold
+from rules.command import AdjustPoints, CaptureHold, Line, PlaceHold
 from tests.rules_world import NOW, Member, later, line, moves, program, purchase, returned
 
 WORTH = "worth = { points = 100, amount = 100 }\n"
@@ -13,12 +13,69 @@ def spend(member: Member, points: int) -> None:
     member.ok(CaptureHold(hold, None, NOW))
 
 
-def test_parts_reverse_the_floored_proportion_and_the_last_part_the_rest() -> None:
+def test_parts_reverse_the_proportion_floored_over_all_lines_and_the_last_part_the_rest() -> None:
     member = Member(program())
     version = member.buy(line(1000, 3), line(250, "0.375")).version
     points = [-member.bring_back(version, part).points for part in [(1, 1), (2, "0.1"), (1, 1), (2, "0.275"), (1, 1)]]
-    assert points == [3, 0, 3, 2, 4]
+    assert points == [3, 0, 4, 1, 4]
     assert member.now.available == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "back", "points"),
+    [
+        ([line(100)] * 1_000, "0.999", 999),  # a thousandth less than all of each
+        ([line(100, 2)] * 9, 1, 4),  # one of two for 1.00
+        ([line(100, 3), line(200, 3), line(100, "0.3")], "0.1", 0),
+    ],
+)
+def test_what_comes_back_of_many_lines_is_rounded_once_for_all_of_them(
+    lines: list[Line], back: object, points: int
+) -> None:
+    member = Member(program())
+    version = member.buy(*lines).version
+    assert -member.bring_back(version, *((number, back) for number in range(1, len(lines) + 1))).points == points
+    member.bring_all_back(version)
+    assert member.now.issued == 0
+
+
+def test_each_reason_is_rounded_by_itself() -> None:
+    member = Member(program('[[campaigns]]\ncode = "extra"\neffect = { per_unit = "1" }\n'))
+    version = member.buy(*[line(100, 2)] * 3).version
+    back = member.bring_back(version, (1, 1), (2, 1), (3, 1))
+    assert [(one.reason, one.points) for one in back.postings] == [("base", 1), ("campaign:extra", 1)]
+
+
+def test_points_that_paid_come_back_rounded_once_for_each_lot() -> None:
+    member = Member(program(points=WORTH + 'per_unit = "0"'))
+    member.ok(AdjustPoints(5, "old", NOW, expires_at=later(days=5)))
+    member.ok(AdjustPoints(95, "new", NOW, expires_at=later(days=50)))
+    version = member.buy(*[line(10, 2)] * 10, pay_with_points=100).version
+    back = member.bring_back(version, *((number, 1) for number in range(1, 11)))
+    assert [one.points for one in back.postings] == [2, 47]
+    member.bring_all_back(version)
+    assert (member.now.available, member.now.spent) == (100, 0)
+
+
+def test_the_lines_show_the_same_in_whatever_order_they_came_back() -> None:
+    shown = []
+    for order in ((1, 2, 3), (3, 2, 1)):
+        member = Member(program())
+        version = member.buy(line(100, 2), line(200, 3), line(100, 2)).version
+        for number in order:
+            member.bring_back(version, (number, 1))
+        shown.append([one["reversed"] for one in member.purchases[version].document["lines"]])
+    assert shown == [[{}, {"base": 1}, {}]] * 2
+
+
+def test_the_rest_of_a_return_that_was_rounded_line_by_line_goes_with_the_next_one() -> None:
+    member = Member(program())
+    version = member.buy(*[line(100, 2)] * 4, line(100)).version
+    for one in member.purchases[version].document["lines"][:4]:  # as the version before left it: half of four points
+        one |= {"returned": "1", "reversed": {"base": 0}}
+    assert member.bring_back(version, (5, 1)).points == -3
+    assert member.bring_all_back(version).points == -2
+    assert member.now.issued == 0
 
 
 @pytest.mark.parametrize("lines", [[(1, 4)], [(2, 1)], [(1, 2), (1, 2)], [(0, 1)], [(1, "3.001")]])

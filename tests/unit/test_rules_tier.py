@@ -47,6 +47,15 @@ def test_the_metric_counts_points_amount_or_purchases(metric: str, amounts: list
     assert tier(member)["qualifying_points"] == 0
 
 
+def test_money_counts_back_out_rounded_once_for_all_lines() -> None:
+    member = Member(program(TIERS, policy(metric='"amount"')))
+    version = member.buy(*[line(1, 2)] * 5).version
+    member.bring_back(version, *((number, 1) for number in range(1, 6)))
+    assert tier(member)["qualifying_points"] == 3
+    member.bring_all_back(version)
+    assert tier(member)["qualifying_points"] == 0
+
+
 def test_points_given_by_hand_count_for_no_tier() -> None:
     member = Member(program(TIERS))
     member.ok(AdjustPoints(1000, "gift", NOW))
