@@ -1,6 +1,5 @@
 """From a request to an envelope: key, credential, body, the member's home, and the way back with the answer."""
 
-import re
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from rules.command import Command, RecordPurchase, ReturnPurchase
 from service.body import PurchaseBody, parse_body
 from service.credential import Principal
 from service.forward import deadline_of
+from service.idempotency import parse_key, stored_key
 from service.web import PRINCIPAL, REQUEST_ID, SETTINGS, read_body, render_json
 from shard_router.errors import ProblemError
 from shard_router.member_id import parse_reference
@@ -32,8 +32,6 @@ PAST_MAX: Final = timedelta(days=35)
 FUTURE_MAX: Final = timedelta(minutes=10)
 """How wrong a till's clock may be."""
 
-_KEY: Final = re.compile(r'^(?:"([\x21\x23-\x7e]{1,255})"|([\x21-\x7e]{1,255}))$')
-
 
 Body_co = TypeVar("Body_co", bound=BaseModel, covariant=True)
 Body = TypeVar("Body", bound=BaseModel)
@@ -41,7 +39,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest(Generic[Body_co]):
-    """A validated request: who asks for what, under which key, until when."""
+    """A validated request: who asks for what, under which key (see stored_key), until when."""
 
     request: web.Request
     principal: Principal
@@ -136,10 +134,10 @@ def _idempotency_key(request: web.Request) -> str:
     given = request.headers.getall("Idempotency-Key", [])
     if not given:
         raise ProblemError("idempotency_key_missing", "send Idempotency-Key: 1-255 visible ASCII characters")
-    match = _KEY.match(given[0].strip())
-    if match is None or len(given) > 1:
+    key = parse_key(given[0].strip())
+    if key is None or len(given) > 1:
         raise ProblemError("malformed", "Idempotency-Key: one key of 1-255 visible ASCII characters, bare or quoted")
-    return match[1] or match[2]
+    return stored_key(request[PRINCIPAL], key)
 
 
 def check_till(asked: CommandRequest[BaseModel]) -> None:

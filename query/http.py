@@ -24,6 +24,7 @@ from query.question import (
     decode_activity_page,
 )
 from query.reader import Answer
+from service.idempotency import parse_key
 from service.openapi import malformed_parameter
 from service.web import PRINCIPAL, Handler, render_json
 from shard_router.errors import MalformedIdError, ProblemError, parse_or
@@ -90,14 +91,12 @@ async def look_up_member(request: web.Request) -> web.StreamResponse:
 
 
 async def get_command(request: web.Request) -> web.StreamResponse:
-    """Answer what became of a command; a till's credential sees its own commands only."""
-    principal, key = request[PRINCIPAL], _bare(request.match_info["idempotency_key"])
-    row = await request.app[NODE].find_command(request, key) if key.isascii() and key.isprintable() else None
-    if row is None or (principal.role == "pos" and row["credential"] != principal.credential):
-        content: dict[str, Any] = {"status": "unknown"}
-    else:
-        answer = orjson.Fragment(row["answer"])
-        content = {"status": "done", "answer_status": row["status"], "answer": answer}
+    """Answer what became of a command; a till's credential sees its own commands only, a member theirs."""
+    key = parse_key(request.match_info["idempotency_key"])
+    row = await request.app[NODE].find_command(request, key) if key else None
+    content: dict[str, Any] = {"status": "unknown"}
+    if row is not None:
+        content = {"status": "done", "answer_status": row["status"], "answer": orjson.Fragment(row["answer"])}
     return render_json(content, headers={"Loyalty-Source": "replica", "Cache-Control": "private, no-cache"})
 
 
@@ -252,12 +251,6 @@ def _place(text: str | None) -> Place | None:
     if not (-90 <= lat <= 90 and -180 <= lon <= 180):  # noqa: PLR2004 - degrees; NaN fails too
         raise malformed_parameter("near", "latitude is -90 to 90, longitude -180 to 180")
     return lat, lon
-
-
-def _bare(key: str) -> str:
-    """An Idempotency-Key may be quoted (a structured string) or bare: both name the same command."""
-    quoted = len(key) > 1 and key[0] == key[-1] == '"'
-    return key[1:-1] if quoted else key
 
 
 def _unchanged(given: tuple[ETag, ...] | None, etag: str) -> bool:

@@ -15,6 +15,8 @@ from query.cache import Cache
 from query.question import Seen
 from query.reader import Readers, ShardReader
 from query.replica import Server
+from service.credential import Principal
+from service.idempotency import stored_key
 from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id
 from shard_router.topology import Topology
@@ -77,14 +79,21 @@ class Lookup:
             return member_id
         return await self._scatter(topology, ask, but_on=but_on)
 
-    async def find_command(self, topology: Topology, key: str) -> Any:
-        """Find the row of find_command for an Idempotency-Key, or None; `shard_unavailable` as above."""
+    async def find_command(self, topology: Topology, principal: Principal, key: str) -> Any:
+        """Find the row of find_command for an Idempotency-Key, or None; `shard_unavailable` as above.
 
-        async def ask(shard: ShardReader) -> Any:
-            rows = await _rows(shard, "find_command", key)
+        Two tills may have used one key on two shards: the principal's own command comes first, and tills see no other.
+        """
+        stored = stored_key(principal, key)
+
+        async def ask(shard: ShardReader, credential: str | None) -> Any:
+            rows = await _rows(shard, "find_command", stored, credential)
             return rows[0] if rows else None
 
-        return await self._scatter(topology, ask)
+        own = await self._scatter(topology, lambda shard: ask(shard, principal.credential))
+        if own or principal.role == "pos":
+            return own
+        return await self._scatter(topology, lambda shard: ask(shard, None))
 
     async def _scatter(
         self, topology: Topology, ask: Callable[[ShardReader], Awaitable[T | None]], *, but_on: str | None = None

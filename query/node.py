@@ -14,6 +14,7 @@ from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
 from service.forward import Forwarder, deadline_of
 from service.relay import Relay
+from service.web import PRINCIPAL
 from shard_router.errors import ProblemError, parse_or
 from shard_router.topology import TopologyWatch
 
@@ -96,8 +97,9 @@ class QueryNode:
         return await self.within_deadline(request, found)
 
     async def find_command(self, request: web.Request, key: str) -> Any:
-        """Find the row of a command by its Idempotency-Key on any shard."""
-        return await self.within_deadline(request, self.directory.find_command(self.topology.current, key))
+        """Find the row of a command that the principal may see, by its Idempotency-Key on any shard."""
+        found = self.directory.find_command(self.topology.current, request[PRINCIPAL], key)
+        return await self.within_deadline(request, found)
 
     async def within_deadline(self, request: web.Request, work: Awaitable[T]) -> T:
         """Await some work; `shard_unavailable` when the request's deadline comes first."""

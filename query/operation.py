@@ -173,8 +173,7 @@ OPERATIONS: Final = (
         shape.CommandState,
         description="For a till that got no answer. `done` comes with the first answer. `unknown` means that no answer "
         "is visible (yet): send the command again with the same key, which is always safe. A till sees only what its "
-        "own credential sent.",
-        roles=STAFF,
+        "own credential sent, a member what their own token sent.",
         problems=("shard_unavailable",),
         parameters=(
             Parameter(

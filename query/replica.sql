@@ -72,8 +72,8 @@ SELECT (SELECT account.version FROM account WHERE member_id = $1) AS seen_versio
     (SELECT identifier.member_id FROM identifier WHERE kind = $2 AND value = $3) AS holder
 
 -- name: find_command
--- The first answer to an Idempotency-Key, if this shard gave it.
-SELECT credential, status, answer FROM idempotency WHERE key = $1
+-- The first answer to an Idempotency-Key, if this shard gave it (to that credential, when one is named).
+SELECT status, answer FROM idempotency WHERE key = $1 AND ($2::text IS NULL OR credential = $2)
 
 -- name: find_program_versions
 -- A version and those before it, newest first.

@@ -136,7 +136,7 @@ class Credentials:
             member_id = parse_member_id(claims["sub"])
         except MalformedIdError as error:
             raise ProblemError("unauthenticated", "the token names no member") from error
-        principal = Principal(f"member:{claims['sub']}", "member", member_id=member_id)
+        principal = Principal(f"member:{format_member_id(member_id)}", "member", member_id=member_id)
         self._tokens[text] = (claims["exp"], principal)
         if len(self._tokens) > _TOKEN_CACHE_MAX:
             self._tokens.popitem(last=False)

@@ -10,6 +10,7 @@
 What an operation declares is also enforced: its roles, and that no undeclared query parameter is sent.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -29,6 +30,7 @@ COMMAND_HEADERS: Final = ("Consistency-Token", "Idempotent-Replayed")
 QUERY_HEADERS: Final = ("ETag", "Loyalty-Source", "Cache-Control")
 
 _ALWAYS: Final = ("malformed", "unauthenticated", "internal")
+_ANY_SEGMENT: Final = re.compile(r"{(\w+)}")  # aiohttp's own parameters match no braces
 _REF: Final = "#/components/schemas/{model}"
 
 Place = Literal["path", "query", "header"]
@@ -94,7 +96,7 @@ def add_operations(
         raise ValueError(f"operations and handlers differ: {sorted(unmatched)}")
     for operation in listed:
         route = _guarded(operation, handlers[operation.operation_id])
-        app.router.add_route(operation.method, operation.path, route)
+        app.router.add_route(operation.method, _ANY_SEGMENT.sub(r"{\1:[^/]+}", operation.path), route)
     content = orjson.dumps(describe(listed, about))
 
     async def answer_document(_request: web.Request) -> web.Response:

@@ -5,13 +5,15 @@ import io
 import itertools
 import json
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientResponse, ClientSession
+from aiohttp import ClientResponse, ClientSession, web
 from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from command.__main__ import build
 from command.courier import Courier
@@ -19,7 +21,9 @@ from command.node import CommandNode
 from command.program import apply_program, learn_program
 from command.request import COURIER, NODE
 from command.settings import CommandSettings
-from service.credential import new_key
+from service.credential import mint_member_token, new_key
+from shard_router.member_id import parse_member_id
+from tests.engine import free_port
 
 PROGRAM = """
 [program]
@@ -65,6 +69,7 @@ class RunningNode:
     url: str
     session: ClientSession
     keys: dict[str, str]
+    signing_key: str
     inner: CommandNode
     dsn: str
     courier: Courier
@@ -90,6 +95,11 @@ class RunningNode:
         }
         async with self.session.delete(self.url + path, headers=given) as answer:
             return await _read(answer)
+
+    def as_member(self, member_id: str) -> str:
+        """The role of a member with a token of their own."""
+        self.keys[member_id] = mint_member_token(self.signing_key, parse_member_id(member_id))
+        return member_id
 
     async def run_errands(self) -> None:
         """Let the courier do all there is to do now."""
@@ -119,35 +129,70 @@ async def running_command_node(
     dsns = [dsn, second] if second else [dsn]
     await apply_program(dsns, program)
     size = 4096 // len(dsns)
-    topology = {
-        "epoch": 1,
-        "regions": {"eu": {"number": 1, "command": [], "query": []}},
-        "shards": {
-            f"eu-{number}": {
-                "region": "eu",
-                "slots": [[size * (number - 1), size * number - 1]],
-                "servers": [one],
-                "valkey": "redis://none",
-            }
-            for number, one in enumerate(dsns, 1)
-        },
+    slots = [[size * number, size * (number + 1) - 1] for number in range(len(dsns))]
+    shards = {
+        f"eu-{number}": _shard("eu", one, of) for number, (one, of) in enumerate(zip(dsns, slots, strict=True), 1)
     }
-    made = {role: new_key(role) for role in ("pos", "service", "admin")} | {"till330": new_key("pos", "330")}
-    credentials = {"keys": [record.model_dump() for _, record in made.values()]}
-    (folder / "topology.json").write_text(json.dumps(topology))
+    keys, signing_key = _write_documents(folder, {"eu": _region(1)}, shards)
+    async with (
+        ClientSession() as session,
+        _served(CommandSettings(**_settings(folder, "eu"), port=free_port(), deadline_ms=deadline_ms)) as (url, app),
+    ):
+        yield RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER])
+
+
+@asynccontextmanager
+async def running_regions(
+    dsns: dict[str, str], folder: Path, *, program: str = PROGRAM
+) -> AsyncGenerator[dict[str, RunningNode]]:
+    """A node for each region; every region has one shard."""
+    await apply_program(list(dsns.values()), program)
+    ports = {region: free_port() for region in dsns}
+    regions = {region: _region(number, f"http://127.0.0.1:{ports[region]}") for number, region in enumerate(dsns, 1)}
+    shards = {f"{region}-1": _shard(region, dsn, [0, 4095]) for region, dsn in dsns.items()}
+    keys, signing_key = _write_documents(folder, regions, shards)
+    nodes: dict[str, RunningNode] = {}
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(ClientSession())
+        for region, dsn in dsns.items():
+            settings = CommandSettings(**_settings(folder, region), port=ports[region])
+            url, app = await stack.enter_async_context(_served(settings))
+            nodes[region] = RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER])
+        yield nodes
+
+
+def _region(number: int, *nodes: str) -> dict[str, Any]:
+    return {"number": number, "command": list(nodes), "query": []}
+
+
+def _shard(region: str, dsn: str, slots: list[int]) -> dict[str, Any]:
+    return {"region": region, "slots": [slots], "servers": [dsn], "valkey": "redis://none"}
+
+
+def _settings(folder: Path, region: str) -> dict[str, Any]:
+    paths = {name: folder / f"{name}.json" for name in ("topology", "credentials")}
+    return {"region": region, "in_flight_max": 2_000, **paths}
+
+
+def _write_documents(folder: Path, regions: dict[str, Any], shards: dict[str, Any]) -> tuple[dict[str, str], str]:
+    """Write topology and credentials; tells the keys by role and the key that signs members' tokens."""
+    (folder / "topology.json").write_text(json.dumps({"epoch": 1, "regions": regions, "shards": shards}))
+    made = {role: new_key(role) for role in ("pos", "service", "admin")}
+    made |= {f"till{store}": new_key("pos", store) for store in ("330", "331")}
+    private = Ed25519PrivateKey.generate()
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    credentials = {"keys": [record.model_dump() for _, record in made.values()], "jwt_public_keys": [public]}
     (folder / "credentials.json").write_text(json.dumps(credentials))
-    settings = CommandSettings.model_construct(
-        region="eu",
-        topology=folder / "topology.json",
-        credentials=folder / "credentials.json",
-        deadline_ms=deadline_ms,
-        in_flight_max=2_000,
-    )
+    signing_key = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return {role: text for role, (text, _) in made.items()}, signing_key
+
+
+@asynccontextmanager
+async def _served(settings: CommandSettings) -> AsyncGenerator[tuple[str, web.Application]]:
     app = build(settings)
     node = app[NODE]
-    await learn_program(node.pools["eu-1"], node.programs)
-    async with TestServer(app) as server, ClientSession() as session:
-        keys = {role: text for role, (text, _) in made.items()}
-        yield RunningNode(str(server.make_url("")).rstrip("/"), session, keys, node, dsn, app[COURIER])
+    await learn_program(node.pools[node.shards()[0]], node.programs)
+    async with TestServer(app, port=settings.port) as server:
+        yield str(server.make_url("")).rstrip("/"), app
         await asyncio.wait_for(node.close(), 10)
         await node.pools.close()

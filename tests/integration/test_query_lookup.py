@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import asyncpg
-import orjson
 import pytest
 from structlog.testing import capture_logs
 
@@ -199,38 +198,8 @@ async def test_an_identifier_that_moved_finds_whom_the_token_is_of(world: World,
 
 
 async def test_members_look_nobody_up(world: World) -> None:
-    for path in ("/v1/lookup?phone=%2B1", "/v1/commands/abc"):
-        reply = await world.get(path, credential=world.member_token(ADA))
-        assert (reply.status, reply.json["code"]) == (403, "forbidden")
-
-
-async def test_what_became_of_a_command_is_found_on_any_shard(world: World, us: ShardPlace) -> None:
-    answer = {"hold_id": "hld_x"}
-    pos_id = world.keys["pos"].split("_")[1]
-    await write_row(
-        us.primary,
-        "idempotency",
-        {
-            "key": "till/7 1",
-            "credential": pos_id,
-            "fingerprint": world_fingerprint(),
-            "status": 201,
-            "answer": orjson.dumps(answer).decode(),
-            "answered_at": START,
-        },
-    )
-    done = {"status": "done", "answer_status": 201, "answer": answer}
-    for path in ("/v1/commands/till%2F7%201", "/v1/commands/%22till%2F7%201%22"):
-        assert (await world.get(path)).json == done
-    assert (await world.get("/v1/commands/till%2F7%201", credential=world.keys["pos"])).json == done
-    assert (await world.get("/v1/commands/till%2F7%201", credential=world.keys["other_pos"])).json == {
-        "status": "unknown"
-    }
-    assert (await world.get("/v1/commands/never-sent")).json == {"status": "unknown"}
-
-
-def world_fingerprint() -> str:
-    return "00000000-0000-0000-0000-000000000001"
+    reply = await world.get("/v1/lookup?phone=%2B1", credential=world.member_token(ADA))
+    assert (reply.status, reply.json["code"]) == (403, "forbidden")
 
 
 async def apply(world: World, source: str, version: int) -> None:
@@ -316,11 +285,6 @@ async def test_the_program_is_followed_again_after_a_fault_nobody_foresaw(world:
     await connection.execute("ALTER TABLE elsewhere RENAME TO program")
     await connection.close()
     await apply(world, PROGRAM, 2)
-
-
-@pytest.mark.parametrize("path", ["/v1/commands/%00", "/v1/commands/%FF", "/v1/commands/%C3%A9"])
-async def test_a_key_nobody_can_have_sent_is_unknown(world: World, path: str) -> None:
-    assert (await world.get(path)).json == {"status": "unknown"}
 
 
 @pytest.mark.parametrize("query", ["phone=%00", "email=a%00b", "card=1%0A2"])

@@ -19,7 +19,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "find_purchase": (ADA, 1),
     "find_identifier": ("phone", "+71"),
     "find_holder": (ADA, "phone", "+71"),
-    "find_command": ("key-71",),
+    "find_command": ("key-71", None),
 }
 
 
