@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import jwt
-import orjson
 import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BaseModel, ConfigDict
 
-from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.document import read_document
+from shard_router.errors import DocumentError, MalformedIdError, ProblemError
 from shard_router.member_id import format_member_id, parse_member_id
 
 AUDIENCE: Final = "loyalty"
@@ -54,7 +54,8 @@ class Principal:
 class KeyRecord(BaseModel):
     """One API key as stored."""
 
-    model_config = ConfigDict(frozen=True)
+    # A misspelt `store` must not make a key of one store one of all.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     id: str
     sha256: str
     role: Literal["pos", "service", "admin"]
@@ -64,7 +65,7 @@ class KeyRecord(BaseModel):
 class CredentialDocument(BaseModel):
     """The credentials document."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)  # what is wrong with it goes to the log
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     keys: list[KeyRecord] = []
     jwt_public_keys: list[str] = []
 
@@ -86,14 +87,14 @@ def mint_member_token(private_key_pem: str, member_id: int, *, lifetime_s: int =
 class Credentials:
     """Checks credentials against the document, which is read again within a second of a change.
 
-    OSError or ValueError when it cannot be used at the start; later the last good one stays in force.
+    DocumentError when it cannot be used at the start; later the last good one stays in force.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._modified_ns = 0
         self._checked_at = 0.0
-        self._trouble: tuple[int, str] | None = None
+        self._trouble: str | None = None
         self._keys: dict[str, KeyRecord] = {}
         self._public_keys: list[Ed25519PublicKey] = []
         # Verifying EdDSA costs about 190 us, a look-up under one; a token is cached until it expires.
@@ -104,7 +105,7 @@ class Credentials:
 
     def principal(self, authorization: str | None) -> Principal:
         """The principal of an Authorization header; `unauthenticated` for anything else than a valid one."""
-        self._reload_when_due()
+        self.look()
         known = self._known_keys.get(authorization)
         if known:
             return known
@@ -158,42 +159,42 @@ class Credentials:
                 raise ProblemError("unauthenticated", "invalid token") from error
         raise ProblemError("unauthenticated", "invalid token")
 
-    def _reload_when_due(self) -> None:
+    def look(self) -> str | None:
+        """Read the document if it is time to; why what it says now is not in force, None when it is."""
         now = time.monotonic()
         if now - self._checked_at < _RELOAD_INTERVAL_S:
-            return
+            return self._trouble
         self._checked_at = now  # first, so that a document that stays broken is not read by each request
+        before = self._trouble
         try:
             self._reload()
             self._trouble = None
-        except (OSError, ValueError) as error:
-            self._tell((_modified_ns(self._path), str(error)))
-
-    def _tell(self, trouble: tuple[int, str]) -> None:
-        """Log what is wrong with the document, once per change of it."""
-        if trouble != self._trouble:
-            structlog.get_logger().warning("credentials_unreadable", path=str(self._path), error=trouble[1])
-        self._trouble = trouble
+        except DocumentError as error:
+            self._modified_ns = 0  # a file that comes back may have the time it had
+            self._trouble = f"{error}; the credentials known before stay in force"
+        if self._trouble and self._trouble != before:
+            structlog.get_logger().warning("credentials_not_adopted", trouble=self._trouble)
+        return self._trouble
 
     def _reload(self) -> None:
-        modified_ns = self._path.stat().st_mtime_ns
-        if modified_ns == self._modified_ns:
+        modified_ns = _modified_ns(self._path)
+        if modified_ns and modified_ns == self._modified_ns:
             return
-        document = CredentialDocument.model_validate(orjson.loads(self._path.read_bytes()))
-        self._public_keys = [_public_key(text) for text in document.jwt_public_keys]
+        document = read_document(self._path, CredentialDocument)
+        self._public_keys = [_public_key(self._path, text) for text in document.jwt_public_keys]
         self._keys = {record.id: record for record in document.keys}
         self._tokens.clear()
         self._known_keys.clear()
         self._modified_ns = modified_ns
 
 
-def _public_key(text: str) -> Ed25519PublicKey:
+def _public_key(path: Path, text: str) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(text.encode())
-    except UnsupportedAlgorithm as error:
-        raise ValueError(f"jwt_public_keys: {error}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise DocumentError(f"{path}: jwt_public_keys: not a public key in PEM") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise ValueError("jwt_public_keys: not an Ed25519 key")  # noqa: TRY004 - wrong in the document, not in the code
+        raise DocumentError(f"{path}: jwt_public_keys: not an Ed25519 key")
     return key
 
 

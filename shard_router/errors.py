@@ -2,7 +2,8 @@
 
 LoyaltyError
   MalformedIdError        an id, card or token that is not one of ours
-  TopologyError           a topology document that cannot be used
+  DocumentError           settings, or a document of the operator's, that cannot be used
+    TopologyError           a topology document that cannot be used
   ProblemError            has an HTTP answer (RFC 9457)
     ...                   made by `problem(code, detail)`, one code per row of PROBLEMS
 """
@@ -23,8 +24,12 @@ class MalformedIdError(LoyaltyError):
     """A text that is not an id, card number or token of ours."""
 
 
-class TopologyError(LoyaltyError):
-    """A topology document that cannot be used; the message says why."""
+class DocumentError(LoyaltyError):
+    """Settings, or a document of the operator's, that cannot be used; the message, one line, says why."""
+
+
+class TopologyError(DocumentError):
+    """A topology document that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

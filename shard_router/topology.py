@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from shard_router.card import parse_card
-from shard_router.errors import LoyaltyError, MalformedIdError, TopologyError
+from shard_router.document import parse_document, read_document
+from shard_router.errors import DocumentError, MalformedIdError, TopologyError
 from shard_router.member_id import REGION_NUMBER_MAX, SLOT_COUNT, region_number_of, slot_of
 
 WATCH_INTERVAL_S: Final = 1.0
@@ -57,6 +58,7 @@ class Topology:
         self.document = document
         self.epoch = document.epoch
         self.region_of_number = {region.number: name for name, region in document.regions.items()}
+        _check_regions(document)
         self.claim_regions = document.claims or sorted(document.regions)
         missing = [name for name in self.claim_regions if name not in document.regions]
         if missing:
@@ -95,19 +97,17 @@ class Topology:
 
 
 def parse_topology(text: str | bytes) -> Topology:
-    """The topology of a JSON document; TopologyError names what is wrong."""
-    try:
-        return Topology(TopologyDocument.model_validate_json(text))
-    except ValidationError as error:
-        raise TopologyError(f"topology: {error}") from error
+    """The topology of a JSON document; DocumentError names what is wrong."""
+    return Topology(parse_document(text, TopologyDocument))
 
 
 def read_topology(path: Path) -> Topology:
-    """The topology of a file; TopologyError when it cannot be read or used."""
+    """The topology of a file; DocumentError when it cannot be read or used."""
+    document = read_document(path, TopologyDocument)
     try:
-        return parse_topology(path.read_bytes())
-    except OSError as error:
-        raise TopologyError(f"topology: {error}") from error
+        return Topology(document)
+    except TopologyError as error:
+        raise TopologyError(f"{path}: {error}") from error
 
 
 class TopologyWatch:
@@ -116,7 +116,10 @@ class TopologyWatch:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.current = read_topology(path)
+        self.trouble: str | None = None
+        """Why what the file says now is not in force; None when it is."""
         self._listeners: list[Callable[[Topology], None]] = []
+        self._seen_ns = 0
 
     def on_change(self, listener: Callable[[Topology], None]) -> None:
         """Call `listener` with every newly adopted topology."""
@@ -132,18 +135,46 @@ class TopologyWatch:
         return True
 
     async def watch(self) -> None:
-        """Look at the file each second, for ever. A broken document is logged and the current one stays."""
-        log = structlog.get_logger()
-        seen_ns = 0
+        """Look at the file each second, for ever. A document with a mistake is told, and the current one stays."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
-            try:
-                modified_ns = self.path.stat().st_mtime_ns
-                if modified_ns != seen_ns and self.adopt(read_topology(self.path)):
-                    log.info("topology_adopted", epoch=self.current.epoch)
-                seen_ns = modified_ns
-            except (OSError, LoyaltyError) as error:
-                log.warning("topology_unreadable", error=str(error))
+            self.look()
+
+    def look(self) -> None:
+        """Adopt what the file says now, or say in `trouble` why not."""
+        before = self.trouble
+        try:
+            modified_ns = self.path.stat().st_mtime_ns
+            if modified_ns == self._seen_ns:
+                return
+            self.trouble = self._take(read_topology(self.path))
+            self._seen_ns = modified_ns
+        except (OSError, DocumentError) as error:
+            self._seen_ns = 0  # a file that comes back may have the time it had
+            self.trouble = f"{error}; epoch {self.current.epoch} stays in force"
+        if self.trouble and self.trouble != before:
+            structlog.get_logger().warning("topology_not_adopted", trouble=self.trouble)
+
+    def _take(self, topology: Topology) -> str | None:
+        if self.adopt(topology):
+            structlog.get_logger().info("topology_adopted", epoch=self.current.epoch)
+        elif topology.document != self.current.document:
+            return (
+                f"{self.path}: epoch {topology.epoch} with other content than epoch {self.current.epoch}, which stays"
+                " in force: a change needs a higher epoch"
+            )
+        return None
+
+
+def _check_regions(document: TopologyDocument) -> None:
+    """A number in an id must name one region, and every shard must lie in one."""
+    named: dict[int, str] = {}
+    for name, region in document.regions.items():
+        if named.setdefault(region.number, name) != name:
+            raise TopologyError(f"regions {named[region.number]} and {name} have the same number")
+    for name, shard in document.shards.items():
+        if shard.region not in document.regions:
+            raise TopologyError(f"shard {name}: no region {shard.region}")
 
 
 def _slot_table(document: TopologyDocument, region: str) -> list[str]:

@@ -1,8 +1,6 @@
 """Who gets in, and who does not: every other text is one and the same 401."""
 
-import itertools
 import json
-import os
 import time
 from pathlib import Path
 
@@ -14,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service import credential
 from service.credential import AUDIENCE, Credentials, mint_member_token, new_key
-from shard_router.errors import ProblemError
+from shard_router.errors import DocumentError, ProblemError
 from shard_router.member_id import compose_member_id, format_member_id
+from tests.file import put
 
 MEMBER = compose_member_id(1, slot=1, unique=1)
 
@@ -91,22 +90,12 @@ BROKEN = {
     "empty": "",
     "no document": "[]",
     "a record without a role": '{"keys": [{"id": "a", "sha256": "b"}]}',
+    "a misspelt list": '{"jwt_public_key": []}',
+    "a misspelt store": '{"keys": [{"id": "a", "sha256": "b", "role": "pos", "stores": "c"}]}',
     "no public key": '{"jwt_public_keys": ["x"]}',
     "a public key of another kind": json.dumps({"jwt_public_keys": [RSA_KEY]}),
     "gone": None,
 }
-
-
-CHANGES = itertools.count(1)
-
-
-def put(file: Path, text: str | None) -> None:
-    """Each change at a time of its own, however fast they come."""
-    if text is None:
-        file.unlink(missing_ok=True)
-    else:
-        file.write_text(text)
-        os.utime(file, (time.time(), time.time() + next(CHANGES)))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -122,7 +111,7 @@ def test_a_document_that_breaks_while_running_leaves_the_last_good_one_in_force_
         for _ in range(3):
             assert credentials.principal(f"Bearer {KEY}").role == "pos"
             assert credentials.principal(f"Bearer {mint_member_token(PRIVATE, MEMBER)}").role == "member"
-    assert [(entry["event"], entry["log_level"]) for entry in logged] == [("credentials_unreadable", "warning")]
+    assert [(entry["event"], entry["log_level"]) for entry in logged] == [("credentials_not_adopted", "warning")]
     other, record = new_key("admin")
     put(file, json.dumps(json.loads(good) | {"keys": [record.model_dump()]}))
     assert credentials.principal(f"Bearer {other}").role == "admin"
@@ -148,8 +137,10 @@ def test_a_broken_document_is_looked_at_again_after_the_interval_and_not_by_each
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_node_does_not_start_with_a_broken_document(tmp_path: Path, name: str) -> None:
     put(tmp_path / "credentials.json", BROKEN[name])
-    with pytest.raises((OSError, ValueError)):
+    with pytest.raises(DocumentError) as failure:
         Credentials(tmp_path / "credentials.json")
+    assert str(tmp_path / "credentials.json") in str(failure.value)
+    assert "\n" not in str(failure.value)
 
 
 def test_what_is_wrong_with_the_document_is_told_without_its_secrets(
@@ -159,5 +150,5 @@ def test_what_is_wrong_with_the_document_is_told_without_its_secrets(
     put(tmp_path / "credentials.json", json.dumps({"keys": [{"id": "a", "secret": KEY}], "jwt_public_keys": [[KEY]]}))
     with structlog.testing.capture_logs() as logged:
         credentials.principal(f"Bearer {KEY}")
-    assert "keys.0.sha256" in logged[0]["error"]
+    assert "keys.0.sha256" in logged[0]["trouble"]
     assert KEY not in str(logged)

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from shard_router.errors import MalformedIdError, TopologyError
 from shard_router.member_id import compose_member_id
 from shard_router.topology import TopologyWatch, parse_topology
+from tests.file import put
 
 
 def document(epoch: int = 1, **slots: list[list[int]]) -> dict[str, Any]:
@@ -50,3 +52,50 @@ def test_only_a_higher_epoch_is_adopted(tmp_path: Path) -> None:
         watch.adopt(parse_topology(json.dumps(document(epoch))))
     assert heard == [6]
     assert watch.current.epoch == 6
+
+
+MISTAKES = {
+    "half written": ('{"epoch": 6', "EOF"),
+    "another shape": ('{"epoch": 6, "region": {}}', "regions: Field required"),
+    "a slot without a shard": (json.dumps(document(6, **{"eu-1": [[0, 9]]})), "belongs to no shard"),
+    "a shard of no region": (json.dumps(document(6) | {"regions": {}}), "no region eu"),
+    "other content under the same epoch": (json.dumps(document(5, **{"eu-9": [[0, 4095]]})), "needs a higher epoch"),
+    "other content under a lower epoch": (json.dumps(document(4, **{"eu-9": [[0, 4095]]})), "needs a higher epoch"),
+    "gone": (None, "No such file"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_leaves_the_topology_in_force_and_is_told_once_until_it_is_mended(tmp_path: Path, name: str) -> None:
+    text, words = MISTAKES[name]
+    file = tmp_path / "topology.json"
+    file.write_text(json.dumps(document(5)))
+    watch = TopologyWatch(file)
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            put(file, text)
+            watch.look()
+    assert [entry["event"] for entry in logged] == ["topology_not_adopted"]
+    assert watch.trouble is not None
+    assert words in watch.trouble
+    assert str(file) in watch.trouble
+    assert "\n" not in watch.trouble
+    assert watch.current.epoch == 5
+    put(file, json.dumps(document(7)))
+    watch.look()
+    assert (watch.trouble, watch.current.epoch) == (None, 7)
+
+
+def test_an_old_copy_of_the_same_document_is_no_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "topology.json"
+    file.write_text(json.dumps(document(5)))
+    watch = TopologyWatch(file)
+    put(file, json.dumps(document(5), indent=4))
+    watch.look()
+    assert watch.trouble is None
+
+
+def test_two_regions_with_one_number_are_refused() -> None:
+    region = {"number": 1, "command": [], "query": []}
+    with pytest.raises(TopologyError, match="eu and us have the same number"):
+        parse_topology(json.dumps(document() | {"regions": {"eu": region, "us": region}}))
