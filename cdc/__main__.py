@@ -6,36 +6,28 @@ moves the shard.
 """
 
 import asyncio
-import os
-import sys
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import structlog
-import typer
 
 from cdc.http import add_routes
 from cdc.runtime import Runtime
 from cdc.settings import CdcSettings
 from service.credential import Credentials
-from service.log import configure_logging
+from service.process import run_process
 from service.web import build_app, serve
 
 CLOSE_TIMEOUT_S: Final = 5.0
 
 
-def main(
-    config: Annotated[Path | None, typer.Option(help="TOML file; LOYALTY_* variables win over it.")] = None,
-) -> None:
-    """Keep the views of one shard."""
-    settings = CdcSettings.load(config)
-    configure_logging(settings.log_level)
-    status = asyncio.run(run(settings))
-    sys.stderr.flush()
-    # The JVM and a source that hangs leave threads that would keep the process, and with it the slot. Nothing is left
-    # to save: what was applied is acknowledged, the rest comes again.
-    os._exit(status)
+def main() -> None:
+    """Keep the views of one shard.
+
+    Nothing is left to save at the end, which waits neither for the JVM nor for a source that hangs: what was applied
+    is acknowledged, the rest comes again.
+    """
+    run_process("cdc", __doc__, CdcSettings, run, loop=asyncio.run)
 
 
 async def run(settings: CdcSettings) -> int:
@@ -50,15 +42,17 @@ async def run(settings: CdcSettings) -> int:
     if stream.done():
         structlog.get_logger().error("stream_ended", exc_info=stream.exception())
         server.cancel()
-        await asyncio.wait({server})
+        await asyncio.wait({server}, timeout=CLOSE_TIMEOUT_S)
         return 1
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await runtime.stop()
             await asyncio.wait({stream})
+    if server.done():
+        server.result()  # raises what kept it from answering
     structlog.get_logger().info("stopped")
     return int(moved.done())
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from cdc.projector import register_metrics
 from cdc.runtime import Runtime
-from service.web import CHECKS, PRINCIPAL, REGISTRY, render_json
+from service.web import CHECKS, PRINCIPAL, REGISTRY, WARNINGS, render_json
 
 STALLED_MS: Final = 10_000  # ten heartbeats
 
@@ -26,6 +26,7 @@ def add_routes(app: web.Application, runtime: Runtime) -> None:
     app.router.add_get("/status", status)
     app.router.add_post("/rebuild", rebuild)
     app[CHECKS] |= {"stream": _streaming(runtime), "valkey": _valkey(runtime), "views": _views(runtime)}
+    app[WARNINGS]["topology"] = lambda: runtime.topology.trouble
     register_metrics(app[REGISTRY])
 
 

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from cluster.errors import ClusterError
+from service.settings import LogLevel
 
 PORT_BASE = 8410
 PORTS_PER_REGION = 10
@@ -59,7 +60,7 @@ class ClusterSettings(BaseSettings):
     pg_bin: Path | None = None
     valkey: Path | None = None
     standby: bool = True
-    log_level: str = "info"
+    log_level: LogLevel = "info"
     shards: dict[str, ShardSettings] = Field(default_factory=dict[str, ShardSettings])
 
     @field_validator("regions", mode="before")

@@ -1,8 +1,6 @@
 """A command node: `python -m command --config node.toml`."""
 
-import argparse
 import asyncio
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -18,9 +16,9 @@ from command.request import COURIER, NODE
 from command.settings import CommandSettings
 from command.settler import settle_until
 from service.credential import Credentials
-from service.log import configure_logging
 from service.openapi import add_operations
-from service.web import CHECKS, DRAINING, REGISTRY, build_app, serve
+from service.process import run_process
+from service.web import CHECKS, DRAINING, REGISTRY, WARNINGS, build_app, serve
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
@@ -33,7 +31,7 @@ _LEARN_INTERVAL_S: Final = 0.5
 
 
 def build(settings: CommandSettings) -> web.Application:
-    """Wire a command node; `run` adds what works in the background. TopologyError without a usable topology."""
+    """Wire a command node; `run` adds what works in the background. DocumentError without a usable topology."""
     topology = TopologyWatch(settings.topology)
     pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     app = build_app(settings, Credentials(settings.credentials))
@@ -43,10 +41,11 @@ def build(settings: CommandSettings) -> web.Application:
     app[COURIER] = Courier(node)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, node)
+    app[WARNINGS]["topology"] = lambda: topology.trouble
     return app
 
 
-async def run(settings: CommandSettings) -> None:
+async def run(settings: CommandSettings) -> int:
     """Serve until told to stop; then answer what is under way and leave."""
     app = build(settings)
     node = app[NODE]
@@ -68,6 +67,7 @@ async def run(settings: CommandSettings) -> None:
         await node.pools.close()
         for task in (closing, settler, over, *others):
             task.cancel()
+    return 0
 
 
 async def _close(node: CommandNode, settler: asyncio.Task[None]) -> None:
@@ -109,11 +109,7 @@ async def _learn(node: CommandNode) -> None:
 
 def main() -> None:
     """Read the settings and run."""
-    parser = argparse.ArgumentParser(prog="python -m command", description=__doc__)
-    parser.add_argument("--config", type=Path, help="TOML file; LOYALTY_* variables override it")
-    settings = CommandSettings.load(parser.parse_args().config)
-    configure_logging(settings.log_level)
-    uvloop.run(run(settings))
+    run_process("command", __doc__, CommandSettings, run, loop=uvloop.run)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """`python -m query --config F`: one query node of a region."""
 
-import argparse
 import asyncio
-from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -19,22 +17,23 @@ from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
 from service.credential import Credentials
-from service.log import configure_logging
 from service.openapi import add_operations
-from service.web import CHECKS, REGISTRY, build_app, gauge, serve
+from service.process import run_process
+from service.web import CHECKS, REGISTRY, WARNINGS, build_app, gauge, serve
 from shard_router.topology import TopologyWatch
 
 _COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY_READS, STREAMS)
 
 
 def build(settings: QuerySettings) -> web.Application:
-    """Wire a query node; it connects when the application starts. TopologyError when there is no usable topology."""
+    """Wire a query node; it connects when the application starts. DocumentError when what it reads cannot be used."""
     app = build_app(settings, Credentials(settings.credentials))
     node = QueryNode(settings, TopologyWatch(settings.topology))
     app[NODE] = node
     app.cleanup_ctx.append(_running)
     more = {"stream_account": Streams().stream_account, "evaluate_purchase": evaluate_purchase}
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
+    app[WARNINGS]["topology"] = lambda: node.topology.trouble
     app[CHECKS]["shards"] = lambda: _check_shards(node)
     for collector in _COLLECTORS:
         app[REGISTRY].register(collector)
@@ -45,15 +44,12 @@ def build(settings: QuerySettings) -> web.Application:
 
 def main() -> None:
     """Run the node until SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m query", description=__doc__)
-    parser.add_argument("--config", type=Path, default=None, help="TOML file; LOYALTY_* variables go before it")
-    settings = QuerySettings.load(parser.parse_args().config)
-    configure_logging(settings.log_level)
-    uvloop.run(_serve(settings))
+    run_process("query", __doc__, QuerySettings, _serve, loop=uvloop.run)
 
 
-async def _serve(settings: QuerySettings) -> None:
+async def _serve(settings: QuerySettings) -> int:
     await serve(build(settings))
+    return 0
 
 
 async def _running(app: web.Application):  # noqa: ANN202 - aiohttp's cleanup context

@@ -1,14 +1,22 @@
 """Settings of every process: flags, then LOYALTY_* variables, then the TOML file named by --config."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
+from pydantic import BeforeValidator, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from shard_router.document import describe_faults
+from shard_router.errors import DocumentError
+
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lambda v: str(v).lower())
+]
 
 
 class NodeSettings(BaseSettings):
@@ -21,7 +29,7 @@ class NodeSettings(BaseSettings):
     port: int
     topology: Path
     credentials: Path
-    log_level: str = "info"
+    log_level: LogLevel = "info"
     deadline_ms: int = 5_000
     """Longest time a request may take when the client names none; tills give up at 5 to 6 s (Toast, ECRS)."""
     body_bytes_max: int = 1_048_576
@@ -32,14 +40,22 @@ class NodeSettings(BaseSettings):
 
     @classmethod
     def load(cls, config: Path | None) -> Self:
-        """Settings from the environment over the TOML file; pydantic.ValidationError names what is missing."""
+        """Settings from the environment over the TOML file; DocumentError names what is missing or wrong."""
+        if config is not None and not config.is_file():
+            raise DocumentError(f"{config}: no such file")
 
         class FromFile(cls):
             """The same settings bound to this file."""
 
             model_config = SettingsConfigDict(toml_file=config)
 
-        return FromFile()  # pyright: ignore[reportCallIssue, reportReturnType] - the sources supply the fields
+        where = f"{config} and LOYALTY_* variables" if config else "LOYALTY_* variables (no --config FILE given)"
+        try:
+            return FromFile()  # pyright: ignore[reportCallIssue, reportReturnType] - the sources supply the fields
+        except ValidationError as error:
+            raise DocumentError(f"settings, from {where}: {describe_faults(error)}") from error
+        except (OSError, ValueError) as error:  # ValueError: no TOML, or no UTF-8
+            raise DocumentError(f"{config}: {error}") from error
 
     @classmethod
     def settings_customise_sources(

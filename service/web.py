@@ -29,12 +29,15 @@ from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Check = Callable[[], Awaitable[str | None]]
 """A readiness check: None when well, else what is wrong."""
+Warn = Callable[[], str | None]
+"""What an operator must hear of a node that serves all the same; None when there is nothing."""
 
 PRINCIPAL: Final = web.RequestKey("principal", Principal)
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 SETTINGS: Final = web.AppKey("settings", NodeSettings)
 CREDENTIALS: Final = web.AppKey("credentials", Credentials)
 CHECKS: Final = web.AppKey("checks", dict[str, Check])
+WARNINGS: Final = web.AppKey("warnings", dict[str, Warn])
 DRAINING: Final = web.AppKey("draining", asyncio.Event)
 REGISTRY: Final = web.AppKey("registry", CollectorRegistry)
 
@@ -50,6 +53,7 @@ FLIGHT: Final = web.AppKey("flight", Flight)
 
 GC_ALLOCATIONS: Final = 20_000  # the default of 700 runs the collector several times per hundred requests
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
+WARNING_MARK: Final = "[!]"  # before a line of /readyz?verbose that makes no node unready
 _CHECK_TIMEOUT_S: Final = 1.0
 _BODY_TIMEOUT_S: Final = 10.0  # a till on a bad line needs seconds for a basket, a silent socket forever
 _LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -65,7 +69,7 @@ FORWARDED = Counter("loyalty_forwarded", "Requests handed to the member's home r
 
 
 def build_app(settings: NodeSettings, credentials: Credentials) -> web.Application:
-    """An application with everything but its routes; add `Check`s to app[CHECKS] for /readyz."""
+    """An application with everything but its routes; add `Check`s to app[CHECKS], and to app[WARNINGS], for /readyz."""
     app = web.Application(
         client_max_size=settings.body_bytes_max,
         middlewares=[stamp, answer_problems, authenticate],
@@ -75,6 +79,7 @@ def build_app(settings: NodeSettings, credentials: Credentials) -> web.Applicati
     app[SETTINGS] = settings
     app[CREDENTIALS] = credentials
     app[CHECKS] = {}
+    app[WARNINGS] = {"credentials": credentials.look}
     app[FLIGHT] = Flight()
     app[DRAINING] = asyncio.Event()
     app[REGISTRY] = CollectorRegistry()
@@ -343,6 +348,7 @@ async def _ready(request: web.Request) -> web.Response:
     if "verbose" not in request.query:
         return web.Response(status=status, text="ok" if ready else "not ready")
     lines = [f"[{'-' if wrong else '+'}] {name}: {wrong or 'ok'}" for name, wrong in results.items()]
+    lines += [f"{WARNING_MARK} {name}: {words}" for name, warn in request.app[WARNINGS].items() if (words := warn())]
     return web.Response(status=status, text="\n".join(lines) + "\n")
 
 

