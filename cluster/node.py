@@ -3,7 +3,9 @@
 import os
 import socket
 import sys
+from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 
@@ -11,6 +13,7 @@ from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import HOST, ClusterPlan
 from cluster.process import ProcessSpec
+from service.web import WARNING_MARK
 
 PROJECT = Path(__file__).resolve().parent.parent
 HTTP_TIMEOUT_S = 3.0
@@ -28,6 +31,7 @@ def node_process(plan: ClusterPlan, *, module: str, name: str, port: int) -> Pro
         log=documents.log(name),
         port=port,
         probe=lambda: ready(f"http://{HOST}:{port}"),
+        alive=lambda: alive(f"http://{HOST}:{port}"),
         env=_environment(),
         ready_deadline_s=READY_DEADLINE_S,
     )
@@ -40,17 +44,46 @@ def _environment() -> dict[str, str]:
     return environment | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
+class Health(NamedTuple):
+    """What a node says of itself: why it is not ready (None when it is), and of what it warns."""
+
+    problem: str | None
+    warnings: tuple[str, ...] = ()
+
+
+async def health(base_url: str) -> Health:
+    """What the node at this address says, or the connection to it."""
+    try:
+        status, text = await _get(f"{base_url}/readyz?verbose", HTTP_TIMEOUT_S)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        return Health(f"no answer at {base_url} ({type(error).__name__})")
+    warnings = tuple(line.removeprefix(WARNING_MARK).strip() for line in text.splitlines() if _warns(line))
+    words = " ".join(line for line in text.splitlines() if not _warns(line))[:300]
+    return Health(None if status == HTTPStatus.OK else words, warnings)
+
+
 async def ready(base_url: str) -> str | None:
     """None when the node at this address is ready, else what it or the connection says."""
-    timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+    return (await health(base_url)).problem
+
+
+async def alive(base_url: str) -> str | None:
+    """None when the process at this address answers at all, however long it takes."""
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{base_url}/readyz", params={"verbose": ""}) as answer,
-        ):
-            return None if answer.ok else " ".join((await answer.text()).split())[:300]
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        return f"no answer at {base_url} ({type(error).__name__})"
+        await _get(f"{base_url}/livez", None)
+    except (aiohttp.ClientError, OSError) as error:
+        return type(error).__name__
+    return None
+
+
+async def _get(url: str, timeout_s: float | None) -> tuple[int, str]:
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
+def _warns(line: str) -> bool:
+    return line.startswith(WARNING_MARK)
 
 
 def check_ports(plan: ClusterPlan) -> None:

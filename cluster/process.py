@@ -30,12 +30,16 @@ KILL_DEADLINE_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:
-    """What to run. `probe` answers None when the process is ready, otherwise why it is not yet."""
+    """What to run. `probe` answers None when the process is ready, otherwise why it is not yet.
+
+    `alive`, where there is one, answers None when the process answers at all, and may take as long as that takes.
+    """
 
     name: str
     argv: tuple[str, ...]
     log: Path
     probe: Probe
+    alive: Probe | None = None
     port: int | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     account: Account | None = None

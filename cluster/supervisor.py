@@ -1,22 +1,35 @@
-"""Keeps processes running: starts them when asked, restarts what dies with a growing pause, stops them in order.
+"""Keeps processes running: starts them when asked, restarts what dies or falls silent, stops them in order.
 
 Invariant: run.json always names every process that may be alive; on a full disk it is written as soon as it can be.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import StartFailed
-from cluster.process import ProcessSpec, describe_exit, probe, rotate_log, spawn, terminate, wait_ready
+from cluster.process import (
+    Probe,
+    ProcessSpec,
+    describe_exit,
+    kill_group,
+    probe,
+    rotate_log,
+    spawn,
+    terminate,
+    wait_ready,
+)
 from cluster.run_file import Identity, ProcessRecord, RunRecord
 
+READY = "ready"
 BACK_OFF_FIRST_S = 0.2
 BACK_OFF_MAX_S = 10.0
 HEALTHY_AFTER_S = 30.0  # a process that ran this long starts again with the first pause
 READY_POLL_S = 0.2
+SILENT_MAX_S = 10.0
+ASK_INTERVAL_S = 2.0
 UPKEEP_S = 30.0  # a log overshoots its bound by what its process writes in this time
 
 Listener = Callable[[str, str], None]
@@ -31,7 +44,7 @@ class Kept:
     child: asyncio.subprocess.Process
     record: ProcessRecord
     started_at: float
-    task: asyncio.Task[None] | None = None
+    tasks: tuple[asyncio.Task[None], ...] = ()
 
 
 @dataclass(slots=True)
@@ -43,6 +56,8 @@ class Supervisor:
     on_change: Listener = lambda _name, _state: None
     kept: dict[str, Kept] = field(default_factory=dict[str, Kept])
     upkeep_s: float = UPKEEP_S
+    silent_max_s: float = SILENT_MAX_S
+    ask_interval_s: float = ASK_INTERVAL_S
     _unsaved: bool = False
 
     def note(self, name: str, state: str) -> None:
@@ -75,17 +90,44 @@ class Supervisor:
         self.run.processes[spec.name] = record
         self._remember(kept)
         await wait_ready(spec, child)
-        self.note(spec.name, "ready")
-        kept.task = asyncio.create_task(self._keep(kept), name=f"keep {spec.name}")
+        self.note(spec.name, READY)
+        kept.tasks = tuple(
+            asyncio.create_task(self._for_ever(work, kept), name=f"keep {spec.name}")
+            for work in (self._restart_again_and_again, self._end_when_silent)
+        )
 
-    async def _keep(self, kept: Kept) -> None:
-        """Restart it whenever it ends, until cancelled: what goes wrong meanwhile is told and tried again."""
+    async def _for_ever(self, work: Callable[[Kept], Awaitable[None]], kept: Kept) -> None:
+        """Until cancelled: what goes wrong meanwhile is told and tried again."""
         while True:
             try:
-                await self._restart_again_and_again(kept)
+                await work(kept)
             except Exception as error:  # noqa: BLE001 - a process nobody keeps any more would stay away unnoticed
                 self.note(kept.spec.name, f"{type(error).__name__}: {error}")
                 await asyncio.sleep(BACK_OFF_MAX_S)
+
+    async def _end_when_silent(self, kept: Kept) -> None:
+        """Kill it when it has not answered for so long, refused or silent; then it is restarted like what died."""
+        silent_s = 0.0
+        while True:
+            await asyncio.sleep(self.ask_interval_s)
+            asked_at, child = self._now(), kept.child
+            if kept.record.state != READY or kept.spec.alive is None or await self._answers(kept.spec.alive):
+                silent_s = 0.0
+                continue
+            waited_s = self._now() - asked_at
+            # Who waited longer than it wanted to was itself away: asleep with the machine, or starved.
+            silent_s = 0.0 if waited_s > 2 * self.silent_max_s else silent_s + self.ask_interval_s + waited_s
+            if silent_s >= self.silent_max_s and child is kept.child:
+                self.note(kept.spec.name, f"silent for {silent_s:.0f} s, killed")
+                kill_group(child.pid)
+                silent_s = 0.0
+
+    async def _answers(self, alive: Probe) -> bool:
+        try:
+            async with asyncio.timeout(self.silent_max_s):
+                return await alive() is None
+        except TimeoutError:
+            return False
 
     async def _restart_again_and_again(self, kept: Kept) -> None:
         pause_s = BACK_OFF_FIRST_S
@@ -134,7 +176,7 @@ class Supervisor:
                 self.note(kept.spec.name, "restarting")
             await asyncio.sleep(READY_POLL_S)
         if kept.child.returncode is None:
-            self.note(kept.spec.name, "ready")
+            self.note(kept.spec.name, READY)
 
     def _remember(self, kept: Kept) -> None:
         kept.record.identity = Identity.of(kept.child.pid)
@@ -145,9 +187,9 @@ class Supervisor:
         await asyncio.gather(*(self._stop(self.kept[name]) for name in names if name in self.kept))
 
     async def _stop(self, kept: Kept) -> None:
-        if kept.task is not None:
-            kept.task.cancel()
-            await asyncio.gather(kept.task, return_exceptions=True)
+        for task in kept.tasks:
+            task.cancel()
+        await asyncio.gather(*kept.tasks, return_exceptions=True)
         self.note(kept.spec.name, "stopping")
         gently = await terminate(kept.spec, kept.child)
         kept.record.identity = None

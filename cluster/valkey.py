@@ -6,6 +6,8 @@ It is never an authority: what it loses, the projector writes again from Postgre
 from pathlib import Path
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from cluster.errors import ClusterError
@@ -45,13 +47,15 @@ def valkey_process(*, name: str, program: Path, port: int, log: Path) -> Process
         log=log,
         port=port,
         probe=lambda: ping(f"redis://{HOST}:{port}/0"),
+        alive=lambda: ping(f"redis://{HOST}:{port}/0", timeout_s=None),
         ready_deadline_s=15,
     )
 
 
-async def ping(url: str) -> str | None:
+async def ping(url: str, *, timeout_s: float | None = 1) -> str | None:
     """None when Valkey answers PING, else the reason."""
-    client = redis.asyncio.from_url(url, socket_timeout=1, socket_connect_timeout=1)
+    once = Retry(NoBackoff(), 0)
+    client = redis.asyncio.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once)
     try:
         await client.ping()
     except (RedisError, OSError) as error:

@@ -1,5 +1,6 @@
 """The supervisor with real processes: what dies comes back, what is stopped stays away, nothing is left behind."""
 
+import asyncio
 import dataclasses
 import errno
 import os
@@ -73,6 +74,51 @@ async def test_a_killed_process_is_restarted_and_counted(supervisor: Supervisor)
     await eventually(back)
     assert recorded(supervisor.data) != first
     assert record.last_exit == "killed by SIGKILL"
+
+
+async def test_a_process_that_falls_silent_is_killed_and_restarted(supervisor: Supervisor) -> None:
+    told: list[str] = []
+    supervisor.on_change = lambda _name, state: told.append(state)
+    supervisor.silent_max_s, supervisor.ask_interval_s = 0.5, 0.05
+    await supervisor.start(valkey_spec(supervisor, free_port()))
+    first = recorded(supervisor.data)
+    os.kill(first.pid, signal.SIGSTOP)
+    await restarted(supervisor.run.processes["valkey"])
+    assert recorded(supervisor.data) != first
+    assert any("silent for" in state for state in told)
+
+
+async def test_a_process_that_refuses_to_answer_is_killed_and_restarted(supervisor: Supervisor) -> None:
+    supervisor.silent_max_s, supervisor.ask_interval_s = 0.5, 0.05
+    refusing = [True]
+
+    async def alive() -> str | None:
+        return "refused" if refusing else None
+
+    await supervisor.start(dataclasses.replace(valkey_spec(supervisor, free_port()), alive=alive))
+    await restarted(supervisor.run.processes["valkey"])
+    refusing.clear()
+    restarts = supervisor.run.processes["valkey"].restarts
+    await supervisor.stop(["valkey"])
+    assert supervisor.run.processes["valkey"].restarts == restarts
+
+
+async def test_a_process_that_answers_late_is_left_alone(supervisor: Supervisor) -> None:
+    supervisor.silent_max_s, supervisor.ask_interval_s = 10.0, 0.01
+    asked = asyncio.Event()
+    let_answer = asyncio.Event()
+
+    async def alive() -> str | None:
+        asked.set()
+        await let_answer.wait()
+        return None
+
+    await supervisor.start(dataclasses.replace(valkey_spec(supervisor, free_port()), alive=alive))
+    await asked.wait()
+    let_answer.set()
+    asked.clear()
+    await asked.wait()  # it was asked again
+    assert supervisor.run.processes["valkey"].restarts == 0
 
 
 async def test_a_process_that_cannot_start_says_why_with_its_log(supervisor: Supervisor) -> None:
