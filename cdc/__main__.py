@@ -16,7 +16,8 @@ from cdc.runtime import Runtime
 from cdc.settings import CdcSettings
 from service.credential import Credentials
 from service.process import run_process
-from service.web import build_app, serve
+from service.serve import serve
+from service.web import build_app
 
 CLOSE_TIMEOUT_S: Final = 5.0
 

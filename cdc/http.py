@@ -6,7 +6,8 @@ from aiohttp import web
 
 from cdc.projector import register_metrics
 from cdc.runtime import Runtime
-from service.web import CHECKS, PRINCIPAL, REGISTRY, WARNINGS, render_json
+from service.health import CHECKS, REGISTRY, WARNINGS
+from service.web import PRINCIPAL, render_json
 
 STALLED_MS: Final = 10_000  # ten heartbeats
 

@@ -13,7 +13,7 @@ from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import HOST, ClusterPlan
 from cluster.process import ProcessSpec
-from service.web import WARNING_MARK
+from service.health import WARNING_MARK
 
 PROJECT = Path(__file__).resolve().parent.parent
 HTTP_TIMEOUT_S = 3.0

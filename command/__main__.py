@@ -16,9 +16,11 @@ from command.request import COURIER, NODE
 from command.settings import CommandSettings
 from command.settler import settle_until
 from service.credential import Credentials
+from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS
 from service.openapi import add_operations
 from service.process import run_process
-from service.web import CHECKS, DRAINING, REGISTRY, WARNINGS, build_app, serve
+from service.serve import serve
+from service.web import build_app
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch

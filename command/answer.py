@@ -26,7 +26,7 @@ from rules.describe import describe_account
 from rules.outcome import Entry, Refused
 from rules.program import Program
 from rules.purchase import told_of_holds
-from service.web import problem_document
+from service.problem import problem_document
 from shard_router.errors import PROBLEMS, ProblemError
 from shard_router.member_id import format_member_id, format_reference
 

@@ -15,11 +15,14 @@ from command.courier import Courier
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.node import CommandNode, Target
 from rules.command import Command, RecordPurchase, ReturnPurchase
-from service.body import PurchaseBody, parse_body
+from service.body import PurchaseBody
 from service.credential import Principal
 from service.forward import deadline_of
 from service.idempotency import parse_key, stored_key
-from service.web import PRINCIPAL, REQUEST_ID, SETTINGS, read_body, render_json
+from service.payload import BODY, parse_body
+from service.problem import REQUEST_ID
+from service.settings import SETTINGS
+from service.web import PRINCIPAL, render_json
 from shard_router.errors import ProblemError
 from shard_router.member_id import parse_reference
 from shard_router.token import TOKEN_HEADER, format_token
@@ -68,7 +71,7 @@ class CommandRequest(Generic[Body_co]):
 async def read_request(request: web.Request, model: type[Body]) -> CommandRequest[Body]:
     """Check key and body of a request."""
     key = _idempotency_key(request)
-    raw = await read_body(request)
+    raw = request[BODY]
     return CommandRequest(
         request,
         request[PRINCIPAL],

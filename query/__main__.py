@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from query.cache import BATCH_KEYS
 from query.evaluation import evaluate_purchase
-from query.events import STREAMS, Streams
+from query.events import stream_account
 from query.http import HANDLERS
 from query.node import NODE, QueryNode
 from query.operation import ABOUT, OPERATIONS
@@ -17,12 +17,15 @@ from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
 from service.credential import Credentials
+from service.health import CHECKS, REGISTRY, WARNINGS, gauge
 from service.openapi import add_operations
+from service.place import Places
 from service.process import run_process
-from service.web import CHECKS, REGISTRY, WARNINGS, build_app, gauge, serve
+from service.serve import serve
+from service.web import STREAMS, build_app
 from shard_router.topology import TopologyWatch
 
-_COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY_READS, STREAMS)
+_COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY_READS)
 
 
 def build(settings: QuerySettings) -> web.Application:
@@ -30,8 +33,9 @@ def build(settings: QuerySettings) -> web.Application:
     app = build_app(settings, Credentials(settings.credentials))
     node = QueryNode(settings, TopologyWatch(settings.topology))
     app[NODE] = node
+    app[STREAMS] = streams = Places(settings.streams_max, "streaming", member_max=settings.streams_per_member_max)
     app.cleanup_ctx.append(_running)
-    more = {"stream_account": Streams().stream_account, "evaluate_purchase": evaluate_purchase}
+    more = {"stream_account": stream_account, "evaluate_purchase": evaluate_purchase}
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
     app[WARNINGS]["topology"] = lambda: node.topology.trouble
     app[CHECKS]["shards"] = lambda: _check_shards(node)
@@ -39,6 +43,7 @@ def build(settings: QuerySettings) -> web.Application:
         app[REGISTRY].register(collector)
     breakers = gauge(app, "loyalty_query_breakers_open", "Valkeys left alone because they did not answer.")
     breakers.set_function(lambda: sum(shard.cache.breaker.is_open for shard in node.own_shards()))
+    gauge(app, "loyalty_query_streams", "Event streams open now.").set_function(lambda: streams.taken)
     return app
 
 

@@ -21,8 +21,9 @@ from rules.facts import Facts
 from rules.outcome import Refused
 from rules.state import Account
 from service.basket import basket_command, named_holds
-from service.body import Instant, MemberReference, PurchaseBody, parse_body
-from service.web import PRINCIPAL, read_body, render_json
+from service.body import Instant, MemberReference, PurchaseBody
+from service.payload import BODY, parse_body
+from service.web import PRINCIPAL, render_json
 from shard_router.errors import ProblemError
 
 _EXAMPLE: Final[dict[str, Any]] = {
@@ -49,7 +50,7 @@ _BODY: Final = TypeAdapter(EvaluationBody)
 
 async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
     """Answer what a basket would bring."""
-    raw = await read_body(request)
+    raw = request[BODY]
     body = parse_body(_BODY, raw)
     node, principal = request.app[NODE], request[PRINCIPAL]
     if principal.store not in (None, body.store):

@@ -6,25 +6,20 @@ notifications and, because those are only hints, by the clock as well.
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import Gauge
 
 from query.announcement import Waiter
 from query.http import as_seen_by, member_of
 from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
-from query.settings import QuerySettings
-from service.credential import Principal
-from service.openapi import malformed_parameter
-from service.web import CREDENTIALS, DRAINING, PRINCIPAL, REQUEST_ID
+from service.health import DRAINING
+from service.problem import REQUEST_ID, malformed_parameter
+from service.web import CREDENTIALS
 from shard_router.errors import ProblemError
 
-STREAMS: Final = Gauge("loyalty_query_streams", "Event streams open now.", registry=None)
 _RETRY_MS: Final = 2_000
 _PAUSE_MIN_S: Final = 0.02
 _RECHECK_S: Final = 1.0  # between reads when no notification can come, and until a stopping node is noticed
@@ -32,51 +27,27 @@ _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cac
 _LAST_EVENT_ID: Final = "Last-Event-ID"
 
 
-class Streams:
-    """The event streams of a node, bounded in number, and so that no credential has all of them."""
+async def stream_account(request: web.Request) -> web.StreamResponse:
+    """Answer a stream of account events, until the client leaves, its credential ends or the node stops."""
+    node, member_id, seen = request.app[NODE], member_of(request), _last_seen(request)
+    if home := node.elsewhere(member_id):
+        return await node.forwarder.relay(request, home)
+    return await _stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
 
-    def __init__(self) -> None:
-        self._open = Counter[str]()
 
-    async def stream_account(self, request: web.Request) -> web.StreamResponse:
-        """Answer a stream of account events, until the client leaves, its credential ends or the node stops."""
-        node, member_id, seen = request.app[NODE], member_of(request), _last_seen(request)
-        home = node.elsewhere(member_id)
-        with self._place(request[PRINCIPAL], node.settings):
-            if home:
-                return await node.relay.relay(request, home)
-            return await self._stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
-
-    @contextmanager
-    def _place(self, principal: Principal, settings: QuerySettings) -> Generator[None]:
-        own_max = settings.streams_per_member_max if principal.role == "member" else settings.streams_max // 2
-        if self._open[principal.credential] >= own_max:
-            raise ProblemError("rate_limited", "this credential has enough streams here")
-        if self._open.total() >= settings.streams_max:
-            raise ProblemError("rate_limited", "this node has enough streams; try again or ask another node")
-        self._open[principal.credential] += 1
-        STREAMS.inc()
-        try:
-            yield
-        finally:
-            STREAMS.dec()
-            self._open[principal.credential] -= 1
-            if not self._open[principal.credential]:
-                del self._open[principal.credential]
-
-    async def _stream(self, request: web.Request, node: QueryNode, question: Question, seen: int) -> web.StreamResponse:
-        first = await node.read(request, question, at_least=0)
-        if first.body is None:
-            raise ProblemError("member_not_found")
-        response = web.StreamResponse(headers=_HEADERS)
-        response.headers.update({"Request-Id": request[REQUEST_ID], "Loyalty-Region": node.settings.region})
-        await response.prepare(request)
-        await response.write(b"retry: %d\n\n" % _RETRY_MS)
-        reader = node.reader_of(question.member_id)
-        # When the client has left, or no one can tell just now, it comes back with Last-Event-ID.
-        with reader.visible.watch(question.member_id) as watch, suppress(ConnectionError, ProblemError):
-            await _follow(request, response, question, seen=seen, watch=watch)
-        return response
+async def _stream(request: web.Request, node: QueryNode, question: Question, seen: int) -> web.StreamResponse:
+    first = await node.read(request, question, at_least=0)
+    if first.body is None:
+        raise ProblemError("member_not_found")
+    response = web.StreamResponse(headers=_HEADERS)
+    response.headers.update({"Request-Id": request[REQUEST_ID], "Loyalty-Region": node.settings.region})
+    await response.prepare(request)
+    await response.write(b"retry: %d\n\n" % _RETRY_MS)
+    reader = node.reader_of(question.member_id)
+    # When the client has left, or no one can tell just now, it comes back with Last-Event-ID.
+    with reader.visible.watch(question.member_id) as watch, suppress(ConnectionError, ProblemError):
+        await _follow(request, response, question, seen=seen, watch=watch)
+    return response
 
 
 async def _follow(

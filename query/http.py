@@ -25,7 +25,7 @@ from query.question import (
 )
 from query.reader import Answer
 from service.idempotency import parse_key
-from service.openapi import malformed_parameter
+from service.problem import malformed_parameter
 from service.web import PRINCIPAL, Handler, render_json
 from shard_router.errors import MalformedIdError, ProblemError, parse_or
 from shard_router.member_id import Reference, format_member_id, parse_member_id, parse_reference

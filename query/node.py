@@ -13,7 +13,6 @@ from query.question import Question
 from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
 from service.forward import Forwarder, deadline_of
-from service.relay import Relay
 from service.web import PRINCIPAL
 from shard_router.errors import ProblemError, parse_or
 from shard_router.topology import TopologyWatch
@@ -32,7 +31,6 @@ class QueryNode:
         self.directory = Lookup(self.readers, settings.region)
         self.catalogue = Catalogue(self.own_shards)
         self.forwarder = Forwarder(settings.region, topology, "query")
-        self.relay = Relay(settings.region, topology)
         self._wait_s = settings.token_wait_ms / 1000
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -49,7 +47,6 @@ class QueryNode:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.forwarder.close()
-        await self.relay.close()
         await self.readers.close()
 
     def own_shards(self) -> list[ShardReader]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.openapi import malformed_parameter
+from service.problem import malformed_parameter
 from shard_router.errors import ProblemError
 
 SIZE_DEFAULT: Final = 50

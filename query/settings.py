@@ -23,7 +23,7 @@ class QuerySettings(NodeSettings):
     waiters_max: int = 10_000
     """Queries and streams that wait for notifications at once; one more asks a server instead."""
     streams_max: int = 1_000
-    """Event streams open at once. One key has at most half of them, so that it never has all."""
+    """Event streams open at once. One key below `admin` has at most a quarter of them."""
     streams_per_member_max: int = 10
     """Event streams of one member: a few devices with a page or two each."""
     stream_comment_s: float = 15.0

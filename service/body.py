@@ -1,4 +1,4 @@
-"""What bodies are made of on both sides: texts, instants, quantities, who a member is, a basket; and how they are read.
+"""What bodies are made of on both sides: texts, instants, quantities, who a member is, a basket.
 
 Whatever a till may send (numbers beyond 64 bits, NUL, lone surrogates, unknown fields) ends as one
 `malformed` with JSON pointers. Bounds keep every sum of points and money within 64-bit integers.
@@ -6,7 +6,7 @@ Whatever a till may send (numbers beyond 64 bits, NUL, lone surrogates, unknown 
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 from pydantic import (
     AfterValidator,
@@ -15,20 +15,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
-
-from shard_router.errors import ProblemError
 
 LINES_MAX: Final = 1_000
 POINTS_MAX: Final = 10**12
 AMOUNT_MAX: Final = 10**12
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
-
-_Body = TypeVar("_Body", bound=BaseModel)
 
 
 def printable(text: str) -> str:
@@ -152,22 +146,3 @@ class PurchaseBody(StrictModel):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name}: each only once")
         return self
-
-
-def parse_body(adapter: TypeAdapter[_Body], raw: bytes) -> _Body:
-    """The validated body; `malformed` with a JSON pointer for everything that is wrong."""
-    try:
-        return adapter.validate_json(raw)
-    except ValidationError as error:
-        raise _malformed(error) from error
-
-
-def _malformed(error: ValidationError) -> ProblemError:
-    errors = [{"pointer": _pointer(one["loc"]), "detail": one["msg"]} for one in error.errors(include_url=False)]
-    first = errors[0]
-    return ProblemError("malformed", f"{first['pointer'] or 'body'}: {first['detail']}", errors[:20])
-
-
-def _pointer(location: tuple[int | str, ...]) -> str:
-    """RFC 6901."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)

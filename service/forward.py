@@ -1,31 +1,40 @@
-"""Hands a foreign member's request to a node of the home region: once, marked, with the time that is left.
+"""Hands a foreign member's request to a node of the home region: once, and marked.
 
 A request that arrives marked and still does not belong here is refused, never passed on: two nodes
 with different topologies must not play ping-pong. The same Idempotency-Key goes along, so a
-client may send a forwarded command again wherever it likes.
+client may send a forwarded command again wherever it likes. An endless answer (an event stream) is
+handed on piece by piece.
 """
 
 import asyncio
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, Literal
 
 import aiohttp
 from aiohttp import web
 
 from service.bulkhead import Bulkhead
-from service.web import FORWARDED, REQUEST_ID, SETTINGS
+from service.health import DRAINING
+from service.problem import REQUEST_ID
+from service.settings import SETTINGS
+from service.web import FORWARDED
 from shard_router.errors import ProblemError
 from shard_router.topology import TopologyWatch
 
 FORWARDED_HEADER: Final = "Loyalty-Forwarded"
 DEADLINE_HEADER: Final = "Loyalty-Deadline-Ms"
-_PASSED_ON: Final = ("Authorization", "Content-Type", "Idempotency-Key", "Consistency-Token", "If-None-Match")
+_PASSED_ON: Final = (
+    "Authorization", "Content-Type", "Idempotency-Key", "Consistency-Token", "If-None-Match", "Last-Event-ID", "Accept",
+)  # fmt: skip
 _PASSED_BACK: Final = (
     "Content-Type", "Consistency-Token", "Idempotent-Replayed", "ETag", "Loyalty-Region", "Loyalty-Source",
-    "Retry-After", "Cache-Control",
+    "Retry-After", "Cache-Control", "X-Accel-Buffering",
 )  # fmt: skip
 _CONNECT_TIMEOUT_S: Final = 1.0
 _ANSWER_MARGIN_S: Final = 0.25  # so that the home node's own deadline answer arrives before ours is over
+_SILENCE_MAX_S: Final = 60.0  # of a stream, four missed comments of 15 s: the home node is gone
 
 
 class Forwarder:
@@ -46,49 +55,77 @@ class Forwarder:
         `shard_unavailable` when no node there takes it, or the region holds enough of this node already;
         `unknown_outcome` when a command was sent and no answer came.
         """
-        if FORWARDED_HEADER in request.headers:
-            raise ProblemError("shard_unavailable", "nodes disagree about this member's home; retry")
+        _refuse_twice(request)
         with self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
             FORWARDED.labels(region).inc()
-            return await self._ask_nodes(request, region, deadline=deadline, body=body)
+            for node in self._nodes(region):
+                try:
+                    return await self._send(request, node, deadline=deadline, body=body)
+                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                    continue  # nothing was sent: the next node may try
+                except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
+                    code = "unknown_outcome" if self._side == "command" else "shard_unavailable"
+                    raise ProblemError(code, f"no answer from region {region}") from error
+            raise ProblemError("shard_unavailable", f"no node of region {region} can be reached")
+
+    async def relay(self, request: web.Request, region: str) -> web.StreamResponse:
+        """Answer with the home region's stream; `shard_unavailable` when no node there begins one in time.
+
+        There is no deadline once it has begun, and an end at one side ends the other.
+        """
+        _refuse_twice(request)
+        FORWARDED.labels(region).inc()
+        async with await self._open(request, region) as answer:
+            kept = _kept(answer)
+            if answer.status != web.HTTPOk.status_code:
+                return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+            response = web.StreamResponse(headers=kept | {"Request-Id": request[REQUEST_ID]})
+            with suppress(ConnectionError, aiohttp.ClientError, TimeoutError):  # the client comes back with its last id
+                await response.prepare(request)
+                async for piece in answer.content.iter_any():
+                    await response.write(piece)
+                    if request.app[DRAINING].is_set():
+                        break
+            return response
 
     async def close(self) -> None:
         """Close the connections."""
         if self._session:
             await self._session.close()
 
-    async def _ask_nodes(
-        self, request: web.Request, region: str, *, deadline: float, body: bytes | None
-    ) -> web.Response:
-        nodes = getattr(self._topology.current.document.regions[region], self._side)
-        for node in nodes:
-            try:
-                return await self._send(request, node, deadline=deadline, body=body)
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-                continue  # nothing was sent: the next node may try
-            except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
-                code = "unknown_outcome" if self._side == "command" else "shard_unavailable"
-                raise ProblemError(code, f"no answer from region {region}") from error
-        raise ProblemError("shard_unavailable", f"no node of region {region} can be reached")
+    def _nodes(self, region: str) -> Iterable[str]:
+        return getattr(self._topology.current.document.regions[region], self._side)
 
     async def _send(self, request: web.Request, node: str, *, deadline: float, body: bytes | None) -> web.Response:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise ProblemError("shard_unavailable", "the deadline is over")
-        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-        headers |= {
-            FORWARDED_HEADER: self._region,
-            DEADLINE_HEADER: str(int(left_s * 1000)),
-            "Request-Id": request[REQUEST_ID],
-        }
+        headers = self._headers(request) | {DEADLINE_HEADER: str(int(left_s * 1000))}
         # To connect must never take until the total: that one cannot tell whether anything was sent.
         timeout = aiohttp.ClientTimeout(total=left_s + _ANSWER_MARGIN_S, sock_connect=min(_CONNECT_TIMEOUT_S, left_s))
         async with self._client().request(
             request.method, node + request.raw_path, data=body, headers=headers, timeout=timeout
         ) as answer:
-            content = await answer.read()
-            kept = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
-            return web.Response(status=answer.status, body=content, headers=kept)
+            return web.Response(status=answer.status, body=await answer.read(), headers=_kept(answer))
+
+    async def _open(self, request: web.Request, region: str) -> aiohttp.ClientResponse:
+        """Find a node that begins a stream or answers a problem; the nodes share the time a request has."""
+        nodes = tuple(self._nodes(region))
+        share_s = request.app[SETTINGS].deadline_ms / 1000 / max(len(nodes), 1)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_MAX_S)
+        for node in nodes:
+            with suppress(aiohttp.ClientError, TimeoutError):  # nothing was passed on yet: the next node may try
+                async with asyncio.timeout(share_s):
+                    url, headers = node + request.raw_path, self._headers(request)
+                    answer = await self._client().get(url, headers=headers, timeout=timeout)
+                    if answer.status != web.HTTPOk.status_code:
+                        await answer.read()  # a problem is short; from now on it is kept there
+                    return answer
+        raise ProblemError("shard_unavailable", f"no node of region {region} begins a stream")
+
+    def _headers(self, request: web.Request) -> dict[str, str]:
+        kept = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        return kept | {FORWARDED_HEADER: self._region, "Request-Id": request[REQUEST_ID]}
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -102,3 +139,12 @@ def deadline_of(request: web.Request, *, deadline_ms: int) -> float:
     given = request.headers.get(DEADLINE_HEADER, "")
     left_ms = min(int(given), deadline_ms) if given.isascii() and given.isdigit() and len(given) < 9 else deadline_ms  # noqa: PLR2004
     return time.monotonic() + left_ms / 1000
+
+
+def _refuse_twice(request: web.Request) -> None:
+    if FORWARDED_HEADER in request.headers:
+        raise ProblemError("shard_unavailable", "nodes disagree about this member's home; retry")
+
+
+def _kept(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    return {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}

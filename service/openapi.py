@@ -12,7 +12,7 @@ What an operation declares is also enforced: its roles, and that no undeclared q
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import orjson
@@ -21,15 +21,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.credential import Role
-from service.web import PRINCIPAL, Handler
-from shard_router.errors import PROBLEMS, ProblemError
+from service.web import OPEN, STREAMS, UNDER_WAY, Guard, Handler, add_route
+from shard_router.errors import PROBLEMS
 
 STAFF: Final[tuple[Role, ...]] = ("pos", "service", "admin")
 EVERYONE: Final[tuple[Role, ...]] = (*STAFF, "member")
 COMMAND_HEADERS: Final = ("Consistency-Token", "Idempotent-Replayed")
 QUERY_HEADERS: Final = ("ETag", "Loyalty-Source", "Cache-Control")
 
-_ALWAYS: Final = ("malformed", "unauthenticated", "internal")
+_ALWAYS: Final = ("malformed", "unauthenticated", "rate_limited", "internal", "overloaded")
 _ANY_SEGMENT: Final = re.compile(r"{(\w+)}")  # aiohttp's own parameters match no braces
 _REF: Final = "#/components/schemas/{model}"
 
@@ -51,8 +51,8 @@ class Parameter:
 class Operation:
     """One call: what it takes, what it answers, who may use it, and the problem codes of its own.
 
-    Every path parameter must be among `parameters`. `malformed`, `unauthenticated`, `internal`, and `forbidden`
-    where roles exclude anybody, need not be named. `idempotent` asks for the Idempotency-Key header.
+    Every path parameter must be among `parameters`. Codes of `_ALWAYS`, and `forbidden` where roles exclude anybody,
+    need not be named. `idempotent` asks for the Idempotency-Key header.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -70,11 +70,6 @@ class Operation:
     answer_type: str = "application/json"
     idempotent: bool = False
     tag: str = "members"
-    allowed_query: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        names = frozenset(parameter.name for parameter in self.parameters if parameter.place == "query")
-        object.__setattr__(self, "allowed_query", names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +90,14 @@ def add_operations(
     if unmatched:
         raise ValueError(f"operations and handlers differ: {sorted(unmatched)}")
     for operation in listed:
-        route = _guarded(operation, handlers[operation.operation_id])
-        app.router.add_route(operation.method, _ANY_SEGMENT.sub(r"{\1:[^/]+}", operation.path), route)
+        handler, path = handlers[operation.operation_id], _ANY_SEGMENT.sub(r"{\1:[^/]+}", operation.path)
+        add_route(app, operation.method, path, handler, guard=_guard_of(operation))
     content = orjson.dumps(describe(listed, about))
 
     async def answer_document(_request: web.Request) -> web.Response:
         return web.Response(body=content, content_type="application/json")
 
-    app.router.add_get("/openapi.json", answer_document)
-
-
-def malformed_parameter(name: str, detail: str) -> ProblemError:
-    """Make the `malformed` problem of one query parameter or header, with its pointer."""
-    return ProblemError("malformed", f"{name}: {detail}", [{"pointer": f"/{name}", "detail": detail}])
+    add_route(app, "GET", "/openapi.json", answer_document, guard=OPEN)
 
 
 def describe(operations: Iterable[Operation], about: About) -> dict[str, Any]:
@@ -155,20 +145,13 @@ class ProblemDocument(BaseModel):
     errors: list[MalformedField] = []
 
 
-def _guarded(operation: Operation, handler: Handler) -> Handler:
-    roles, allowed = frozenset(operation.roles), operation.allowed_query
-
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        principal = request[PRINCIPAL]
-        if principal.role not in roles:
-            principal.require(*operation.roles)
-        if request.query_string:
-            for name in request.query:
-                if name not in allowed:
-                    raise malformed_parameter(name, "there is no such parameter")
-        return await handler(request)
-
-    return guarded
+def _guard_of(operation: Operation) -> Guard:
+    return Guard(
+        roles=frozenset(operation.roles),
+        query=frozenset(parameter.name for parameter in operation.parameters if parameter.place == "query"),
+        takes_body=operation.method != "GET",
+        places=STREAMS if operation.answer_type == "text/event-stream" else UNDER_WAY,
+    )
 
 
 def _operation(operation: Operation, references: Mapping[Any, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Settings of every process: flags, then LOYALTY_* variables, then the TOML file named by --config."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
+from aiohttp import web
 from pydantic import BeforeValidator, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -68,3 +69,6 @@ class NodeSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then environment, then file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+SETTINGS: Final = web.AppKey("settings", NodeSettings)

@@ -13,8 +13,9 @@ from aiohttp.test_utils import TestServer
 
 from service.credential import Credentials, new_key
 from service.forward import Forwarder, deadline_of
-from service.settings import NodeSettings
-from service.web import SETTINGS, build_app, read_body
+from service.payload import BODY
+from service.settings import SETTINGS, NodeSettings
+from service.web import Guard, add_route, build_app
 from shard_router.topology import TopologyWatch
 from tests.engine import free_port
 
@@ -66,10 +67,10 @@ async def far_node(folder: Path, nodes: list[str], *, deadline_ms: int = 5_000) 
 
     async def hand_on(request: web.Request) -> web.Response:
         deadline = deadline_of(request, deadline_ms=request.app[SETTINGS].deadline_ms)
-        return await forwarder.forward(request, "us", deadline=deadline, body=await read_body(request))
+        return await forwarder.forward(request, "us", deadline=deadline, body=request[BODY])
 
     app = build_app(settings, Credentials(folder / "credentials.json"))
-    app.router.add_post("/v1/adjustments", hand_on)
+    add_route(app, "POST", "/v1/adjustments", hand_on, guard=Guard(takes_body=True))
     async with TestServer(app) as server:
         yield str(server.make_url("/v1/adjustments")), key
     await forwarder.close()

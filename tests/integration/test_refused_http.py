@@ -15,9 +15,11 @@ import pytest
 import structlog.testing
 from aiohttp import web
 
+from service.connection import Runner
 from service.credential import Credentials, new_key
+from service.payload import BODY
 from service.settings import NodeSettings
-from service.web import Runner, build_app, read_body, render_json
+from service.web import Guard, add_route, build_app, render_json
 
 LIMIT = 1_048_576
 BOMB = gzip.compress(b"0" * 50 * LIMIT)
@@ -82,13 +84,13 @@ async def read_head(reader: asyncio.StreamReader) -> list[str]:
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncGenerator[Node]:
     async def count(request: web.Request) -> web.Response:
-        return render_json({"bytes": len(await read_body(request))})
+        return render_json({"bytes": len(request[BODY])})
 
     key, record = new_key("service")
     (tmp_path / "credentials.json").write_text(json.dumps({"keys": [record.model_dump()]}))
     settings = NodeSettings.model_construct(region="eu", body_bytes_max=LIMIT, in_flight_max=512)
     app = build_app(settings, Credentials(tmp_path / "credentials.json"))
-    app.router.add_post("/bytes", count)
+    add_route(app, "POST", "/bytes", count, guard=Guard(takes_body=True))
     runner = Runner(app, access_log=None, handler_cancellation=False, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -201,7 +203,7 @@ async def test_a_head_that_contradicts_itself_or_wants_the_impossible_is_malform
 async def test_a_chunk_that_is_none_is_malformed_at_once_and_later_when_the_time_for_bodies_is_over(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.web._BODY_TIMEOUT_S", 0.2)  # aiohttp tells nobody who reads already
+    monkeypatch.setattr("service.payload._TIMEOUT_S", 0.2)  # aiohttp tells nobody who reads already
     head = node.request(b"", "Transfer-Encoding: chunked")
     with structlog.testing.capture_logs() as logged:
         check(await node.send(head + b"zz\r\n{}\r\n0\r\n\r\n"), 400, "malformed")

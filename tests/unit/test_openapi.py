@@ -53,7 +53,7 @@ def test_a_command_names_its_key_body_roles_and_problems() -> None:
     assert [parameter["name"] for parameter in call["parameters"]] == ["wish_id", "Idempotency-Key"]
     assert call["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Wish"}
     assert call["security"] == [{"apiKey": []}]
-    assert set(call["responses"]) == {"201", "400", "401", "403", "422", "500"}
+    assert set(call["responses"]) == {"201", "400", "401", "403", "422", "429", "500", "503"}
 
 
 def test_every_path_parameter_is_described() -> None:

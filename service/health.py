@@ -1,0 +1,59 @@
+"""Whether a node lives and is ready, and what it counts: /livez, /readyz and /metrics, without a credential."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+Check = Callable[[], Awaitable[str | None]]
+"""A readiness check: None when well, else what is wrong."""
+Warn = Callable[[], str | None]
+"""What an operator must hear of a node that serves all the same; None when there is nothing."""
+
+CHECKS: Final = web.AppKey("checks", dict[str, Check])
+WARNINGS: Final = web.AppKey("warnings", dict[str, Warn])
+DRAINING: Final = web.AppKey("draining", asyncio.Event)
+REGISTRY: Final = web.AppKey("registry", CollectorRegistry)
+WARNING_MARK: Final = "[!]"  # before a line of /readyz?verbose that makes no node unready
+_CHECK_TIMEOUT_S: Final = 1.0
+
+
+async def answer_livez(_request: web.Request) -> web.Response:
+    """Say that the event loop turns."""
+    return web.Response(text="ok")
+
+
+async def answer_readyz(request: web.Request) -> web.Response:
+    """Say whether every check passes; `?verbose` names each."""
+    results = {name: await _check(check) for name, check in request.app[CHECKS].items()}
+    if request.app[DRAINING].is_set():
+        results["draining"] = "this node is stopping"
+    ready = not any(results.values())
+    status = 200 if ready else 503
+    if "verbose" not in request.query:
+        return web.Response(status=status, text="ok" if ready else "not ready")
+    lines = [f"[{'-' if wrong else '+'}] {name}: {wrong or 'ok'}" for name, wrong in results.items()]
+    lines += [f"{WARNING_MARK} {name}: {words}" for name, warn in request.app[WARNINGS].items() if (words := warn())]
+    return web.Response(status=status, text="\n".join(lines) + "\n")
+
+
+async def answer_metrics(request: web.Request) -> web.Response:
+    """Write the application's registry as OpenMetrics."""
+    body = generate_latest(request.app[REGISTRY])
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def gauge(app: web.Application, name: str, help_text: str) -> Gauge:
+    """A gauge of this application's registry."""
+    return Gauge(name, help_text, registry=app[REGISTRY])
+
+
+async def _check(check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            return await check()
+    except Exception as error:  # noqa: BLE001 - a check that fails in any way says not ready
+        return f"{type(error).__name__}: {error}"

@@ -1,0 +1,76 @@
+"""Problem documents (RFC 9457): how every error is answered, and the request id they carry."""
+
+import itertools
+import secrets
+from typing import Any, Final
+
+import orjson
+import structlog
+from aiohttp import web
+
+from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
+
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+_GIVEN_LENGTH_MAX: Final = 64
+
+# Unique is enough for a request id, and a system call for each is not needed.
+_PROCESS: Final = secrets.token_hex(4)
+_NUMBERS: Final = itertools.count()
+
+_CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The id the caller gave this request when it can serve as one, else a new one."""
+    given = request.headers.get("Request-Id", "")
+    if given.isascii() and given.isalnum() and len(given) <= _GIVEN_LENGTH_MAX:
+        return given
+    return f"{_PROCESS}{next(_NUMBERS):08x}"
+
+
+def render_exception(request: web.BaseRequest, error: Exception) -> web.Response:
+    """The answer of whatever a handler raised: a problem is itself, anything unforeseen is `internal` and logged."""
+    if isinstance(error, ProblemError):
+        return render_problem(request, error)
+    if isinstance(error, MalformedIdError):
+        return render_problem(request, ProblemError("not_found", "no such id"))
+    if isinstance(error, web.HTTPException):
+        code = _CODE_OF_STATUS.get(error.status, "malformed")
+        return render_problem(request, ProblemError(code, error.reason))
+    structlog.get_logger().error(
+        "request_failed",
+        request_id=request[REQUEST_ID],
+        path=request.path,
+        exc_info=(type(error), error, error.__traceback__),
+    )
+    return render_problem(request, ProblemError("internal"))
+
+
+def render_problem(request: web.BaseRequest, error: ProblemError) -> web.Response:
+    """The RFC 9457 answer of a problem."""
+    problem = PROBLEMS[error.code]
+    document = problem_document(error, request[REQUEST_ID])
+    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else None
+    return web.Response(
+        status=problem.status, body=orjson.dumps(document), content_type="application/problem+json", headers=headers
+    )
+
+
+def malformed_parameter(name: str, detail: str) -> ProblemError:
+    """Make the `malformed` problem of one query parameter or header, with its pointer."""
+    return ProblemError("malformed", f"{name}: {detail}", [{"pointer": f"/{name}", "detail": detail}])
+
+
+def problem_document(error: ProblemError, request_id: str) -> dict[str, Any]:
+    """Write the problem document of an error."""
+    problem = PROBLEMS[error.code]
+    document: dict[str, Any] = {
+        "type": f"urn:loyalty:problem:{error.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": error.detail or problem.title,
+        "code": error.code,
+        "retryable": problem.retryable,
+        "request_id": request_id,
+    }
+    return document | {"errors": error.errors} if error.errors else document
