@@ -1,4 +1,4 @@
-"""What a batch writes: rows by table, handed to the `record` statement as one JSON document."""
+"""What a batch writes: rows by table, handed to the `record` statement as a JSON document per table."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,8 +29,8 @@ from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("record.sql"))
-COMMON: Final = frozenset({"journal", "purchase", "purchase_change", "receipt", "idempotency", "replay"})
-"""Tables of the `record` statement; all others belong to `record_more`."""
+COMMON: Final = ("journal", "purchase", "purchase_change", "receipt", "idempotency", "replay")
+"""Tables of the `record` statement beside the accounts, in the order of its arguments; others are `record_more`'s."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Writes:
     @property
     def has_more(self) -> bool:
         """Whether there are rows for `record_more`."""
-        return not COMMON.issuperset(self.rows)
+        return not self.rows.keys() <= set(COMMON)
 
     def add_entry(self, entry: Entry, rendered: RenderedEntry, program_version: int) -> None:
         """Add one entry of the journal."""
@@ -92,8 +92,8 @@ class Writes:
             },
         )
 
-    def document(self, answered_at: datetime) -> bytes:
-        """The JSON document of everything to write."""
+    def documents(self, answered_at: datetime) -> list[str | None]:
+        """The arguments of `record`: a JSON document per table, None for one without rows."""
         now = instant_text(answered_at)
         for row in self.rows.get("idempotency", ()):
             row["answered_at"] = now
@@ -101,7 +101,15 @@ class Writes:
             self.rows["replay"].sort()
         # In one order, so that two batches that update the same rows never wait for each other in a circle.
         accounts = [_account_row(self.accounts[member_id]) for member_id in sorted(self.accounts)]
-        return orjson.dumps({"account": accounts, **self.rows})
+        return [_json(accounts), *(_json(self.rows.get(table)) for table in COMMON)]
+
+    def more_document(self) -> str:
+        """The argument of `record_more`: one JSON document, because few of its tables have rows."""
+        return orjson.dumps({table: rows for table, rows in self.rows.items() if table not in COMMON}).decode()
+
+
+def _json(rows: list[Any] | None) -> str | None:
+    return orjson.dumps(rows).decode() if rows else None
 
 
 async def record(connection: Connection, writes: Writes, answered_at: datetime) -> Mapping[str, int]:
@@ -109,10 +117,9 @@ async def record(connection: Connection, writes: Writes, answered_at: datetime) 
 
     Outside of a transaction the statement commits, so there must be no rows for `record_more`.
     """
-    document = writes.document(answered_at).decode()
     if writes.has_more:
-        await connection.execute(_STATEMENTS["record_more"], document)
-    (counts,) = await connection.fetch(_STATEMENTS["record"], document)
+        await connection.execute(_STATEMENTS["record_more"], writes.more_document())
+    (counts,) = await connection.fetch(_STATEMENTS["record"], *writes.documents(answered_at))
     return dict(counts)
 
 

@@ -1,12 +1,13 @@
 -- name: record
--- The whole batch in one statement from one JSON document: adding a column needs no new code in running nodes.
--- The counts tell whether every row was as it had been read.
+-- The whole batch in one statement, from a JSON document per table: adding a column needs no new code in running nodes,
+-- and Postgres parses each document once. The counts tell whether every row was as it had been read. Whatever changes
+-- rows finds them by OFFSET 0 look-ups or an array of keys, for the reason that `load` gives.
 WITH account_written AS (
     INSERT INTO account AS a (
         member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
     )
     SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
-    FROM json_to_recordset($1::json -> 'account') AS t(
+    FROM json_to_recordset($1::json) AS t(
         member_id bigint, version bigint, status text, available bigint, pending bigint, held bigint,
         spent bigint, expired bigint, debt bigint, issued bigint, state json, due_at timestamptz
     )
@@ -24,7 +25,7 @@ WITH account_written AS (
     SELECT
         member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
         account_after
-    FROM json_to_recordset($1::json -> 'journal') AS t(
+    FROM json_to_recordset($2::json) AS t(
         member_id bigint, version bigint, kind text, program_version integer, occurred_at timestamptz,
         recorded_at timestamptz, store text, points bigint, postings json, detail json, account_after json
     )
@@ -33,29 +34,32 @@ WITH account_written AS (
         member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
     )
     SELECT member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
-    FROM json_to_recordset($1::json -> 'purchase') AS t(
+    FROM json_to_recordset($3::json) AS t(
         member_id bigint, version bigint, changed_version bigint, store text, till text, receipt text,
         business_date date, occurred_at timestamptz, document json
     )
 ), purchase_changed AS (
     UPDATE purchase p
     SET changed_version = t.changed_version, document = t.document
-    FROM json_to_recordset($1::json -> 'purchase_change') AS t(
+    FROM json_to_recordset($4::json) AS t(
         member_id bigint, version bigint, changed_version bigint, version_before bigint, document json
     )
-    WHERE p.member_id = t.member_id AND p.version = t.version AND p.changed_version = t.version_before
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM purchase AS x WHERE x.member_id = t.member_id AND x.version = t.version OFFSET 0
+    ) AS found
+    WHERE p.ctid = found.ctid AND p.changed_version = t.version_before
     RETURNING 1
 ), receipt_written AS (
     INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
     SELECT store, till, business_date, receipt, kind, member_id, version, fingerprint
-    FROM json_to_recordset($1::json -> 'receipt') AS t(
+    FROM json_to_recordset($5::json) AS t(
         store text, till text, business_date date, receipt text, kind text, member_id bigint, version bigint,
         fingerprint uuid
     )
 ), idempotency_written AS (
     INSERT INTO idempotency (key, member_id, version, credential, fingerprint, status, answer, answered_at)
     SELECT key, member_id, version, credential, fingerprint, status, answer, answered_at
-    FROM json_to_recordset($1::json -> 'idempotency') AS t(
+    FROM json_to_recordset($6::json) AS t(
         key text, member_id bigint, version bigint, credential text, fingerprint uuid, status integer,
         answer json, answered_at timestamptz
     )
@@ -63,8 +67,7 @@ WITH account_written AS (
     -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
     UPDATE idempotency i
     SET replays = i.replays + 1
-    FROM json_array_elements_text($1::json -> 'replay') AS t(key)
-    WHERE i.key = t.key
+    WHERE i.key = ANY (ARRAY(SELECT json_array_elements_text($7::json)))
     RETURNING 1
 )
 SELECT
@@ -84,11 +87,17 @@ WITH member_written AS (
 ), member_changed AS (
     UPDATE member m SET version = t.version, profile = t.profile
     FROM json_to_recordset($1::json -> 'member_change') AS t(member_id bigint, version bigint, profile json)
-    WHERE m.member_id = t.member_id
+    CROSS JOIN LATERAL (SELECT ctid FROM member AS x WHERE x.member_id = t.member_id OFFSET 0) AS found
+    WHERE m.ctid = found.ctid
 ), identifier_removed AS (
     DELETE FROM identifier i
     USING json_to_recordset($1::json -> 'identifier_removed') AS t(kind text, value text, member_id bigint)
-    WHERE i.kind = t.kind AND i.value = t.value AND i.member_id = t.member_id
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM identifier AS x
+        WHERE x.kind = t.kind AND x.value = t.value AND x.member_id = t.member_id
+        OFFSET 0
+    ) AS found
+    WHERE i.ctid = found.ctid
 ), identifier_written AS (
     INSERT INTO identifier (kind, value, member_id, version)
     SELECT kind, value, member_id, version
@@ -100,7 +109,10 @@ WITH member_written AS (
 ), errand_done AS (
     DELETE FROM errand e
     USING json_to_recordset($1::json -> 'errand_done') AS t(member_id bigint, version bigint)
-    WHERE e.member_id = t.member_id AND e.version = t.version
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM errand AS x WHERE x.member_id = t.member_id AND x.version = t.version OFFSET 0
+    ) AS found
+    WHERE e.ctid = found.ctid
 ), stock_changed AS (
     UPDATE reward_stock s
     SET redeemed = s.redeemed + t.change
@@ -109,7 +121,8 @@ WITH member_written AS (
         FROM json_to_recordset($1::json -> 'stock') AS c(reward text, change bigint)
         GROUP BY reward
     ) AS t
-    WHERE s.reward = t.reward
+    CROSS JOIN LATERAL (SELECT ctid FROM reward_stock AS x WHERE x.reward = t.reward OFFSET 0) AS found
+    WHERE s.ctid = found.ctid
 ), receipt_touched AS (
     -- What was recorded before is answered without a key: the answer must wait for the standby all the same.
     UPDATE receipt r
@@ -117,23 +130,38 @@ WITH member_written AS (
     FROM json_to_recordset($1::json -> 'receipt_again') AS t(
         store text, till text, business_date date, receipt text, kind text
     )
-    WHERE r.store = t.store AND r.till = t.till AND r.business_date = t.business_date
-        AND r.receipt = t.receipt AND r.kind = t.kind
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM receipt AS x
+        WHERE x.store = t.store AND x.till = t.till AND x.business_date = t.business_date
+            AND x.receipt = t.receipt AND x.kind = t.kind
+        OFFSET 0
+    ) AS found
+    WHERE r.ctid = found.ctid
 ), erased AS (
     -- All personal data of a member is in this row, in the identifiers and in the stored answers that showed them.
     UPDATE member m
     SET version = t.version, profile = '{"erased": true}'
     FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, version bigint)
-    WHERE m.member_id = t.member_id
+    CROSS JOIN LATERAL (SELECT ctid FROM member AS x WHERE x.member_id = t.member_id OFFSET 0) AS found
+    WHERE m.ctid = found.ctid
 ), identifiers_erased AS (
     DELETE FROM identifier i
     USING json_to_recordset($1::json -> 'erase') AS t(member_id bigint)
-    WHERE i.member_id = t.member_id
+    CROSS JOIN LATERAL (SELECT ctid FROM identifier AS x WHERE x.member_id = t.member_id OFFSET 0) AS found
+    WHERE i.ctid = found.ctid
 ), answers_erased AS (
     UPDATE idempotency i
     SET status = t.status, answer = t.answer, version = NULL
     FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, status integer, answer json)
-    JOIN journal j ON j.member_id = t.member_id AND j.kind IN ('member_enrolled', 'identifiers_changed')
-    WHERE i.key = j.detail ->> 'key'
+    CROSS JOIN LATERAL (
+        SELECT x.ctid
+        FROM (
+            SELECT detail ->> 'key' AS key FROM journal
+            WHERE journal.member_id = t.member_id AND kind IN ('member_enrolled', 'identifiers_changed')
+            OFFSET 0
+        ) AS shown
+        CROSS JOIN LATERAL (SELECT ctid FROM idempotency WHERE idempotency.key = shown.key OFFSET 0) AS x
+    ) AS found
+    WHERE i.ctid = found.ctid
 )
 SELECT 1
