@@ -57,9 +57,13 @@ SELECT kind, value, member_id, version FROM identifier WHERE member_id = ANY ($1
 SELECT member_id FROM member WHERE member_id = ANY ($1::bigint[]);
 
 -- name: purchases_present
-SELECT member_id, version FROM purchase JOIN unnest($1::bigint[], $2::bigint[]) AS asked (member_id, version)
-USING (member_id, version);
+SELECT member_id, version FROM unnest($1::bigint[], $2::bigint[]) AS asked (member_id, version)
+WHERE EXISTS (SELECT FROM purchase AS p WHERE p.member_id = asked.member_id AND p.version = asked.version OFFSET 0);
 
 -- name: identifiers_present
-SELECT kind, value, member_id, version
-FROM identifier JOIN unnest($1::text[], $2::text[]) AS asked (kind, value) USING (kind, value);
+SELECT found.* FROM unnest($1::text[], $2::text[]) AS asked (kind, value)
+CROSS JOIN LATERAL (
+    SELECT kind, value, member_id, version FROM identifier AS i
+    WHERE i.kind = asked.kind AND i.value = asked.value
+    OFFSET 0
+) AS found;

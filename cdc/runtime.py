@@ -40,9 +40,7 @@ class Runtime:
         self.moved = asyncio.Event()
         """The topology gives the shard another Valkey or other servers: for a new process to take up."""
         self.topology.on_change(self._adopt)
-        self.pools = ShardPools(
-            self.topology, size_max=CONNECTIONS_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False
-        )
+        self.pools = ShardPools(self.topology, size_max=CONNECTIONS_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
         self.sink = Sink(self._shard.valkey, mark_key(settings.shard), on_epoch=self._epoch_begun)
         self.freshness = Freshness(settings.heartbeat_interval_ms)
         self.projector = Projector(self.sink, self.freshness, refresh=self._refresh)

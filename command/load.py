@@ -26,8 +26,7 @@ from rules.state import Account
 from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
-_STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
-LOAD_LOCKED: Final = _STATEMENTS["load"].replace("/* lock */", "FOR UPDATE")
+STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
 _ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
 
 
@@ -60,7 +59,10 @@ class Loaded:
 
 async def load(connection: Connection, envelopes: Sequence[Envelope], *, locked: bool) -> list[Any]:
     """Read a row per command, in their order and in one snapshot; `locked` keeps the accounts for this transaction."""
-    return await connection.fetch(LOAD_LOCKED if locked else _STATEMENTS["load"], _document(envelopes))
+    document = _document(envelopes)
+    if locked:
+        await connection.execute(STATEMENTS["lock_accounts"], document)
+    return await connection.fetch(STATEMENTS["load"], document)
 
 
 def _document(envelopes: Sequence[Envelope]) -> str:
@@ -122,17 +124,17 @@ async def load_extras(connection: Connection, loaded: Sequence[Loaded], program:
     commands = [(one.target, one.envelope.command) for one in loaded]
     wanted = [name for _, command in commands if isinstance(command, EnrolMember) for name in identifiers_of(command)]
     if wanted:
-        rows = await connection.fetch(_STATEMENTS["taken_identifiers"], *pairs(wanted))
+        rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(wanted))
         extras.taken_identifiers = {(row["kind"], row["value"]) for row in rows}
     purchases = [(target, command) for target, command in commands if isinstance(command, RecordPurchase) and target]
     holds = [(target, version) for target, command in purchases for version in command.capture_holds]
     if holds:
-        rows = await connection.fetch(_STATEMENTS["kinds_of_entries"], *pairs(holds))
+        rows = await connection.fetch(STATEMENTS["kinds_of_entries"], *pairs(holds))
         extras.kinds = {(row["member_id"], row["version"]): row["kind"] for row in rows}
     await _load_identifiers(connection, commands, extras)
     if any(isinstance(command, RedeemReward | CancelRedemption) for _, command in commands):
         stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]
-        rows = await connection.fetch(_STATEMENTS["lock_stock"], stocked)
+        rows = await connection.fetch(STATEMENTS["lock_stock"], stocked)
         extras.stock_left = {row["reward"]: row["left"] for row in rows}
     return extras
 
@@ -144,12 +146,12 @@ async def _load_identifiers(
     if not changes:
         return
     members = [target for target, _ in changes]
-    for row in await connection.fetch(_STATEMENTS["identifiers_of_members"], members):
+    for row in await connection.fetch(STATEMENTS["identifiers_of_members"], members):
         extras.identifiers.setdefault(row["member_id"], set()).add((row["kind"], row["value"]))
-    for row in await connection.fetch(_STATEMENTS["profiles"], members):
+    for row in await connection.fetch(STATEMENTS["profiles"], members):
         extras.profiles[row["member_id"]] = orjson.loads(row["profile"])
     added = [name for _, command in changes if isinstance(command, ChangeIdentifiers) for name in command.add]
-    rows = await connection.fetch(_STATEMENTS["taken_identifiers"], *pairs(added))
+    rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(added))
     extras.taken_identifiers |= {(row["kind"], row["value"]) for row in rows}
 
 
@@ -158,4 +160,4 @@ async def entry_of_receipt(connection: Connection, row: Mapping[str, Any]) -> Re
     if row["receipt_version"] is None or row["key_fingerprint"] is not None:
         return None
     member_id, version = row["receipt_member_id"], row["receipt_version"]
-    return entry_of(member_id, version, await connection.fetchrow(_STATEMENTS["entry_of"], member_id, version))
+    return entry_of(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))

@@ -1,23 +1,9 @@
 -- name: load
--- Everything a batch needs in one round trip and one snapshot. Where the mark stands the accounts are locked when a
--- command is run again after a conflict, in member order so that two batches never wait for each other in a circle.
--- Then rows beside the lock may be older than the locked account: unique keys and the counts of `record` find that.
-WITH command AS MATERIALIZED (
-    SELECT c.*, coalesce(c.member_id, d.member_id) AS target
-    FROM json_to_recordset($1::json) AS c(
-        position integer, key text, member_id bigint, identifier_kind text, identifier_value text, reference bigint,
-        store text, till text, business_date date, receipt text, receipt_kind text
-    )
-    LEFT JOIN identifier d ON d.kind = c.identifier_kind AND d.value = c.identifier_value
-), locked AS MATERIALIZED (
-    SELECT a.*
-    FROM account a
-    WHERE a.member_id = ANY (ARRAY(SELECT target FROM command WHERE target IS NOT NULL))
-    ORDER BY a.member_id
-    /* lock */
-)
+-- Everything a batch needs in one round trip and one snapshot: for each command a look-up by key in each table. Nodes
+-- forbid the planner all other joins (shard_router/pool.py), and OFFSET 0 keeps it from reading an index it believes
+-- to be empty from end to end: a plan made then is kept while the tables fill.
 SELECT
-    c.target, l.version, l.status, l.spent, l.expired, l.debt, l.issued, l.state,
+    t.target, a.version, a.status, a.spent, a.expired, a.debt, a.issued, a.state,
     i.fingerprint AS key_fingerprint, i.status AS key_status, i.answer AS key_answer,
     i.member_id AS key_member_id, i.version AS key_version,
     r.member_id AS receipt_member_id, r.version AS receipt_version, r.fingerprint AS receipt_fingerprint,
@@ -26,23 +12,41 @@ SELECT
     j.kind AS referred_kind, j.program_version AS referred_program_version,
     -- A campaign may ask a buyer's birthday; one look-up here is less than a round trip when one does.
     CASE WHEN c.receipt_kind = 'purchase' THEN (
-        SELECT m.profile ->> 'birth_date' FROM member m WHERE m.member_id = c.target
+        SELECT m.profile ->> 'birth_date' FROM member m WHERE m.member_id = t.target
     ) END AS birth_date,
     (SELECT max(version) FROM program WHERE effective_at <= now()) AS program_version
-FROM command c
-LEFT JOIN locked l ON l.member_id = c.target
+FROM json_to_recordset($1::json) AS c(
+    position integer, key text, member_id bigint, identifier_kind text, identifier_value text, reference bigint,
+    store text, till text, business_date date, receipt text, receipt_kind text
+)
+LEFT JOIN identifier d ON d.kind = c.identifier_kind AND d.value = c.identifier_value
+CROSS JOIN LATERAL (SELECT coalesce(c.member_id, d.member_id) AS target) AS t
+LEFT JOIN LATERAL (SELECT * FROM account WHERE account.member_id = t.target OFFSET 0) AS a ON true
 LEFT JOIN idempotency i ON i.key = c.key
 LEFT JOIN receipt r ON r.store = c.store AND r.till = c.till AND r.business_date = c.business_date
     AND r.receipt = c.receipt AND r.kind = c.receipt_kind
-LEFT JOIN purchase p ON p.member_id = c.target AND p.version = c.reference
-LEFT JOIN journal j ON j.member_id = c.target AND j.version = c.reference
+LEFT JOIN purchase p ON p.member_id = t.target AND p.version = c.reference
+LEFT JOIN journal j ON j.member_id = t.target AND j.version = c.reference
 ORDER BY c.position
+
+-- name: lock_accounts
+-- Before `load` when a batch is run again after a conflict, so that its picture is as new as its locks. In member order,
+-- so that two batches never wait for each other in a circle.
+SELECT member_id
+FROM account
+WHERE member_id = ANY (ARRAY(
+    SELECT coalesce(c.member_id, d.member_id)
+    FROM json_to_recordset($1::json) AS c(member_id bigint, identifier_kind text, identifier_value text)
+    LEFT JOIN identifier d ON d.kind = c.identifier_kind AND d.value = c.identifier_value
+))
+ORDER BY member_id
+FOR UPDATE
 
 -- name: taken_identifiers
 -- Which of the identifiers of a batch's new members are taken.
-SELECT kind, value
-FROM identifier
-JOIN unnest($1::text[], $2::text[]) AS wanted(kind, value) USING (kind, value)
+SELECT wanted.kind, wanted.value
+FROM unnest($1::text[], $2::text[]) AS wanted(kind, value)
+WHERE EXISTS (SELECT FROM identifier i WHERE i.kind = wanted.kind AND i.value = wanted.value OFFSET 0)
 
 -- name: entry_of
 -- The entry behind a receipt that came again under a new key: its answer is rebuilt from it.
@@ -56,9 +60,11 @@ SELECT member_id, profile FROM member WHERE member_id = ANY ($1::bigint[])
 
 -- name: kinds_of_entries
 -- What the holds that purchases want to capture once were.
-SELECT member_id, version, kind
-FROM journal
-JOIN unnest($1::bigint[], $2::bigint[]) AS asked(member_id, version) USING (member_id, version)
+SELECT asked.member_id, asked.version, j.kind
+FROM unnest($1::bigint[], $2::bigint[]) AS asked(member_id, version)
+CROSS JOIN LATERAL (
+    SELECT kind FROM journal WHERE journal.member_id = asked.member_id AND journal.version = asked.version OFFSET 0
+) AS j
 
 -- name: lock_stock
 -- After the accounts, and in one order, so that two batches never wait for each other in a circle.

@@ -34,7 +34,6 @@ from shard_router.statement import load_statements
 
 Result = TypeVar("Result")
 
-REFUSED: Final = 400
 STATEMENTS: Final = load_statements(Path(__file__).with_name("store.sql"))
 ALWAYS_LOCKED: Final = (RedeemReward, CancelRedemption)
 """Commands on a reward's stock: many meet in one row, and waiting for it is cheaper than conflicts."""
@@ -112,7 +111,7 @@ class Store:
     async def _run(self, kept: "_KeptConnection", envelopes: Sequence[Envelope]) -> list[Answer]:
         connection = kept.taken.connection
         try:
-            batch, _, answers = await self._decide(connection, envelopes, locked=False)
+            batch, answers = await self._decide(connection, envelopes, locked=False)
         except Exception as error:
             raise _conflict_or(error) from error
         if batch.writes.has_more:
@@ -133,8 +132,7 @@ class Store:
         return answers
 
     async def _decide_locked(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Answer]:
-        batch, loaded, answers = await self._decide(connection, envelopes, locked=True)
-        await _check_refusals(connection, loaded, answers)
+        batch, answers = await self._decide(connection, envelopes, locked=True)
         if not batch.writes.empty:
             await _record(connection, batch)
         return answers
@@ -169,7 +167,7 @@ class Store:
 
     async def _decide(
         self, connection: Connection, envelopes: Sequence[Envelope], *, locked: bool
-    ) -> tuple[Batch, list[Loaded], list[Answer]]:
+    ) -> tuple[Batch, list[Answer]]:
         rows = await load(connection, envelopes, locked=locked)
         program = await self._programs.get(connection, rows[0]["program_version"])
         loaded = [
@@ -183,7 +181,7 @@ class Store:
         }
         batch = Batch(program, extras, self._needs_claim)
         try:
-            return batch, loaded, [batch.decide(one) for one in loaded]
+            return batch, [batch.decide(one) for one in loaded]
         except Exception as error:
             if len(loaded) == 1:
                 raise
@@ -278,22 +276,6 @@ class _KeptConnection:
         if "synchronous replication" in str(message.message):
             self.wait_was_cancelled = True
             structlog.get_logger().error("standby_wait_cancelled", message=str(message.message))
-
-
-async def _check_refusals(connection: Connection, loaded: Sequence[Loaded], answers: Sequence[Answer]) -> None:
-    """Refuse a document only if it is really not recorded yet.
-
-    Another node may have recorded it while this batch waited for the account: the row locked is new then, the look at
-    receipts is not.
-    """
-    refused = [
-        one.envelope.receipt
-        for one, answer in zip(loaded, answers, strict=True)
-        if answer.status >= REFUSED and one.row["receipt_version"] is None
-    ]
-    names = [receipt.name for receipt in refused if receipt is not None]
-    if names and await connection.fetchval(STATEMENTS["receipts_known"], *map(list, zip(*names, strict=True))):
-        raise BatchConflictError("a receipt was recorded meanwhile")
 
 
 def _check(counts: Mapping[str, int], batch: Batch) -> None:

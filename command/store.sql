@@ -1,10 +1,3 @@
--- name: receipts_known
--- Asked again before a document is refused: the batch's first look may be older than the lock it waited for.
-SELECT count(*)
-FROM receipt
-JOIN unnest($1::text[], $2::text[], $3::date[], $4::text[], $5::text[])
-    AS asked(store, till, business_date, receipt, kind) USING (store, till, business_date, receipt, kind)
-
 -- name: due_members
 -- The settler's work list, oldest first.
 SELECT member_id FROM account WHERE due_at <= $1 ORDER BY due_at LIMIT $2
@@ -13,7 +6,7 @@ SELECT member_id FROM account WHERE due_at <= $1 ORDER BY due_at LIMIT $2
 -- Taken for a while by pushing them back, so that two couriers seldom do the same; doing it twice is harmless.
 UPDATE errand e
 SET attempts = e.attempts + 1, due_at = now() + least(power(2, least(e.attempts, 6)), 30) * interval '1 s'
-WHERE (e.member_id, e.version) IN (SELECT member_id, version FROM errand WHERE due_at <= now() ORDER BY due_at LIMIT $1)
+WHERE e.ctid = ANY (ARRAY(SELECT ctid FROM errand WHERE due_at <= now() ORDER BY due_at LIMIT $1))
 RETURNING e.member_id, e.version, e.kind, e.document, e.attempts
 
 -- name: finish_errand

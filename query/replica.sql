@@ -16,8 +16,10 @@ END::bigint AS lag_ms
 -- The account views of several members: the journal row that the account's version names.
 SELECT account.member_id, account.status, journal.version, journal.account_after
 FROM unnest($1::bigint[]) AS wanted (member_id)
-JOIN account USING (member_id)
-JOIN journal ON journal.member_id = account.member_id AND journal.version = account.version
+CROSS JOIN LATERAL (SELECT * FROM account WHERE account.member_id = wanted.member_id OFFSET 0) AS account
+CROSS JOIN LATERAL (
+    SELECT * FROM journal WHERE journal.member_id = account.member_id AND journal.version = account.version OFFSET 0
+) AS journal
 
 -- name: find_member
 -- Profile and account as of one snapshot.

@@ -50,9 +50,16 @@ def in_need(shard: str, error: BaseException) -> ProblemError:
     return ProblemError("shard_unavailable", f"{shard}: the server lacks room or memory; nothing was done")
 
 
-INDEXED: Final = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
-"""Session settings of nodes: every statement of theirs goes by an index. A plan made while tables are empty would read
-them from end to end, and be kept while they fill."""
+INDEXED: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_material": "off",
+    "enable_memoize": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Session settings of nodes: every statement of theirs looks rows up by key. A plan made while tables are empty or
+small would read them from end to end, a table or a whole index below a join, and be kept while they fill."""
 
 
 @dataclass(frozen=True, slots=True)

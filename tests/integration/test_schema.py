@@ -3,12 +3,9 @@
 from pathlib import Path
 
 import asyncpg
-import orjson
 import pytest
 
-from command.load import LOAD_LOCKED
 from command.migrate import migrate
-from shard_router.pool import INDEXED
 from shard_router.statement import load_statements
 from tests.engine import PostgresServer
 
@@ -68,19 +65,4 @@ async def test_every_statement_prepares(database: str, file: Path) -> None:
     connection = await asyncpg.connect(database)
     for statement in load_statements(file).values():
         await connection.prepare(statement)
-    if file.name == "load.sql":
-        await connection.prepare(LOAD_LOCKED)
     await connection.close()
-
-
-async def test_a_batch_is_loaded_by_index_from_the_first_row_on(database: str) -> None:
-    """Empty tables have no statistics and a plan made then is kept: it must be right for full ones too."""
-    connection = await asyncpg.connect(database, server_settings=INDEXED)
-    rows = [
-        {"position": n, "key": f"k{n}", "member_id": n, "reference": 1, "store": "s", "till": "t", "receipt": "r"}
-        for n in range(64)
-    ]
-    rows = await connection.fetch("EXPLAIN " + LOAD_LOCKED, orjson.dumps(rows).decode())
-    plan = "\n".join(row[0] for row in rows)
-    await connection.close()
-    assert "Seq Scan" not in plan
