@@ -41,6 +41,8 @@ from shard_router.errors import ProblemError
 PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
 """Entries whose answers show personal data."""
 
+NOT_FOUND: Final = 404
+
 ReceiptName = tuple[str, str, str, str, str]
 
 
@@ -83,7 +85,7 @@ class Batch:
         return self._take(loaded, decision)
 
     def _replay(self, envelope: Envelope, row: Mapping[str, Any]) -> Answer:
-        if str(row["key_fingerprint"]) != envelope.fingerprint:
+        if not envelope.fingerprint.matches(row["key_fingerprint"].hex):
             return problem_answer(envelope, ProblemError("idempotency_key_reused"))
         self.writes.add("replay", envelope.key)
         body = row["key_answer"].encode()
@@ -95,13 +97,13 @@ class Batch:
             return None
         known = self._receipts.get(_name(receipt))
         if known is None and row["receipt_version"] is not None:
-            fingerprint = str(row["receipt_fingerprint"])
+            fingerprint = row["receipt_fingerprint"].hex
             return KnownReceipt(row["receipt_member_id"], row["receipt_version"], fingerprint, loaded.entry)
         return known
 
     def _receipt_again(self, envelope: Envelope, known: KnownReceipt, target: int | None) -> Answer:
         """The same document under a new key: the first answer again. Anything else is a conflict."""
-        same = envelope.receipt is not None and known.fingerprint == envelope.receipt.fingerprint
+        same = envelope.receipt is not None and envelope.receipt.fingerprint.matches(known.fingerprint)
         if envelope.receipt is not None and envelope.key is None:
             self.writes.add("receipt_again", receipt_row(envelope.receipt))
         if not same or known.member_id != target or known.entry is None:
@@ -164,12 +166,17 @@ class Batch:
             self._accounts[account.member_id] = account
             self.writes.accounts[account.member_id] = account
         if isinstance(decision.outcome, Refused):
-            answer = refused(envelope, decision.outcome)
-            final = decision.outcome.reason != "out_of_stock" or not envelope.may_fetch_stock
-            return self._keep(envelope, answer) if final else replace(answer, not_final=True)
+            return self._refuse(envelope, decision.outcome)
         rendered = self._write_entry(decision.outcome.entry, envelope)
         self._write_beside(loaded, decision.outcome, rendered)
         return self._keep(envelope, accepted(envelope.command, rendered))
+
+    def _refuse(self, envelope: Envelope, refusal: Refused) -> Answer:
+        """Answer a "no". What is not found may still arrive, so that answer is not stored under the key."""
+        answer = refused(envelope, refusal)
+        if refusal.reason == "out_of_stock" and envelope.may_fetch_stock:
+            return replace(answer, not_final=True)
+        return answer if answer.status == NOT_FOUND else self._keep(envelope, answer)
 
     def _write_entry(self, entry: Entry, envelope: Envelope) -> RenderedEntry:
         # What ended before a new version came into force was decided by the old one.
@@ -205,7 +212,7 @@ class Batch:
         """Keep what later commands of this batch will ask about true."""
         command, stock = envelope.command, self._extras.stock_left
         if envelope.receipt:
-            known = KnownReceipt(entry.member_id, entry.version, envelope.receipt.fingerprint, entry)
+            known = KnownReceipt(entry.member_id, entry.version, envelope.receipt.fingerprint.text, entry)
             self._receipts[_name(envelope.receipt)] = known
         if isinstance(command, EnrolMember):
             self._extras.taken_identifiers.update(identifiers_of(command))
