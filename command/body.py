@@ -11,6 +11,7 @@ from service.body import (
     POINTS_MAX,
     CardNumber,
     Email,
+    EntityId,
     Instant,
     MemberReference,
     Phone,
@@ -36,7 +37,7 @@ class EnrolBody(StrictModel):
     name: LongText | None = None
     birth_date: date | None = None
     locale: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
-    referred_by: Annotated[str, Field(max_length=64), AfterValidator(printable)] | None = None
+    referred_by: Annotated[str, Field(max_length=64), AfterValidator(printable), EntityId] | None = None
 
 
 class ReturnedLineBody(StrictModel):

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import date
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 import orjson
 import structlog
 
 from command.batch import now_utc
 from command.envelope import Answer, Envelope, ReceiptKey
+from command.fingerprint import Fingerprint
 from command.node import CommandNode
 from rules.codec import parse_lots
 from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, SettleTransfer
@@ -161,9 +161,9 @@ class Courier:
 
     def _receipt(self, errand: Errand, kind: str) -> ReceiptKey:
         """The natural key of the other half: one per entry, for ever."""
-        digest = blake2b(orjson.dumps(errand.document, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+        digest = blake2b(orjson.dumps(errand.document, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
         sender = format_member_id(errand.member_id)
-        return ReceiptKey(sender, "-", _NO_DATE, str(errand.version), kind, str(UUID(bytes=digest)))
+        return ReceiptKey(sender, "-", _NO_DATE, str(errand.version), kind, Fingerprint(digest))
 
 
 def _code(answer: Answer) -> str | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import date
 
+from command.fingerprint import NO_FINGERPRINT, Fingerprint
 from rules.command import Command
 
 
@@ -15,7 +16,7 @@ class ReceiptKey:
     business_date: date
     receipt: str
     kind: str
-    fingerprint: str
+    fingerprint: Fingerprint
 
     @property
     def name(self) -> tuple[str, str, date, str, str]:
@@ -40,7 +41,7 @@ class Envelope:
     request_id: str
     credential: str
     key: str | None = None
-    fingerprint: str = ""
+    fingerprint: Fingerprint = NO_FINGERPRINT
     member_id: int | None = None
     identifier: tuple[str, str] | None = None
     reference: int | None = None

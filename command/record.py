@@ -86,7 +86,7 @@ class Writes:
                 "member_id": answer.member_id or envelope.member_id,
                 "version": answer.version,
                 "credential": envelope.credential,
-                "fingerprint": envelope.fingerprint,
+                "fingerprint": envelope.fingerprint.text,
                 "status": answer.status,
                 "answer": orjson.Fragment(answer.body),
             },
@@ -207,7 +207,7 @@ def receipt_row(receipt: ReceiptKey) -> dict[str, Any]:
         "business_date": receipt.business_date.isoformat(),
         "receipt": receipt.receipt,
         "kind": receipt.kind,
-        "fingerprint": receipt.fingerprint,
+        "fingerprint": receipt.fingerprint.text,
     }
 
 

@@ -1,10 +1,8 @@
 """From a request to an envelope: key, credential, body, the member's home, and the way back with the answer."""
 
-import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from hashlib import blake2b
 from typing import Any, Final, Generic, TypeVar
 
 from aiohttp import web
@@ -13,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 from command.batch import now_utc
 from command.courier import Courier
 from command.envelope import Answer, Envelope, ReceiptKey
+from command.fingerprint import Content, read_content
 from command.node import CommandNode, Target
 from rules.command import Command, RecordPurchase, ReturnPurchase
 from service.body import PurchaseBody
@@ -24,7 +23,7 @@ from service.problem import REQUEST_ID
 from service.settings import SETTINGS
 from service.web import PRINCIPAL, render_json
 from shard_router.errors import ProblemError
-from shard_router.member_id import parse_reference
+from shard_router.member_id import canonical_id, parse_reference
 from shard_router.token import TOKEN_HEADER, format_token
 
 NODE: Final = web.AppKey("node", CommandNode)
@@ -51,12 +50,6 @@ class CommandRequest(Generic[Body_co]):
     key: str
     deadline: float
     received_at: datetime
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells two bodies apart under one key: method, path and the validated body."""
-        head = f"{self.request.method} {self.request.path}\n"
-        return _fingerprint(head.encode() + self.body.model_dump_json(exclude_unset=True).encode())
 
     @property
     def node(self) -> CommandNode:
@@ -87,18 +80,20 @@ def envelope_of(
     asked: CommandRequest[BaseModel], target: Target, command: Command, receipt_kind: str | None = None
 ) -> Envelope:
     """Put a command in its envelope; `receipt_kind` is that of a till's document."""
+    request, content = asked.request, read_content(asked.body)
+    head = f"{request.method} {_canonical_path(request)}"
     return Envelope(
         command=command,
         slot=target.slot,
         deadline=asked.deadline,
-        request_id=asked.request[REQUEST_ID],
+        request_id=request[REQUEST_ID],
         credential=asked.principal.credential,
         key=asked.key,
-        fingerprint=asked.fingerprint,
+        fingerprint=content.under_key(head, f"{request.method} {request.path}"),
         member_id=target.member_id,
         identifier=target.identifier,
         reference=target.reference or None,
-        receipt=_receipt_key(asked, command, receipt_kind) if receipt_kind else None,
+        receipt=_receipt_key(asked, command, receipt_kind, content) if receipt_kind else None,
         holds_of=_holds_of(asked.body),
     )
 
@@ -122,15 +117,22 @@ def _holds_of(body: BaseModel) -> int | None:
     return parse_reference("hld", holds[0]).member_id if holds else None
 
 
-def _receipt_key(asked: CommandRequest[BaseModel], command: Command, kind: str) -> ReceiptKey | None:
+def _receipt_key(asked: CommandRequest[BaseModel], command: Command, kind: str, content: Content) -> ReceiptKey | None:
     if not isinstance(command, RecordPurchase | ReturnPurchase):
         return None
-    content = asked.body.model_dump_json(exclude={"member"}, exclude_unset=True)
-    path = asked.request.path if kind == "return" else ""
     receipt = command.receipt
     business_date = asked.node.business_date(command.occurred_at)
-    fingerprint = _fingerprint(f"{path}\n{content}".encode())
+    request = asked.request
+    paths = (_canonical_path(request), request.path) if kind == "return" else ("", "")
+    fingerprint = content.under_receipt(*paths)
     return ReceiptKey(receipt.store, receipt.till, business_date, receipt.receipt, kind, fingerprint)
+
+
+def _canonical_path(request: web.Request) -> str:
+    path = request.path
+    for entity_id in request.match_info.values():
+        path = path.replace(entity_id, canonical_id(entity_id))
+    return path
 
 
 def _idempotency_key(request: web.Request) -> str:
@@ -158,11 +160,6 @@ def _check_time(asked: CommandRequest[BaseModel], occurred_at: datetime) -> None
     if late or occurred_at - asked.received_at > FUTURE_MAX:
         detail = f"a till may be {PAST_MAX.days} days late and {FUTURE_MAX.seconds // 60} minutes ahead"
         raise ProblemError("malformed", detail, [{"pointer": "/occurred_at", "detail": detail}])
-
-
-def _fingerprint(content: bytes) -> str:
-    """128 bits are enough to tell bodies of one key apart; nobody gains by forging his own."""
-    return str(uuid.UUID(bytes=blake2b(content, digest_size=16).digest()))
 
 
 @cache

@@ -15,8 +15,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     model_validator,
 )
+
+from rules.codec import quantity_text
+from shard_router.member_id import canonical_id
 
 LINES_MAX: Final = 1_000
 POINTS_MAX: Final = 10**12
@@ -53,8 +57,13 @@ def _number_or_text(value: Any) -> Any:
 Text = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(printable)]
 Instant = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_range)]
 Quantity = Annotated[
-    Decimal, BeforeValidator(_number_or_text), Field(gt=0, max_digits=12, decimal_places=3, allow_inf_nan=False)
+    Decimal,
+    BeforeValidator(_number_or_text),
+    Field(gt=0, max_digits=12, decimal_places=3, allow_inf_nan=False),
+    PlainSerializer(quantity_text, when_used="json"),
 ]
+EntityId = PlainSerializer(canonical_id, return_type=str, when_used="json")
+"""Of an id or a reference: in JSON it has its one form, so that equal content is equal text."""
 Phone = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$")]
 Email = Annotated[
     str,
@@ -75,14 +84,14 @@ class MemberReference(StrictModel):
     """How a till names a member: exactly one of these."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"card": "0100000000000000008"}]})
-    member_id: Annotated[str, Field(max_length=32), AfterValidator(printable)] | None = None
+    member_id: Annotated[str, Field(max_length=32), AfterValidator(printable), EntityId] | None = None
     card: CardNumber | None = None
     phone: Phone | None = None
     email: Email | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "MemberReference":
-        if len(self.model_fields_set) != 1 or all(value is None for _, value in self):
+        if len([value for _, value in self if value is not None]) != 1:
             raise ValueError("name the member by exactly one of member_id, card, phone, email")
         return self
 
@@ -128,7 +137,7 @@ class PurchaseBody(StrictModel):
     occurred_at: Instant
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     lines: Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX)]
-    capture_holds: Annotated[list[Text], Field(max_length=20)] = Field(
+    capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20)] = Field(
         default=[],
         description="Holds of this member that pay this basket, in this order. They are spent as far as the amount due "
         "takes them, and the rest is released; in a program without a worth of points they are spent whole.",

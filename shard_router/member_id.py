@@ -75,6 +75,12 @@ def parse_member_id(text: str) -> int:
     return value
 
 
+def canonical_id(text: str) -> str:
+    """An id or a reference in its one form: its member may be written in small letters as well."""
+    prefix, mark, rest = text.rpartition("_")
+    return f"{prefix}{mark}{rest.upper()}"
+
+
 def format_reference(kind: str, member_id: int, version: int) -> str:
     """`<kind>_<member>-<version>`, for example `pur_04G0000000000X-7`."""
     return f"{kind}_{format_member_id(member_id)}-{version}"
