@@ -226,7 +226,9 @@ OPERATIONS: Final = (
             *_MEMBER, "receipt_conflict", "unknown_store", "unknown_coupon", "limit_exceeded", "hold_not_found",
             "hold_closed", "insufficient_points",
         ),
-        description="Earns, captures holds, uses coupons and pays with points in one step: all of it or nothing.",
+        description="Earns, captures holds, uses coupons and pays with points in one step: all of it or nothing. What "
+        "was not paid with money earns nothing, under every campaign, coupon and referral: a line paid in part with "
+        "points counts in proportion, a give-away not at all, and `min_amount` compares the money left after points.",
         tag="purchases",
     ),
     _command(

@@ -112,7 +112,10 @@ class Explanation(BaseModel):
     campaign: str = Field(description="A campaign's code, `base`, `tier:<code>`, `coupon:<code>` or `referral`.")
     applied: bool
     points: int
-    why: str = Field(description="Begins with a stable word: `applied`, `weekday`, `min_amount`, `member_limit`, ...")
+    why: str = Field(
+        description="Begins with a stable word: `applied`, `weekday`, `min_amount` (of money, after points), "
+        "`no_money`, `member_limit`, ..."
+    )
 
 
 class CapturedHold(BaseModel):
@@ -167,6 +170,7 @@ class Purchase(BaseModel):
             "occurred_at": "2026-11-22T10:00:00Z",
             "currency": "EUR",
             "amount": 1299,
+            "money": 1299,
             "points_earned": 12,
             "lines": [
                 {
@@ -195,6 +199,7 @@ class Purchase(BaseModel):
     occurred_at: datetime
     currency: str
     amount: int
+    money: int | None = Field(default=None, description="What of the amount was paid with money: only that earns.")
     points_earned: int
     lines: list[PurchaseLine]
     expires_at: datetime | None = Field(default=None, description="When its points expire; null: never.")

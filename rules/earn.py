@@ -81,30 +81,28 @@ def earn(basket: Basket, program: Program, coupons: Sequence[Offer] = (), referr
         if offer:
             applied.append(offer)
     if referral_points:
-        components.append(Component(REFERRAL, referral_points, _weights(basket)))
+        components.append(Component(REFERRAL, referral_points, basket.amounts))
         welcome = {"campaign": REFERRAL, "applied": True, "points": referral_points, "why": "applied: first purchase"}
         explanation.append(welcome)
     return Earning(tuple(components), tuple(explanation), tuple(applied))
 
 
-def _weights(basket: Basket) -> tuple[int, ...]:
-    return basket.amounts if any(basket.amounts) else (1,) * len(basket.lines)
-
-
 def _base(basket: Basket, program: Program) -> Component | str:
     numerator, denominator = program.base_ratio
-    points = sum(basket.amounts) * numerator // denominator
-    return Component(BASE, points, basket.amounts) if points else "no_points: less than one point"
+    points = basket.money * numerator // denominator
+    if points:
+        return Component(BASE, points, basket.amounts)
+    return "no_points: less than one point" if basket.money else "no_money: nothing was paid with money"
 
 
 def _tier(basket: Basket, program: Program) -> Component | None:
     numerator, denominator = program.tier_ratios.get(basket.tier, (0, 1))
-    points = sum(basket.amounts) * numerator // denominator
+    points = basket.money * numerator // denominator
     return Component(f"tier:{basket.tier}", points, basket.amounts) if points else None
 
 
 def _component(offer: Offer, basket: Basket) -> Component | str:
-    weighed = why_not(offer, basket) or weigh(offer, basket)
+    weighed = why_not(offer, basket) or weigh(offer, basket.lines, basket.amounts)
     return weighed if isinstance(weighed, str) else Component(offer.reason, *weighed)
 
 

@@ -1,13 +1,15 @@
 """A campaign or a coupon, ready to be asked about baskets: whether it applies, to which lines, for what.
 
 Conditions are checked in a fixed order and the first that fails is the reason, in words after a
-stable prefix. Effects are ratios of integers, so points come out exact without fractions.
+stable prefix. What was not paid with money earns nothing, under every effect: a line counts by its
+money, and its items in proportion, quantity x money / amount. Points are exact and floored once.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Any, Final, Literal
 
 from rules import counters
@@ -16,11 +18,15 @@ from rules.dates import days_from_birthday
 from rules.program_file import Campaign, Coupon, Effect
 
 _WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WHOLE: Final = 1000
+"""Quantities have up to three places."""
+_FINE: Final = 2**64
+"""A line's weight among items is counted in such parts: equal lines weigh the same, and no number grows long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Basket:
-    """A basket as earning sees it: `amounts` are what of each line was paid with money; `tier` is held before it."""
+    """A basket as earning sees it: `amounts` is the money paid for each line; `tier` is held before it."""
 
     lines: tuple[Line, ...]
     amounts: tuple[int, ...]
@@ -30,6 +36,11 @@ class Basket:
     local: datetime
     birth_date: date | None
     counters: Mapping[str, Any]
+
+    @property
+    def money(self) -> int:
+        """What was paid with money and not with points."""
+        return sum(self.amounts)
 
     @property
     def day(self) -> date:
@@ -184,26 +195,40 @@ def _checks(source: Campaign | Coupon, limits: Mapping[str, Any]) -> Iterator[Ca
         yield used_up
 
 
-def weigh(offer: Offer, basket: Basket) -> tuple[int, tuple[int, ...]] | str:
-    """The offer's whole points on a basket and each line's weight in them, or why there are none."""
-    matched = _matched(offer, basket.lines)
-    amounts = basket.amounts
+def weigh(offer: Offer, lines: tuple[Line, ...], amounts: tuple[int, ...]) -> tuple[int, tuple[int, ...]] | str:
+    """The offer's whole points on lines and the money paid for each, with each one's weight; or why there are none."""
+    matched = _matched(offer, lines)
     if matched is not None:
         if True not in matched:
             return "no_line: no line matches"
         amounts = tuple(amount if match else 0 for amount, match in zip(amounts, matched, strict=True))
-    amount = sum(amounts)
-    if amount < offer.source.when.min_amount:
-        return f"min_amount: {amount} of {offer.source.when.min_amount} minor units"
+    money = sum(amounts)
+    if money < offer.source.when.min_amount:
+        return f"min_amount: {money} of {offer.source.when.min_amount} minor units in money"
+    if not money:
+        return "no_money: no money was paid for what counts"
+    weights, total = amounts, (1 if offer.unit == "basket" else money, 1)
     if offer.unit == "item":
-        counted = matched or (True,) * len(basket.lines)
-        amounts = tuple(int(line.quantity) if match else 0 for line, match in zip(basket.lines, counted, strict=True))
-    elif offer.unit == "basket" and not amount:
-        amounts = tuple(int(match) for match in matched or (True,) * len(basket.lines))
-    total = 1 if offer.unit == "basket" else sum(amounts)
-    numerator, denominator = offer.ratio
-    points = total * numerator // denominator
-    return (points, amounts) if points else "no_points: less than one point"
+        items = [item_parts(line, paid) for line, paid in zip(lines, amounts, strict=True)]
+        weights, total = tuple(part * _FINE // whole for part, whole in items), exact_sum(items)
+    points = total[0] * offer.ratio[0] // (total[1] * offer.ratio[1])
+    return (points, weights) if points else "no_points: less than one point"
+
+
+def item_parts(line: Line, money: int) -> tuple[int, int]:
+    """How many items of a line money was paid for, as an exact fraction: quantity x money / amount."""
+    if not money:
+        return 0, 1
+    thousandths = int(line.quantity * _WHOLE)
+    return (thousandths, _WHOLE) if money == line.amount else (thousandths * money, _WHOLE * line.amount)
+
+
+def exact_sum(parts: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The sum of fractions as one: neighbours first, so that numbers stay short, and cheap, as long as they can."""
+    while len(parts) > 1:
+        pairs = zip_longest(parts[::2], parts[1::2], fillvalue=(0, 1))
+        parts = [(a + c, b) if b == d else (a * d + c * b, b * d) for (a, b), (c, d) in pairs]
+    return parts[0]
 
 
 def _matched(offer: Offer, lines: tuple[Line, ...]) -> list[bool] | None:

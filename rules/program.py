@@ -47,6 +47,7 @@ class Program:
         }
         self.campaigns = tuple(compile_campaign(one, base=base, minor=minor) for one in document.campaigns)
         self.coupons = {one.code: compile_coupon(one, base=base, minor=minor) for one in document.coupons}
+        self.offers = {offer.reason: offer for offer in (*self.campaigns, *self.coupons.values())}
         self._expiry_of = lru_cache(maxsize=_DAYS_CACHED)(self._end_of_rounded_day)
         self._ranks = {tier.code: rank for rank, tier in enumerate(self.tiers)}
 

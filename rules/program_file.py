@@ -210,6 +210,7 @@ class When(_Part):
     """The conditions of a campaign: all that are given must hold. Days and hours are those of the program's zone.
 
     From `from` up to, but not at, `to`; a `to` before `from` lies on the next day, midnight ends the day.
+    `min_amount` compares the money paid for the lines that count: what is left after points.
     """
 
     stores: tuple[str, ...] = ()
@@ -236,7 +237,11 @@ class Match(_Part):
 
 
 class Effect(_Part):
-    """What is earned on the lines that count: exactly one of these."""
+    """What is earned on the lines that count: exactly one of these. What was not paid with money earns nothing.
+
+    `multiply` and `per_unit` are on money. `fixed` needs some money. Of `fixed_per_item` a line has quantity x money /
+    amount items, summed exactly and floored once.
+    """
 
     multiply: Multiplier | None = None
     per_unit: Exact | None = None
@@ -285,7 +290,7 @@ class Coupon(_Part):
 
 
 class Referral(_Part):
-    """Points for both sides on the newcomer's first purchase, if it is of at least `min_amount`."""
+    """Points for both sides on the newcomer's first purchase, if so much of it, at least a cent, is paid with money."""
 
     referrer: Count = 0
     newcomer: Count = 0

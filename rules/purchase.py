@@ -85,7 +85,7 @@ def _referral(basket: Basket, program: Program) -> dict[str, int]:
     referrer, terms = basket.counters.get("referred_by"), program.referral
     if referrer is None or terms is None or counters.purchase_count(basket.counters):
         return {}
-    if sum(basket.amounts) < terms.min_amount:
+    if not basket.money or basket.money < terms.min_amount:
         return {}
     return {"referrer": referrer, "points": terms.referrer, "newcomer": terms.newcomer}
 
@@ -103,8 +103,8 @@ def _count(draft: Draft, basket: Basket, earning: Earning, program: Program) -> 
     coupons = [offer.code for offer in earning.applied if offer.per_member and offer.reason.startswith("coupon:")]
     if coupons:
         noted["coupons"] = coupons
-    if len(program.tiers) > 1:
-        metric = metric_of_purchase(program, points=earning.points, amount=sum(basket.amounts))
+    if len(program.tiers) > 1 and basket.money:
+        metric = metric_of_purchase(program, points=earning.points, amount=basket.money)
         counted = with_metric(counted, program, basket.day, metric)
         noted |= {"metric": program.tier_policy.metric, "day": basket.day.isoformat()}
     draft.counters = counted
@@ -148,9 +148,11 @@ def _document(
 ) -> dict[str, Any]:
     attributed = [(component, component.attributed) for component in earning.components]
     lines = [_line_document(index, line, attributed) for index, line in enumerate(command.lines)]
+    amount = sum(line.amount for line in command.lines)
     document: dict[str, Any] = {
         "currency": command.currency,
-        "amount": sum(line.amount for line in command.lines),
+        "amount": amount,
+        "money": amount - payment.amount,
         "points_earned": earning.points,
         "expires_at": instant_text(times[0]),
         "available_at": instant_text(times[1]),

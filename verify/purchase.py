@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
+from rules.program import Program
 from rules.reversal import quantities_of, reasons_of, thousandths, undone
 from shard_router.member_id import format_member_id
+from verify.basket import wrong_earning, wrong_payment
 from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
 from verify.stream import Row, attempt, parsed
 
@@ -98,13 +100,16 @@ def check_purchases(books: Books, rows: MemberRows) -> None:
         document = attempt(books[READABLE], f"{name}: document", parsed, row["document"], dict)
         if document is None or entry is None:
             continue
-        wrong = partial(next, _wrong_with(row, document, entry, returns[row["version"]]), None)
+        program = books.programs.get(entry.row["program_version"])
+        wrong = partial(next, _wrong_with(row, document, entry, returns[row["version"]], program), None)
         difference = attempt(books[READABLE], f"{name}: document", wrong)
         if difference:
             finding.fault(f"purchase {name}: {difference}")
 
 
-def _wrong_with(row: Row, document: dict[str, Any], entry: ReadEntry, returns: list[ReadEntry]) -> Iterator[str]:
+def _wrong_with(
+    row: Row, document: dict[str, Any], entry: ReadEntry, returns: list[ReadEntry], program: Program | None
+) -> Iterator[str]:
     for column in ("store", "occurred_at"):
         if row[column] != entry.row[column]:
             yield f"{column} is {row[column]}, its entry says {entry.row[column]}"
@@ -113,6 +118,9 @@ def _wrong_with(row: Row, document: dict[str, Any], entry: ReadEntry, returns: l
         yield f"is of version {row['changed_version']}, entry {changed} changed it last"
     yield from _wrong_earned(document, entry)
     yield from _wrong_paid(document, entry)
+    if program is not None and "money" in document:  # baskets of old were decided by other formulas
+        yield from wrong_payment(document, program)
+        yield from wrong_earning(document, program)
     yield from _wrong_returns(document, returns)
     for line in document["lines"]:
         yield from _wrong_line(line)

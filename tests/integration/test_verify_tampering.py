@@ -160,6 +160,20 @@ PURCHASES = {
     "lots paid with": bought("payment,lots,0,1", "null", "$SECOND"),
     "a line paid with more": bought("lines,0,paid,0", "999", "$SECOND"),
     "a line paid back more": bought("lines,0,repaid,0", "999", "$SECOND"),
+    "other money": bought("money", "1", "$SECOND"),
+    "more taken off for its points": "; ".join(
+        (bought("payment,amount", "91", "$SECOND"), bought("money", "1258", "$SECOND"))
+    ),
+    "points taken off another line": "; ".join(
+        (bought("lines,0,paid_amount", "1", "$SECOND"), bought("lines,1,paid_amount", "89", "$SECOND"))
+    ),
+    "another line paid with the lot": "; ".join(
+        (bought("lines,0,paid,0", "0", "$SECOND"), bought("lines,1,paid,0", "90", "$SECOND"))
+    ),
+    "points for nothing": "; ".join(
+        (bought("lines,0,earned,base", "8", "$FIRST"), bought("lines,1,earned,base", "5", "$FIRST"))
+    ),
+    "explained otherwise": bought("explanation,0,points", "1", "$FIRST"),
     "points that expire otherwise": bought("expires_at", "null", "$FIRST"),
     "another version": "UPDATE purchase SET changed_version = version WHERE $FIRST",
     "another store": "UPDATE journal SET store = '331' WHERE $FIRST",

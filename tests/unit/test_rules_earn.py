@@ -41,7 +41,7 @@ def test_base_is_summed_exactly_and_floored_once(per_unit: str, amounts: list[in
         ('multiply = "1.5"', 3),
         ('per_unit = "0.5"', 3),
         ("fixed = 100", 100),
-        ("fixed_per_item = 10", 20),  # 2 pieces, and 0.375 of a weighed one is no whole unit
+        ("fixed_per_item = 10", 23),  # 2 pieces and 0.375 of a weighed one, floored once
     ],
 )
 def test_an_effect_counts_the_matched_lines_only(effect: str, points: int) -> None:
@@ -53,12 +53,12 @@ def test_an_effect_counts_the_matched_lines_only(effect: str, points: int) -> No
 @pytest.mark.parametrize(("match", "items"), [('categories = ["X"]', 2), ('skus = ["s"]', 3), ("", 9)])
 def test_categories_and_skus_each_alone_say_which_lines_count(match: str, items: int) -> None:
     rules = program(campaign("c", "fixed_per_item = 1", match=f"{{ {match} }}"))
-    assert earned(Member(rules).buy(line(0, 2, "X"), line(0, 3, "Y", sku="s"), line(0, 4, "Y")))["campaign:c"] == items
+    assert earned(Member(rules).buy(line(1, 2, "X"), line(1, 3, "Y", sku="s"), line(1, 4, "Y")))["campaign:c"] == items
 
 
 def test_a_line_matches_by_category_or_by_sku() -> None:
     rules = program(campaign("c", "fixed_per_item = 1", match='{ categories = ["X"], skus = ["s"] }'))
-    assert earned(Member(rules).buy(line(0, 2, "X"), line(0, 3, "Y", sku="s"), line(0, 4, "Y")))["campaign:c"] == 5
+    assert earned(Member(rules).buy(line(1, 2, "X"), line(1, 3, "Y", sku="s"), line(1, 4, "Y")))["campaign:c"] == 5
 
 
 def test_components_are_attributed_by_largest_remainder_the_earlier_line_first_on_a_tie() -> None:

@@ -1,0 +1,91 @@
+"""Holds a basket against the formulas of the program that decided it: what points paid, and what money earned.
+
+Only for baskets that tell their `money`: those of old were decided by other formulas.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from rules.command import Line
+from rules.earn import share
+from rules.offer import weigh
+from rules.program import Program
+
+Document = dict[str, Any]
+Weighed = tuple[int, tuple[int, ...]]
+"""Points, and each line's weight in them."""
+
+
+def wrong_payment(document: Document, program: Program) -> Iterator[str]:
+    """No point was spent for nothing, and what points paid was taken off the lines in proportion."""
+    due = sum(line["amount"] for line in document["lines"])
+    payment = document.get("payment", {"points": 0, "amount": 0, "lots": []})
+    points, amount = payment["points"], payment["amount"]
+    if (document["amount"], document["money"]) != (due, due - amount):
+        yield f"its lines come to {due}, {amount} of it paid with points; it says {document['money']} in money"
+    if amount != min(program.amount_of(points), due):
+        yield f"{points} points paid {amount} of {due}"
+    if program.points.worth and points != program.points_for(amount):
+        yield f"{points} points paid {amount}, which takes {program.points_for(amount)}"
+    if not points:
+        return
+    amounts = [line["amount"] for line in document["lines"]]
+    paid = [line["paid_amount"] for line in document["lines"]]
+    if tuple(paid) != share(amount, amounts):
+        yield f"{amount} paid with points is shared among its lines as {paid}"
+    weights = paid if any(paid) else [one or 1 for one in amounts]
+    for index, (part, _) in enumerate(payment["lots"]):
+        if tuple(line["paid"][index] for line in document["lines"]) != share(part, weights):
+            yield f"the points of lot {index + 1} are not shared among its lines in proportion"
+
+
+def wrong_earning(document: Document, program: Program) -> Iterator[str]:
+    """Each reason gave what its formula gives on the money paid, less where a limit said so, shared by weight."""
+    lines = document["lines"]
+    amounts = tuple(line["amount"] - line.get("paid_amount", 0) for line in lines)
+    bought = tuple(Line(line["sku"], Decimal(line["quantity"]), line["amount"], line["category"]) for line in lines)
+    told = Counter[str]()
+    for reason in {reason: None for line in lines for reason in line["earned"]}:
+        parts = tuple(line["earned"].get(reason, 0) for line in lines)
+        points = sum(parts)
+        told[_name(reason)] += points
+        gives, weights = _weighed(reason, bought, amounts, program)
+        if points != gives and not (points < gives and _limited(document, reason)):
+            yield f"earned {points} points by {reason}, which gives {gives}"
+        elif parts != share(points, weights):
+            yield f"the points by {reason} are not shared among its lines in proportion"
+    explained = Counter[str]()
+    for one in document["explanation"]:
+        if one["applied"]:
+            explained[one["campaign"]] += one["points"]
+    if explained != told:
+        yield f"explains {dict(explained)}, its lines earned {dict(told)}"
+
+
+def _weighed(reason: str, lines: tuple[Line, ...], amounts: tuple[int, ...], program: Program) -> Weighed:
+    """What a reason gives before limits, and each line's weight in it."""
+    kind, _, code = reason.partition(":")
+    if kind in {"base", "tier"}:
+        numerator, denominator = program.base_ratio if kind == "base" else program.tier_ratios.get(code, (0, 1))
+        return sum(amounts) * numerator // denominator, amounts
+    if kind == "referral":
+        return program.referral.newcomer if program.referral and any(amounts) else 0, amounts
+    offer = program.offers.get(reason)
+    weighed = weigh(offer, lines, amounts) if offer else "the program has no such offer"
+    return (0, amounts) if isinstance(weighed, str) else weighed
+
+
+def _name(reason: str) -> str:
+    """How an explanation names a reason."""
+    return reason.removeprefix("campaign:")
+
+
+def _limited(document: Document, reason: str) -> bool:
+    """Whether a limit left less of a reason than it gives."""
+    name = _name(reason)
+    return any(
+        one["campaign"] == name and one["applied"] and not one["why"].startswith("applied")
+        for one in document["explanation"]
+    )
