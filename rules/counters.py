@@ -17,7 +17,7 @@ DAYS_KEPT: Final = 40
 OLDER_KEPT_UP_TO: Final = 32
 """Older days stay while there are so many in all: a replay of any past goes day by day, and a row stays small."""
 COUNT_MAX: Final = 2**62
-"""Returns take nothing off a day: its sum may be more than all points of a member, but stays a 64-bit integer."""
+"""Parts that came back take nothing off a day: it may sum to more than a member can have, but to 64 bits."""
 
 
 def purchase_count(counters: Counters) -> int:
@@ -39,6 +39,12 @@ def with_purchase(counters: Counters, day: date, points: int) -> dict[str, Any]:
     """One more purchase of a business date."""
     days = _without_old(add_on_day(counters.get("days", ()), day, (1, points)), day, width=3)
     return {**counters, "purchases": purchase_count(counters) + 1, "days": days}
+
+
+def without_purchase(counters: Counters, day: date, points: int) -> dict[str, Any]:
+    """One purchase of a business date, and what it earned, as if it had never been."""
+    days = take_off_day(counters.get("days", ()), day, (1, points))
+    return _with(_with(counters, "purchases", max(purchase_count(counters) - 1, 0)), "days", days)
 
 
 def times_applied(counters: Counters, reason: str) -> int:
@@ -65,6 +71,13 @@ def with_applied_on(counters: Counters, reason: str, day: date) -> dict[str, Any
     return {**counters, "applied_on": {**applied_on, reason: days}}
 
 
+def without_applied_on(counters: Counters, reason: str, day: date) -> dict[str, Any]:
+    """An offer with a daily limit applied once less on a business date."""
+    applied_on = counters.get("applied_on", {})
+    days = take_off_day(applied_on.get(reason, ()), day, (1,))
+    return _with(counters, "applied_on", _with(applied_on, reason, days))
+
+
 def times_redeemed(counters: Counters, reward: str) -> int:
     """How many of a reward a member has redeemed and not cancelled."""
     return counters.get("rewards", {}).get(reward, 0)
@@ -76,11 +89,15 @@ def with_redeemed(counters: Counters, reward: str, change: int) -> dict[str, Any
 
 
 def _with_times(counters: Counters, kind: str, code: str, change: int) -> dict[str, Any]:
-    times = {**counters.get(kind, {})}
-    times[code] = max(times.get(code, 0) + change, 0)
-    if not times[code]:
-        del times[code]
-    return {**counters, kind: times}
+    times: Counters = counters.get(kind, {})
+    return _with(counters, kind, _with(times, code, max(times.get(code, 0) + change, 0)))
+
+
+def _with(counters: Counters, name: str, value: Any) -> dict[str, Any]:
+    """The counters with another value, or without it when there is nothing to count."""
+    if value:
+        return {**counters, name: value}
+    return {known: kept for known, kept in counters.items() if known != name}
 
 
 def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...]) -> list[int]:
@@ -95,6 +112,17 @@ def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...]) -> list[
         flat[at:at] = [ordinal, *(0 for _ in values)]
     for offset, value in enumerate(values, start=1):
         flat[at + offset] = min(flat[at + offset] + value, COUNT_MAX)
+    return flat
+
+
+def take_off_day(days: Iterable[int], day: date, values: tuple[int, ...]) -> list[int]:
+    """A flat list of (day, value, ...) with `values` taken off a day, as far as they are there."""
+    flat, width, ordinal = list(days), len(values) + 1, day.toordinal()
+    for at in range(0, len(flat), width):
+        if flat[at] == ordinal:
+            left = [max(flat[at + offset] - value, 0) for offset, value in enumerate(values, start=1)]
+            flat[at : at + width] = [ordinal, *left] if any(left) else []
+            break
     return flat
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from rules import counters
 from rules.codec import instant_text, lots_document, quantity_text
 from rules.command import Line, Receipt, RecordPurchase
+from rules.counting import count
 from rules.draft import Draft
 from rules.earn import Component, Earning, earn, share
 from rules.facts import Facts
@@ -19,7 +20,7 @@ from rules.outcome import Accepted, Entry, Outcome, Purchase, Refused
 from rules.payment import Payment, paid_amounts, pay
 from rules.program import Program
 from rules.state import Account
-from rules.tier import metric_of_purchase, reached, with_metric
+from rules.tier import reached
 
 
 def record_purchase(account: Account, command: RecordPurchase, program: Program, facts: Facts) -> Outcome:
@@ -44,10 +45,10 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     draft.earn_all(parts, expires_at, available_at, command.received_at)
     if earning.points or payment.points:
         draft.keep_alive(program, command.occurred_at)
-    counted = _count(draft, basket, earning, program)
+    draft.counters, noted = count(draft.counters, basket, earning, program)
     draft.tier = reached(account, draft.counters, program, command.received_at) or account.tier
     entry = _entry(draft, command, payment, earning, referral)
-    document = _document(command, earning, payment, paid, (expires_at, available_at)) | {"counted": counted}
+    document = _document(command, earning, payment, paid, (expires_at, available_at)) | {"counted": noted}
     receipt = receipt_document(command.receipt)
     return Accepted(entry, Purchase(entry.version, receipt, command.occurred_at, document), earning.explanation)
 
@@ -88,27 +89,6 @@ def _referral(basket: Basket, program: Program) -> dict[str, int]:
     if not basket.money or basket.money < terms.min_amount:
         return {}
     return {"referrer": referrer, "points": terms.referrer, "newcomer": terms.newcomer}
-
-
-def _count(draft: Draft, basket: Basket, earning: Earning, program: Program) -> dict[str, Any]:
-    """Count the purchase; tells what a return of it counts back out, and where."""
-    noted: dict[str, Any] = {}
-    limited = sum(component.points for component in earning.components if component.reason != "referral")
-    counted = counters.with_purchase(draft.counters, basket.day, limited)
-    for offer in earning.applied:
-        if offer.per_member:
-            counted = counters.with_applied(counted, offer.reason)
-        if offer.per_member_per_day:
-            counted = counters.with_applied_on(counted, offer.reason, basket.day)
-    coupons = [offer.code for offer in earning.applied if offer.per_member and offer.reason.startswith("coupon:")]
-    if coupons:
-        noted["coupons"] = coupons
-    if len(program.tiers) > 1 and basket.money:
-        metric = metric_of_purchase(program, points=earning.points, amount=basket.money)
-        counted = with_metric(counted, program, basket.day, metric)
-        noted |= {"metric": program.tier_policy.metric, "day": basket.day.isoformat()}
-    draft.counters = counted
-    return noted
 
 
 def _entry(

@@ -1,20 +1,18 @@
 """Taking part of a purchase back, pinned to what its lines really earned and to the lots that paid for them."""
 
 from collections import Counter
-from datetime import date
 from typing import Any
 
-from rules import counters
 from rules.codec import instant, instant_text, parse_lots, quantity_text
 from rules.command import ReturnPurchase
+from rules.counting import count_out, is_undone
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.outcome import Accepted, Outcome, Purchase, Refused
 from rules.program import Program
 from rules.purchase import receipt_document, wrong_store
-from rules.reversal import Reversal, bring_back, came_back_whole, money_back, reverse, thousandths, units
+from rules.reversal import Reversal, bring_back, money_back, reverse, thousandths, units
 from rules.state import Account, Bucket, Lot, Posting
-from rules.tier import without_metric
 
 
 def return_purchase(account: Account, command: ReturnPurchase, program: Program, facts: Facts) -> Outcome:
@@ -34,21 +32,23 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     forgiven = sum(_reverse(draft, points, reason, document, policy) for reason, points in reversal.taken.items())
     if forgiven and policy == "refuse":
         return Refused("insufficient_points", "the points of this purchase are spent already")
-    points = sum(reversal.taken.values()) - forgiven
-    counted_out = {"points": sum(reversal.taken.values()), "amount": money_back(document) - money_before}
-    draft.counters = _counted(draft, purchase, document, counted_out, program)
-    told = {"points_reversed": points}
+    undone = sum(reversal.taken.values())
+    told = {"points_reversed": undone - forgiven}
     told |= {name: part for name, part in (("points_returned", given), ("points_forgiven", forgiven)) if part}
+    document["returns"] = [*document["returns"], _return_document(command, draft.account.version, told)]
+    returned = Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document)
+    change = {"points": undone, "amount": money_back(document) - money_before}
+    draft.counters = count_out(draft.counters, returned, change, program)
+    detail = {"purchase": purchase.version} | (told if given or forgiven else {})
     entry = draft.entry(
         "purchase_returned",
         occurred_at=command.occurred_at,
         recorded_at=command.received_at,
-        points=given - points,
+        points=given + forgiven - undone,
         store=command.receipt.store,
-        detail={"purchase": purchase.version, **(told if given or forgiven else {})},
+        detail=detail | ({"undone": True} if is_undone(document) else {}),
     )
-    document["returns"] = [*document["returns"], _return_document(command, entry.version, told)]
-    return Accepted(entry, Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document))
+    return Accepted(entry, returned)
 
 
 def _returned(command: ReturnPurchase) -> Counter[int]:
@@ -100,32 +100,6 @@ def _reverse_pending(draft: Draft, points: int, reason: str, document: dict[str,
         draft.post(Posting(moved, Bucket.PENDING, Bucket.PROGRAM, reason, lot.expires_at, available_at))
         left -= moved
     return points - left
-
-
-def _counted(
-    draft: Draft, purchase: Purchase, document: dict[str, Any], change: dict[str, int], program: Program
-) -> dict[str, Any]:
-    """What came back counts back out where it was counted; a purchase that came back whole frees its coupons."""
-    noted, counted = document.get("counted"), draft.counters
-    if noted is None:
-        noted = _assumed(purchase, document, program)
-    whole = came_back_whole(document)
-    if whole:
-        for code in noted.get("coupons", ()):
-            counted = counters.with_applied(counted, f"coupon:{code}", -1)
-    if "metric" not in noted:
-        return counted
-    day = date.fromisoformat(noted["day"])
-    return without_metric(counted, noted["metric"], day, (change | {"purchases": int(whole)})[noted["metric"]])
-
-
-def _assumed(purchase: Purchase, document: dict[str, Any], program: Program) -> dict[str, Any]:
-    """What a purchase that was recorded without a note is taken to have counted: what it would today."""
-    noted: dict[str, Any] = {"coupons": document.get("coupons", ())}
-    if len(program.tiers) > 1:
-        day = program.business_date(purchase.occurred_at)
-        noted |= {"metric": program.tier_policy.metric, "day": day.isoformat()}
-    return noted
 
 
 def _return_document(command: ReturnPurchase, version: int, points: dict[str, int]) -> dict[str, Any]:

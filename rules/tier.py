@@ -9,7 +9,7 @@ reached and ends with the last day of its window: what reached the tier does not
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
-from rules.counters import Counters, add_on_day
+from rules.counters import Counters, add_on_day, take_off_day
 from rules.dates import add_months, start_of_day
 from rules.program import Program
 from rules.state import Account, TierStanding
@@ -33,11 +33,12 @@ def with_metric(counters: Counters, program: Program, day: date, change: int) ->
 def without_metric(counters: Counters, metric: str, day: date, change: int) -> dict[str, Any]:
     """The counters without `change` of a metric counted on a day, unless it is no longer counted or forgotten."""
     name, days = _metric(counters)
-    if name != metric or day.toordinal() not in days[::2]:
+    if name != metric:
         return dict(counters)
-    at = 2 * days[::2].index(day.toordinal()) + 1
-    days[at] = max(days[at] - change, 0)
-    return {**counters, "metric": [name, *days]}
+    left = take_off_day(days, day, (change,))
+    if left:
+        return {**counters, "metric": [name, *left]}
+    return {known: kept for known, kept in counters.items() if known != "metric"}
 
 
 def qualifying(counters: Counters, program: Program, day: date) -> int:

@@ -1,6 +1,5 @@
 """Holds the rows of every member of a primary against the fold of his journal, member by member in one pass."""
 
-from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from typing import Any, Final
@@ -9,7 +8,6 @@ import orjson
 
 from query.views import is_erased
 from rules.codec import parse_state
-from rules.counters import purchase_count, times_redeemed
 from rules.fold import FoldedEntry, fold
 from rules.state import Account, TierStanding
 from shard_router.errors import MalformedIdError
@@ -31,6 +29,7 @@ from verify.books import (
     MemberRows,
     ReadEntry,
 )
+from verify.counted import REDEEMED, check_counted
 from verify.entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_shown
 from verify.finding import Finding
 from verify.purchase import check_purchases, check_receipts
@@ -39,7 +38,6 @@ from verify.stream import STATEMENTS, Row, Rows, attempt, merged, parsed
 _STATE: Final = ("lots", "holds", "redemptions", "tier", "status")
 _BUCKETS: Final = ("spent", "expired", "debt", "issued", "available", "pending", "held")
 _STREAMS: Final = ("accounts", "members", "journal", "purchases", "receipts", "identifiers", "answers")
-_REDEEMED: Final = {"reward_redeemed": 1, "redemption_cancelled": -1}
 
 
 async def check_ledger(connection: Any, shard: str, topology: Topology) -> list[Finding]:
@@ -70,7 +68,7 @@ def check_member(books: Books, rows: MemberRows) -> None:
     check_purchases(books, rows)
     for entry in rows.entries.values():
         check_effect(books, entry)
-        if entry.kind in _REDEEMED:
+        if entry.kind in REDEEMED:
             attempt(books[READABLE], f"{entry.name}: detail", _count_redeemed, books, rows, entry)
     if rows.account is None:
         return
@@ -187,7 +185,7 @@ def _check_fold(books: Books, rows: MemberRows, row: Row, stored: Account) -> No
     if wrong:
         finding.fault(f"{rows.name}: {wrong}")
     if stored.status == "open":  # who is closed is counted no more
-        _check_counted(books[COUNTED], rows, stored)
+        check_counted(books[COUNTED], rows, stored)
 
 
 def _blank(books: Books, rows: MemberRows, stored: Account) -> Account:
@@ -215,38 +213,13 @@ def _wrong_with(row: Row, stored: Account, folded: Account) -> str | None:
     return None
 
 
-def _check_counted(finding: Finding, rows: MemberRows, stored: Account) -> None:
-    finding.checked += 1
-    wrong = attempt(finding, rows.name, _wrong_count, rows, stored)
-    if wrong:
-        finding.fault(f"{rows.name}: {wrong}")
-
-
-def _wrong_count(rows: MemberRows, stored: Account) -> str | None:
-    bought = sum(entry.kind == "purchase_recorded" for entry in rows.entries.values())
-    if purchase_count(stored.counters) != bought:
-        return f"{purchase_count(stored.counters)} purchases counted, {bought} in the journal"
-    redeemed = Counter[str]()
-    for entry in rows.entries.values():
-        if entry.kind in _REDEEMED:
-            redeemed[entry.detail["reward"]] += _REDEEMED[entry.kind] * entry.detail["quantity"]
-    for reward in redeemed.keys() | stored.counters.get("rewards", {}).keys():
-        had = times_redeemed(stored.counters, reward)
-        if had != redeemed[reward]:
-            return f"{had} of {reward} counted as redeemed, {redeemed[reward]} in the journal"
-    thanked = [entry.detail["referee"] for entry in rows.entries.values() if entry.kind == "referral_credited"]
-    if stored.counters.get("referrals", []) != thanked:
-        return f"{len(stored.counters.get('referrals', []))} referrals counted, {len(thanked)} in the journal"
-    return None
-
-
 def _count_redeemed(books: Books, rows: MemberRows, entry: ReadEntry) -> None:
     """Count what an entry took from a stock, or gave back: there was one if the redemption's program had one."""
     redemption = rows.entries[entry.detail["redemption"]]
     program = books.programs.get(redemption.row["program_version"])
     reward = program.rewards.get(entry.detail["reward"]) if program else None
     if reward is not None and reward.stock is not None:
-        books.redeemed[reward.code] += _REDEEMED[entry.kind] * entry.detail["quantity"]
+        books.redeemed[reward.code] += REDEEMED[entry.kind] * entry.detail["quantity"]
 
 
 def _check_stock(books: Books, stock: list[Row]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
+from rules.counting import is_undone
 from rules.program import Program
 from rules.reversal import quantities_of, reasons_of, thousandths, undone
 from shard_router.member_id import format_member_id
@@ -180,6 +181,9 @@ def _wrong_returns(document: dict[str, Any], returns: list[ReadEntry]) -> Iterat
         given += points[1]
         for part in one["lines"]:
             quantities[part["line"]] += thousandths(part["quantity"])
+        undone = entry is returns[-1] and _undone_whole(document)
+        if bool(entry.detail.get("undone")) != undone:
+            yield f"return {entry.version} must {'' if undone else 'not '}say that it undid the purchase"
     lines = document["lines"]
     came_back = {line["line"]: thousandths(line["returned"]) for line in lines if line["returned"] != "0"}
     if came_back != quantities:
@@ -187,6 +191,11 @@ def _wrong_returns(document: dict[str, Any], returns: list[ReadEntry]) -> Iterat
     sums = sum(sum(line["reversed"].values()) for line in lines), sum(sum(line.get("repaid", ())) for line in lines)
     if sums != (taken, given):
         yield f"its lines gave up {sums[0]} points and got {sums[1]}, its returns say {taken} and {given}"
+
+
+def _undone_whole(document: dict[str, Any]) -> bool:
+    """Whether the last return made the purchase one that never happened; earlier versions left it counted."""
+    return bool(document.get("rounded_once")) and is_undone(document)
 
 
 def _wrong_line(line: dict[str, Any]) -> Iterator[str]:

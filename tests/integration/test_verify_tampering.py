@@ -99,6 +99,13 @@ COUNTED = {
     "purchases": state("counters,purchases", "9", "$ADA"),
     "rewards": state("counters,rewards", "{}", "$ADA"),
     "referrals": state("counters,referrals", "[7]", "$ADA"),
+    "an offer": state("counters,applied,campaign:hello", "9", "$ADA"),
+    "an offer of no purchase": state("counters,applied,campaign:gone", "1", "$ADA"),
+    "an offer of a day": state("counters,applied_on,campaign:hello,1", "9", "$ADA"),
+    "purchases of a day": state("counters,days,1", "1", "$ADA"),
+    "points of a day": state("counters,days,2", "7", "$ADA"),
+    "a day forgotten": state("counters,days", "[]", "$ADA"),
+    "a purchase of which a return says that it never was": detail("undone", "true", "$purchase_returned"),
 }
 ANSWERS = {
     "nothing": "UPDATE idempotency SET answer = '{}' WHERE $FIRST",
@@ -154,6 +161,9 @@ PURCHASES = {
     "a return forgotten": bought("returns", "[]", "$FIRST"),
     "a return of other points": bought("returns,0,points_reversed", "0", "$FIRST"),
     "a return forgiven": bought("returns,0,points_forgiven", "5", "$FIRST"),
+    "a return of all that says nothing of it": """
+        UPDATE journal SET detail = detail::jsonb - 'undone' WHERE member_id = $bea AND kind = 'purchase_returned'
+    """,
     "a return of another": detail("purchase", "900", "$purchase_returned"),
     "points paid": bought("payment,points", "1", "$SECOND"),
     "holds paid with": bought("payment,holds,0,1", "1", "$SECOND"),

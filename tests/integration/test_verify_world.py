@@ -25,6 +25,7 @@ RICH = PROGRAM.replace("[points]\n", "[points]\nworth = { points = 1, amount = 1
     '[[tiers]]\ncode = "basic"\nthreshold = 0\nmultiplier = "1"\n'
     '[[tiers]]\ncode = "silver"\nthreshold = 20\nmultiplier = "1.5"\n'
     "[referral]\nreferrer = 100\nnewcomer = 50\n"
+    '[[campaigns]]\ncode = "hello"\neffect = { fixed = 1 }\nlimits = { per_member = 9, per_member_per_day = 9 }\n'
     '[[rewards]]\ncode = "coffee"\nname = "A coffee"\npoints = 10\nstock = 20\nvalid_days = 30\n'
     '[[rewards]]\ncode = "mug"\nname = "A mug"\npoints = 10\nper_member = 5\n'
 )
@@ -129,6 +130,7 @@ async def live(node: RunningNode, world: World) -> None:
     await done(node, "/v1/purchases", basket({"member_id": cem["member_id"]}, "cem-1"))
     change = {"add": [{"phone": "+4930222"}], "new_card": True, "remove": [{"card": bea["card"]}]}
     await done(node, f"/v1/members/{bea['member_id']}/identifiers", change)
+    await bring_all_back(node, bea["member_id"], "bea")
     await done(node, "/v1/purchases", basket({"member_id": dan["member_id"]}, "dan-1"))
     assert (await node.delete(f"/v1/members/{dan['member_id']}")).status == 200
     await node.run_errands()
@@ -150,6 +152,16 @@ async def shop(node: RunningNode, member: str, world: World) -> None:
     await done(node, f"/v1/purchases/{second}/returns", back)
     await done(node, "/v1/purchases", basket(named, "ada-3"))
     world.names |= {"first": first.rpartition("-")[2], "second": second.rpartition("-")[2]}
+
+
+async def bring_all_back(node: RunningNode, member: str, receipt: str) -> None:
+    """A basket that comes back whole, in two parts."""
+    sold = basket({"member_id": member}, f"{receipt}-1")
+    purchase = (await done(node, "/v1/purchases", sold)).json["purchase_id"]
+    for number, one in enumerate(sold["lines"], 1):
+        back = {name: sold[name] for name in ("store", "till", "occurred_at")} | {"receipt": f"{receipt}-{number}"}
+        lines = [{"line": number, "quantity": one["quantity"]}]
+        await done(node, f"/v1/purchases/{purchase}/returns", back | {"lines": lines})
 
 
 async def spend(node: RunningNode, member: str) -> None:

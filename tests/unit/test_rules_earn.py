@@ -184,10 +184,10 @@ def test_of_days_long_past_only_a_few_are_remembered() -> None:
     assert (len(member.now.counters["days"]) // 3, on_day(member.now.counters, later(days=1950).date())) == (32, (1, 6))
 
 
-def test_the_sums_of_a_day_stay_64_bit_integers_though_returns_take_nothing_off_them() -> None:
+def test_the_sums_of_a_day_stay_64_bit_integers_though_parts_that_come_back_take_nothing_off_them() -> None:
     member = Member(program(points='per_unit = "1000000000"'))
     for _ in range(6):
-        member.bring_all_back(member.buy(line(4 * 10**11)).version)
+        member.bring_back(member.buy(line(4 * 10**11)).version, (1, "0.999"))
     assert on_day(member.now.counters, NOW.date()) == (6, 2**62)
 
 

@@ -1,0 +1,94 @@
+"""Counting a purchase, and counting it back out: one that came back whole never happened.
+
+The purchase's document notes what it counted for and where, whatever the program says later: a note has the
+counters' own names. What the member was forgiven they have had: such a purchase stays counted.
+"""
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from rules import counters
+from rules.earn import REFERRAL, Earning
+from rules.offer import Basket
+from rules.outcome import Purchase
+from rules.program import Program
+from rules.reversal import came_back_whole
+from rules.tier import metric_of_purchase, with_metric, without_metric
+
+Note = Mapping[str, Any]
+
+
+def count(before: counters.Counters, basket: Basket, earning: Earning, program: Program) -> tuple[dict[str, Any], Note]:
+    """The counters with a purchase, and the note of what a return of it counts back out."""
+    limited = sum(component.points for component in earning.components if component.reason != REFERRAL)
+    counted = counters.with_purchase(before, basket.day, limited)
+    noted: dict[str, Any] = {
+        "day": basket.day.isoformat(),
+        "applied": [offer.reason for offer in earning.applied if offer.per_member],
+        "applied_on": [offer.reason for offer in earning.applied if offer.per_member_per_day],
+    }
+    for reason in noted["applied"]:
+        counted = counters.with_applied(counted, reason)
+    for reason in noted["applied_on"]:
+        counted = counters.with_applied_on(counted, reason, basket.day)
+    if len(program.tiers) > 1 and basket.money:
+        metric = metric_of_purchase(program, points=earning.points, amount=basket.money)
+        counted = with_metric(counted, program, basket.day, metric)
+        noted["metric"] = program.tier_policy.metric
+    return counted, noted
+
+
+def count_out(
+    counted: counters.Counters, purchase: Purchase, change: Mapping[str, int], program: Program
+) -> dict[str, Any]:
+    """The counters without what now came back of a purchase: `change` of each metric, and all of it once it is undone.
+
+    `purchase` is as the return leaves it.
+    """
+    document = purchase.document
+    noted = _noted(purchase, program)
+    day = date.fromisoformat(noted["day"])
+    if is_undone(document):
+        counted = counters.without_purchase(counted, day, limited_points(document))
+        for reason in noted["applied"]:
+            counted = counters.with_applied(counted, reason, -1)
+        for reason in noted["applied_on"]:
+            counted = counters.without_applied_on(counted, reason, day)
+    if "metric" not in noted:
+        return dict(counted)
+    changes = {**change, "purchases": int(came_back_whole(document))}
+    return without_metric(counted, noted["metric"], day, changes[noted["metric"]])
+
+
+def limited_points(document: dict[str, Any]) -> int:
+    """What of a purchase's points the limits of a day have counted: all but those for having been brought."""
+    earned = (line["earned"] for line in document["lines"])
+    return sum(points for parts in earned for reason, points in parts.items() if reason != REFERRAL)
+
+
+def is_undone(document: dict[str, Any]) -> bool:
+    """Whether a purchase came back whole and every point of it too."""
+    return came_back_whole(document) and not any(one.get("points_forgiven") for one in document["returns"])
+
+
+def _noted(purchase: Purchase, program: Program) -> Note:
+    """The note; one that an earlier version has not written, or only in part, is what it would be today."""
+    document = purchase.document
+    noted: dict[str, Any] | None = document.get("counted")
+    if noted is not None and "applied" in noted:
+        return noted
+    day = program.business_date(purchase.occurred_at).isoformat()
+    if noted is None:
+        noted = {"coupons": document.get("coupons", ())}
+        if len(program.tiers) > 1:
+            noted["metric"] = program.tier_policy.metric
+    told = {one["campaign"] for one in document["explanation"] if one["applied"]}
+    campaigns = [offer for offer in program.campaigns if offer.code in told]
+    coupons = [f"coupon:{code}" for code in noted.get("coupons", ())]
+    return {
+        "day": day,
+        "applied": [*coupons, *(offer.reason for offer in campaigns if offer.per_member)],
+        "applied_on": [offer.reason for offer in campaigns if offer.per_member_per_day],
+        **noted,
+    }

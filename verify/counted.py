@@ -1,0 +1,95 @@
+"""Holds what is counted of a member, beside points, against the journal and the notes of what each purchase counted."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import date
+from functools import partial
+from typing import Any, Final
+
+from rules.counters import COUNT_MAX, DAYS_KEPT, purchase_count, times_redeemed
+from rules.counting import limited_points
+from rules.state import Account
+from verify.books import MemberRows
+from verify.finding import Finding
+from verify.stream import attempt, parsed
+
+REDEEMED: Final = {"reward_redeemed": 1, "redemption_cancelled": -1}
+"""What an entry counts of a reward."""
+
+Days = dict[int, tuple[int, ...]]
+"""Values by the ordinal of their day."""
+
+
+def check_counted(finding: Finding, rows: MemberRows, stored: Account) -> None:
+    """Check the counters of an open account; who is closed is counted no more."""
+    finding.checked += 1
+    wrong = attempt(finding, rows.name, partial(next, _wrong_count(rows, stored.counters), None))
+    if wrong:
+        finding.fault(f"{rows.name}: {wrong}")
+
+
+def _wrong_count(rows: MemberRows, counters: dict[str, Any]) -> Iterator[str]:
+    entries = rows.entries.values()
+    undone = {entry.detail["purchase"] for entry in entries if entry.detail.get("undone")}
+    bought = sum(entry.kind == "purchase_recorded" for entry in entries) - len(undone)
+    if purchase_count(counters) != bought:
+        yield f"{purchase_count(counters)} purchases counted, {bought} in the journal"
+    redeemed = Counter[str]()
+    for entry in entries:
+        if entry.kind in REDEEMED:
+            redeemed[entry.detail["reward"]] += REDEEMED[entry.kind] * entry.detail["quantity"]
+    for reward in redeemed.keys() | counters.get("rewards", {}).keys():
+        had = times_redeemed(counters, reward)
+        if had != redeemed[reward]:
+            yield f"{had} of {reward} counted as redeemed, {redeemed[reward]} in the journal"
+    thanked = [entry.detail["referee"] for entry in entries if entry.kind == "referral_credited"]
+    if counters.get("referrals", []) != thanked:
+        yield f"{len(counters.get('referrals', []))} referrals counted, {len(thanked)} in the journal"
+    yield from _wrong_offers(rows, counters, undone)
+
+
+def _wrong_offers(rows: MemberRows, counters: dict[str, Any], undone: set[int]) -> Iterator[str]:
+    """What the notes of the purchases that were not undone sum to; earlier versions noted less than they counted."""
+    documents = {row["version"]: parsed(row["document"], dict) for row in rows.purchases}
+    notes = {version: document.get("counted", {}) for version, document in documents.items()}
+    if not all("applied" in note for note in notes.values()):
+        return
+    kept = [version for version in notes if version not in undone]
+    applied = Counter(reason for version in kept for reason in notes[version]["applied"])
+    if counters.get("applied", {}) != applied:
+        yield f"offers counted as applied {counters.get('applied', {})}, by the purchases {dict(applied)}"
+    newest = max((_ordinal(note) for note in notes.values()), default=0)
+    days: dict[str, Days] = defaultdict(dict)
+    for version in kept:
+        day = _ordinal(notes[version])
+        _add(days["purchases"], day, (1, limited_points(documents[version])))
+        for reason in notes[version]["applied_on"]:
+            _add(days[reason], day, (1,))
+    told = {"purchases": _days(counters.get("days", []), width=3)}
+    told |= {reason: _days(pairs, width=2) for reason, pairs in counters.get("applied_on", {}).items()}
+    for name in days.keys() | told.keys():
+        for day in days[name].keys() | told.get(name, {}).keys():
+            says, should = told.get(name, {}).get(day), days[name].get(day)
+            if _differ(says, should, exact=day >= newest - DAYS_KEPT):
+                yield f"{name} of {date.fromordinal(day)} counted as {says}, by the purchases {should}"
+
+
+def _differ(says: tuple[int, ...] | None, should: tuple[int, ...] | None, *, exact: bool) -> bool:
+    """Days long past may be forgotten, and begin anew with a purchase of then; sums end at what a counter can hold."""
+    if says == should or (says is None and not exact):
+        return False
+    if says is None or should is None:
+        return True
+    return any(is_ > most or (exact and is_ < min(most, COUNT_MAX)) for is_, most in zip(says, should, strict=True))
+
+
+def _ordinal(note: dict[str, Any]) -> int:
+    return date.fromisoformat(note["day"]).toordinal()
+
+
+def _add(days: Days, day: int, values: tuple[int, ...]) -> None:
+    days[day] = tuple(map(sum, zip(days.get(day, (0,) * len(values)), values, strict=True)))
+
+
+def _days(flat: list[int], *, width: int) -> Days:
+    return {flat[at]: tuple(flat[at + 1 : at + width]) for at in range(0, len(flat), width)}
