@@ -13,6 +13,7 @@ import asyncpg
 
 from command.stock import allot
 from rules.program import Program, parse_program
+from rules.program_check import read_document
 from shard_router.pool import ShardServers
 from shard_router.statement import load_statements
 
@@ -115,7 +116,7 @@ def _version_of(top: Any, source: str, effective_at: datetime | None) -> tuple[i
 
 def _same_rules(one: str, other: str) -> bool:
     """Comments and layout make no version."""
-    return one == other or parse_program(one).document == parse_program(other).document
+    return one == other or read_document(one, applied=True) == read_document(other)
 
 
 async def newest_source(dsn: str) -> tuple[int, str] | None:

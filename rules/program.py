@@ -21,7 +21,7 @@ _DAYS_CACHED: Final = 1_000  # tills send today and the days they were offline; 
 
 
 class Program:
-    """A program as decisions read it. Tiers are in order of their thresholds, campaigns as listed."""
+    """A program as decisions read it: tiers in order of their thresholds, campaigns as listed, coupons by capitals."""
 
     history: tuple[tuple[datetime, "Program"], ...] = ()
     """The versions up to this one with the instants from which they count; empty: this one has always been in force."""
@@ -46,7 +46,7 @@ class Program:
             tier.code: (base * (Fraction(tier.multiplier) - 1)).as_integer_ratio() for tier in document.tiers
         }
         self.campaigns = tuple(compile_campaign(one, base=base, minor=minor) for one in document.campaigns)
-        self.coupons = {one.code: compile_coupon(one, base=base, minor=minor) for one in document.coupons}
+        self.coupons = {one.code.upper(): compile_coupon(one, base=base, minor=minor) for one in document.coupons}
         self.offers = {offer.reason: offer for offer in (*self.campaigns, *self.coupons.values())}
         self._expiry_of = lru_cache(maxsize=_DAYS_CACHED)(self._end_of_rounded_day)
         self._ranks = {tier.code: rank for rank, tier in enumerate(self.tiers)}
@@ -128,5 +128,5 @@ def _next_of(expiry: Expiry, day: date) -> date:
 
 
 def parse_program(source: str, version: int = 0) -> Program:
-    """The program of a TOML text; ProgramError names every place that is wrong."""
-    return Program(read_document(source), version)
+    """The program of a TOML text, version 0 before it is applied; ProgramError names every place that is wrong."""
+    return Program(read_document(source, applied=version > 0), version)

@@ -18,13 +18,16 @@ class ProgramError(ValueError):
     """A program file that cannot be used; the message says where, why and what to write instead."""
 
 
-def read_document(source: str) -> ProgramDocument:
-    """The checked document of a TOML text; ProgramError names every place that is wrong."""
+def read_document(source: str, *, applied: bool = False) -> ProgramDocument:
+    """The checked document of a TOML text; ProgramError names every place that is wrong.
+
+    `applied`: it is in force, so what is refused only since then does not count.
+    """
     try:
         document = ProgramDocument.model_validate(_parsed(source))
     except ValidationError as error:
         raise _complaint(source, [(one["loc"], _words(dict(one))) for one in error.errors()]) from error
-    disagreements = list(_disagreements(document))
+    disagreements = [*_disagreements(document), *(() if applied else _same_coupons(document))]
     if disagreements:
         raise _complaint(source, disagreements)
     return document
@@ -128,6 +131,16 @@ def _twice(name: str, codes: list[str]) -> Iterator[tuple[Location, str]]:
         if code in seen:
             yield (name, index, "code"), f"{code!r} stands there twice; codes are unique among {name}"
         seen.add(code)
+
+
+def _same_coupons(document: ProgramDocument) -> Iterator[tuple[Location, str]]:
+    codes = [coupon.code for coupon in document.coupons]
+    capitals = [code.upper() for code in codes]
+    for index, code in enumerate(codes):
+        first = capitals.index(code.upper())
+        if codes[first] != code:
+            words = f"{code!r} is {codes[first]!r}: tills may send a code in capitals or small letters"
+            yield ("coupons", index, "code"), words
 
 
 def _tiers(document: ProgramDocument) -> Iterator[tuple[Location, str]]:

@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from rules.text import composed
+
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _CLOCK: Final = re.compile(r"\d\d:\d\d(:\d\d)?", re.ASCII)
 
@@ -100,6 +102,7 @@ def month_day(text: str) -> tuple[int, int]:
 
 Exact = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=10**9, decimal_places=9)]
 Multiplier = Annotated[Decimal, BeforeValidator(_exact), Field(ge=1, le=10**6, decimal_places=9)]
+Words = Annotated[str, AfterValidator(composed)]
 Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[Whole, Field(ge=0, le=2**53)]
@@ -119,7 +122,7 @@ class Identity(_Part):
     """Which program this is. `time_zone` gives business dates, weekdays and month ends."""
 
     code: Code
-    name: str
+    name: Words
     currency: Annotated[str, AfterValidator(_known_currency)]
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
 
@@ -181,7 +184,7 @@ class Tier(_Part):
     """A tier and what reaching it takes, in units of the policy's metric. `multiplier` is on base points."""
 
     code: Code
-    name: str = ""
+    name: Words = ""
     threshold: Count = 0
     multiplier: Multiplier = Decimal(1)
 
@@ -232,8 +235,8 @@ class When(_Part):
 class Match(_Part):
     """Which lines count: those of one of the categories or with one of the skus. Nothing given: all."""
 
-    categories: tuple[str, ...] = ()
-    skus: tuple[str, ...] = ()
+    categories: tuple[Words, ...] = ()
+    skus: tuple[Words, ...] = ()
 
 
 class Effect(_Part):
@@ -266,7 +269,7 @@ class Campaign(_Part):
     """Extra points while it runs. Of the campaigns in one `group` only the best for the member applies."""
 
     code: Code
-    name: str = ""
+    name: Words = ""
     starts_at: Instant | None = None
     ends_at: Instant | None = None
     when: When = When()
@@ -280,7 +283,7 @@ class Coupon(_Part):
     """Extra points for who shows the code, so many times per member (0: no limit)."""
 
     code: Code
-    name: str = ""
+    name: Words = ""
     starts_at: Instant | None = None
     ends_at: Instant | None = None
     when: When = When()
@@ -301,7 +304,7 @@ class Reward(_Part):
     """Something to redeem points for. An unused redemption ends after `valid_days`."""
 
     code: Code
-    name: str
+    name: Words
     points: Count
     stock: Count | None = None
     per_member: Count | None = None
@@ -312,7 +315,7 @@ class Store(_Part):
     """A store and the region its tills post to."""
 
     code: Code
-    name: str
+    name: Words
     region: str
     lat: float | None = Field(default=None, strict=True, ge=-90, le=90)
     lon: float | None = Field(default=None, strict=True, ge=-180, le=180)

@@ -70,8 +70,8 @@ def _coupons(command: RecordPurchase, basket: Basket, program: Program) -> list[
     """The coupons shown; one that is unknown, over, used up or shown twice refuses the purchase."""
     offers: list[Offer] = []
     for index, code in enumerate(command.coupons):
-        offer = program.coupons.get(code)
-        if offer is None or code in command.coupons[:index]:
+        offer = program.coupons.get(code.upper())
+        if offer is None or offer in offers:
             words = "no such coupon" if offer is None else "this coupon is shown twice"
             return Refused("unknown_coupon", words, f"/coupons/{index}")
         over = out_of_window(offer, basket) or used_up(offer, basket)

@@ -176,8 +176,8 @@ async def _check_programs(across: Across) -> list[Finding]:
             finding.fault(f"program {version}: another text on {', '.join(_fewest(sources))}")
     if not held:
         return [finding]
-    newest = next(iter(held[max(held)].values()))
-    program = attempt(finding, f"program {max(held)}", parse_program, newest)
+    newest = max(held)
+    program = attempt(finding, f"program {newest}", parse_program, next(iter(held[newest].values())), newest)
     return [finding, await _check_stock(across, program)] if program else [finding]
 
 

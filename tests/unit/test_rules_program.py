@@ -80,6 +80,21 @@ def test_a_mistake_is_refused_with_its_line_and_the_fix(right: str, wrong: str, 
     assert changed - 1 <= told <= changed or told in (tables[-1], min(changed, tables[-1])) or "everybody" in message
 
 
+def test_codes_of_coupons_differ_in_more_than_capitals_unless_they_are_in_force() -> None:
+    source = SOURCE.replace(
+        "[[coupons]]", '[[coupons]]\ncode = "hello50"\neffect = { fixed = 1 }\n\n[[coupons]]', 1
+    )
+    with pytest.raises(ProgramError, match=r"coupons\.2\.code: 'HELLO50' is 'hello50'"):
+        parse_program(source)
+    assert parse_program(source, version=7).version == 7
+
+
+def test_texts_that_are_compared_are_composed_and_trimmed() -> None:
+    match = 'match = { categories = ["Ka\u0308se "], skus = ["e\u0301"] }'
+    program = parse_program(SOURCE + f'\n[[campaigns]]\ncode = "cheese"\n{match}\neffect = {{ fixed = 1 }}\n')
+    assert (program.campaigns[-1].categories, program.campaigns[-1].skus) == ({"Käse"}, {"é"})
+
+
 def test_every_mistake_is_told_in_the_order_of_the_file() -> None:
     source = SOURCE.replace('per_unit = "1" ', "per_unit = 1.5 ").replace('name = "A coffee"', 'nam = "A coffee"')
     with pytest.raises(ProgramError) as caught:
