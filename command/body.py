@@ -1,27 +1,13 @@
 """The bodies of commands: everything is checked here, once, so that behind the edge there is only sense."""
 
-from datetime import date
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from rules.command import ReturnedLine
-from service.body import (
-    LINES_MAX,
-    POINTS_MAX,
-    CardNumber,
-    Email,
-    EntityId,
-    Instant,
-    MemberReference,
-    Phone,
-    Quantity,
-    StrictModel,
-    Text,
-    printable,
-)
-
-LongText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+from service.body import LINES_MAX, POINTS_MAX, MemberReference, StrictModel
+from service.field import BirthDate, CardNumber, Email, EntityId, Flag, Instant, LongText, Phone, Quantity, Text
+from service.identifier import canonical_identifier
 
 
 class EnrolBody(StrictModel):
@@ -35,9 +21,14 @@ class EnrolBody(StrictModel):
     phone: Phone | None = None
     email: Email | None = None
     name: LongText | None = None
-    birth_date: date | None = None
+    birth_date: BirthDate | None = None
     locale: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
-    referred_by: Annotated[str, Field(max_length=64), AfterValidator(printable), EntityId] | None = None
+    referred_by: Annotated[Text, EntityId] | None = None
+
+    @property
+    def as_sent(self) -> list[tuple[str, str]]:
+        """Kind and value of what the member is to be found by, as it was sent (see forms_of)."""
+        return [(kind, value) for kind, value in (("phone", self.phone), ("email", self.email)) if value is not None]
 
 
 class ReturnedLineBody(StrictModel):
@@ -178,8 +169,14 @@ class IdentifierBody(StrictModel):
 
     @property
     def names(self) -> tuple[str, str]:
-        """Kind and value."""
+        """Kind and value, as it was sent (see forms_of)."""
         return next((kind, value) for kind, value in self if value is not None)
+
+    @property
+    def canonical(self) -> tuple[str, str]:
+        """Kind and value, as it is stored."""
+        kind, value = self.names
+        return kind, canonical_identifier(kind, value)
 
 
 class IdentifiersBody(StrictModel):
@@ -190,11 +187,16 @@ class IdentifiersBody(StrictModel):
     )
     add: Annotated[list[IdentifierBody], Field(max_length=5)] = Field(default=[])
     remove: Annotated[list[IdentifierBody], Field(max_length=20)] = Field(default=[])
-    new_card: bool = Field(default=False, description="Draw a new card number; the answer shows it under `added`.")
+    new_card: Flag = Field(default=False, description="Draw a new card number; the answer shows it under `added`.")
+
+    @property
+    def as_sent(self) -> list[tuple[str, str]]:
+        """Kind and value of what is added, as it was sent (see forms_of)."""
+        return [one.names for one in self.add]
 
     @model_validator(mode="after")
     def _changes_something(self) -> "IdentifiersBody":
-        names = [one.names for one in (*self.add, *self.remove)]
+        names = [one.canonical for one in (*self.add, *self.remove)]
         if not names and not self.new_card:
             raise ValueError("add or remove something")
         if len(set(names)) < len(names):

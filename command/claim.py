@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from service.detached import DetachedWrites
+from service.identifier import forms_of
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import ProblemError
 from shard_router.topology import TopologyWatch
@@ -34,6 +35,12 @@ class Claims:
         """Lease what a member is to be found by; tells which of it existing members have (see Directory)."""
         work = self._directory.lease(self._unrouted(identifiers), member_id)
         return await self._detached.wait(work, deadline=deadline, what="leasing what the member is to be found by")
+
+    async def stored_before(self, names: Iterable[Identifier], member_id: int) -> list[Identifier]:
+        """Which names, as they were sent, another member has in the form of a version before (see forms_of)."""
+        before = [(kind, form) for kind, text in names for form in forms_of(kind, text)[1:]]
+        holders = [await self._directory.find(identifier) for identifier in before]
+        return [one for one, holder in zip(before, holders, strict=True) if holder not in (None, member_id)]
 
     async def conclude(self, identifiers: Iterable[Identifier], member_id: int, *, deadline: float) -> None:
         """Hold the leases of what a member has now, and give up the others.

@@ -51,6 +51,7 @@ from rules.command import (
 from service.basket import basket_command, named_holds
 from service.body import PurchaseBody
 from service.forward import FORWARDED_HEADER
+from service.identifier import forms_of
 from service.web import Handler
 from shard_router.card import new_card
 from shard_router.directory import Identifier
@@ -82,10 +83,11 @@ async def _at_once(asked: CommandRequest[Any], envelope: Envelope) -> web.Respon
     return render(await asked.node.run(envelope))
 
 
-async def _with_claims(asked: CommandRequest[Any], envelope: Envelope) -> web.Response:
+async def _with_claims(asked: CommandRequest[EnrolBody | IdentifiersBody], envelope: Envelope) -> web.Response:
     """Lease what the member is to be found by, run the command, and hold what the member has then."""
     claims, (identifiers, member_id) = asked.node.claims, _to_claim(envelope)
     taken = await claims.lease(identifiers, member_id, deadline=asked.deadline)
+    taken += await claims.stored_before(asked.body.as_sent, member_id)
     if taken and isinstance(envelope.command, EnrolMember) and FORWARDED_HEADER not in asked.request.headers:
         # The same key may have made that member from a node of its region: there it gets its first answer again.
         region = await claims.region_of_holder(taken[0])
@@ -222,14 +224,24 @@ async def _cancellation(asked: CommandRequest[CancelBody], target: Target) -> Co
 
 async def _identifiers(asked: CommandRequest[IdentifiersBody], target: Target) -> Command:
     body, node = asked.body, asked.node
-    add = [one.names for one in body.add]
+    add = [one.canonical for one in body.add]
     for kind, value in add:
         # A card of our own form is found where it says, nowhere else.
         if kind == "card" and node.home_of_card(value) not in (None, (target.region, target.slot)):
             raise ProblemError("malformed", "this card belongs to another place", [_CARD_ELSEWHERE])
     if body.new_card:
         add.append(("card", new_card(node.region_number, target.slot)))
-    return ChangeIdentifiers(tuple(add), tuple(one.names for one in body.remove), asked.received_at)
+    remove = await _stored(asked, target, [one.names for one in body.remove])
+    return ChangeIdentifiers(tuple(add), tuple(remove), asked.received_at)
+
+
+async def _stored(asked: CommandRequest[Any], target: Target, names: list[Identifier]) -> list[Identifier]:
+    """Identifiers as this member has them: canonical, or as a version before stored what was sent."""
+    forms = [[(kind, form) for form in forms_of(kind, text)] for kind, text in names]
+    assert target.member_id is not None
+    older = any(len(one) > 1 for one in forms)
+    has = await asked.node.identifiers_of(target.member_id) if older else set[Identifier]()
+    return [next((form for form in one if form in has), one[0]) for one in forms]
 
 
 async def _erasure(asked: CommandRequest[EraseBody], _target: Target) -> Command:

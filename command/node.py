@@ -15,6 +15,7 @@ from command.store import Store
 from rules.program import Program
 from service.detached import DetachedWrites
 from service.forward import Forwarder
+from service.identifier import forms_of
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import ProblemError, parse_or
 from shard_router.member_id import new_member_id, parse_member_id, slot_of
@@ -90,10 +91,11 @@ class CommandNode:
         home = self.home_of_card(value) if kind == "card" else None
         if home:
             return Target(*home, identifier=(kind, value))
-        member_id = await self.directory.find((kind, value))
-        if member_id is None:
-            raise ProblemError("member_not_found", f"no member with this {kind}")
-        return self.home_of(member_id)
+        for form in forms_of(kind, value):
+            member_id = await self.directory.find((kind, form))
+            if member_id is not None:
+                return self.home_of(member_id)
+        raise ProblemError("member_not_found", f"no member with this {kind}")
 
     async def forward(self, request: web.Request, region: str, *, deadline: float, body: bytes) -> web.Response:
         """Hand a request to another region (see Forwarder)."""

@@ -22,6 +22,11 @@ _EARTH_RADIUS_M: Final = 6_371_008.8  # mean radius, IUGG 1980
 _FAR: Final = math.inf  # stores without a place come last
 
 Place = tuple[float, float]
+NEAR: Final = (
+    r"^-?([0-8]?[0-9](\.[0-9]{1,15})?|90(\.0{1,15})?),"
+    r"-?((1[0-7][0-9]|[0-9]?[0-9])(\.[0-9]{1,15})?|180(\.0{1,15})?)$"
+)
+"""A latitude and a longitude in degrees, as texts."""
 """Latitude and longitude in degrees."""
 
 

@@ -5,13 +5,14 @@ like what does not exist, before anything is asked about it. An erased member do
 nor for a look-up; staff still see his points and history, which name nobody.
 """
 
+import re
 from typing import Any, Final
 
 import orjson
 from aiohttp import ETag, web
 
-from query.catalogue import Place, describe_rewards, describe_rewards_for, describe_stores, describe_tiers
-from query.lookup import HolderQuestion, Identifier, holder_of, only_identifier
+from query.catalogue import NEAR, Place, describe_rewards, describe_rewards_for, describe_stores, describe_tiers
+from query.lookup import HolderQuestion, Identifier, holder_of, nobody, only_name, stored_forms
 from query.node import NODE, QueryNode
 from query.page import page_size
 from query.question import (
@@ -32,6 +33,7 @@ from shard_router.member_id import Reference, format_member_id, parse_member_id,
 from shard_router.token import TOKEN_HEADER, ConsistencyToken, parse_token
 
 _REVALIDATE: Final = "private, no-cache"
+_DEGREES: Final = re.compile(NEAR)
 _JSON: Final = "application/json; charset=utf-8"
 
 
@@ -74,12 +76,12 @@ async def list_member_rewards(request: web.Request) -> web.StreamResponse:
 
 async def look_up_member(request: web.Request) -> web.StreamResponse:
     """Answer the member behind an identifier."""
-    node, identifier = request.app[NODE], only_identifier(request.query.items())
-    if identifier is None:
+    node, name = request.app[NODE], only_name(request.query.items())
+    if name is None:
         raise ProblemError(
             "malformed", "send exactly one of card, phone and email", [{"pointer": "/card", "detail": ""}]
         )
-    found = await find_named(request, identifier)
+    found = await find_named(request, name)
     if isinstance(found, web.Response):
         return found
     member_id, question = found, UnlessErased(AccountQuestion(found))
@@ -140,7 +142,7 @@ HANDLERS: Final[dict[str, Handler]] = {
 """By operation id; event stream and evaluations are added where the node is built."""
 
 
-async def find_named(request: web.Request, identifier: Identifier, *, body: bytes | None = None) -> int | web.Response:
+async def find_named(request: web.Request, name: Identifier, *, body: bytes | None = None) -> int | web.Response:
     """Find the member with an identifier whom the principal may see; the home region's answer when that is not ours.
 
     A Consistency-Token is obeyed first: its member may have the identifier since then, or have it no longer. A member
@@ -149,19 +151,31 @@ async def find_named(request: web.Request, identifier: Identifier, *, body: byte
     node, token, himself = request.app[NODE], token_of(request), request[PRINCIPAL].member_id
     if token and not request[PRINCIPAL].may_see(token.member_id):
         raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
-    holder, asked_on = None, None
-    if first := token.member_id if token else himself:
-        if region := node.elsewhere(first):
-            return await node.forward(request, region, body=body)
-        question, asked_on = HolderQuestion(first, identifier), node.topology.current.shard_of(first)
-        answer = await node.read(request, question, at_least=token.version if token else 0)
-        holder = holder_of(answer.body) if answer.body else None
-    if holder is None and himself is None:
-        holder = await node.find_member(request, identifier, but_on=asked_on)
-    if holder is None or not request[PRINCIPAL].may_see(holder):
+    first = token.member_id if token else himself
+    if first and (region := node.elsewhere(first)):
+        return await node.forward(request, region, body=body)
+    holder = None
+    for identifier in stored_forms(name):
+        holder = holder or await _holder_of(request, identifier, first, at_least=token.version if token else 0)
+    if holder is None:
+        raise nobody(name)
+    if not request[PRINCIPAL].may_see(holder):
         raise ProblemError("member_not_found")
     region = node.elsewhere(holder)
     return await node.forward(request, region, body=body) if region else holder
+
+
+async def _holder_of(request: web.Request, identifier: Identifier, first: int | None, *, at_least: int) -> int | None:
+    """The member with an identifier as it is stored: the one who is asked about first, or for staff anybody."""
+    node, asked_on = request.app[NODE], None
+    if first:
+        question, asked_on = HolderQuestion(first, identifier), node.topology.current.shard_of(first)
+        answer = await node.read(request, question, at_least=at_least)
+        if answer.body:
+            return holder_of(answer.body)
+    if request[PRINCIPAL].member_id is not None:
+        return None
+    return await node.find_member(request, identifier, but_on=asked_on)
 
 
 def as_seen_by(request: web.Request, question: Question) -> Question:
@@ -244,12 +258,9 @@ def _purchase_of(request: web.Request) -> Reference:
 def _place(text: str | None) -> Place | None:
     if text is None:
         return None
-    try:
-        lat, lon = map(float, text.split(","))
-    except ValueError as error:
-        raise malformed_parameter("near", "send latitude,longitude in degrees") from error
-    if not (-90 <= lat <= 90 and -180 <= lon <= 180):  # noqa: PLR2004 - degrees; NaN fails too
-        raise malformed_parameter("near", "latitude is -90 to 90, longitude -180 to 180")
+    if not _DEGREES.fullmatch(text):
+        raise malformed_parameter("near", "send latitude (-90 to 90) and longitude (-180 to 180), like 52.52,13.405")
+    lat, lon = map(float, text.split(","))
     return lat, lon
 
 

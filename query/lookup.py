@@ -6,7 +6,7 @@ A card of ours names its slot. For anything else every shard is asked: those of 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -15,18 +15,20 @@ from query.cache import Cache
 from query.question import Seen
 from query.reader import Readers, ShardReader
 from query.replica import Server
+from rules.text import canonical_text
 from service.credential import Principal
 from service.idempotency import stored_key
+from service.identifier import KINDS, canonical_identifier, forms_of
+from service.problem import malformed_parameter
 from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id
 from shard_router.topology import Topology
 
 T = TypeVar("T")
-KINDS: Final = ("card", "phone", "email")
 
 
 class Identifier(NamedTuple):
-    """A card, phone number or e-mail address, as it is stored."""
+    """A card, phone number or e-mail address."""
 
     kind: str
     value: str
@@ -114,16 +116,6 @@ class Lookup:
         return None
 
 
-def canonical_identifier(kind: str, text: str) -> Identifier:
-    """Bring an identifier as typed to the form in which it is stored."""
-    value = text.strip()
-    if kind == "email":
-        value = value.lower()
-    if kind == "phone" and text[:1] == " ":
-        value = f"+{value}"  # an unescaped plus sign of a URL arrives as a space
-    return Identifier(kind, value)
-
-
 def holder_of(identifier_view: bytes) -> int:
     """Read the member in the body of an identifier view."""
     return parse_member_id(orjson.loads(identifier_view)["member_id"])
@@ -153,7 +145,31 @@ def _shard_of_card(topology: Topology, identifier: Identifier) -> str | None:
     return topology.shard_at(topology.document.regions[home[0]].number, home[1]) if home else None
 
 
-def only_identifier(query: Iterable[tuple[str, str]]) -> Identifier | None:
-    """Read the one identifier of a query string; None when there is none, more than one, or one nobody can have."""
-    given = [canonical_identifier(kind, text) for kind, text in query if kind in KINDS and text.strip()]
-    return given[0] if len(given) == 1 and given[0].value.isprintable() else None
+def only_name(query: Iterable[tuple[str, str]]) -> Identifier | None:
+    """Read the one identifier of a query string, as it was sent; None when there is none or more than one.
+
+    Phone numbers and e-mail addresses have no blanks: one is an unescaped plus sign.
+    """
+    given = [(kind, text) for kind, text in query if kind in KINDS and text]
+    if len(given) != 1:
+        return None
+    kind, text = given[0]
+    try:
+        trimmed = canonical_text(text)
+    except ValueError:
+        return None
+    return Identifier(kind, trimmed if kind == "card" else text.replace(" ", "+"))
+
+
+def nobody(name: Identifier) -> ProblemError:
+    """Make the problem of an identifier that no member has; `malformed` for one that nobody can have."""
+    try:
+        canonical_identifier(*name)
+    except ValueError as error:
+        return malformed_parameter(name.kind, str(error))
+    return ProblemError("member_not_found")
+
+
+def stored_forms(name: Identifier) -> list[Identifier]:
+    """Make of an identifier as it was sent those under which it may be stored."""
+    return [Identifier(name.kind, form) for form in forms_of(*name)]

@@ -138,12 +138,52 @@ async def test_an_identifier_is_found_in_the_view(world: World, eu: ShardPlace) 
 
 
 async def test_nobody_is_found_by_what_nobody_has(world: World) -> None:
-    for query in ("phone=%2B999", "card=0", f"card={compose_card(1, slot=9, unique=1)}", "email=x@y.z"):
+    for query in ("phone=%2B4930999", "card=0", f"card={compose_card(1, slot=9, unique=1)}", "email=x@y.z"):
         reply = await world.get(f"/v1/lookup?{query}")
         assert (reply.status, reply.json["code"]) == (404, "member_not_found"), query
 
 
-@pytest.mark.parametrize("query", ["", "card=", "card=1&phone=2", "card=1&card=2", "name=Ada", "card=1&x=1"])
+@pytest.mark.parametrize("query", ["phone=%2B999", "phone=x", "phone=%2B1234567"])
+async def test_a_lookup_by_a_number_that_no_plan_has_is_refused(world: World, query: str) -> None:
+    reply = await world.get(f"/v1/lookup?{query}")
+    assert (reply.status, reply.json["errors"][0]["pointer"]) == (400, "/phone")
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "asked"),
+    [
+        ("email", "ada.love+shop@example.com", "ada.love+shop@example.com"),
+        ("email", "björn@example.com", "Bjo%CC%88rn@Example.com."),
+        ("email", "a@xn--bcher-kva.example", "a@b%C3%BCcher.example"),
+        ("phone", "+49302123456", "+490302123456"),
+        ("phone", "+490302123456", "%2B490302123456"),  # stored before there was one form
+        ("phone", "+1234567", "%2B1234567"),  # and what no plan has
+        ("email", "bjo\u0308rn@bücher.example", "Bjo%CC%88rn@b%C3%BCcher.example"),
+    ],
+)
+async def test_an_identifier_is_found_however_it_is_written(
+    world: World, eu: ShardPlace, *, kind: str, stored: str, asked: str
+) -> None:
+    await write_member(eu.primary, ADA)
+    await write_identifier(eu, kind, stored, ADA)
+    for region in ("eu", "us"):
+        reply = await world.get(f"/v1/lookup?{kind}={asked}", region=region)
+        assert (reply.status, reply.json.get("member_id")) == (200, format_member_id(ADA))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "card=",
+        "card=%00",
+        "email=a%E2%80%AEb@example.com",
+        "card=1&phone=2",
+        "card=1&card=2",
+        "name=Ada",
+        "card=1&x=1",
+    ],
+)
 async def test_a_lookup_takes_exactly_one_identifier(world: World, query: str) -> None:
     assert (await world.get(f"/v1/lookup?{query}")).status == 400
 

@@ -81,9 +81,7 @@ def test_a_mistake_is_refused_with_its_line_and_the_fix(right: str, wrong: str, 
 
 
 def test_codes_of_coupons_differ_in_more_than_capitals_unless_they_are_in_force() -> None:
-    source = SOURCE.replace(
-        "[[coupons]]", '[[coupons]]\ncode = "hello50"\neffect = { fixed = 1 }\n\n[[coupons]]', 1
-    )
+    source = SOURCE.replace("[[coupons]]", '[[coupons]]\ncode = "hello50"\neffect = { fixed = 1 }\n\n[[coupons]]', 1)
     with pytest.raises(ProgramError, match=r"coupons\.2\.code: 'HELLO50' is 'hello50'"):
         parse_program(source)
     assert parse_program(source, version=7).version == 7
