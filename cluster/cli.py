@@ -20,8 +20,11 @@ from cluster.cli_program import app as program_app
 from cluster.command_line import Commands
 from cluster.document import Documents
 from cluster.errors import ClusterError
+from cluster.files import read_json
+from cluster.node import key_in_force
 from cluster.plan import ClusterPlan, make_plan, read_settings
 from cluster.progress import Progress
+from shard_router.topology import TopologyDocument
 
 app = Commands(
     no_args_is_help=True,
@@ -185,7 +188,12 @@ def key(
     store: Annotated[str | None, typer.Option(help="Bind a pos key to one store.")] = None,
     data: Data = None,
 ) -> None:
-    """Make a new API key and print it, this once."""
+    """Make a new API key and print it, this once, when the nodes that run know it."""
     if role not in document.KEY_ROLES:
         raise ClusterError(f"no role {role!r}: choose one of {', '.join(document.KEY_ROLES)}")
-    sys.stdout.write(document.add_key(Documents(_plan(data=data).data), role, store) + "\n")
+    documents = Documents(_plan(data=data).data)
+    text = document.add_key(documents, role, store)
+    topology = read_json(documents.topology)
+    if topology is not None:
+        asyncio.run(key_in_force(TopologyDocument.model_validate(topology), text))
+    sys.stdout.write(text + "\n")

@@ -164,7 +164,7 @@ def _read_secrets(documents: Documents) -> dict[str, Any]:
 
 
 def add_key(documents: Documents, role: Role, store: str | None) -> str:
-    """A new API key, in force within a second; the text is shown once and not kept."""
+    """A new API key, which nodes know within a second; the text is shown once and not kept."""
     if role == "member":
         raise ClusterError("members use tokens: `loyalty token member ID`")
     document = read_json(documents.credentials)

@@ -1,8 +1,10 @@
 """Our own processes: command nodes, query nodes and projectors, each a Python module with one settings file."""
 
+import asyncio
 import os
 import socket
 import sys
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +16,12 @@ from cluster.errors import ClusterError
 from cluster.plan import HOST, ClusterPlan
 from cluster.process import ProcessSpec
 from service.health import WARNING_MARK
+from shard_router.topology import TopologyDocument
 
 PROJECT = Path(__file__).resolve().parent.parent
 HTTP_TIMEOUT_S = 3.0
+KEY_DEADLINE_S = 5.0
+KEY_INTERVAL_S = 0.1
 READY_DEADLINE_S = 180.0  # three JVMs starting on two busy cores took more than 60 s
 # What a node's settings file says; the same names in our own environment mean the whole system, not the node.
 NODE_SETTINGS = ("REGION", "HOST", "PORT", "TOPOLOGY", "CREDENTIALS", "LOG_LEVEL", "SHARD", "SOURCE")
@@ -80,6 +85,23 @@ async def _get(url: str, timeout_s: float | None) -> tuple[int, str]:
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
         return answer.status, await answer.text()
+
+
+async def key_in_force(topology: TopologyDocument, key: str) -> None:
+    """Return when every node that answers knows an API key: they read the credentials each second."""
+    urls = [url for region in topology.regions.values() for url in (*region.command, *region.query)]
+    await asyncio.gather(*(_knows(url, key) for url in urls))
+
+
+async def _knows(url: str, key: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    with suppress(aiohttp.ClientError, OSError, TimeoutError):
+        async with asyncio.timeout(KEY_DEADLINE_S), aiohttp.ClientSession(headers=headers) as session:
+            while True:
+                async with session.get(f"{url}/v1") as answer:  # there is nothing, but who may not ask is told so first
+                    if answer.status != HTTPStatus.UNAUTHORIZED:
+                        return
+                await asyncio.sleep(KEY_INTERVAL_S)
 
 
 def _warns(line: str) -> bool:
