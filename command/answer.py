@@ -100,6 +100,7 @@ def _purchase(_command: RecordPurchase, entry: RenderedEntry) -> dict[str, Any]:
         "entry_id": _reference("ent", entry),
         "points_earned": detail.get("points_earned", entry.points),
         "postings": orjson.Fragment(entry.postings),
+        "not_applied": detail.get("not_applied", []),
         **told_of_holds(detail),
     }
 

@@ -28,6 +28,7 @@ from service.shape import (
     POSTING_EXAMPLE,
     RELEASED,
     Account,
+    NotApplied,
     Posting,
 )
 
@@ -81,12 +82,16 @@ class PurchaseAnswer(BaseModel):
         entry_id=f"ent_{MEMBER_EXAMPLE}-7",
         points_earned=100,
         postings=[POSTING_EXAMPLE],
+        not_applied=[{"code": "HELLO50", "why": "min_amount: 1299 of 2000 minor units in money"}],
         account=ACCOUNT_EXAMPLE,
     )
     purchase_id: str
     entry_id: str
     points_earned: int
     postings: list[Posting]
+    not_applied: list[NotApplied] = Field(
+        default=[], description="Campaigns and coupons that run and gave nothing, and why."
+    )
     captured: int | None = Field(default=None, description=CAPTURED)
     released: int | None = Field(default=None, description=RELEASED)
     account: Account

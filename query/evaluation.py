@@ -115,4 +115,5 @@ def _document(evaluation: Evaluation | Refused) -> dict[str, Any]:
         **evaluation.holds,
         "tier_after": evaluation.tier_after,
         "explanation": evaluation.explanation,
+        "not_applied": evaluation.not_applied,
     }

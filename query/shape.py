@@ -14,6 +14,7 @@ from service.shape import (
     Account,
     Balance,
     MemberTier,
+    NotApplied,
     Posting,
     with_example,
 )
@@ -219,6 +220,7 @@ class Evaluation(BaseModel):
             "postings": [POSTING_EXAMPLE | {"points": 12}],
             "tier_after": ACCOUNT_EXAMPLE["tier"],
             "explanation": [_EXPLANATION],
+            "not_applied": [],
         }
     )
     points: int = Field(description="What would be earned.")
@@ -227,6 +229,7 @@ class Evaluation(BaseModel):
     released: int | None = Field(default=None, description=RELEASED)
     tier_after: MemberTier
     explanation: list[Explanation]
+    not_applied: list[NotApplied] = Field(description="What the purchase's answer would tell as not applied.")
 
 
 class RewardItem(BaseModel):

@@ -32,11 +32,15 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Earning:
-    """The components a basket earns, none of zero points, and what became of everything that might have given some."""
+    """The components a basket earns, none of zero points, and what became of everything that might have given some.
+
+    `not_applied` tells code and why of each campaign and coupon that gave nothing, of those that run at its time.
+    """
 
     components: tuple[Component, ...]
     explanation: tuple[dict[str, Any], ...]
     applied: tuple[Offer, ...]
+    not_applied: tuple[dict[str, str], ...]
 
     @property
     def points(self) -> int:
@@ -70,10 +74,13 @@ def earn(basket: Basket, program: Program, coupons: Sequence[Offer] = (), referr
     components: list[Component] = []
     explanation: list[dict[str, Any]] = []
     applied: list[Offer] = []
+    not_applied: list[dict[str, str]] = []
     for source, offer, outcome in tried:
         given, why = _within(outcome, room, reason)
         explanation.append({"campaign": source, "applied": given is not None, "points": 0, "why": why})
         if given is None:
+            if offer and ran(why):
+                not_applied.append({"code": offer.code, "why": why})
             continue
         explanation[-1]["points"] = given.points
         room = None if room is None else room - given.points
@@ -84,7 +91,12 @@ def earn(basket: Basket, program: Program, coupons: Sequence[Offer] = (), referr
         components.append(Component(REFERRAL, referral_points, basket.amounts))
         welcome = {"campaign": REFERRAL, "applied": True, "points": referral_points, "why": "applied: first purchase"}
         explanation.append(welcome)
-    return Earning(tuple(components), tuple(explanation), tuple(applied))
+    return Earning(tuple(components), tuple(explanation), tuple(applied), tuple(not_applied))
+
+
+def ran(why: str) -> bool:
+    """Whether a reason is worth telling: campaigns of another time explain nothing about a purchase."""
+    return not why.startswith(("not_started", "ended"))
 
 
 def _base(basket: Basket, program: Program) -> Component | str:

@@ -1,5 +1,6 @@
 """What a purchase would bring, at any instant: the same decision, with nothing kept."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,13 +19,15 @@ from rules.state import Account, Posting
 class Evaluation:
     """`points` would be earned; `tier_after` is `tier` of API.md; one explanation per campaign, base, tier, coupon.
 
-    `holds` tells how many points of the holds named would be captured and released; empty without any.
+    `not_applied` are the campaigns and coupons that the purchase would tell as such. `holds` tells how many points of
+    the holds named would be captured and released; empty without any.
     """
 
     points: int
     postings: tuple[Posting, ...]
     tier_after: dict[str, Any]
     explanation: tuple[dict[str, Any], ...]
+    not_applied: Sequence[dict[str, str]]
     holds: dict[str, int]
 
 
@@ -39,4 +42,5 @@ def evaluate(
     entry = outcome.entry
     points = entry.detail.get("points_earned", entry.points)
     tier, holds = describe_tier(entry.account, program), told_of_holds(entry.detail)
-    return Evaluation(points, entry.postings, tier, outcome.explanation, holds)
+    not_applied = entry.detail.get("not_applied", ())
+    return Evaluation(points, entry.postings, tier, outcome.explanation, not_applied, holds)

@@ -13,7 +13,7 @@ from rules.codec import instant_text, lots_document, quantity_text
 from rules.command import Line, Receipt, RecordPurchase
 from rules.counting import count
 from rules.draft import Draft
-from rules.earn import Component, Earning, earn, share
+from rules.earn import Component, Earning, earn, ran, share
 from rules.facts import Facts
 from rules.offer import Basket, Offer, out_of_window, used_up
 from rules.outcome import Accepted, Entry, Outcome, Purchase, Refused
@@ -100,6 +100,8 @@ def _entry(
         detail |= {"points_earned": earning.points, "points_paid": payment.points, "captured": holds}
     if command.capture_holds:
         detail["released"] = payment.released
+    if earning.not_applied:
+        detail["not_applied"] = list(earning.not_applied)
     if referral.get("points"):
         detail["referral"] = {"referrer": referral["referrer"], "points": referral["points"]}
     return draft.entry(
@@ -137,7 +139,7 @@ def _document(
         "expires_at": instant_text(times[0]),
         "available_at": instant_text(times[1]),
         "lines": lines,
-        "explanation": [one for one in earning.explanation if one["applied"] or _ran(one["why"])],
+        "explanation": [one for one in earning.explanation if one["applied"] or ran(one["why"])],
         "returns": [],
     }
     used = [offer.code for offer in earning.applied if offer.reason.startswith("coupon:")]
@@ -146,11 +148,6 @@ def _document(
     if payment.points:
         _add_payment(document, payment, paid)
     return document
-
-
-def _ran(why: str) -> bool:
-    """Whether a reason is worth keeping: campaigns of another time explain nothing about a purchase."""
-    return not why.startswith(("not_started", "ended"))
 
 
 def _add_payment(document: dict[str, Any], payment: Payment, paid: Sequence[int]) -> None:

@@ -47,6 +47,14 @@ def with_example(example: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [example]})
 
 
+class NotApplied(BaseModel):
+    """A campaign or coupon that runs and gave nothing."""
+
+    model_config = with_example({"code": "HELLO50", "why": "min_amount: 1299 of 2000 minor units in money"})
+    code: str = Field(description="As in the program: of a coupon without `coupon:`.")
+    why: str = Field(description="Begins with a stable word, as in an explanation.")
+
+
 class Expiring(BaseModel):
     """Points that go at an instant unless they are spent before."""
 

@@ -64,6 +64,16 @@ def wrong_earning(document: Document, program: Program) -> Iterator[str]:
         yield f"explains {dict(explained)}, its lines earned {dict(told)}"
 
 
+def wrong_not_applied(document: Document, detail: Document) -> Iterator[str]:
+    """The entry tells of just those campaigns and coupons that the basket's explanation says gave nothing."""
+    offers = [one for one in document["explanation"][1:] if not one["campaign"].startswith("tier:")]  # after the base
+    gave_nothing = [
+        {"code": one["campaign"].removeprefix("coupon:"), "why": one["why"]} for one in offers if not one["applied"]
+    ]
+    if detail.get("not_applied", []) != gave_nothing:
+        yield f"tells {detail.get('not_applied', [])} as not applied, explains {gave_nothing}"
+
+
 def _weighed(reason: str, lines: tuple[Line, ...], amounts: tuple[int, ...], program: Program) -> Weighed:
     """What a reason gives before limits, and each line's weight in it."""
     kind, _, code = reason.partition(":")

@@ -177,6 +177,9 @@ _OF_HOLDS: Final[dict[str, Getter]] = {
 }
 """What the answer to a purchase says of the holds it named; entries of old tell nothing of what they released."""
 
+_OF_OFFERS: Final[dict[str, Getter]] = {"not_applied": lambda entry: entry.detail.get("not_applied")}
+"""What the answer to a purchase says of campaigns and coupons; answers of old say nothing of them."""
+
 
 def check_answers(books: Books, rows: MemberRows) -> None:
     """Check the stored answers of a member: all that they say must be in the entry they name."""
@@ -205,8 +208,9 @@ def _wrong_in_answer(answer: Row, entry: ReadEntry | None) -> Iterator[str]:
         yield f"is answered with status {answer['status']}"
     document = parsed(answer["answer"], dict)
     fields = dict(_ANSWERS[entry.kind])
-    if entry.kind == "purchase_recorded" and "released" in entry.detail:
-        fields |= _OF_HOLDS
+    if entry.kind == "purchase_recorded":
+        fields |= _OF_HOLDS if "released" in entry.detail else {}
+        fields |= _OF_OFFERS if "not_applied" in entry.detail or document.get("not_applied") else {}
     if entry.kind != "member_closed":
         fields["account"] = _account_after
     for name, getter in fields.items():

@@ -9,7 +9,7 @@ from rules.counting import is_undone
 from rules.program import Program
 from rules.reversal import quantities_of, reasons_of, thousandths, undone
 from shard_router.member_id import format_member_id
-from verify.basket import wrong_earning, wrong_payment
+from verify.basket import wrong_earning, wrong_not_applied, wrong_payment
 from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
 from verify.stream import Row, attempt, parsed
 
@@ -122,6 +122,7 @@ def _wrong_with(
     if program is not None and "money" in document:  # baskets of old were decided by other formulas
         yield from wrong_payment(document, program)
         yield from wrong_earning(document, program)
+        yield from wrong_not_applied(document, entry.detail)
     yield from _wrong_returns(document, returns)
     for line in document["lines"]:
         yield from _wrong_line(line)

@@ -10,7 +10,19 @@ from command.operation import PurchaseAnswer
 from tests.command_node import PROGRAM, RunningNode, running_command_node
 from tests.integration.test_command import basket
 
-WORTH = PROGRAM.replace("[points]\n", "[points]\nworth = { points = 10, amount = 1 }\n")
+WORTH = (
+    PROGRAM.replace("[points]\n", "[points]\nworth = { points = 10, amount = 1 }\n")
+    + """
+[[coupons]]
+code = "HELLO"
+when = { min_amount = 2000 }
+effect = { fixed = 50 }
+[[campaigns]]
+code = "fuel"
+match = { categories = ["FUEL"] }
+effect = { fixed = 5 }
+"""
+)
 
 
 @pytest.fixture
@@ -70,15 +82,34 @@ async def test_points_that_pay_nothing_are_refused_with_the_number_that_would_do
     assert (paid.status, paid.json["account"]["balance"]["available"]) == (201, 7_000)
 
 
+async def test_a_coupon_that_did_not_apply_is_told_each_time_the_basket_is_answered(node: RunningNode) -> None:
+    member = await rich(node)
+    body = basket(member, "1", coupons=["HELLO"])
+    first = await node.post("/v1/purchases", body, key="k1")
+    assert first.json["not_applied"] == [
+        {"code": "fuel", "why": "no_line: no line matches"},
+        {"code": "HELLO", "why": "min_amount: 1349 of 2000 minor units in money"},
+    ]
+    for key in ("k1", "k2"):
+        again = await node.post("/v1/purchases", body, key=key)
+        assert again.json == first.json
+    enough = [{"sku": "a", "quantity": 1, "amount": 2000, "category": "FUEL"}]
+    applied = await node.post("/v1/purchases", basket(member, "2", coupons=["HELLO"], lines=enough))
+    assert (applied.json["not_applied"], applied.json["points_earned"]) == ([], 75)
+
+
 async def test_a_basket_of_before_is_answered_again_as_it_was(node: RunningNode) -> None:
-    """Entries of old tell nothing of what they released, nor did their answers."""
+    """Entries of old tell nothing of what they released or what did not apply; a stored answer stays as it is."""
     member = await rich(node)
     body = basket(member, "1", lines=LINES, capture_holds=[await hold(node, member, 3_000)])
     first = await node.post("/v1/purchases", body, key="k1")
     new_key = await node.post("/v1/purchases", body, key="k2")
     assert (new_key.status, new_key.json) == (201, first.json)
     connection = await asyncpg.connect(node.dsn)
-    await connection.execute("UPDATE journal SET detail = detail::jsonb - 'released' WHERE kind = 'purchase_recorded'")
+    detail = "detail::jsonb - 'released' - 'not_applied'"
+    await connection.execute(f"UPDATE journal SET detail = {detail} WHERE kind = 'purchase_recorded'")  # noqa: S608
     await connection.close()
     of_old = await node.post("/v1/purchases", body, key="k3")
-    assert of_old.json == {name: first.json[name] for name in first.json if name not in {"captured", "released"}}
+    kept = {name: first.json[name] for name in first.json if name not in {"captured", "released"}}
+    assert of_old.json == kept | {"not_applied": []}
+    assert (await node.post("/v1/purchases", body, key="k1")).body == first.body

@@ -38,6 +38,10 @@ effect = { multiply = "3" }
 [[coupons]]
 code = "TEN"
 effect = { fixed = 10 }
+[[coupons]]
+code = "BIG"
+when = { min_amount = 90000 }
+effect = { fixed = 10 }
 """
 )
 
@@ -81,7 +85,8 @@ async def test_buying_what_was_evaluated_gives_what_it_said(both: Both) -> None:
     hold = await both.command.post("/v1/holds", {"member": {"member_id": ada["member_id"]}, "points": 40})
     rich = {"capture_holds": [hold.json["hold_id"]], "coupons": ["TEN"], "pay_with_points": 100}
     more = await both.command.post("/v1/holds", {"member": {"member_id": ada["member_id"]}, "points": 60})
-    small = {"capture_holds": [more.json["hold_id"]], "lines": [{"sku": "a", "quantity": 1, "amount": 45}]}
+    small: dict[str, Any] = {"capture_holds": [more.json["hold_id"]], "coupons": ["BIG"]}
+    small["lines"] = [{"sku": "a", "quantity": 1, "amount": 45}]
     headers, shown = seen(more), list[Any]()
     for body in (basket(ada, receipt="0") | small, basket(ada, receipt="1") | rich, basket(ada, receipt="2")):
         evaluated = await both.evaluate(body, headers=headers)
@@ -93,7 +98,9 @@ async def test_buying_what_was_evaluated_gives_what_it_said(both: Both) -> None:
         said = evaluated.json
         assert said["points"] == bought.json["points_earned"]
         assert said["postings"] == bought.json["postings"]
-        for name in ("captured", "released"):
+        missed = [one["campaign"].removeprefix("coupon:") for one in said["explanation"][1:] if not one["applied"]]
+        assert [one["code"] for one in said["not_applied"]] == [code for code in missed if code != "advent"]
+        for name in ("captured", "released", "not_applied"):
             assert said.get(name) == bought.json.get(name)
         now = bought.json["account"]["tier"]
         assert said["tier_after"] | {"since": None, "until": None} == now | {"since": None, "until": None}

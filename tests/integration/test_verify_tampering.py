@@ -112,6 +112,7 @@ ANSWERS = {
     "other points": answer("points_earned", "99", "$FIRST"),
     "another entry": answer("entry_id", '"ent_x-1"', "$FIRST"),
     "another account": answer("account,version", "9", "$FIRST"),
+    "a coupon that applied after all": answer("not_applied", "[]", "$SECOND"),
     "other points captured": answer("captured", "1", "$SECOND"),
     "other points released": answer("released", "1", "$SECOND"),
     "other postings": answer("postings", "[]", "$FIRST"),
@@ -183,6 +184,7 @@ PURCHASES = {
     "points for nothing": "; ".join(
         (bought("lines,0,earned,base", "8", "$FIRST"), bought("lines,1,earned,base", "5", "$FIRST"))
     ),
+    "what did not apply forgotten": "UPDATE journal SET detail = detail::jsonb - 'not_applied' WHERE $SECOND",
     "explained otherwise": bought("explanation,0,points", "1", "$FIRST"),
     "points that expire otherwise": bought("expires_at", "null", "$FIRST"),
     "another version": "UPDATE purchase SET changed_version = version WHERE $FIRST",

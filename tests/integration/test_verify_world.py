@@ -26,6 +26,7 @@ RICH = PROGRAM.replace("[points]\n", "[points]\nworth = { points = 1, amount = 1
     '[[tiers]]\ncode = "silver"\nthreshold = 20\nmultiplier = "1.5"\n'
     "[referral]\nreferrer = 100\nnewcomer = 50\n"
     '[[campaigns]]\ncode = "hello"\neffect = { fixed = 1 }\nlimits = { per_member = 9, per_member_per_day = 9 }\n'
+    '[[coupons]]\ncode = "HELLO"\nwhen = { min_amount = 5000 }\neffect = { fixed = 5 }\n'
     '[[rewards]]\ncode = "coffee"\nname = "A coffee"\npoints = 10\nstock = 20\nvalid_days = 30\n'
     '[[rewards]]\ncode = "mug"\nname = "A mug"\npoints = 10\nper_member = 5\n'
 )
@@ -146,7 +147,7 @@ async def shop(node: RunningNode, member: str, world: World) -> None:
     back = {"store": "330", "till": "1", "receipt": "back-1", "occurred_at": basket(named, "")["occurred_at"]}
     await done(node, f"/v1/purchases/{first}/returns", back | {"lines": [{"line": 1, "quantity": 1}]})
     hold = (await done(node, "/v1/holds", {"member": named, "points": 60})).json["hold_id"]
-    paid = basket(named, "ada-2", capture_holds=[hold], pay_with_points=30)
+    paid = basket(named, "ada-2", capture_holds=[hold], pay_with_points=30, coupons=["HELLO"])
     second = (await done(node, "/v1/purchases", paid)).json["purchase_id"]
     back |= {"receipt": "back-2", "lines": [{"line": 1, "quantity": 1}]}
     await done(node, f"/v1/purchases/{second}/returns", back)

@@ -276,6 +276,24 @@ def test_an_evaluation_tells_of_every_campaign_at_any_instant_and_changes_nothin
     )
 
 
+def test_what_runs_and_gives_nothing_is_told_with_its_code_and_why() -> None:
+    parts = [
+        campaign("over", "fixed = 1", ends_at='"2026-01-01T00:00:00Z"'),
+        campaign("monday", "fixed = 1", when='{ weekdays = ["mon"] }'),
+        campaign("best", "fixed = 9", group='"g"'),
+        campaign("beaten", "fixed = 2", group='"g"'),
+        campaign("limited", "fixed = 500"),
+    ]
+    member = Member(program(*parts, COUPON, points="limits = { per_purchase = 13 }"))
+    entry = member.buy(line(400), coupons=("SAVE",))
+    assert earned(entry) == {"base": 4, "campaign:best": 9}
+    told = [(one["code"], one["why"].split(":")[0]) for one in entry.detail["not_applied"]]
+    assert told == [
+        ("monday", "weekday"), ("beaten", "group"), ("limited", "purchase_limit"), ("SAVE", "min_amount"),
+    ]  # fmt: skip
+    assert "not_applied" not in Member(program(campaign("c", "fixed = 1"))).buy(line(100)).detail
+
+
 def test_a_purchase_keeps_the_explanation_of_the_campaigns_that_ran() -> None:
     member = Member(
         program(campaign("over", "fixed = 1", ends_at='"2026-01-01T00:00:00Z"'), campaign("c", "fixed = 1"))

@@ -259,6 +259,7 @@ def test_applying_an_evaluation_gives_what_it_said(data: st.DataObject, rules: P
         assert isinstance(done, Entry)
         earned = sum(one["points"] for one in member.explanation)
         assert (promised.points, promised.postings) == (earned, done.postings)
+        assert list(promised.not_applied) == done.detail.get("not_applied", [])
         assert promised.tier_after["code"] == member.now.tier.code
     else:
         assert promised == done
