@@ -156,6 +156,21 @@ def verify(*, data: Data = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def respell(*, data: Data = None) -> None:
+    """Bring stored phones and e-mails to the one form they have now; exit 1 when two members have the same."""
+    from cluster.respell import lines_of, respell_system  # noqa: PLC0415
+    from cluster.running import running_topology  # noqa: PLC0415
+
+    path = Documents(_plan(data=data).data).topology
+    asyncio.run(running_topology(path))
+    told = asyncio.run(respell_system(path))
+    for line in lines_of(told) if told else ():
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    if told and told.collisions:
+        raise typer.Exit(1)
+
+
+@app.command()
 def rebuild(*, data: Data = None, region: Annotated[str | None, typer.Option(help="Only this region.")] = None) -> None:
     """Rebuild the views from Postgres while serving."""
     from cluster.rebuild import rebuild as rebuild_views  # noqa: PLC0415

@@ -17,6 +17,7 @@ from cdc.slot import find_primary
 from cluster.document import Documents, ensure_keys, write_topology
 from cluster.errors import ClusterError
 from cluster.postgres import bootstrap, wait_streaming
+from cluster.respell import lines_of, respell_system
 from cluster.system import ensure_program, read_program
 from command.migrate import create_slot, migrate
 from shard_router.errors import TopologyError
@@ -48,9 +49,11 @@ def main(
         documents = Documents(data)
         ensure_keys(documents)
         write_topology(documents.topology, _without_epoch(document))
+        told = asyncio.run(respell_system(documents.topology, once=True))
     except ClusterError as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(1) from None
+    sys.stdout.write("".join(f"{line}\n" for line in (lines_of(told) if told else ())))
     sys.stdout.write(f"{len(document.shards)} shards are ready, program version {version}, documents in {data}\n")
 
 

@@ -82,6 +82,7 @@ class System:
         for _ in self.plan.shards:
             await self._shards_ready.acquire()
         self.program_version = await self._apply_program()
+        await self._respell()
         await together(*(self._start_node(*node) for node in self._nodes() if node[0] != "cdc"))
 
     async def _start_valkey(self, shard: ShardPlan) -> None:
@@ -130,6 +131,13 @@ class System:
         version = await ensure_program(urls, self.plan.program)
         self.supervisor.note("program", f"ready (version {version})")
         return version
+
+    async def _respell(self) -> None:
+        from cluster.respell import lines_of, respell_system  # noqa: PLC0415 - heavy, and only a start needs it
+
+        told = await respell_system(self.documents.topology, once=True)
+        if told and (told.changed or told.collisions):
+            self.supervisor.note("identifiers", f"ready ({'; '.join(lines_of(told))})")
 
 
 async def ensure_program(urls: list[str], path: Path | None) -> int:

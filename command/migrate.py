@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -32,6 +33,16 @@ async def migrate(dsn: str) -> None:
             await connection.execute(_STATEMENTS["create_publication"])
     finally:
         await connection.close()
+
+
+async def find_mark(connection: Connection, name: str) -> bool:
+    """Whether work that is no SQL was done on a shard, under this name."""
+    return bool(await connection.fetchval(_STATEMENTS["find_mark"], name))
+
+
+async def set_mark(connection: Connection, name: str) -> None:
+    """Note that it was done."""
+    await connection.execute(_STATEMENTS["set_mark"], name)
 
 
 async def create_slot(dsn: str, slot: str = SLOT) -> None:

@@ -8,6 +8,12 @@ CREATE TABLE IF NOT EXISTS schema_migration (name text PRIMARY KEY, applied_at t
 -- name: list_migrations
 SELECT name FROM schema_migration
 
+-- name: find_mark
+SELECT true FROM schema_migration WHERE name = $1
+
+-- name: set_mark
+INSERT INTO schema_migration (name) VALUES ($1) ON CONFLICT DO NOTHING
+
 -- name: note_migration
 INSERT INTO schema_migration (name) VALUES ($1)
 

@@ -163,7 +163,8 @@ def write_identifiers(writes: Writes, envelope: Envelope, entry: RenderedEntry, 
     for kind, value in command.add:
         row = {"kind": kind, "value": value, "member_id": entry.member_id, "version": entry.version}
         writes.add("identifier", row)
-        profile[kind] = value
+        if not (command.respells and kind in profile):
+            profile[kind] = value
     row = {"member_id": entry.member_id, "version": entry.version, "profile": dict(profile)}
     writes.add("member_change", row)
 

@@ -23,6 +23,13 @@ SELECT status FROM account WHERE member_id = $1
 DELETE FROM idempotency
 WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency WHERE answered_at < $1 LIMIT $2))
 
+-- name: identifier_page
+-- The phones and e-mails of a shard, in the order of its key.
+SELECT kind, value, member_id FROM identifier
+WHERE kind IN ('email', 'phone') AND (kind, value) > ($1, $2)
+ORDER BY kind, value
+LIMIT $3
+
 -- name: identifiers_of
 -- What a member is found by now: asked after a change of it, and before a claim is freed.
 SELECT kind, value FROM identifier WHERE member_id = $1

@@ -193,11 +193,15 @@ class CreditReferral:
 
 @dataclass(frozen=True, slots=True)
 class ChangeIdentifiers:
-    """Another card, phone or e-mail (each (kind, value)) by which the member is found, and those that go."""
+    """Another card, phone or e-mail (each (kind, value)) by which the member is found, and those that go.
+
+    `respells`: what comes is what goes, written otherwise, so it is no newer than what else the member has.
+    """
 
     add: tuple[tuple[str, str], ...]
     remove: tuple[tuple[str, str], ...]
     received_at: datetime
+    respells: bool = False
 
 
 @dataclass(frozen=True, slots=True)

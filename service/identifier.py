@@ -1,6 +1,6 @@
 """The one form of a phone number and an e-mail address: whoever enrols, looks up, migrates or audits asks here.
 
-What versions before stored otherwise stays findable as it was typed (`forms_of`) until `loyalty identifiers` has
+What versions before stored otherwise stays findable as it was typed (`forms_of`) until `loyalty respell` has
 brought it to this form.
 """
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from service.identifier import canonical_identifier
 from shard_router.card import parse_card
 from shard_router.directory import Directory
 from shard_router.errors import MalformedIdError
@@ -34,13 +35,17 @@ class Holder:
 
 
 async def check_identifiers(across: Across, places: Directory) -> list[Finding]:
-    """Check that nobody shares an identifier, and that every look-up by one leads to who has it."""
+    """Check that nobody shares an identifier, that every look-up by one leads to who has it, however it is written."""
     unique = Finding("an identifier has one member in the whole program", ALL)
     claims = Finding("every identifier is found from everywhere", ALL)
+    forms = Finding("phones and e-mails are stored in their one form", ALL)
     async for (kind, value), rows in _names(across):
         holders = [one for one in rows if one.role == "identifier"]
         unique.checked += bool(holders)
         claims.checked += 1
+        forms.checked += 1
+        if not _is_canonical(kind, value):
+            forms.fault(f"a {kind} of {', '.join(sorted({one.name for one in rows}))}: run `loyalty respell`")
         if len(holders) > 1:
             unique.fault(f"a {kind} is that of {', '.join(f'{one.name} on {one.shard}' for one in holders)}")
             continue
@@ -49,7 +54,15 @@ async def check_identifiers(across: Across, places: Directory) -> list[Finding]:
         for words in wrong:
             claims.fault(f"a {kind} {words}")
             break
-    return [unique, claims]
+    return [unique, claims, forms]
+
+
+def _is_canonical(kind: str, value: str) -> bool:
+    """Whether this is the one form; what no numbering plan can have has none, and stays as a version before took it."""
+    try:
+        return canonical_identifier(kind, value) == value
+    except ValueError:
+        return True
 
 
 async def _names(across: Across) -> AsyncGenerator[tuple[tuple[str, str], list[Holder]]]:

@@ -1,13 +1,14 @@
 """Holds baskets against the entries that recorded and returned them, and receipts against both."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
 from rules.counting import is_undone
 from rules.program import Program
 from rules.reversal import quantities_of, reasons_of, thousandths, undone
+from rules.text import composed
 from shard_router.member_id import format_member_id
 from verify.basket import wrong_earning, wrong_not_applied, wrong_payment
 from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
@@ -49,12 +50,17 @@ def check_receipts(books: Books, rows: MemberRows) -> None:
 
 
 def _check_name(books: Books, rows: MemberRows, receipt: Row) -> None:
-    found = tuple(receipt[name] for name in ("store", "till", "business_date", "receipt"))
-    wanted = _name_of(rows, receipt["version"])
+    found = _composed(receipt[name] for name in ("store", "till", "business_date", "receipt"))
+    wanted = _composed(_name_of(rows, receipt["version"]))
     if any(should is not None and is_ != should for is_, should in zip(found, wanted, strict=False)):
         words = " ".join(str(part) for part in wanted if part is not None)
         is_ = " ".join(map(str, found))
         books[RECEIPTS].fault(f"{rows.name}-{receipt['version']}: its receipt is {is_}, it names {words}")
+
+
+def _composed(name: Iterable[Any]) -> Name:
+    """A name as it is compared: versions before kept texts in purchases as they were sent."""
+    return tuple(composed(part) if isinstance(part, str) else part for part in name)
 
 
 def _name_of(rows: MemberRows, version: int) -> Name:
