@@ -280,6 +280,12 @@ HARMLESS = {
     "a return of before returns rounded once": """
         UPDATE purchase SET document = document::jsonb - 'rounded_once' WHERE $FIRST
     """,
+    "baskets of before only money earned": """
+        UPDATE purchase SET document = document::jsonb - 'money';
+        UPDATE journal SET detail = detail::jsonb - 'released' - 'not_applied' WHERE kind = 'purchase_recorded';
+        UPDATE idempotency SET answer = answer::jsonb - 'captured' - 'released' - 'not_applied'
+        WHERE answer ->> 'purchase_id' IS NOT NULL
+    """,
     "a lease whose end nobody has settled": "UPDATE claim SET leased_until = now() - interval '1 h' WHERE $ADA",
     "a claim that the courier is about to free": """
         DELETE FROM identifier WHERE value = 'ada@example.org';
