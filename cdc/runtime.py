@@ -1,7 +1,8 @@
 """Wires the projector of one process: topology, slot, source, sink, rebuild, heartbeat.
 
-The start follows one order that makes every gap visible: ask the slot where it would resume, take over Valkey with
-that (which declares the views incomplete if they do not reach so far), secure the slot, and only then stream.
+The start follows one order that makes every gap visible: begin a new incarnation if the database was restored, ask the
+slot where it would resume, take over Valkey with that (which removes the views of an earlier incarnation, and declares
+them incomplete if they do not reach so far), secure the slot, and only then stream.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from cdc.sink import Position, Session, Sink
 from cdc.slot import connect, find_primary, resume_position, secure_slot
 from cdc.source import Change, ChangeSource
 from query.views import mark_key
+from shard_router.incarnation import ensure_incarnation
 from shard_router.pool import ShardPools
 from shard_router.topology import Shard, Topology, TopologyWatch
 
@@ -96,6 +98,7 @@ class Runtime:
         dsn = await self._wait_for_primary()
         connection = await connect(dsn)
         try:
+            await ensure_incarnation(connection, self.settings.slot)
             position = await resume_position(connection, self.settings.slot)
             await in_thread(lambda: self._open_sink(position))
             await secure_slot(connection, self.settings.slot)

@@ -4,8 +4,8 @@
 SELECT NOT pg_is_in_recovery();
 
 -- name: system
--- Tells one database cluster from another that took its address.
-SELECT system_identifier::text FROM pg_control_system();
+-- Tells one database cluster from another that took its address, and what a restored one shows from what it lost.
+SELECT system_identifier || coalesce('/' || (SELECT nullif(max(number), 0) FROM incarnation), '') FROM pg_control_system();
 
 -- name: slot
 -- `lost`: Postgres gave the slot's WAL up; it can only be dropped. Numbers are bytes of WAL.

@@ -147,6 +147,7 @@ class Batch:
             stock_left=extras.stock_left.get(command.reward) if isinstance(command, RedeemReward) else None,
             identifiers=frozenset(extras.identifiers.get(target, ())),
             taken=self._taken(envelope, target),
+            incarnation=row["incarnation"] or 0,
         )
 
     def _taken(self, envelope: Envelope, target: int) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """What a batch reads before it decides: one row per command, and the facts that only some commands need."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,7 +91,8 @@ def account_of(loaded: Loaded) -> Account | None:
         return None
     totals = {name: row[name] for name in ("spent", "expired", "debt", "issued")}
     state = orjson.loads(row["state"])
-    return parse_state(loaded.target, state, version=row["version"], status=row["status"], totals=totals)
+    account = parse_state(loaded.target, state, version=row["version"], status=row["status"], totals=totals)
+    return replace(account, incarnation=row["incarnation"] or 0)
 
 
 def purchase_of(row: Mapping[str, Any]) -> Purchase:

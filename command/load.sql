@@ -14,7 +14,8 @@ SELECT
     CASE WHEN c.receipt_kind = 'purchase' THEN (
         SELECT m.profile ->> 'birth_date' FROM member m WHERE m.member_id = t.target
     ) END AS birth_date,
-    (SELECT max(version) FROM program WHERE effective_at <= now()) AS program_version
+    (SELECT max(version) FROM program WHERE effective_at <= now()) AS program_version,
+    (SELECT max(number) FROM incarnation) AS incarnation
 FROM json_to_recordset($1::json) AS c(
     position integer, key text, member_id bigint, identifier_kind text, identifier_value text, reference bigint,
     store text, till text, business_date date, receipt text, receipt_kind text

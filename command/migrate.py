@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from shard_router.incarnation import ensure_incarnation
 from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
@@ -46,9 +47,13 @@ async def set_mark(connection: Connection, name: str) -> None:
 
 
 async def create_slot(dsn: str, slot: str = SLOT) -> None:
-    """Create the change stream's failover slot unless it is there. Changes from now on are kept for it."""
+    """Create the change stream's failover slot unless it is there. Changes from now on are kept for it.
+
+    Where it is gone the shard was restored, and a new incarnation begins.
+    """
     connection = await asyncpg.connect(dsn)
     try:
+        await ensure_incarnation(connection, slot)
         if not await connection.fetchval(_STATEMENTS["find_slot"], slot):
             await connection.execute(_STATEMENTS["create_slot"], slot)
     finally:

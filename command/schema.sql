@@ -138,6 +138,15 @@ CREATE TABLE stock_arrival (
     arrived_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- The incarnations of this shard: a restore begins the next, and the versions of entries carry its number, so that none is
+-- ever given twice. Until it is reconciled (`loyalty reconcile`) claims that are not here may have been lost.
+CREATE TABLE incarnation (
+    number integer PRIMARY KEY,
+    began_at timestamptz NOT NULL DEFAULT now(),
+    why text NOT NULL,
+    reconciled_at timestamptz
+);
+
 -- First answers by Idempotency-Key; refusals too (version is null then). A replay touches its row so that it waits for the standby.
 CREATE TABLE idempotency (
     key text PRIMARY KEY,

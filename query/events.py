@@ -18,7 +18,8 @@ from query.question import AccountQuestion, Question
 from service.health import DRAINING
 from service.problem import REQUEST_ID, malformed_parameter
 from service.web import CREDENTIALS
-from shard_router.errors import ProblemError
+from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.member_id import parse_version
 
 _RETRY_MS: Final = 2_000
 _PAUSE_MIN_S: Final = 0.02
@@ -66,6 +67,8 @@ async def _follow(
         answer = await node.read(request, question, at_least=0)
         if answer.body is None:
             return  # erased meanwhile
+        if answer.etag < seen and await node.reader_of(question.member_id).is_lost(question.member_id, seen):
+            seen = 0  # a restore took back what the client has seen: it must hear what holds now
         is_new = answer.etag > seen
         if is_new:
             seen = answer.etag
@@ -87,6 +90,7 @@ async def _wait(watch: Waiter | None, seen: int, pause_s: float) -> bool:
 
 def _last_seen(request: web.Request) -> int:
     text = request.headers.get(_LAST_EVENT_ID, "0")
-    if not (text.isascii() and text.isdigit()) or len(text) > 15:  # noqa: PLR2004 - versions have up to 15 digits
-        raise malformed_parameter(_LAST_EVENT_ID, "send the id of the last event")
-    return int(text)
+    try:
+        return parse_version(text)
+    except MalformedIdError as error:
+        raise malformed_parameter(_LAST_EVENT_ID, "send the id of the last event") from error

@@ -11,7 +11,8 @@ ABOUT: Final = About(
     "Loyalty queries",
     "Reads of members, their points and history, and of the program.\n\n"
     "**Read your own writes:** a command answers with `Consistency-Token`; send it along with a query and the answer "
-    "includes that command, or is 503 `not_yet_visible` (send it again after `Retry-After`).\n\n"
+    "includes that command, or is 503 `not_yet_visible` (send it again after `Retry-After`). 409 `state_lost` says "
+    "that the command was lost to a disaster: forget the token, and ask again without it.\n\n"
     "**Poll cheaply:** keep the `ETag` and send it in `If-None-Match`: 304 says that nothing changed. Or listen to "
     "`/v1/members/{member_id}/events`.\n\n"
     "Any node takes any member's request and hands it to the member's home region when that is another one.",
@@ -39,7 +40,7 @@ _PAGE_TOKEN: Final = Parameter(
     "page_token", "query", "`next_page_token` of the page before, with the same other parameters.", {"type": "string"}
 )
 _OF_MEMBER: Final = (_MEMBER, _TOKEN, _IF_NONE_MATCH)
-_READ: Final = ("shard_unavailable", "not_yet_visible")
+_READ: Final = ("shard_unavailable", "not_yet_visible", "state_lost")
 _MEMBER_READ: Final = ("member_not_found", *_READ)
 
 

@@ -13,9 +13,8 @@ from query import views
 from query.cache import Cache, Recent
 from query.page import decode_page, encode_page, not_of_this_list
 from query.replica import Server
+from rules.version import VERSION_MAX, place_of
 from shard_router.member_id import Reference
-
-VERSION_MAX: Final = 10**15
 
 
 class Seen(NamedTuple):
@@ -136,15 +135,15 @@ class ActivityQuestion:
     size: int
 
     async def ask_cache(self, cache: Cache) -> Seen | None:
-        """Read a page that lies wholly in the recent entries: versions have no holes, so a hole is a missing entry."""
+        """Read a page that lies wholly in the recent entries: places have no holes, so a hole is a missing entry."""
         items = await cache.recent(Recent(self.member_id, self.top or VERSION_MAX, self.size))
         if not items:
             return None
         first, last = views.activity_version(items[0]), views.activity_version(items[-1])
-        without_hole = first - last == len(items) - 1 and first == (self.top or first)
-        if not without_hole or (len(items) < self.size and last != 1):
+        without_hole = place_of(first) - place_of(last) == len(items) - 1 and self._begins(first) is not False
+        if not without_hole or (len(items) < self.size and place_of(last) != 1):
             return None
-        return self._page(items, first=first, last=last, more=last > 1)
+        return self._page(items, first=first, last=last, more=place_of(last) > 1)
 
     async def ask_server(self, server: Server) -> Seen:
         """One index range, backwards."""
@@ -159,7 +158,14 @@ class ActivityQuestion:
         """Render the page. Nothing newer can change one that begins with the entry it was asked to begin with."""
         following = b',"next_page_token":"%b"' % encode_activity_page(self.member_id, last - 1) if more else b""
         body = b'{"items":[' + b",".join(items) + b"]" + following + b"}"
-        return Seen(VERSION_MAX if first == self.top else first, first, body)
+        return Seen(VERSION_MAX if self._begins(first) else first, first, body)
+
+    def _begins(self, first: int) -> bool | None:
+        """Whether an entry is the first of the page that was asked for; None: the newest was asked for.
+
+        `top` is one less than the version that came before: the entry at the place below it is the one.
+        """
+        return None if self.top is None else place_of(first) == place_of(self.top + 1) - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ tell is believed; with one, the query waits (bounded) for the projector, then as
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 from prometheus_client import Counter
@@ -16,6 +17,7 @@ from query.cache import Cache
 from query.question import Question
 from query.replica import Server
 from query.settings import QuerySettings
+from rules.version import VERSION_MAX, incarnation_of, includes
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
 from shard_router.topology import Topology, TopologyWatch
@@ -47,7 +49,7 @@ class ShardReader:
     async def glance(self, question: Question, *, at_least: int = 0) -> Answer | None:
         """Answer from Valkey if it shows that version of the member, or without one anything at all: the hot path."""
         seen = await question.ask_cache(self.cache)
-        if seen is None or seen.seen < at_least:
+        if seen is None or not _shows(seen.seen, at_least):
             return None
         _FROM_CACHE.inc()
         return Answer(seen.etag, seen.body, "cache")
@@ -55,7 +57,8 @@ class ShardReader:
     async def await_version(self, question: Question, *, at_least: int, wait_s: float) -> Answer:
         """Answer a question with a picture that includes version `at_least`, waiting for the view up to `wait_s` first.
 
-        `not_yet_visible` when no one shows that version, `shard_unavailable` when no one can tell.
+        `not_yet_visible` when no one shows that version, `shard_unavailable` when no one can tell, `state_lost` when a
+        restore took it back.
         """
         answer = None if self.cache.breaker.is_open else await self._await_view(question, at_least, wait_s)
         return answer or await self.ask_servers(question, at_least=at_least)
@@ -66,15 +69,26 @@ class ShardReader:
         for server in await self.servers():
             try:
                 seen = await question.ask_server(server)
-            except ProblemError:
+                shows = _shows(seen.seen, at_least) or await self._kept(server, question.member_id, seen.seen, at_least)
+            except ProblemError as error:
+                if error.code == "state_lost":
+                    raise
                 continue
             reached = True
-            if seen.seen >= at_least:
+            if shows:
                 ANSWERS.labels(server.role).inc()
                 return Answer(seen.etag, seen.body, server.role)
         if reached:
             raise ProblemError("not_yet_visible", f"version {at_least} is not visible yet")
         raise ProblemError("shard_unavailable", "neither a view nor a server can answer")
+
+    async def is_lost(self, member_id: int, version: int) -> bool:
+        """Tell whether a restore took a version of a member back; `shard_unavailable` when no one can tell."""
+        for server in await self.servers():
+            with suppress(ProblemError):
+                there, incarnation = await _look_for(server, member_id, version)
+                return not there and incarnation > incarnation_of(version)
+        raise ProblemError("shard_unavailable", "no server can answer")
 
     async def able(self) -> bool:
         """Tell whether Valkey or a server can answer; a frozen server must not take the time of the other."""
@@ -96,6 +110,17 @@ class ShardReader:
             return iter((self.standby, self.primary))
         return iter((self.primary, self.standby))  # an old picture is still better than none
 
+    async def _kept(self, server: Server, member_id: int, seen: int, at_least: int) -> bool:
+        """Tell of what was demanded of an earlier incarnation, or is not seen yet, whether the server's picture has it.
+
+        Only the journal can tell. `state_lost` when it holds no such entry and a later incarnation has begun: what
+        comes from now on has other versions.
+        """
+        there, incarnation = await _look_for(server, member_id, at_least)
+        if not there and incarnation > incarnation_of(at_least):
+            raise ProblemError("state_lost", "a restore took back the state this token is of: go on without it")
+        return there and seen >= at_least
+
     async def _await_view(self, question: Question, at_least: int, wait_s: float) -> Answer | None:
         give_up_at = time.monotonic() + wait_s
         with self.visible.watch(question.member_id) as watch:
@@ -107,6 +132,16 @@ class ShardReader:
                 answer = await self.glance(question, at_least=at_least) if woken else None
         WAITS.labels("refused" if watch is None else "visible" if woken else "timeout").inc()
         return answer
+
+
+def _shows(seen: int, at_least: int) -> bool:
+    return seen == VERSION_MAX or includes(seen, at_least)
+
+
+async def _look_for(server: Server, member_id: int, version: int) -> tuple[bool, int]:
+    """Whether a server's journal has an entry, and the incarnation the server shows."""
+    (row,) = await server.fetch("find_entry", member_id, version)
+    return row["there"], row["incarnation"]
 
 
 class Readers:

@@ -57,6 +57,12 @@ WHERE member_id = $1 AND version <= $2
 ORDER BY version DESC
 LIMIT $3
 
+-- name: find_entry
+-- Whether an entry is there, and the incarnation of the shard, in one picture: what an earlier one gave and is not there was
+-- lost to a restore.
+SELECT EXISTS (SELECT FROM journal WHERE member_id = $1 AND version = $2) AS there,
+    coalesce((SELECT max(number) FROM incarnation), 0) AS incarnation
+
 -- name: find_purchase
 -- A purchase, and how new the picture of its member is.
 SELECT account.version AS seen_version, purchase.*

@@ -50,7 +50,7 @@ def decide(account: Account | None, command: Command, program: Program, facts: F
     """The outcome of one command on one member's account (None: there is no such member)."""
     if account is None:
         if isinstance(command, EnrolMember):
-            return _decided(enrol_member(command, program), (), None)
+            return _decided(enrol_member(command, program, facts), (), None)
         return Decision(Refused("member_not_found", "no such member"), (), None)
     if account.status != "open" and not isinstance(command, SettleTransfer | CancelTransfer):
         return Decision(Refused("member_closed", "the membership is closed"), (), account)

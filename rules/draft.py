@@ -9,13 +9,14 @@ from rules.codec import instant_text
 from rules.outcome import Entry
 from rules.program import Program
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding, apply
+from rules.version import next_version
 
 
 class Draft:
     """Starts the member's next version; `entry` closes it. `counters` and `tier` may be set until then."""
 
     def __init__(self, account: Account) -> None:
-        self.account = replace(account, version=account.version + 1)
+        self.account = replace(account, version=next_version(account.version, account.incarnation))
         self.postings: list[Posting] = []
         self.counters = account.counters
         self.tier = account.tier

@@ -15,8 +15,8 @@ class Facts:
     command names did place a hold (make a redemption, send a transfer), whatever became of it. `holds_existed`: which
     of `capture_holds` did so. `birth_date`: of a buyer. `stock_left`: how many of the reward this shard may still give;
     asked only for rewards with a stock. `already_done`: an entry of this transfer's receipt stands in the receiver's
-    journal. `identifiers`: (kind, value) of all the member has now,
-    and `taken`: the kinds of those to be added that another member has; asked only when identifiers change.
+    journal. `identifiers`: (kind, value) of all the member has now, and `taken`: the kinds of those to be added that
+    another member has; asked only when identifiers change. `incarnation`: of the shard, for a new member's first entry.
     """
 
     purchase: Purchase | None = None
@@ -29,6 +29,7 @@ class Facts:
     already_done: bool = False
     identifiers: frozenset[tuple[str, str]] = frozenset()
     taken: frozenset[str] = frozenset()
+    incarnation: int = 0
 
 
 NO_FACTS: Final = Facts()

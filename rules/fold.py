@@ -10,6 +10,7 @@ from typing import Any, Final
 from rules.codec import instant, parse_posting
 from rules.membership import closed
 from rules.state import Account, Hold, Lot, Posting, Redemption, TierStanding, apply
+from rules.version import follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ def fold(blank: Account, entries: Iterable[FoldedEntry]) -> Account:
     """Apply every posting of every entry, in order; ValueError when one cannot have happened."""
     account = blank
     for entry in entries:
-        if entry.version != account.version + 1:
+        if not follows(entry.version, account.version):
             raise ValueError(f"version {entry.version} follows {account.version}")
         account = replace(account, version=entry.version)
         if entry.kind in _OPENS_HOLD:

@@ -13,12 +13,12 @@ from rules.program import Program
 from rules.state import Account, Bucket, Lot, Posting, TierStanding
 
 
-def enrol_member(command: EnrolMember, program: Program) -> Outcome:
+def enrol_member(command: EnrolMember, program: Program, facts: Facts) -> Outcome:
     """A blank account in the first tier; who brought the member is kept until the first purchase."""
     if command.store is not None and command.store not in program.stores:
         return Refused("unknown_store", f"the program has no store {command.store!r}", "/store")
     tier = TierStanding(program.tiers[0].code, command.received_at)
-    draft = Draft(Account(command.member_id, command.received_at, tier))
+    draft = Draft(Account(command.member_id, command.received_at, tier, incarnation=facts.incarnation))
     detail = {}
     if command.referrer is not None:
         draft.counters = detail = {"referred_by": command.referrer}

@@ -90,7 +90,10 @@ class TierStanding:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One member's account. `lots` are ordered: available before pending, first to expire first."""
+    """One member's account. `lots` are ordered: available before pending, first to expire first.
+
+    `incarnation` is that of the shard now: the next entry is written in it.
+    """
 
     member_id: int
     changed_at: datetime
@@ -104,6 +107,7 @@ class Account:
     expired: int = 0
     debt: int = 0
     issued: int = 0
+    incarnation: int = field(default=0, compare=False)
     counters: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property

@@ -58,6 +58,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "hold_closed": Problem(409, "The hold was captured, voided or has lapsed"),
     "redemption_closed": Problem(409, "The redemption was used, cancelled or has ended"),
     "already_done": Problem(409, "This was done before"),
+    "state_lost": Problem(409, "A restore took back the state this token is of"),
     "member_closed": Problem(409, "The membership is closed"),
     "too_large": Problem(413, "The request is too large"),
     "unsupported_media_type": Problem(415, "Send application/json"),

@@ -25,7 +25,8 @@ _NO_DIGIT: Final = 0xFF
 # For bytes.translate, because every request parses an id: character to value, and value to what int(..., 32) reads.
 _VALUES: Final = bytes(_ALPHABET.find(chr(byte).upper()) & 0xFF if byte < 0x80 else _NO_DIGIT for byte in range(256))  # noqa: PLR2004
 _PYTHON_DIGITS: Final = b"0123456789abcdefghijklmnopqrstuv".ljust(256, b"!")
-_VERSION_DIGITS_MAX: Final = 15
+_VERSION_DIGITS_MAX: Final = 16
+_VERSION_MAX: Final = 2**53 - 1  # what JSON readers and Valkey hold exactly
 
 
 class Reference(NamedTuple):
@@ -90,10 +91,17 @@ def parse_reference(kind: str, text: str) -> Reference:
     """Member and version of a reference of that kind; MalformedIdError otherwise."""
     prefix, _, rest = text.partition("_")
     member, _, version = rest.partition("-")
-    canonical = version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS_MAX and version[0] != "0"
-    if prefix != kind or not canonical:
+    if prefix != kind or version[:1] == "0":
         raise MalformedIdError(text)
-    return Reference(kind, parse_member_id(member), int(version))
+    return Reference(kind, parse_member_id(member), parse_version(version))
+
+
+def parse_version(text: str) -> int:
+    """A member's version in digits; MalformedIdError otherwise, and for one that no member can have."""
+    digits = text.isascii() and text.isdigit() and len(text) <= _VERSION_DIGITS_MAX
+    if not digits or int(text) > _VERSION_MAX:
+        raise MalformedIdError(text)
+    return int(text)
 
 
 def _check_digit(digits: list[int]) -> int:

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from query import views
 from query.__main__ import build
 from query.settings import QuerySettings
+from rules.version import place_of
 from service.credential import mint_member_token, new_key
 from shard_router.member_id import compose_member_id, format_member_id
 from tests.engine import free_port
@@ -125,11 +126,11 @@ def entry(member_id: int, version: int, **changes: Any) -> dict[str, Any]:
         "member_id": format_member_id(member_id),
         "version": version,
         "balance": {
-            "available": 10 * version,
+            "available": 10 * place_of(version),
             "pending": 0,
             "held": 0,
             "debt": 0,
-            "lifetime": 10 * version,
+            "lifetime": 10 * place_of(version),
             "expiring": [],
             "next_change_at": None,
         },
@@ -142,8 +143,8 @@ def entry(member_id: int, version: int, **changes: Any) -> dict[str, Any]:
         "version": version,
         "kind": "purchase_recorded",
         "program_version": 1,
-        "occurred_at": START + timedelta(minutes=version),
-        "recorded_at": START + timedelta(minutes=version),
+        "occurred_at": START + timedelta(minutes=place_of(version)),
+        "recorded_at": START + timedelta(minutes=place_of(version)),
         "store": "berlin-1",
         "points": 10,
         "postings": orjson.dumps(postings).decode(),
@@ -187,7 +188,7 @@ async def add_entry(dsn: str, member_id: int, version: int) -> None:
                 "UPDATE account SET version = $2, available = $3, issued = $3 WHERE member_id = $1",
                 member_id,
                 version,
-                10 * version,
+                10 * place_of(version),
             )
     finally:
         await connection.close()

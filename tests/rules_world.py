@@ -145,7 +145,7 @@ def stored(account: Account | None) -> Account | None:
     totals = {name: getattr(account, name) for name in ("spent", "expired", "debt", "issued")}
     again = parse_state(account.member_id, document, version=account.version, status=account.status, totals=totals)
     assert again == account
-    return again
+    return replace(again, incarnation=account.incarnation)
 
 
 def check_books(journal: list[Entry], account: Account | None) -> None:

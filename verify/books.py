@@ -92,6 +92,7 @@ class Books:
     shard: str
     topology: Topology
     programs: dict[int, Program] = field(default_factory=dict[int, Program])
+    incarnation: int = 0
     redeemed: Counter[str] = field(default_factory=Counter[str])
     findings: dict[str, Finding] = field(init=False)
 

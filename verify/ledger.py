@@ -1,7 +1,6 @@
 """Holds the rows of every member of a primary against the fold of his journal, member by member in one pass."""
 
 from collections.abc import Iterator
-from itertools import count
 from typing import Any, Final
 
 import orjson
@@ -10,6 +9,7 @@ from query.views import is_erased
 from rules.codec import parse_state
 from rules.fold import FoldedEntry, fold
 from rules.state import Account, TierStanding
+from rules.version import follows, incarnation_of
 from shard_router.errors import MalformedIdError
 from shard_router.topology import Topology
 from verify.books import (
@@ -44,6 +44,7 @@ async def check_ledger(connection: Any, shard: str, topology: Topology) -> list[
     """Check every member of one server inside the caller's snapshot."""
     books = Books(shard, topology)
     books.read_programs(await connection.fetch(STATEMENTS["programs"]))
+    books.incarnation = await connection.fetchval(STATEMENTS["incarnation"])
     async for member_id, rows in merged([Rows(connection, stream, "member_id") for stream in _STREAMS]):
         accounts, members, journal, purchases, receipts, identifiers, answers = rows
         account, member = _only(accounts), _only(members)
@@ -72,7 +73,7 @@ def check_member(books: Books, rows: MemberRows) -> None:
             attempt(books[READABLE], f"{entry.name}: detail", _count_redeemed, books, rows, entry)
     if rows.account is None:
         return
-    _check_versions(books[VERSIONS], rows, rows.account)
+    _check_versions(books, rows, rows.account)
     _check_columns(books, rows.name, rows.account)
     _check_erasure(books[ERASED], rows, rows.account)
     stored = attempt(books[READABLE], f"{rows.name}-{rows.account['version']}: state", _stored, rows.account)
@@ -103,8 +104,8 @@ def _misplaced(books: Books, rows: MemberRows, member: Row) -> Iterator[str]:
     if home != books.shard:
         yield f"lives on {home}, the rows are on {books.shard}"
     kinds = {row["version"]: row["kind"] for row in rows.journal}
-    if kinds.get(1, "member_enrolled") != "member_enrolled":
-        yield f"the journal begins with {kinds[1]}"
+    if next(iter(kinds.values()), "member_enrolled") != "member_enrolled":
+        yield f"the journal begins with {next(iter(kinds.values()))}"
     changed = max((version for version, kind in kinds.items() if kind in PERSONAL | {"member_closed"}), default=None)
     if changed is not None and member["version"] != changed:
         yield f"the member row is of version {member['version']}, entry {changed} wrote it last"
@@ -118,14 +119,19 @@ def _misplaced(books: Books, rows: MemberRows, member: Row) -> Iterator[str]:
             yield f"the profile shows a {kind} by which the member is not found"
 
 
-def _check_versions(finding: Finding, rows: MemberRows, account: Row) -> None:
+def _check_versions(books: Books, rows: MemberRows, account: Row) -> None:
+    finding = books[VERSIONS]
     finding.checked += 1
-    for row, version in zip(rows.journal, count(1), strict=False):
-        if row["version"] != version:
-            finding.fault(f"{rows.name}: version {row['version']} stands where {version} should")
+    before = 0
+    for version in (row["version"] for row in rows.journal):
+        if not follows(version, before):
+            finding.fault(f"{rows.name}: version {version} stands where {before + 1} should")
             return
-    if account["version"] != len(rows.journal):
-        finding.fault(f"{rows.name}: account at version {account['version']}, journal at {len(rows.journal)}")
+        before = version
+    if account["version"] != before:
+        finding.fault(f"{rows.name}: account at version {account['version']}, journal at {before}")
+    if incarnation_of(before) > books.incarnation:
+        finding.fault(f"{rows.name}: version {before} is of an incarnation that the shard never had")
 
 
 def _check_columns(books: Books, member: str, account: Row) -> None:
@@ -168,7 +174,7 @@ def _stored(row: Row) -> Account:
 
 def _check_fold(books: Books, rows: MemberRows, row: Row, stored: Account) -> None:
     """Fold the journal entry by entry: each shows the account as it was, and the last leaves it as it is stored."""
-    finding, last = books[FOLD], len(rows.journal)
+    finding, last = books[FOLD], rows.journal[-1]["version"] if rows.journal else 0
     finding.checked += 1
     folded = _blank(books, rows, stored)
     for entry in rows.entries.values():
@@ -191,7 +197,7 @@ def _check_fold(books: Books, rows: MemberRows, row: Row, stored: Account) -> No
 def _blank(books: Books, rows: MemberRows, stored: Account) -> Account:
     """The account before its first entry: in the first tier of the program that enrolled it."""
     tier = stored.tier  # of a program that is not there nothing can be told
-    first = rows.entries.get(1)
+    first = rows.entries.get(rows.journal[0]["version"]) if rows.journal else None
     program = books.programs.get(first.row["program_version"]) if first else None
     if first and program:
         tier = TierStanding(program.tiers[0].code, first.row["recorded_at"])

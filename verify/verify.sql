@@ -34,6 +34,9 @@ SELECT key FROM idempotency WHERE version IS NULL AND status < 400;
 -- name: programs
 SELECT version, source FROM program ORDER BY version;
 
+-- name: incarnation
+SELECT coalesce(max(number), 0) FROM incarnation;
+
 -- name: stock
 -- Each reward's allotment, and what is on its way from here.
 SELECT reward, allotted, redeemed FROM reward_stock ORDER BY reward;
@@ -143,6 +146,7 @@ SELECT
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM claim t)::text AS claim,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM errand t)::text AS errand,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM program t)::text AS program,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM incarnation t)::text AS incarnation,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM reward_stock t)::text AS reward_stock,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM stock_move t)::text AS stock_move,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM stock_arrival t)::text AS stock_arrival;

@@ -102,7 +102,7 @@ async def test_a_second_projector_takes_over_and_the_first_ends(
 
 
 async def test_changes_lost_with_their_slot_are_noticed_and_made_good(
-    projector: CdcNode, client: asyncpg.Connection, valkey: Redis, database: str
+    projector: CdcNode, client: asyncpg.Connection, valkey: Redis
 ) -> None:
     await projector.start()
     await fill(client)
@@ -119,7 +119,8 @@ async def test_changes_lost_with_their_slot_are_noticed_and_made_good(
     await eventually(dropped, deadline_s=DEADLINE_S)
     await client.execute(ADD_ENTRIES, MEMBERS, 1)
     await client.execute("DELETE FROM identifier WHERE value = $1", str(MEMBERS[0]))
-    await create_slot(database, SLOT_OF_TESTS)  # by another hand: no one may take it for the old one
+    another = "SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)"
+    await client.execute(another, SLOT_OF_TESTS)  # by another hand: no one may take it for the old one
     await projector.start()
     await settled(client, valkey)
     assert "changes are missing" in projector.log()

@@ -1,0 +1,31 @@
+-- name: find_incarnation
+SELECT
+    (SELECT max(number) FROM incarnation) AS number,
+    EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1) AS has_slot,
+    EXISTS (SELECT FROM journal) AS has_entries
+
+-- name: first_incarnation
+INSERT INTO incarnation (number, why, reconciled_at) VALUES (0, 'the shard was made', now()) ON CONFLICT DO NOTHING
+
+-- name: lock_accounts
+-- Every batch reads accounts first: those after this transaction see the new number.
+LOCK TABLE account IN ACCESS EXCLUSIVE MODE
+
+-- name: cut_off_others
+-- Those who read before and would write after; and the walsender, so that the projector looks anew.
+SELECT pg_terminate_backend(pid)
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND (
+    application_name IN ('loyalty', 'loyalty cdc')
+    OR pid = (SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1)
+)
+
+-- name: begin_incarnation
+-- A number that no incarnation has had, not even one that a restore took back: time is the floor, in seconds.
+INSERT INTO incarnation (number, why)
+SELECT greatest(max(number) + 1, extract(epoch FROM clock_timestamp() - timestamptz '2026-01-01T00:00:00Z')::integer), $1
+FROM incarnation
+RETURNING number
+
+-- name: give_up_stock
+UPDATE reward_stock SET allotted = redeemed WHERE allotted > redeemed
