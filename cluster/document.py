@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_atomic, write_json
 from cluster.plan import HOST, ClusterPlan, RegionPlan, ShardPlan
-from service.credential import CredentialDocument, Role, new_key
+from service.credential import CredentialDocument, Role, new_forward_key, new_key
+from shard_router.document import read_document
 
 KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
 
@@ -135,15 +136,28 @@ def _write_node(plan: ClusterPlan, name: str, region: str, port: int, extra: dic
 def ensure_keys(documents: Documents) -> None:
     """Make the development keys and the signing key unless they are there."""
     if documents.keys.exists() and documents.credentials.exists():
+        _complete_credentials(documents)
         return
     made = {role: new_key(role) for role in KEY_ROLES if role != "member"}
     private = Ed25519PrivateKey.generate()
     private_pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    credentials = CredentialDocument(keys=[record for _, record in made.values()], jwt_public_keys=[public_pem])
+    credentials = CredentialDocument(
+        keys=[record for _, record in made.values()],
+        jwt_public_keys=[public_pem],
+        forward_keys=[new_forward_key()],
+    )
     write_json(documents.credentials, credentials.model_dump(), mode=0o600)
     keys = {"keys": {role: text for role, (text, _) in made.items()}, "jwt_private_key": private_pem}
     write_json(documents.keys, keys, mode=0o600)
+
+
+def _complete_credentials(documents: Documents) -> None:
+    """Add what a document of an earlier version lacks."""
+    credentials = read_document(documents.credentials, CredentialDocument)
+    if not credentials.forward_keys:
+        completed = credentials.model_copy(update={"forward_keys": [new_forward_key()]})
+        write_json(documents.credentials, completed.model_dump(), mode=0o600)
 
 
 def read_keys(documents: Documents) -> dict[str, str]:
@@ -172,6 +186,6 @@ def add_key(documents: Documents, role: Role, store: str | None) -> str:
         raise ClusterError(f"no credentials in {documents.data}: start the system once with `loyalty up`")
     credentials = CredentialDocument.model_validate(document)
     text, record = new_key(role, store)
-    changed = CredentialDocument(keys=[*credentials.keys, record], jwt_public_keys=credentials.jwt_public_keys)
+    changed = credentials.model_copy(update={"keys": [*credentials.keys, record]})
     write_json(documents.credentials, changed.model_dump(), mode=0o600)
     return text

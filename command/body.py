@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, FailFast, Field, model_validator
 
 from rules.command import ReturnedLine
 from service.body import LINES_MAX, POINTS_MAX, MemberReference, StrictModel
@@ -62,7 +62,7 @@ class ReturnBody(StrictModel):
     till: Text
     receipt: Text
     occurred_at: Instant
-    lines: Annotated[list[ReturnedLineBody], Field(min_length=1, max_length=LINES_MAX)]
+    lines: Annotated[list[ReturnedLineBody], FailFast(), Field(min_length=1, max_length=LINES_MAX)]
 
 
 class AdjustmentBody(StrictModel):

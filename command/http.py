@@ -50,7 +50,7 @@ from rules.command import (
 )
 from service.basket import basket_command, named_holds
 from service.body import PurchaseBody
-from service.forward import FORWARDED_HEADER
+from service.forward import is_forwarded
 from service.identifier import forms_of
 from service.web import Handler
 from shard_router.card import new_card
@@ -88,7 +88,7 @@ async def _with_claims(asked: CommandRequest[EnrolBody | IdentifiersBody], envel
     claims, (identifiers, member_id) = asked.node.claims, _to_claim(envelope)
     taken = await claims.lease(identifiers, member_id, deadline=asked.deadline)
     taken += await claims.stored_before(asked.body.as_sent, member_id)
-    if taken and isinstance(envelope.command, EnrolMember) and FORWARDED_HEADER not in asked.request.headers:
+    if taken and isinstance(envelope.command, EnrolMember) and not is_forwarded(asked.request):
         # The same key may have made that member from a node of its region: there it gets its first answer again.
         region = await claims.region_of_holder(taken[0])
         if region not in (None, asked.node.region):

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from command.batch import now_utc
 from command.courier import Courier
@@ -18,7 +17,8 @@ from service.body import PurchaseBody
 from service.credential import Principal
 from service.forward import deadline_of
 from service.idempotency import parse_key, stored_key
-from service.payload import BODY, parse_body
+from service.parse import parse_body
+from service.payload import BODY
 from service.problem import REQUEST_ID
 from service.settings import SETTINGS
 from service.web import PRINCIPAL, render_json
@@ -68,7 +68,7 @@ async def read_request(request: web.Request, model: type[Body]) -> CommandReques
     return CommandRequest(
         request,
         request[PRINCIPAL],
-        parse_body(_adapter(model), raw or b"{}"),
+        parse_body(model, raw or b"{}"),
         raw,
         key,
         deadline_of(request, deadline_ms=request.app[SETTINGS].deadline_ms),
@@ -160,8 +160,3 @@ def _check_time(asked: CommandRequest[BaseModel], occurred_at: datetime) -> None
     if late or occurred_at - asked.received_at > FUTURE_MAX:
         detail = f"a till may be {PAST_MAX.days} days late and {FUTURE_MAX.seconds // 60} minutes ahead"
         raise ProblemError("malformed", detail, [{"pointer": "/occurred_at", "detail": detail}])
-
-
-@cache
-def _adapter(model: type[BaseModel]) -> TypeAdapter[Any]:
-    return TypeAdapter(model)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 
 from query.http import demanded_version, find_named, visible_member
 from query.lookup import Identifier
@@ -22,7 +22,8 @@ from rules.outcome import Refused
 from rules.state import Account
 from service.basket import basket_command, named_holds
 from service.body import Instant, MemberReference, PurchaseBody
-from service.payload import BODY, parse_body
+from service.parse import parse_body
+from service.payload import BODY
 from service.web import PRINCIPAL, render_json
 from shard_router.errors import ProblemError
 
@@ -45,13 +46,10 @@ class EvaluationBody(PurchaseBody):
     at: Instant | None = Field(default=None, description="When it would be bought; absent: as it stands, posted now.")
 
 
-_BODY: Final = TypeAdapter(EvaluationBody)
-
-
 async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
     """Answer what a basket would bring."""
     raw = request[BODY]
-    body = parse_body(_BODY, raw)
+    body = parse_body(EvaluationBody, raw)
     node, principal = request.app[NODE], request[PRINCIPAL]
     if principal.store not in (None, body.store):
         raise ProblemError("forbidden", f"this key belongs to store {principal.store}")

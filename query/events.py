@@ -43,6 +43,8 @@ async def _stream(request: web.Request, node: QueryNode, question: Question, see
     response = web.StreamResponse(headers=_HEADERS)
     response.headers.update({"Request-Id": request[REQUEST_ID], "Loyalty-Region": node.settings.region})
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response
     await response.write(b"retry: %d\n\n" % _RETRY_MS)
     reader = node.reader_of(question.member_id)
     # When the client has left, or no one can tell just now, it comes back with Last-Event-ID.

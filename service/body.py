@@ -6,7 +6,7 @@ Whatever a till may send (numbers beyond 64 bits, NUL, lone surrogates, unknown 
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from service.field import CardNumber, Category, CouponCode, Email, EntityId, Instant, Phone, Quantity, Text
 
@@ -77,7 +77,7 @@ class PurchaseBody(StrictModel):
     receipt: Text
     occurred_at: Instant
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    lines: Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX)]
+    lines: Annotated[list[LineBody], FailFast(), Field(min_length=1, max_length=LINES_MAX)]
     capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20)] = Field(
         default=[],
         description="Holds of this member that pay this basket, in this order. They are spent as far as the amount due "

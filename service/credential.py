@@ -11,14 +11,14 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import jwt
 import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from shard_router.document import read_document
 from shard_router.errors import DocumentError, MalformedIdError, ProblemError
@@ -51,6 +51,10 @@ class Principal:
             raise ProblemError("forbidden", f"role {self.role} may not do this")
 
 
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
+ForwardKey = Annotated[str, Field(min_length=32)]
+
+
 class KeyRecord(BaseModel):
     """One API key as stored."""
 
@@ -68,6 +72,20 @@ class CredentialDocument(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     keys: list[KeyRecord] = []
     jwt_public_keys: list[str] = []
+    forward_keys: list[ForwardKey] = []
+    """Secrets with which nodes sign what they forward: the first signs, all are accepted. A new one is added last, and
+    moved to the front when every node has it."""
+
+
+class _Claims(BaseModel):
+    """What we read of a member's token. A claim of another type than its own makes the token invalid."""
+
+    model_config = ConfigDict(strict=True)
+    sub: str
+    aud: str | list[str]
+    exp: Seconds
+    nbf: Seconds | None = None
+    iat: Seconds | None = None
 
 
 def new_key(role: Literal["pos", "service", "admin"], store: str | None = None) -> tuple[str, KeyRecord]:
@@ -75,6 +93,11 @@ def new_key(role: Literal["pos", "service", "admin"], store: str | None = None) 
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     record = KeyRecord(id=key_id, sha256=hashlib.sha256(secret.encode()).hexdigest(), role=role, store=store)
     return f"loy_{key_id}_{secret}", record
+
+
+def new_forward_key() -> str:
+    """A fresh secret with which nodes sign what they forward."""
+    return secrets.token_urlsafe(32)
 
 
 def mint_member_token(private_key_pem: str, member_id: int, *, lifetime_s: int = 3600) -> str:
@@ -97,6 +120,7 @@ class Credentials:
         self._trouble: str | None = None
         self._keys: dict[str, KeyRecord] = {}
         self._public_keys: list[Ed25519PublicKey] = []
+        self._forward_keys: list[bytes] = []
         # Verifying EdDSA costs about 190 us, a look-up under one; a token is cached until it expires.
         self._tokens: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
         # A till sends the same header all day: it is checked once per reading of the document.
@@ -134,28 +158,39 @@ class Credentials:
             return cached[1]
         claims = self._verify(text)
         try:
-            member_id = parse_member_id(claims["sub"])
+            member_id = parse_member_id(claims.sub)
         except MalformedIdError as error:
             raise ProblemError("unauthenticated", "the token names no member") from error
         principal = Principal(f"member:{format_member_id(member_id)}", "member", member_id=member_id)
-        self._tokens[text] = (claims["exp"], principal)
+        self._tokens[text] = (claims.exp, principal)
         if len(self._tokens) > _TOKEN_CACHE_MAX:
             self._tokens.popitem(last=False)
         return principal
 
-    def _verify(self, text: str) -> dict[str, Any]:
+    def sign(self, message: str) -> str:
+        """The mark of a node of ours under a message; empty when the document holds no key for it."""
+        self.look()
+        return _mac(self._forward_keys[0], message) if self._forward_keys else ""
+
+    def is_signed(self, message: str, mark: str) -> bool:
+        """Whether a node of ours has put this mark under the message."""
+        self.look()
+        return mark.isascii() and any(hmac.compare_digest(_mac(key, message), mark) for key in self._forward_keys)
+
+    def _verify(self, text: str) -> _Claims:
         for public_key in self._public_keys:
             try:
-                return jwt.decode(
+                claims = jwt.decode(
                     text,
                     public_key,
                     algorithms=["EdDSA"],
                     audience=AUDIENCE,
                     options={"require": ["exp", "sub", "aud"]},
                 )
+                return _Claims.model_validate(claims)
             except jwt.InvalidSignatureError:
                 continue
-            except jwt.PyJWTError as error:
+            except Exception as error:
                 raise ProblemError("unauthenticated", "invalid token") from error
         raise ProblemError("unauthenticated", "invalid token")
 
@@ -183,9 +218,14 @@ class Credentials:
         document = read_document(self._path, CredentialDocument)
         self._public_keys = [_public_key(self._path, text) for text in document.jwt_public_keys]
         self._keys = {record.id: record for record in document.keys}
+        self._forward_keys = [text.encode() for text in document.forward_keys]
         self._tokens.clear()
         self._known_keys.clear()
         self._modified_ns = modified_ns
+
+
+def _mac(key: bytes, message: str) -> str:
+    return hmac.new(key, message.encode(), "sha256").hexdigest()
 
 
 def _public_key(path: Path, text: str) -> Ed25519PublicKey:

@@ -1,6 +1,6 @@
-"""Hands a foreign member's request to a node of the home region: once, and marked.
+"""Hands a foreign member's request to a node of the home region: once, and signed by a node of ours.
 
-A request that arrives marked and still does not belong here is refused, never passed on: two nodes
+A request that arrives so and still does not belong here is refused, never passed on: two nodes
 with different topologies must not play ping-pong. The same Idempotency-Key goes along, so a
 client may send a forwarded command again wherever it likes. An endless answer (an event stream) is
 handed on piece by piece.
@@ -14,12 +14,13 @@ from typing import Final, Literal
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from service.bulkhead import Bulkhead
 from service.health import DRAINING
 from service.problem import REQUEST_ID
 from service.settings import SETTINGS
-from service.web import FORWARDED
+from service.web import CREDENTIALS, FORWARDED
 from shard_router.errors import ProblemError
 from shard_router.topology import TopologyWatch
 
@@ -100,11 +101,11 @@ class Forwarder:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise ProblemError("shard_unavailable", "the deadline is over")
-        headers = self._headers(request) | {DEADLINE_HEADER: str(int(left_s * 1000))}
+        headers = self._headers(request, _method(request)) | {DEADLINE_HEADER: str(int(left_s * 1000))}
         # To connect must never take until the total: that one cannot tell whether anything was sent.
         timeout = aiohttp.ClientTimeout(total=left_s + _ANSWER_MARGIN_S, sock_connect=min(_CONNECT_TIMEOUT_S, left_s))
         async with self._client().request(
-            request.method, node + request.raw_path, data=body, headers=headers, timeout=timeout
+            _method(request), _url(request, node), data=body, headers=headers, timeout=timeout
         ) as answer:
             return web.Response(status=answer.status, body=await answer.read(), headers=_kept(answer))
 
@@ -112,20 +113,24 @@ class Forwarder:
         """Find a node that begins a stream or answers a problem; the nodes share the time a request has."""
         nodes = tuple(self._nodes(region))
         share_s = request.app[SETTINGS].deadline_ms / 1000 / max(len(nodes), 1)
+        headers = self._headers(request, request.method)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_MAX_S)
         for node in nodes:
             with suppress(aiohttp.ClientError, TimeoutError):  # nothing was passed on yet: the next node may try
                 async with asyncio.timeout(share_s):
-                    url, headers = node + request.raw_path, self._headers(request)
-                    answer = await self._client().get(url, headers=headers, timeout=timeout)
+                    answer = await self._client().request(
+                        request.method, _url(request, node), headers=headers, timeout=timeout
+                    )
                     if answer.status != web.HTTPOk.status_code:
                         await answer.read()  # a problem is short; from now on it is kept there
                     return answer
         raise ProblemError("shard_unavailable", f"no node of region {region} begins a stream")
 
-    def _headers(self, request: web.Request) -> dict[str, str]:
+    def _headers(self, request: web.Request, method: str) -> dict[str, str]:
         kept = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-        return kept | {FORWARDED_HEADER: self._region, "Request-Id": request[REQUEST_ID]}
+        request_id = request[REQUEST_ID]
+        mark = request.app[CREDENTIALS].sign(_signed(self._region, method, _target(request), request_id))
+        return kept | {FORWARDED_HEADER: f"{self._region};{mark}", "Request-Id": request_id}
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -141,8 +146,34 @@ def deadline_of(request: web.Request, *, deadline_ms: int) -> float:
     return time.monotonic() + left_ms / 1000
 
 
+def is_forwarded(request: web.Request) -> bool:
+    """Whether a node of ours has forwarded this request. What a stranger says about that is nothing."""
+    region, _, mark = request.headers.get(FORWARDED_HEADER, "").partition(";")
+    message = _signed(region, request.method, _target(request), request[REQUEST_ID])
+    return bool(mark) and request.app[CREDENTIALS].is_signed(message, mark)
+
+
+def _signed(region: str, method: str, target: str, request_id: str) -> str:
+    """What a forwarding node puts its mark under."""
+    return f"{region}\n{method}\n{target}\n{request_id}"
+
+
+def _target(request: web.Request) -> str:
+    """Path and query as they came, of an absolute target too: whom it named is no concern of the home node."""
+    return request.rel_url.raw_path_qs
+
+
+def _url(request: web.Request, node: str) -> URL:
+    return URL(node + _target(request), encoded=True)
+
+
+def _method(request: web.Request) -> str:
+    """HEAD is asked as GET: the answer is to have the same headers, and our server leaves the body out."""
+    return "GET" if request.method == "HEAD" else request.method
+
+
 def _refuse_twice(request: web.Request) -> None:
-    if FORWARDED_HEADER in request.headers:
+    if is_forwarded(request):
         raise ProblemError("shard_unavailable", "nodes disagree about this member's home; retry")
 
 

@@ -1,11 +1,10 @@
-"""The body of a request: read from the wire within bounds of size and time, inflated, and validated."""
+"""The body of a request: read from the wire within bounds of size and time, and inflated."""
 
 import asyncio
 import zlib
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.credential import Principal
 from service.place import Places
@@ -20,8 +19,6 @@ ARRIVING: Final = web.AppKey("arriving", Places)
 _TIMEOUT_S: Final = 10.0  # a till on a bad line needs seconds for a basket, a silent socket forever
 _WINDOW_OF_CODING: Final = {"identity": None, "gzip": zlib.MAX_WBITS + 16, "deflate": zlib.MAX_WBITS}
 """Codings a body may have, with zlib's name for their header."""
-
-_Body = TypeVar("_Body", bound=BaseModel)
 
 
 async def read_payload(request: web.Request, principal: Principal) -> bytes:
@@ -40,7 +37,7 @@ async def read_payload(request: web.Request, principal: Principal) -> bytes:
     except (web.RequestPayloadError, ConnectionError) as error:
         raise ProblemError("malformed", "the body did not arrive whole") from error
     window = _WINDOW_OF_CODING[coding] if content else None
-    return content if window is None else _inflate(content, window, bytes_max=request.app[SETTINGS].body_bytes_max)
+    return content if window is None else _inflate(content, window, bytes_max=request.app[SETTINGS].inflated_bytes_max)
 
 
 async def _arrive(request: web.Request, principal: Principal) -> bytes:
@@ -66,24 +63,3 @@ def _inflate(content: bytes, window: int, *, bytes_max: int) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise ProblemError("malformed", "the compressed body ends too early or too late")
     return body
-
-
-def parse_body(adapter: TypeAdapter[_Body], raw: bytes) -> _Body:
-    """The validated body; `malformed` with a JSON pointer for everything that is wrong."""
-    try:
-        return adapter.validate_json(raw)
-    except ValidationError as error:
-        raise _malformed(error) from error
-
-
-def _malformed(error: ValidationError) -> ProblemError:
-    errors: list[dict[str, Any]] = [
-        {"pointer": _pointer(one["loc"]), "detail": one["msg"]} for one in error.errors(include_url=False)
-    ]
-    first = errors[0]
-    return ProblemError("malformed", f"{first['pointer'] or 'body'}: {first['detail']}", errors[:20])
-
-
-def _pointer(location: tuple[int | str, ...]) -> str:
-    """RFC 6901."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)

@@ -12,6 +12,8 @@ from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 _GIVEN_LENGTH_MAX: Final = 64
+_SHOWN_MAX: Final = 300  # characters of one text: what was sent is not sent back by the megabyte
+_CHALLENGE: Final = 'Bearer realm="loyalty"'
 
 # Unique is enough for a request id, and a system call for each is not needed.
 _PROCESS: Final = secrets.token_hex(4)
@@ -36,7 +38,10 @@ def render_exception(request: web.BaseRequest, error: Exception) -> web.Response
         return render_problem(request, ProblemError("not_found", "no such id"))
     if isinstance(error, web.HTTPException):
         code = _CODE_OF_STATUS.get(error.status, "malformed")
-        return render_problem(request, ProblemError(code, error.reason))
+        response = render_problem(request, ProblemError(code, error.reason))
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
     structlog.get_logger().error(
         "request_failed",
         request_id=request[REQUEST_ID],
@@ -50,7 +55,9 @@ def render_problem(request: web.BaseRequest, error: ProblemError) -> web.Respons
     """The RFC 9457 answer of a problem."""
     problem = PROBLEMS[error.code]
     document = problem_document(error, request[REQUEST_ID])
-    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else None
+    headers = {"WWW-Authenticate": _CHALLENGE} if error.code == "unauthenticated" else {}
+    if problem.retry_after_s:
+        headers["Retry-After"] = str(problem.retry_after_s)
     return web.Response(
         status=problem.status, body=orjson.dumps(document), content_type="application/problem+json", headers=headers
     )
@@ -68,9 +75,21 @@ def problem_document(error: ProblemError, request_id: str) -> dict[str, Any]:
         "type": f"urn:loyalty:problem:{error.code}",
         "title": problem.title,
         "status": problem.status,
-        "detail": error.detail or problem.title,
+        "detail": _shown(error.detail or problem.title),
         "code": error.code,
         "retryable": problem.retryable,
         "request_id": request_id,
     }
-    return document | {"errors": error.errors} if error.errors else document
+    if error.errors:
+        document["errors"] = [{name: _shown(text) for name, text in one.items()} for one in error.errors]
+    return document
+
+
+def _shown(text: str) -> str:
+    """A text that may quote a request: of a length to read, and without what would change the look of the rest."""
+    short = text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}\u2026"
+    return short if short.isprintable() else "".join(map(_visible, short))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()

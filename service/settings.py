@@ -34,8 +34,13 @@ class NodeSettings(BaseSettings):
     deadline_ms: int = 5_000
     """Longest time a request may take when the client names none; tills give up at 5 to 6 s (Toast, ECRS)."""
     body_bytes_max: int = 1_048_576
+    """As sent. A basket of 1,000 lines with the longest names stays below."""
+    inflated_bytes_max: int = 1_048_576
+    """What a compressed body may become."""
     in_flight_max: int = 512
-    """Requests under way at once; one more is told to come back before anything is done for it."""
+    """Requests under way at once; one more is told to come back. One credential below `admin` has a quarter of them."""
+    bodies_arriving_max: int = 256
+    """Bodies that did not come along with their head, a mebibyte each at worst; of them too one has a quarter."""
     drain_s: float = 5.0
     """How long a stopping node finishes what it has."""
 

@@ -79,7 +79,7 @@ def build_app(settings: NodeSettings, credentials: Credentials) -> web.Applicati
     app[WARNINGS] = {"credentials": credentials.look}
     app[GUARDS] = {}
     app[UNDER_WAY] = Places(settings.in_flight_max, "under way")
-    app[ARRIVING] = Places(settings.in_flight_max, "arriving")
+    app[ARRIVING] = Places(settings.bodies_arriving_max, "arriving")
     app[DRAINING] = asyncio.Event()
     app[REGISTRY] = CollectorRegistry()
     for collector in (REQUESTS, FORWARDED):
@@ -146,9 +146,11 @@ def _check(guard: Guard, request: web.Request, principal: Principal) -> None:
     if guard.roles is not None and principal.role not in guard.roles:
         raise ProblemError("forbidden", f"role {principal.role} may not do this")
     if guard.query is not None and request.query_string:
-        for name in request.query:
+        for name in (given := request.query):
             if name not in guard.query:
                 raise malformed_parameter(name, "there is no such parameter")
+            if len(given.getall(name)) > 1:
+                raise malformed_parameter(name, "send it once")
 
 
 @functools.lru_cache(maxsize=1024)  # methods are those of routes or 405; looking labels up costs more than observing

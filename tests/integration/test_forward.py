@@ -19,6 +19,8 @@ from service.web import Guard, add_route, build_app
 from shard_router.topology import TopologyWatch
 from tests.engine import free_port
 
+FORWARD_KEY = "f" * 32
+
 
 @contextmanager
 def frozen_node() -> Generator[str]:
@@ -35,16 +37,18 @@ def frozen_node() -> Generator[str]:
 
 
 @asynccontextmanager
-async def home_node() -> AsyncGenerator[tuple[str, list[bytes]]]:
+async def home_node(asked: list[web.Request] | None = None) -> AsyncGenerator[tuple[str, list[bytes]]]:
     """A node of the home region, and the bodies it got."""
     got: list[bytes] = []
 
     async def take(request: web.Request) -> web.Response:
         got.append(await request.read())
+        if asked is not None:
+            asked.append(request)
         return web.json_response({}, status=201)
 
     app = web.Application()
-    app.router.add_post("/v1/adjustments", take)
+    app.router.add_route("*", "/{path:.*}", take)
     async with TestServer(app) as server:
         yield str(server.make_url("")).rstrip("/"), got
 
@@ -53,7 +57,8 @@ async def home_node() -> AsyncGenerator[tuple[str, list[bytes]]]:
 async def far_node(folder: Path, nodes: list[str], *, deadline_ms: int = 5_000) -> AsyncGenerator[tuple[str, str]]:
     """A node of another region that hands everything to these nodes: its address, and a key."""
     key, record = new_key("service")
-    (folder / "credentials.json").write_text(json.dumps({"keys": [record.model_dump()]}))
+    document = {"keys": [record.model_dump()], "forward_keys": [FORWARD_KEY]}
+    (folder / "credentials.json").write_text(json.dumps(document))
     regions = {"eu": {"number": 1, "command": [], "query": []}, "us": {"number": 2, "command": nodes, "query": []}}
     shards = {
         f"{region}-1": {"region": region, "slots": [[0, 4095]], "servers": [], "valkey": "redis://none"}
@@ -70,16 +75,17 @@ async def far_node(folder: Path, nodes: list[str], *, deadline_ms: int = 5_000) 
         return await forwarder.forward(request, "us", deadline=deadline, body=request[BODY])
 
     app = build_app(settings, Credentials(folder / "credentials.json"))
-    add_route(app, "POST", "/v1/adjustments", hand_on, guard=Guard(takes_body=True))
+    for method in ("POST", "GET"):
+        add_route(app, method, "/v1/adjustments", hand_on, guard=Guard(takes_body=True))
     async with TestServer(app) as server:
         yield str(server.make_url("/v1/adjustments")), key
     await forwarder.close()
 
 
-async def post(url: str, key: str) -> tuple[int, str | None]:
+async def post(url: str, key: str, **headers: str) -> tuple[int, str | None]:
     async with (
         ClientSession() as session,
-        session.post(url, json={"points": 1}, headers={"Authorization": f"Bearer {key}"}) as answer,
+        session.post(url, json={"points": 1}, headers={"Authorization": f"Bearer {key}"} | headers) as answer,
     ):
         return answer.status, (await answer.json(content_type=None)).get("code")
 
@@ -119,3 +125,52 @@ async def test_a_command_that_was_sent_and_got_no_answer_is_never_sent_to_anothe
     async with silent, home_node() as (home, got), far_node(tmp_path, [address, home]) as (url, key):
         assert await post(url, key) == (503, "unknown_outcome")
     assert (len(sent), got) == (1, [])
+
+
+async def test_what_a_stranger_says_about_forwarding_is_nothing(tmp_path: Path) -> None:
+    """Neither a mark of nobody, nor one of another key, nor one of another request."""
+    asked: list[web.Request] = []
+    async with home_node(asked) as (home, got), far_node(tmp_path, [home]) as (url, key):
+        assert await post(url, key) == (201, None)
+        seen = {"Loyalty-Forwarded": asked[0].headers["Loyalty-Forwarded"], "Request-Id": "another"}
+        for headers in (seen, *({"Loyalty-Forwarded": mark} for mark in ("us", "us;", "us;x", f"us;{'0' * 64}"))):
+            assert await post(url, key, **headers) == (201, None)
+        assert len(got) == 6
+
+
+async def test_what_a_node_of_ours_has_forwarded_is_not_passed_on_again(tmp_path: Path) -> None:
+    asked: list[web.Request] = []
+    async with home_node(asked) as (home, got), far_node(tmp_path, [home]) as (url, key):
+        assert await post(url, key) == (201, None)
+        headers = {name: asked[0].headers[name] for name in ("Loyalty-Forwarded", "Request-Id")}
+        assert await post(url, key, **headers) == (503, "shard_unavailable")
+        assert len(got) == 1
+
+
+@pytest.mark.parametrize("deadline_ms", [1, 999_999_99])
+async def test_a_deadline_that_comes_along_can_only_shorten(tmp_path: Path, deadline_ms: int) -> None:
+    asked: list[web.Request] = []
+    async with home_node(asked) as (home, _), far_node(tmp_path, [home]) as (url, key):
+        status, _ = await post(url, key, **{"Loyalty-Deadline-Ms": str(deadline_ms)})
+        assert {int(request.headers["Loyalty-Deadline-Ms"]) <= min(deadline_ms, 5_000) for request in asked} <= {True}
+        assert status in ({201} if deadline_ms > 1 else {201, 503})
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+async def test_an_absolute_target_is_forwarded_as_a_path(tmp_path: Path, method: str) -> None:
+    asked: list[web.Request] = []
+    async with home_node(asked) as (home, _), far_node(tmp_path, [home]) as (url, key):
+        port = int(url.split(":")[2].split("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            f"{method} http://elsewhere:1/v1/adjustments?a=%2Fb%20c HTTP/1.1\r\nHost: node\r\nConnection: close\r\n"
+            f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        )
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 201"), answer
+        assert answer.endswith(b"\r\n\r\n" if method == "HEAD" else b"{}")
+        assert b"\r\nContent-Length: 2\r\n" in answer
+        assert [(request.method, request.raw_path) for request in asked] == [
+            ("GET" if method == "HEAD" else "POST", "/v1/adjustments?a=%2Fb%20c")
+        ]

@@ -1,101 +1,25 @@
 """What is refused before or while a request is read, over real sockets: always a problem document, never for long."""
 
-import asyncio
 import gzip
-import json
 import tracemalloc
 import zlib
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog.testing
-from aiohttp import web
 
-from service.connection import Runner
-from service.credential import Credentials, new_key
-from service.payload import BODY
-from service.settings import NodeSettings
-from service.web import Guard, add_route, build_app, render_json
+from tests.http_node import BODY_BYTES_MAX as LIMIT
+from tests.http_node import Answer, Node, connection, running_node
 
-LIMIT = 1_048_576
 BOMB = gzip.compress(b"0" * 50 * LIMIT)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A node that answers how many bytes a body has."""
-
-    port: int
-    key: str
-
-    def request(self, body: bytes, *headers: str, method: str = "POST") -> bytes:
-        """A whole request with a good credential; a length unless the headers say otherwise."""
-        head = [f"{method} /bytes HTTP/1.1", "Host: node", f"Authorization: Bearer {self.key}"]
-        head += ["Content-Type: application/json", *headers]
-        if not any(header.startswith(("Transfer-Encoding", "Content-Length")) for header in headers):
-            head.append(f"Content-Length: {len(body)}")
-        return "\r\n".join([*head, "", ""]).encode() + body
-
-    async def send(self, *parts: bytes) -> Answer:
-        """The first answer to bytes sent as they are, each part after the one before was read."""
-        async with connection(self.port) as (reader, writer), asyncio.timeout(5):
-            for part in parts:
-                writer.write(part)
-                await writer.drain()
-                for _ in range(20):
-                    await asyncio.sleep(0)  # the node reads in this loop
-            head = await read_head(reader)
-            if head[0].endswith("100 Continue"):
-                head = await read_head(reader)
-            headers = dict(line.split(": ", 1) for line in head[1:] if line)
-            return Answer(int(head[0].split()[1]), headers, await reader.readexactly(int(headers["Content-Length"])))
-
-
-@asynccontextmanager
-async def connection(port: int) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-async def read_head(reader: asyncio.StreamReader) -> list[str]:
-    return (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
 
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncGenerator[Node]:
-    async def count(request: web.Request) -> web.Response:
-        return render_json({"bytes": len(request[BODY])})
-
-    key, record = new_key("service")
-    (tmp_path / "credentials.json").write_text(json.dumps({"keys": [record.model_dump()]}))
-    settings = NodeSettings.model_construct(region="eu", body_bytes_max=LIMIT, in_flight_max=512)
-    app = build_app(settings, Credentials(tmp_path / "credentials.json"))
-    add_route(app, "POST", "/bytes", count, guard=Guard(takes_body=True))
-    runner = Runner(app, access_log=None, handler_cancellation=False, shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield Node(runner.addresses[0][1], key)
-    await runner.cleanup()
+    async with running_node(tmp_path) as running:
+        yield running
 
 
 def check(answer: Answer, status: int, code: str) -> None:
@@ -224,3 +148,61 @@ async def test_whoever_leaves_in_the_middle_of_his_body_troubles_nobody(node: No
 async def test_an_expected_continue_is_told_and_a_method_of_no_route_is_refused(node: Node) -> None:
     assert (await node.send(node.request(b"{}", "Expect: 100-continue"))).json == {"bytes": 2}
     check(await node.send(node.request(b"{}", method="PURGE")), 405, "method_not_allowed")
+
+
+async def test_a_method_of_no_route_is_told_which_there_are(node: Node) -> None:
+    answer = await node.send(node.request(b"", method="DELETE", target="/thing"))
+    check(answer, 405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET,HEAD"
+
+
+@pytest.mark.parametrize("authorization", ["", "Authorization: Basic eA==", "Authorization: Bearer a.b.c"])
+async def test_who_is_not_known_is_told_how_to_say_who_they_are(node: Node, authorization: str) -> None:
+    answer = await node.send(f"GET /thing HTTP/1.1\r\nHost: node\r\n{authorization}\r\n\r\n".encode())
+    check(answer, 401, "unauthenticated")
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="loyalty"'
+
+
+@pytest.mark.parametrize("target", ["/thing?a=1", "/livez", "/readyz?verbose", "/nothing"])
+async def test_head_answers_like_get_without_the_body(node: Node, target: str) -> None:
+    got = await node.send(node.request(b"", method="GET", target=target))
+    head = await node.send(node.request(b"", method="HEAD", target=target), bodiless=True)
+    volatile = {"Date", "Request-Id"}
+    assert head.status == got.status
+    assert {k: v for k, v in head.headers.items() if k not in volatile} == {
+        k: v for k, v in got.headers.items() if k not in volatile
+    }
+
+
+@pytest.mark.parametrize("target", ["/thing?a=1&a=2", "/thing?a=1&a=1", "/thing?b&a=1&b"])
+async def test_a_parameter_is_sent_once(node: Node, target: str) -> None:
+    answer = await node.send(node.request(b"", method="GET", target=target))
+    check(answer, 400, "malformed")
+    assert answer.json["errors"][0]["detail"] == "send it once"
+
+
+TARGETS = {
+    "absolute": ("GET http://elsewhere/thing?a=1 HTTP/1.1", 200),
+    "absolute with a port and a user": ("GET https://u:p@elsewhere:1/thing?a=1 HTTP/1.1", 200),
+    "absolute without a path": ("GET http://elsewhere HTTP/1.1", 404),
+    "authority": ("CONNECT elsewhere:80 HTTP/1.1", 404),
+    "asterisk": ("OPTIONS * HTTP/1.1", 404),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+async def test_targets_of_every_form_are_served_or_refused(node: Node, name: str) -> None:
+    line, status = TARGETS[name]
+    request = node.request(b"", method="GET", target="/thing").replace(b"GET /thing HTTP/1.1", line.encode())
+    answer = await node.send(request)
+    assert answer.status == status, answer.body
+    if status == 200:
+        assert answer.json == {"query": {"a": "1"}}
+
+
+@pytest.mark.parametrize("name", ["x" * 7_000, "a\u202eb"])
+async def test_what_was_sent_is_not_sent_back_at_length_nor_to_deceive(node: Node, name: str) -> None:
+    answer = await node.send(node.request(b"", method="GET", target=f"/thing?{quote(name)}=1"))
+    check(answer, 400, "malformed")
+    assert len(answer.body) < 1_500
+    assert "\u202e" not in answer.body.decode()

@@ -9,6 +9,7 @@ import pytest
 import structlog.testing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.utils import base64url_encode
 
 from service import credential
 from service.credential import AUDIENCE, Credentials, mint_member_token, new_key
@@ -70,6 +71,7 @@ BAD = {
     "alg none": f"Bearer {jwt.encode(claims(), None, algorithm='none')}",
     "rubbish": "Bearer a.b.c",
     "huge": "Bearer " + "x" * 100_000,
+    "a head too deep": f"Bearer {base64url_encode(b'[' * 6_000).decode()}.e30.eA",
 }
 
 
@@ -78,6 +80,70 @@ def test_everything_else_is_unauthenticated(credentials: Credentials, name: str)
     with pytest.raises(ProblemError) as raised:
         credentials.principal(BAD[name])
     assert raised.value.code == "unauthenticated"
+
+
+WRONGLY_TYPED = {
+    "exp as a text": {"exp": "1995651200"},
+    "exp as a truth": {"exp": True},
+    "exp as a list": {"exp": [1995651200]},
+    "exp that is no number": {"exp": float("nan")},
+    "exp without an end": {"exp": float("inf")},
+    "exp beyond counting": {"exp": 10**400},
+    "nbf as a text": {"nbf": "1"},
+    "nbf without a beginning": {"nbf": float("-inf")},
+    "iat as a text": {"iat": "1"},
+    "sub as a number": {"sub": 7},
+    "sub as a list": {"sub": [format_member_id(MEMBER)]},
+    "aud as an object": {"aud": {AUDIENCE: 1}},
+    "aud with more than texts": {"aud": [AUDIENCE, 7]},
+}
+
+
+def signed(**changes: object) -> str:
+    """A token as an issuer with a fault would sign it: no library looks at its claims."""
+    head, content = ({"alg": "EdDSA", "typ": "JWT"}, claims(**changes))
+    text = ".".join(base64url_encode(json.dumps(part).encode()).decode() for part in (head, content))
+    key = serialization.load_pem_private_key(PRIVATE.encode(), None)
+    assert isinstance(key, Ed25519PrivateKey)
+    return f"{text}.{base64url_encode(key.sign(text.encode())).decode()}"
+
+
+@pytest.mark.parametrize("name", WRONGLY_TYPED)
+def test_a_signed_token_with_a_wrongly_typed_claim_is_unauthenticated_first_and_later(
+    credentials: Credentials, name: str
+) -> None:
+    assert credentials.principal(f"Bearer {signed()}").role == "member"
+    token = signed(**WRONGLY_TYPED[name])
+    for _ in range(2):
+        with pytest.raises(ProblemError) as raised:
+            credentials.principal(f"Bearer {token}")
+        assert raised.value.code == "unauthenticated"
+
+
+FORWARD_KEYS = ["k" * 32, "l" * 32]
+
+
+def test_a_mark_of_any_key_in_force_is_good_and_of_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credential, "_RELOAD_INTERVAL_S", 0.0)
+    file = tmp_path / "credentials.json"
+    put(file, json.dumps({"forward_keys": FORWARD_KEYS[:1]}))
+    credentials = Credentials(file)
+    old = credentials.sign("eu GET /x")
+    put(file, json.dumps({"forward_keys": FORWARD_KEYS[::-1]}))
+    new = credentials.sign("eu GET /x")
+    assert old != new
+    assert [credentials.is_signed("eu GET /x", mark) for mark in (old, new, "", "\xe9", "0" * 64)] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+    assert not credentials.is_signed("eu GET /y", new)
+    put(file, json.dumps({"forward_keys": FORWARD_KEYS[1:]}))
+    assert not credentials.is_signed("eu GET /x", old)
+
+
+def test_without_a_key_nothing_is_signed(credentials: Credentials) -> None:
+    mark = credentials.sign("eu GET /x")
+    assert mark == ""
+    assert not credentials.is_signed("eu GET /x", mark)
 
 
 RSA_KEY = """-----BEGIN PUBLIC KEY-----
