@@ -51,7 +51,7 @@ WHERE account.member_id = $1
 
 -- name: find_activity
 -- One page of a member's entries, newest first, up to a version. One row more than the page tells whether it is the last.
-SELECT member_id, version, kind, occurred_at, store, points, postings, account_after
+SELECT member_id, version, kind, occurred_at, store, points, postings, detail, account_after
 FROM journal
 WHERE member_id = $1 AND version <= $2
 ORDER BY version DESC

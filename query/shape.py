@@ -73,6 +73,13 @@ class Entry(BaseModel):
     points: int = Field(description="What the entry gave (positive) or took (negative).")
     postings: list[Posting]
     balance_after: Balance
+    purchase_id: str | None = Field(default=None, description="The purchase recorded or returned.")
+    return_id: str | None = Field(default=None, description="The return.")
+    hold_id: str | None = Field(default=None, description="The hold placed, captured, voided or lapsed.")
+    redemption_id: str | None = Field(default=None, description="The redemption made, used, cancelled or expired.")
+    reward: str | None = Field(default=None, description="The redeemed reward's code: see `/v1/rewards` for its name.")
+    transfer_id: str | None = Field(default=None, description="The transfer, the same for sender and receiver.")
+    direction: Literal["sent", "received"] | None = Field(default=None, description="Which side of it the member is.")
     version: int
 
 

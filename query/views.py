@@ -10,11 +10,15 @@ from typing import Any, Final
 
 import orjson
 
+from query.subject import subject_of
 from shard_router.member_id import format_member_id, format_reference
 
 HEADER_SIZE: Final = 16
 RECENT_ENTRIES: Final = 50
 """Entries of one member kept in Valkey; older pages come from a standby. One default page of the activity list."""
+
+_BALANCE_KEY: Final = '"balance":'
+_AFTER_BALANCE: Final = ',"tier":'
 
 VISIBLE_CHANNEL: Final = "visible"
 """Pub/sub channel: `<member>:<version>` words, space separated, one message per applied batch."""
@@ -82,18 +86,27 @@ def identifier_view(row: Mapping[str, Any]) -> bytes:
 
 def activity_item(row: Mapping[str, Any]) -> bytes:
     """One item of the activity list from a `journal` row (json columns as text)."""
-    account_after = orjson.loads(row["account_after"])
-    item = {
-        "entry_id": format_reference("ent", row["member_id"], row["version"]),
+    member_id, version = row["member_id"], row["version"]
+    item: dict[str, Any] = {
+        "entry_id": format_reference("ent", member_id, version),
         "kind": row["kind"],
         "occurred_at": utc_text(row["occurred_at"]),
         "store": row["store"],
         "points": row["points"],
         "postings": orjson.Fragment(row["postings"]),
-        "balance_after": account_after["balance"],
-        "version": row["version"],  # last: activity_version relies on it
+        "balance_after": _balance_of(row["account_after"]),
     }
+    item |= subject_of(member_id, version, row["kind"], orjson.loads(row["detail"]))
+    item["version"] = version  # last: activity_version relies on it
     return orjson.dumps(item)
+
+
+def _balance_of(account: str) -> Any:
+    """The balance of an account as it was written, without parsing the rest: it stands between these two keys."""
+    start, end = account.find(_BALANCE_KEY), account.find(_AFTER_BALANCE)
+    if 0 <= start < end:
+        return orjson.Fragment(account[start + len(_BALANCE_KEY) : end])
+    return orjson.loads(account)["balance"]
 
 
 def activity_version(item: bytes) -> int:

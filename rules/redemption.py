@@ -86,7 +86,12 @@ def use_redemption(account: Account, command: UseRedemption, program: Program, f
         occurred_at=command.received_at,
         recorded_at=command.received_at,
         store=command.store,
-        detail={"redemption": redemption.version, "status": "used", "till": command.till},
+        detail={
+            "redemption": redemption.version,
+            "status": "used",
+            "till": command.till,
+            "reward": redemption.reward,
+        },
     )
     return Accepted(entry)
 

@@ -23,6 +23,7 @@ def journal(member_id: int, version: int, **other: Any) -> Change:
         "store": "s1",
         "points": version,
         "postings": "[]",
+        "detail": "{}",
         "account_after": orjson.dumps({"version": version, "balance": {"available": version}}).decode(),
     }
     return Change("journal", "insert", row | other, 1, version)
