@@ -7,10 +7,13 @@ is of that content without the member; a key's adds method, path and member.
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
+import orjson
 from pydantic import BaseModel
 from pydantic_core import to_json
+
+from rules.text import composed
 
 _DIGEST_BYTES: Final = 16  # enough to tell bodies of one key apart; nobody gains by forging a body of one's own
 
@@ -33,35 +36,48 @@ NO_FINGERPRINT: Final = Fingerprint("")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a validated body says; `digest` is of all but the member."""
+    """What a validated body says; `digest` is of all but the member, `raw` the body as it was sent."""
 
     body: BaseModel
     digest: bytes
+    raw: bytes
 
     def under_key(self, head: str, head_as_given: str) -> Fingerprint:
         """The fingerprint under an Idempotency-Key; `head` is method and path, with ids in their one form."""
         member = getattr(self.body, "member", None)
         named = member.model_dump_json(exclude_defaults=True) if isinstance(member, BaseModel) else ""
         text = _digest(f"{head}\n{named}\n".encode() + self.digest).hex()
-        return Fingerprint(text, lambda: _digest(f"{head_as_given}\n".encode() + _as_given(self.body)).hex())
+        return Fingerprint(text, lambda: _digest(f"{head_as_given}\n".encode() + self._as_given()).hex())
 
     def under_receipt(self, path: str, path_as_given: str) -> Fingerprint:
         """The fingerprint of a till's document, whoever it is for; the path of a purchase is ""."""
 
         def earlier() -> str:
-            return _digest(f"{path_as_given}\n".encode() + _as_given(self.body, {"member"})).hex()
+            return _digest(f"{path_as_given}\n".encode() + self._as_given({"member"})).hex()
 
         return Fingerprint(_digest(f"{path}\n".encode() + self.digest).hex(), earlier)
 
+    def _as_given(self, exclude: set[str] | None = None) -> bytes:
+        """The body with every field that was given and as it was given: zeros, blanks, nulls, defaults."""
+        said = self.body.model_dump(exclude=exclude, exclude_unset=True)
+        return to_json(_as_written(said, orjson.loads(self.raw or b"{}")))
 
-def read_content(body: BaseModel) -> Content:
-    """The content of a validated body."""
-    return Content(body, _digest(body.model_dump_json(exclude={"member"}, exclude_defaults=True).encode()))
+
+def read_content(body: BaseModel, raw: bytes = b"") -> Content:
+    """The content of a validated body; `raw`, when it has texts that validation composes or trims."""
+    return Content(body, _digest(body.model_dump_json(exclude={"member"}, exclude_defaults=True).encode()), raw)
 
 
-def _as_given(body: BaseModel, exclude: set[str] | None = None) -> bytes:
-    """The body with every field that was given and as it was given: quantities with their zeros, nulls, defaults."""
-    return to_json(body.model_dump(exclude=exclude, exclude_unset=True))
+def _as_written(said: Any, given: Any) -> Any:
+    """What a body says with its texts as they were sent; other values are kept as sent by their fields."""
+    if isinstance(said, dict) and isinstance(given, dict):
+        fields: dict[str, Any] = given
+        return {name: _as_written(value, fields.get(name)) for name, value in said.items()}
+    if isinstance(said, list) and isinstance(given, list):
+        return [_as_written(*pair) for pair in zip(said, given, strict=True)]
+    if isinstance(given, str) and (said == composed(given) or (said is None and not given)):
+        return given
+    return said
 
 
 def _digest(content: bytes) -> bytes:

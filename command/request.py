@@ -80,7 +80,7 @@ def envelope_of(
     asked: CommandRequest[BaseModel], target: Target, command: Command, receipt_kind: str | None = None
 ) -> Envelope:
     """Put a command in its envelope; `receipt_kind` is that of a till's document."""
-    request, content = asked.request, read_content(asked.body)
+    request, content = asked.request, read_content(asked.body, asked.raw)
     head = f"{request.method} {_canonical_path(request)}"
     return Envelope(
         command=command,

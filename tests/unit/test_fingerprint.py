@@ -31,7 +31,7 @@ POINTS = {"member": {"member_id": MEMBER}, "points": 5, "reason": "x"}
 
 def content(model: type[BaseModel], body: Any) -> Content:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_content(model.model_validate_json(raw))
+    return read_content(model.model_validate_json(raw), raw)
 
 
 def fingerprints(model: type[BaseModel], body: Any) -> tuple[str, str]:
@@ -122,6 +122,17 @@ NAMED = {"phone": "+4930123456"}
             ),
             "6a8960c981fcd2caac0a49acb3a816cb",
             "f9b3c04d85561dbf5a129dacf1974919",
+        ),
+        (
+            PurchaseBody,
+            "POST /v1/purchases",
+            (
+                '{"member":{"email":"Bjo\u0308rn@Example.com"},"store":"330","till":"1 ","receipt":"Bon-A\u03081",'
+                '"occurred_at":"2026-11-22T10:00:00Z","currency":"EUR","lines":[{"sku":" a","quantity":"1.0",'
+                '"amount":100,"category":""}],"coupons":["hello50"]}'
+            ).encode(),
+            "f03003da91c66bc7c8bf964190dc4042",
+            "e7a1502df4fe776e59a88429c355b7bd",
         ),
         (
             ReturnBody,
