@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.credential import Role
+from service.docs import add_docs
 from service.web import OPEN, STREAMS, UNDER_WAY, Guard, Handler, add_route
 from shard_router.errors import PROBLEMS
 
@@ -98,6 +99,7 @@ def add_operations(
         return web.Response(body=content, content_type="application/json")
 
     add_route(app, "GET", "/openapi.json", answer_document, guard=OPEN)
+    add_docs(app, about.title)
 
 
 def describe(operations: Iterable[Operation], about: About) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""The page at /docs: the node's own OpenAPI document, to read and to try, by Scalar.
+
+The browser loads page, script and document from this node and talks to nobody else: the content security
+policy says so, and there is nothing inline that it would have to let through but styles.
+"""
+
+import asyncio
+import gzip
+from functools import cache
+from html import escape
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from service.web import OPEN, add_route
+
+_PACKAGE: Final = "flask_openapi_scalar"
+"""Ships Scalar as one script; nothing of its Python is imported."""
+_SCRIPT: Final = "templates/scalar/js/scalar.standalone.js"
+_CONFIGURATION: Final = {
+    "withDefaultFonts": False,  # they lie on another host
+    "telemetry": False,
+    "agent": {"disabled": True},
+    "mcp": {"disabled": True},
+    "showDeveloperTools": "never",
+    "hideClientButton": True,
+    "documentDownloadType": "json",
+    "defaultOpenAllTags": True,
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+</head>
+<body>
+<noscript>This page needs JavaScript; the same as JSON is at <a href="openapi.json">openapi.json</a>.</noscript>
+<script id="api-reference" data-url="openapi.json" data-configuration="{configuration}"></script>
+<script src="docs/scalar.js"></script>
+</body>
+</html>
+"""
+
+
+def add_docs(app: web.Application, title: str) -> None:
+    """Register the page and its script."""
+    configuration = escape(orjson.dumps(_CONFIGURATION).decode())
+    page = _PAGE.format(title=escape(title), configuration=configuration)
+
+    async def answer_docs(_request: web.Request) -> web.Response:
+        headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+        return web.Response(text=page, content_type="text/html", headers=headers)
+
+    add_route(app, "GET", "/docs", answer_docs, guard=OPEN)
+    add_route(app, "GET", "/docs/scalar.js", _answer_script, guard=OPEN)
+
+
+async def _answer_script(request: web.Request) -> web.Response:
+    """Answer the script, compressed once for everybody: every browser reads gzip."""
+    tag = f'"{metadata.version(_PACKAGE)}"'
+    headers = {"ETag": tag, "Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    if request.headers.get("If-None-Match") == tag:
+        return web.Response(status=304, headers=headers)
+    body = await asyncio.to_thread(_script)
+    headers["Content-Encoding"] = "gzip"
+    return web.Response(body=body, content_type="text/javascript", charset="utf-8", headers=headers)
+
+
+@cache
+def _script() -> bytes:
+    spec = find_spec(_PACKAGE)
+    assert spec is not None, f"{_PACKAGE} is a dependency"
+    assert spec.origin is not None
+    return gzip.compress((Path(spec.origin).parent / _SCRIPT).read_bytes(), mtime=0)
