@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
+import orjson
 import structlog
 
 from command.answer import RenderedEntry, accepted, problem_answer, refused, render_entry
@@ -67,6 +68,7 @@ class Batch:
         self._extras = extras
         self._accounts: dict[int, Account | None] = {}
         self._purchases: dict[tuple[int, int], tuple[Purchase, int]] = {}
+        self._referrals: dict[tuple[int, int], Mapping[str, int]] = {}
         self._receipts: dict[ReceiptName, KnownReceipt] = {}
 
     def decide(self, loaded: Loaded) -> Answer:
@@ -132,6 +134,8 @@ class Batch:
             extras.kinds.setdefault(name, row["referred_kind"])
         if name not in self._purchases and row["purchase_version"] is not None:
             self._purchases[name] = (purchase_of(row), row["changed_version"])
+        if row["referral"] is not None:
+            self._referrals[name] = orjson.loads(row["referral"])
         kind = extras.kinds.get(name)
         command = envelope.command
         captured = command.capture_holds if isinstance(command, RecordPurchase) else ()
@@ -139,6 +143,7 @@ class Batch:
         known = self._purchases.get(name)
         return Facts(
             purchase=known[0] if known else None,
+            referral=self._referrals.get(name),
             hold_existed=kind == "hold_placed",
             redemption_existed=kind == "reward_redeemed",
             transfer_existed=kind == "transfer_sent",
@@ -187,7 +192,10 @@ class Batch:
             # Erasing the member later finds the stored answers that show personal data by this.
             rendered.detail["key"] = envelope.key
         self.writes.add_entry(entry, rendered, ruling.version)
-        self._extras.kinds[rendered.member_id, rendered.version] = entry.kind
+        name = (rendered.member_id, rendered.version)
+        self._extras.kinds[name] = entry.kind
+        if "referral" in rendered.detail:
+            self._referrals[name] = rendered.detail["referral"]
         return rendered
 
     def _write_beside(self, loaded: Loaded, outcome: Accepted, rendered: RenderedEntry) -> None:

@@ -22,7 +22,7 @@ from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.node import CommandNode
 from rules.codec import parse_lots
-from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, SettleTransfer
+from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, ReturnReferral, SettleTransfer
 from shard_router.errors import ProblemError
 from shard_router.member_id import format_member_id, slot_of
 
@@ -36,8 +36,8 @@ _NEVER: Final = frozenset({"member_closed", "member_not_found"})
 """Answers by which a receiver can never have the points."""
 _ENDED: Final = frozenset({"already_done", "not_found", "member_not_found"})
 """Answers by which another courier has ended a transfer."""
-_CREDITED: Final = frozenset({None, "already_done", *_NEVER})
-"""Answers by which a referrer has his thanks, now or before, or is gone and gets none."""
+_REFERRED: Final = frozenset({None, "already_done", *_NEVER})
+"""Answers by which a referrer has their thanks or has given them back, now or before, or is gone."""
 _NO_DATE: Final = date(1970, 1, 1)  # these keys are unique without one
 
 
@@ -60,6 +60,7 @@ class Courier:
         self._deliver: dict[str, Callable[[Errand], Awaitable[None]]] = {
             "transfer": self._deliver_transfer,
             "referral": self._deliver_referral,
+            "referral_return": self._return_referral,
             "release": self._release_identifiers,
         }
 
@@ -111,7 +112,7 @@ class Courier:
         now = now_utc()
         lots = parse_lots(errand.document["lots"])
         receive = ReceiveTransfer(errand.member_id, errand.version, lots, now)
-        code = _code(await self._run(errand.document["receiver"], receive, self._receipt(errand, "transfer")))
+        code = _code(await self._run(errand.document["receiver"], receive, self._receipt(errand, errand.kind)))
         if code is None:  # received, now or before
             end: Command = SettleTransfer(errand.version, now)
         elif code in _NEVER:
@@ -122,10 +123,19 @@ class Courier:
             await self._finish(errand)
 
     async def _deliver_referral(self, errand: Errand) -> None:
-        credit = CreditReferral(errand.member_id, errand.document["points"], now_utc())
-        code = _code(await self._run(errand.document["referrer"], credit, self._receipt(errand, "referral")))
-        if code not in _CREDITED:
-            raise ProblemError(code or "internal", f"referral {errand.member_id}-{errand.version} waits")
+        credit = CreditReferral(errand.member_id, errand.version, errand.document["points"], now_utc())
+        await self._tell_referrer(errand, credit)
+
+    async def _return_referral(self, errand: Errand) -> None:
+        """Take back what a purchase gave its referrer; by then that errand has ended, see `due_errands`."""
+        document = errand.document
+        back = ReturnReferral(errand.member_id, document["purchase"], document["points"], now_utc())
+        await self._tell_referrer(errand, back)
+
+    async def _tell_referrer(self, errand: Errand, command: Command) -> None:
+        code = _code(await self._run(errand.document["referrer"], command, self._receipt(errand, errand.kind)))
+        if code not in _REFERRED:
+            raise ProblemError(code or "internal", f"{errand.kind} {errand.member_id}-{errand.version} waits")
         await self._finish(errand)
 
     async def _release_identifiers(self, errand: Errand) -> None:

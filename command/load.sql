@@ -9,7 +9,7 @@ SELECT
     r.member_id AS receipt_member_id, r.version AS receipt_version, r.fingerprint AS receipt_fingerprint,
     p.version AS purchase_version, p.changed_version, p.store, p.till, p.receipt, p.business_date, p.occurred_at,
     p.document,
-    j.kind AS referred_kind, j.program_version AS referred_program_version,
+    j.kind AS referred_kind, j.program_version AS referred_program_version, j.detail -> 'referral' AS referral,
     -- A campaign may ask a buyer's birthday; one look-up here is less than a round trip when one does.
     CASE WHEN c.receipt_kind = 'purchase' THEN (
         SELECT m.profile ->> 'birth_date' FROM member m WHERE m.member_id = t.target

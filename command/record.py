@@ -147,8 +147,9 @@ def write_side(writes: Writes, envelope: Envelope, entry: RenderedEntry, program
             _write_erasure(writes, envelope, entry)
         case _:
             pass
-    if "referral" in entry.detail:
-        _write_errand(writes, entry, "referral", entry.detail["referral"])
+    for kind in ("referral", "referral_return"):
+        if kind in entry.detail:
+            _write_errand(writes, entry, kind, entry.detail[kind])
 
 
 def write_identifiers(writes: Writes, envelope: Envelope, entry: RenderedEntry, profile: dict[str, Any]) -> None:

@@ -3,10 +3,22 @@
 SELECT member_id FROM account WHERE due_at <= $1 ORDER BY due_at LIMIT $2
 
 -- name: due_errands
--- Taken for a while by pushing them back, so that two couriers seldom do the same; doing it twice is harmless.
+-- Taken for a while by pushing them back, so that two couriers seldom do the same; doing it twice is harmless. What a
+-- purchase owes a referrer and what its return takes back go one after the other, in the order of their entries.
 UPDATE errand e
 SET attempts = e.attempts + 1, due_at = now() + least(power(2, least(e.attempts, 6)), 30) * interval '1 s'
-WHERE e.ctid = ANY (ARRAY(SELECT ctid FROM errand WHERE due_at <= now() ORDER BY due_at LIMIT $1))
+WHERE e.ctid = ANY (ARRAY(
+    SELECT d.ctid
+    FROM errand d
+    WHERE d.due_at <= now() AND (
+        SELECT min(b.version)
+        FROM errand b
+        WHERE b.member_id = d.member_id AND b.version < d.version
+            AND b.kind IN ('referral', 'referral_return') AND d.kind IN ('referral', 'referral_return')
+    ) IS NULL
+    ORDER BY d.due_at
+    LIMIT $1
+))
 RETURNING e.member_id, e.version, e.kind, e.document, e.attempts
 
 -- name: finish_errand

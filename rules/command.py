@@ -184,9 +184,20 @@ class CancelTransfer:
 
 @dataclass(frozen=True, slots=True)
 class CreditReferral:
-    """The member that one's word brought has made a first purchase; `points` is what its entry says. Once each."""
+    """The member that one's word brought has made a first purchase, `purchase` of theirs, which is worth `points`."""
 
     referee: int
+    purchase: int
+    points: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnReferral:
+    """That purchase came back whole: the points for it are due back."""
+
+    referee: int
+    purchase: int
     points: int
     received_at: datetime
 
@@ -234,6 +245,7 @@ Command = (
     | SettleTransfer
     | CancelTransfer
     | CreditReferral
+    | ReturnReferral
     | ChangeIdentifiers
     | CloseMember
     | SettleAccount

@@ -19,6 +19,11 @@ OLDER_KEPT_UP_TO: Final = 32
 COUNT_MAX: Final = 2**62
 """Parts that came back take nothing off a day: it may sum to more than a member can have, but to 64 bits."""
 
+ANY_PURCHASE: Final = 0
+"""In place of a purchase that is not told; entries count from 1."""
+NO_PURCHASE: Final = -1
+"""In place of a purchase that came back when it was thanked for all the same."""
+
 
 def purchase_count(counters: Counters) -> int:
     """How many purchases a member has made."""
@@ -86,6 +91,27 @@ def times_redeemed(counters: Counters, reward: str) -> int:
 def with_redeemed(counters: Counters, reward: str, change: int) -> dict[str, Any]:
     """So many more of a reward redeemed, or fewer."""
     return _with_times(counters, "rewards", reward, change)
+
+
+def thanked_for(counters: Counters, referee: int) -> int | None:
+    """The purchase of a newcomer's that one was thanked for; None: for none."""
+    return next((purchase for known, purchase in map(_thanks, counters.get("referrals", ())) if known == referee), None)
+
+
+def with_thanks(counters: Counters, referee: int, purchase: int) -> dict[str, Any]:
+    """Thanked for a purchase of a newcomer's."""
+    return {**counters, "referrals": [*counters.get("referrals", ()), [referee, purchase]]}
+
+
+def without_thanks(counters: Counters, referee: int) -> dict[str, Any]:
+    """Thanked no more for a newcomer."""
+    kept = [one for one in counters.get("referrals", ()) if _thanks(one)[0] != referee]
+    return _with(counters, "referrals", kept)
+
+
+def _thanks(one: int | list[int]) -> tuple[int, int]:
+    """Referee and purchase; earlier versions kept the referee alone."""
+    return (one, ANY_PURCHASE) if isinstance(one, int) else (one[0], one[1])
 
 
 def _with_times(counters: Counters, kind: str, code: str, change: int) -> dict[str, Any]:

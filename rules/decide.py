@@ -22,6 +22,7 @@ from rules.command import (
     RecordPurchase,
     RedeemReward,
     ReturnPurchase,
+    ReturnReferral,
     SendTransfer,
     SettleAccount,
     SettleTransfer,
@@ -30,11 +31,12 @@ from rules.command import (
 )
 from rules.facts import NO_FACTS, Facts
 from rules.hold import capture_hold, place_hold, void_hold
-from rules.membership import adjust_points, change_identifiers, close_member, credit_referral, enrol_member
+from rules.membership import adjust_points, change_identifiers, close_member, enrol_member
 from rules.outcome import Accepted, Decision, Entry, Outcome, Refused
 from rules.program import Program
 from rules.purchase import record_purchase
 from rules.redemption import cancel_redemption, redeem_reward, use_redemption
+from rules.referral import credit_referral, return_referral
 from rules.returning import return_purchase
 from rules.settle import settle
 from rules.state import Account
@@ -93,6 +95,7 @@ _RULES: Final[dict[type, Callable[[Account, Any, Program, Facts], Outcome]]] = {
     SettleTransfer: settle_transfer,
     CancelTransfer: cancel_transfer,
     CreditReferral: credit_referral,
+    ReturnReferral: return_referral,
     ChangeIdentifiers: change_identifiers,
     CloseMember: close_member,
     SettleAccount: _settled,

@@ -1,5 +1,6 @@
 """What a command refers to beyond the member's own account: looked up by the caller, in the same transaction."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
@@ -11,7 +12,8 @@ from rules.outcome import Purchase
 class Facts:
     """What `decide` may need to know. Leaving one out means: there is no such thing.
 
-    `purchase`: the purchase a return names. `hold_existed`, `redemption_existed`, `transfer_existed`: the entry the
+    `purchase`: the purchase a return names, and `referral`: the `referrer` and `points` its entry owes them, if it owes
+    any. `hold_existed`, `redemption_existed`, `transfer_existed`: the entry the
     command names did place a hold (make a redemption, send a transfer), whatever became of it. `holds_existed`: which
     of `capture_holds` did so. `birth_date`: of a buyer. `stock_left`: how many of the reward this shard may still give;
     asked only for rewards with a stock. `already_done`: an entry of this transfer's receipt stands in the receiver's
@@ -20,6 +22,7 @@ class Facts:
     """
 
     purchase: Purchase | None = None
+    referral: Mapping[str, int] | None = None
     hold_existed: bool = False
     redemption_existed: bool = False
     transfer_existed: bool = False

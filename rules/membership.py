@@ -1,10 +1,10 @@
-"""The beginning and the end of a membership, points given by hand, and thanks for bringing a member."""
+"""The beginning and the end of a membership, and points given by hand."""
 
 from dataclasses import replace
 from datetime import datetime
 
 from rules.codec import instant_text
-from rules.command import AdjustPoints, ChangeIdentifiers, CloseMember, CreditReferral, EnrolMember
+from rules.command import AdjustPoints, ChangeIdentifiers, CloseMember, EnrolMember
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.hold import insufficient
@@ -59,25 +59,6 @@ def _wrong_times(command: AdjustPoints, expires_at: datetime | None) -> Refused 
             return Refused("malformed", "expires_at must lie after the points are available", "/expires_at")
         return Refused("malformed", f"the points would expire before, at {instant_text(expires_at)}", "/pending_until")
     return None
-
-
-def credit_referral(account: Account, command: CreditReferral, program: Program, _facts: Facts) -> Outcome:
-    """Thank a member for one he brought, once for each."""
-    credited = account.counters.get("referrals", [])
-    if command.referee in credited:
-        return Refused("already_done", "this referral was credited")
-    draft = Draft(account)
-    draft.earn(Lot(command.points, program.expires_at(command.received_at)), "referral", command.received_at)
-    draft.counters = {**draft.counters, "referrals": [*credited, command.referee]}
-    draft.keep_alive(program, command.received_at)
-    entry = draft.entry(
-        "referral_credited",
-        occurred_at=command.received_at,
-        recorded_at=command.received_at,
-        points=command.points,
-        detail={"referee": command.referee},
-    )
-    return Accepted(entry)
 
 
 def change_identifiers(account: Account, command: ChangeIdentifiers, _program: Program, facts: Facts) -> Outcome:

@@ -11,7 +11,7 @@ from rules.facts import Facts
 from rules.outcome import Accepted, Outcome, Purchase, Refused
 from rules.program import Program
 from rules.purchase import receipt_document, wrong_store
-from rules.reversal import Reversal, bring_back, money_back, reverse, thousandths, units
+from rules.reversal import Reversal, bring_back, came_back_whole, money_back, reverse, thousandths, units
 from rules.state import Account, Bucket, Lot, Posting
 
 
@@ -46,9 +46,17 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
         recorded_at=command.received_at,
         points=given + forgiven - undone,
         store=command.receipt.store,
-        detail=detail | ({"undone": True} if is_undone(document) else {}),
+        detail=detail | _consequences(returned, facts),
     )
     return Accepted(entry, returned)
+
+
+def _consequences(purchase: Purchase, facts: Facts) -> dict[str, Any]:
+    """What follows when nothing of a purchase is left: it never happened, and whom it thanked gives that back."""
+    told: dict[str, Any] = {"undone": True} if is_undone(purchase.document) else {}
+    if facts.referral and came_back_whole(purchase.document):
+        told["referral_return"] = {**facts.referral, "purchase": purchase.version}
+    return told
 
 
 def _returned(command: ReturnPurchase) -> Counter[int]:

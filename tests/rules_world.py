@@ -106,7 +106,9 @@ class Member:
     def bring_back(
         self, version: int, *lines: tuple[int, Any], at: datetime | None = None, received_at: datetime | None = None
     ) -> Entry:
-        return self.ok(returned(version, *lines, at=received_at or at), purchase=self.purchases[version])
+        owed = next(entry for entry in self.journal if entry.version == version).detail.get("referral")
+        back = returned(version, *lines, at=received_at or at)
+        return self.ok(back, purchase=self.purchases[version], referral=owed)
 
     def bring_all_back(self, version: int, at: datetime | None = None) -> Entry:
         lines = self.purchases[version].document["lines"]

@@ -6,7 +6,6 @@ transfer, a newcomer or a receipt only what all shards say under that name is he
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -51,7 +50,6 @@ async def check_across(across: Across) -> list[Finding]:
     return [
         await _check_receipts(across),
         await _check_transfers(across),
-        await _check_referrals(across),
         *await _check_programs(across),
     ]
 
@@ -76,14 +74,15 @@ async def _check_transfers(across: Across) -> Finding:
         halves: defaultdict[str, list[Row]] = defaultdict(list)
         for row in (row for rows in found for row in rows):
             halves[row["kind"]].append(row)
-        name = f"transfer {_member(sender)}-{version}"
+        name = f"transfer {member_named(sender)}-{version}"
         wrong = attempt(finding, name, _wrong_with_transfer, halves)
         if wrong:
             finding.fault(f"{name}: {wrong}")
     return finding
 
 
-def _member(text: str) -> str:
+def member_named(text: str) -> str:
+    """The member whose number a document tells, as people know them."""
     return format_member_id(int(text)) if _NUMBER.fullmatch(text) else f"nobody ({text[:20]})"
 
 
@@ -119,45 +118,6 @@ def _wrong_with_halves(sent: Row, received: Row) -> str | None:
     if came != Counter({expires_at: points for points, expires_at in detail["lots"]}):
         return "the lots received expire otherwise than those sent"
     return None
-
-
-async def _check_referrals(across: Across) -> Finding:
-    finding = Finding("each referral is credited once", ALL)
-    async for referee, found in merged(across.streams("referrals", "referee")):
-        finding.checked += 1
-        rows = [row for rows in found for row in rows]
-        name = f"for bringing {_member(referee)}"
-        for wrong in attempt(finding, name, list, _wrong_with_referral(rows)) or ():
-            finding.fault(f"{name}: {wrong}")
-        if [row["kind"] for row in rows] == ["purchase_recorded"] and await _could_be_thanked(across, rows[0]):
-            finding.fault(f"{name}: {_owed(rows[0])}, never credited")
-    return finding
-
-
-def _wrong_with_referral(rows: list[Row]) -> Iterator[str]:
-    owed = [row for row in rows if row["kind"] == "purchase_recorded"]
-    credited = [row for row in rows if row["kind"] == "referral_credited"]
-    if len(credited) > 1 or len(owed) > 1:
-        yield f"{len(owed)} times owed, {len(credited)} times credited"
-    elif credited and not owed:
-        yield f"{format_member_id(credited[0]['member_id'])} was credited, no purchase owes it"
-    elif credited:
-        receiver, points = credited[0]["member_id"], credited[0]["points"]
-        if (str(receiver), str(points)) != (owed[0]["referrer"], owed[0]["owed"]):
-            yield f"{_owed(owed[0])}, {format_member_id(receiver)} was credited {points}"
-
-
-def _owed(purchase: Row) -> str:
-    return f"{purchase['owed']} points are owed to {_member(str(purchase['referrer']))}"
-
-
-async def _could_be_thanked(across: Across, purchase: Row) -> bool:
-    """A referrer who is gone gets nothing, and the errand ends; one who is there must have been thanked."""
-    referrer = str(purchase["referrer"])
-    if not _NUMBER.fullmatch(referrer):
-        return True
-    connection = across.connection_of(int(referrer))
-    return connection is not None and await connection.fetchval(STATEMENTS["status_of"], int(referrer)) == "open"
 
 
 async def _check_programs(across: Across) -> list[Finding]:

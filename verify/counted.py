@@ -6,7 +6,15 @@ from datetime import date
 from functools import partial
 from typing import Any, Final
 
-from rules.counters import COUNT_MAX, DAYS_KEPT, purchase_count, times_redeemed
+from rules.counters import (
+    COUNT_MAX,
+    DAYS_KEPT,
+    NO_PURCHASE,
+    purchase_count,
+    times_redeemed,
+    with_thanks,
+    without_thanks,
+)
 from rules.counting import limited_points
 from rules.state import Account
 from verify.books import MemberRows
@@ -42,10 +50,26 @@ def _wrong_count(rows: MemberRows, counters: dict[str, Any]) -> Iterator[str]:
         had = times_redeemed(counters, reward)
         if had != redeemed[reward]:
             yield f"{had} of {reward} counted as redeemed, {redeemed[reward]} in the journal"
-    thanked = [entry.detail["referee"] for entry in entries if entry.kind == "referral_credited"]
+    thanked = _thanked(rows)
     if counters.get("referrals", []) != thanked:
         yield f"{len(counters.get('referrals', []))} referrals counted, {len(thanked)} in the journal"
     yield from _wrong_offers(rows, counters, undone)
+
+
+def _thanked(rows: MemberRows) -> list[Any]:
+    """For which newcomers the journal thanks, and for which purchase of theirs; earlier versions did not say which."""
+    thanks: dict[str, Any] = {}
+    for entry in rows.entries.values():
+        detail = entry.detail
+        if entry.kind == "referral_credited" and "purchase" in detail:
+            thanks = with_thanks(thanks, detail["referee"], detail["purchase"])
+        elif entry.kind == "referral_credited":
+            thanks = {"referrals": [*thanks.get("referrals", ()), detail["referee"]]}
+        elif entry.kind == "referral_returned":
+            thanks = without_thanks(thanks, detail["referee"])
+            if detail.get("points_forgiven"):
+                thanks = with_thanks(thanks, detail["referee"], NO_PURCHASE)
+    return thanks.get("referrals", [])
 
 
 def _wrong_offers(rows: MemberRows, counters: dict[str, Any], undone: set[int]) -> Iterator[str]:

@@ -23,6 +23,7 @@ _POINTS: Final[dict[str, tuple[str, ...]]] = {
     "purchase_returned": ("+spent>", "->program"),
     "points_adjusted": ("+program>", "->program"),
     "referral_credited": ("+program>",),
+    "referral_returned": ("->program",),
     "hold_placed": ("->held",),
     "hold_captured": ("+held>available",),
     "hold_voided": ("+held>available",),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rules.counting import is_undone
 from rules.program import Program
-from rules.reversal import quantities_of, reasons_of, thousandths, undone
+from rules.reversal import came_back_whole, quantities_of, reasons_of, thousandths, undone
 from rules.text import composed
 from shard_router.member_id import format_member_id
 from verify.basket import wrong_earning, wrong_not_applied, wrong_payment
@@ -19,6 +19,7 @@ _KIND_OF_RECEIPT: Final = {
     "purchase_returned": "return",
     "transfer_received": "transfer",
     "referral_credited": "referral",
+    "referral_returned": "referral_return",
 }
 """The receipt that each of these entries has, for ever; other kinds have none."""
 
@@ -74,7 +75,7 @@ def _name_of(rows: MemberRows, version: int) -> Name:
             return _name_of_return(rows, entry)
         case "transfer_received" if entry:
             return format_member_id(entry.detail["sender"]), "-", None, str(entry.detail["transfer"])
-        case "referral_credited" if entry:
+        case "referral_credited" | "referral_returned" if entry:
             return (format_member_id(entry.detail["referee"]), "-")
         case _:
             return ()
@@ -130,6 +131,7 @@ def _wrong_with(
         yield from wrong_earning(document, program)
         yield from wrong_not_applied(document, entry.detail)
     yield from _wrong_returns(document, returns)
+    yield from _wrong_consequences(document, entry, returns)
     for line in document["lines"]:
         yield from _wrong_line(line)
     yield from _wrong_undone(document)
@@ -188,9 +190,6 @@ def _wrong_returns(document: dict[str, Any], returns: list[ReadEntry]) -> Iterat
         given += points[1]
         for part in one["lines"]:
             quantities[part["line"]] += thousandths(part["quantity"])
-        undone = entry is returns[-1] and _undone_whole(document)
-        if bool(entry.detail.get("undone")) != undone:
-            yield f"return {entry.version} must {'' if undone else 'not '}say that it undid the purchase"
     lines = document["lines"]
     came_back = {line["line"]: thousandths(line["returned"]) for line in lines if line["returned"] != "0"}
     if came_back != quantities:
@@ -200,9 +199,18 @@ def _wrong_returns(document: dict[str, Any], returns: list[ReadEntry]) -> Iterat
         yield f"its lines gave up {sums[0]} points and got {sums[1]}, its returns say {taken} and {given}"
 
 
-def _undone_whole(document: dict[str, Any]) -> bool:
-    """Whether the last return made the purchase one that never happened; earlier versions left it counted."""
-    return bool(document.get("rounded_once")) and is_undone(document)
+def _wrong_consequences(document: dict[str, Any], entry: ReadEntry, returns: list[ReadEntry]) -> Iterator[str]:
+    """The last return of all says that the purchase never happened, and what is due back from whom it thanked.
+
+    Earlier versions left it at that.
+    """
+    for one in returns:
+        whole = one is returns[-1] and bool(document.get("rounded_once")) and came_back_whole(document)
+        undone, thanked = whole and is_undone(document), entry.detail.get("referral") if whole else None
+        if bool(one.detail.get("undone")) != undone:
+            yield f"return {one.version} must {'' if undone else 'not '}say that it undid the purchase"
+        if one.detail.get("referral_return") != (thanked and thanked | {"purchase": entry.version}):
+            yield f"return {one.version} takes back from a referrer what the purchase did not owe them, or does not"
 
 
 def _wrong_line(line: dict[str, Any]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from verify.across import ALL, Across, check_across
 from verify.finding import Finding
 from verify.identifier import check_identifiers
 from verify.ledger import check_ledger
+from verify.referral import check_referrals
 from verify.stream import STATEMENTS
 from verify.view import check_views
 
@@ -88,7 +89,8 @@ async def _check_across(watch: TopologyWatch, pools: ShardPools) -> list[Finding
             shard: await stack.enter_async_context(_snapshot(pools[shard])) for shard in watch.current.document.shards
         }
         across = Across(connections, watch.current)
-        return await check_across(across) + await check_identifiers(across, Directory(watch, pools))
+        findings = [*await check_across(across), await check_referrals(across)]
+        return findings + await check_identifiers(across, Directory(watch, pools))
 
 
 async def _check_standby(servers: ShardServers, shard: str) -> list[Finding]:

@@ -66,16 +66,29 @@ WHERE kind IN ('transfer_sent', 'transfer_received', 'transfer_settled', 'transf
 ORDER BY 1, 2;
 
 -- name: referrals
--- Under each newcomer: the purchase that owes thanks, the errand that brings them, the entry that gave them.
+-- Under each newcomer: the purchases that owe thanks and the returns that take them back, the errands that bring word
+-- of either, the entries that gave and took. `purchase` is the version of the purchase that each is about.
 SELECT
-    coalesce(CASE kind WHEN 'referral_credited' THEN detail ->> 'referee' ELSE member_id::text END, '')
+    coalesce(CASE WHEN kind IN ('referral_credited', 'referral_returned') THEN detail ->> 'referee' ELSE member_id::text END, '')
         COLLATE "C" AS referee,
-    kind, member_id, version, points, detail -> 'referral' ->> 'referrer' AS referrer,
-    detail -> 'referral' ->> 'points' AS owed
+    kind, member_id, version, points,
+    CASE kind
+        WHEN 'purchase_recorded' THEN version::text
+        WHEN 'purchase_returned' THEN detail -> 'referral_return' ->> 'purchase'
+        ELSE detail ->> 'purchase'
+    END AS purchase,
+    coalesce(detail -> 'referral', detail -> 'referral_return') ->> 'referrer' AS referrer,
+    coalesce(detail -> 'referral', detail -> 'referral_return') ->> 'points' AS owed,
+    coalesce(detail ->> 'points_forgiven', '0') AS forgiven
 FROM journal
-WHERE kind = 'referral_credited' OR (kind = 'purchase_recorded' AND detail -> 'referral' IS NOT NULL)
+WHERE kind IN ('referral_credited', 'referral_returned')
+    OR (kind = 'purchase_recorded' AND detail -> 'referral' IS NOT NULL)
+    OR (kind = 'purchase_returned' AND detail -> 'referral_return' IS NOT NULL)
 UNION ALL
-SELECT member_id::text COLLATE "C", 'errand', member_id, version, 0, NULL, NULL FROM errand WHERE kind = 'referral'
+SELECT
+    member_id::text COLLATE "C", kind, member_id, version, 0,
+    CASE kind WHEN 'referral' THEN version::text ELSE document ->> 'purchase' END, NULL, NULL, '0'
+FROM errand WHERE kind IN ('referral', 'referral_return')
 ORDER BY 1;
 
 -- name: status_of

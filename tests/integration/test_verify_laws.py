@@ -109,6 +109,8 @@ def receipt_row(entry: Entry) -> dict[str, Any] | None:
             name = ("transfer", format_member_id(detail["sender"]), "-", str(detail["transfer"]))
         case "referral_credited":
             name = ("referral", format_member_id(detail["referee"]), "-", "2")
+        case "referral_returned":
+            name = ("referral_return", format_member_id(detail["referee"]), "-", "3")
         case _:
             return None
     row = dict(zip(("kind", "store", "till", "receipt"), name, strict=True))

@@ -146,7 +146,7 @@ RECEIPTS = {
     "a return under another name": "UPDATE receipt SET till = '9' WHERE receipt = 'back-1'",
     "a transfer that could come twice": "DELETE FROM receipt WHERE kind = 'transfer'",
     "a transfer under another name": "UPDATE receipt SET receipt = '900' WHERE kind = 'transfer'",
-    "a referral under another name": "UPDATE receipt SET store = 'x' WHERE kind = 'referral'",
+    "a referral under another name": "UPDATE receipt SET store = 'x' || store WHERE kind = 'referral'",
 }
 PURCHASES = {
     "it says it earned more": bought("points_earned", "999", "$FIRST"),
@@ -164,6 +164,9 @@ PURCHASES = {
     "a return forgiven": bought("returns,0,points_forgiven", "5", "$FIRST"),
     "a return of all that says nothing of it": """
         UPDATE journal SET detail = detail::jsonb - 'undone' WHERE member_id = $bea AND kind = 'purchase_returned'
+    """,
+    "a return that takes nothing back from a referrer": """
+        UPDATE journal SET detail = detail::jsonb - 'referral_return' WHERE kind = 'purchase_returned'
     """,
     "a return of another": detail("purchase", "900", "$purchase_returned"),
     "points paid": bought("payment,points", "1", "$SECOND"),
@@ -213,9 +216,18 @@ REFERRALS = {
     "never": "DELETE FROM journal WHERE kind = 'referral_credited'",
     "for nothing": "UPDATE journal SET detail = '{}' WHERE member_id = $cem AND kind = 'purchase_recorded'",
     "otherwise": "UPDATE journal SET points = 7 WHERE kind = 'referral_credited'",
+    "given back for nothing": """
+        UPDATE journal SET detail = detail::jsonb - 'referral_return' WHERE kind = 'purchase_returned'
+    """,
+    "never given back": "DELETE FROM journal WHERE kind = 'referral_returned'",
+    "given back otherwise": "UPDATE journal SET points = 7 WHERE kind = 'referral_returned'",
+    "given back by another": "UPDATE journal SET member_id = $bea WHERE kind = 'referral_returned'",
+    "a return that nobody brings word of": "DELETE FROM errand WHERE kind IN ('referral', 'referral_return')",
+    "of another purchase": detail("purchase", "90", "kind = 'referral_credited'"),
     "twice": """
         INSERT INTO journal
-        SELECT (json_populate_record(j, '{"version": 900}')).* FROM journal j WHERE kind = 'referral_credited'
+        SELECT (json_populate_record(j, '{"version": 900}')).* FROM journal j
+        WHERE kind = 'referral_credited' AND detail ->> 'referee' = '$cem'
     """,
 }
 FOUND = {

@@ -135,6 +135,7 @@ async def live(node: RunningNode, world: World) -> None:
     await done(node, "/v1/purchases", basket({"member_id": dan["member_id"]}, "dan-1"))
     assert (await node.delete(f"/v1/members/{dan['member_id']}")).status == 200
     await node.run_errands()
+    await refer(node, ada["member_id"])
     poor = await node.post("/v1/holds", {"member": {"member_id": cem["member_id"]}, "points": 10_000})
     assert poor.code == "insufficient_points"
 
@@ -153,6 +154,17 @@ async def shop(node: RunningNode, member: str, world: World) -> None:
     await done(node, f"/v1/purchases/{second}/returns", back)
     await done(node, "/v1/purchases", basket(named, "ada-3"))
     world.names |= {"first": first.rpartition("-")[2], "second": second.rpartition("-")[2]}
+
+
+async def refer(node: RunningNode, referrer: str) -> None:
+    """Two newcomers whose first baskets came back: one bought again, of the other the thanks are not back yet."""
+    for name in ("eve", "gil"):
+        newcomer = (await node.enrol(referred_by=referrer))["member_id"]
+        await bring_all_back(node, newcomer, name)
+        if name == "eve":
+            await node.run_errands()
+            await done(node, "/v1/purchases", basket({"member_id": newcomer}, "eve-again"))
+            await node.run_errands()
 
 
 async def bring_all_back(node: RunningNode, member: str, receipt: str) -> None:

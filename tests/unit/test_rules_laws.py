@@ -22,6 +22,7 @@ from rules.command import (
     PlaceHold,
     ReceiveTransfer,
     RedeemReward,
+    ReturnReferral,
     SendTransfer,
     SettleAccount,
     SettleTransfer,
@@ -153,7 +154,8 @@ def _bring_back(history: History) -> None:
     part = left if history.data.draw(st.booleans()) else (left / 2).quantize(Decimal("0.001"))
     if part:
         asked = returned(version, (line["line"], part), at=history.now)
-        history.member.say(asked, purchase=history.member.purchases[version])
+        owed = next(entry for entry in history.member.journal if entry.version == version).detail.get("referral")
+        history.member.say(asked, purchase=history.member.purchases[version], referral=owed)
 
 
 def _redeem(history: History) -> None:
@@ -190,7 +192,8 @@ STEPS: tuple[Callable[[History], None], ...] = (
     lambda h: _ignore(h.member.say(CancelTransfer(h.pick("transfer"), h.now))),
     lambda h: _ignore(h.member.say(UseRedemption(h.pick("redemption"), "330", h.now))),
     lambda h: _ignore(h.member.say(CancelRedemption(h.pick("redemption"), h.now))),
-    lambda h: _ignore(h.member.say(CreditReferral(h.data.draw(st.integers(1, 2)), 20, h.now))),
+    lambda h: _ignore(h.member.say(CreditReferral(h.data.draw(st.integers(1, 2)), 7, 20, h.now))),
+    lambda h: _ignore(h.member.say(ReturnReferral(h.data.draw(st.integers(1, 2)), 7, 20, h.now))),
     lambda h: _ignore(h.member.say(AdjustPoints(h.data.draw(st.sampled_from([-3, 9])), "by hand", h.now))),
     lambda h: _ignore(h.member.say(SettleAccount(h.now))),
 )

@@ -196,9 +196,9 @@ def test_a_transfer_of_too_much_or_to_oneself_is_refused(command: SendTransfer, 
 
 def test_a_referral_is_credited_once_for_each_newcomer() -> None:
     member = Member(program())
-    assert member.ok(CreditReferral(99, 200, NOW)).points == 200
-    assert member.refused(CreditReferral(99, 200, NOW)) == "already_done"
-    assert member.ok(CreditReferral(98, 200, NOW)).points == 200
+    assert member.ok(CreditReferral(99, 2, 200, NOW)).points == 200
+    assert member.refused(CreditReferral(99, 2, 200, NOW)) == "already_done"
+    assert member.ok(CreditReferral(98, 2, 200, NOW)).points == 200
 
 
 def test_closing_releases_holds_forfeits_what_is_left_and_refuses_everything_after() -> None:

@@ -1,0 +1,62 @@
+"""Points for bringing a member: given for their first purchase, taken back when it came back whole.
+
+Which of a newcomer's purchases one was thanked for stays in the counters until it is undone. So whatever
+comes twice or late changes nothing, and nobody gives back what they never had.
+"""
+
+from typing import Final
+
+from rules import counters
+from rules.command import CreditReferral, ReturnReferral
+from rules.draft import Draft
+from rules.facts import Facts
+from rules.outcome import Accepted, Outcome, Refused
+from rules.program import Program
+from rules.state import Account, Bucket, Lot, Posting
+
+_REASON: Final = "referral"
+
+
+def credit_referral(account: Account, command: CreditReferral, program: Program, _facts: Facts) -> Outcome:
+    """Thank a member for one they brought, once for each."""
+    if counters.thanked_for(account.counters, command.referee) is not None:
+        return Refused("already_done", "this referral was credited")
+    draft = Draft(account)
+    draft.earn(Lot(command.points, program.expires_at(command.received_at)), _REASON, command.received_at)
+    draft.counters = counters.with_thanks(draft.counters, command.referee, command.purchase)
+    draft.keep_alive(program, command.received_at)
+    entry = draft.entry(
+        "referral_credited",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=command.points,
+        detail={"referee": command.referee, "purchase": command.purchase},
+    )
+    return Accepted(entry)
+
+
+def return_referral(account: Account, command: ReturnReferral, program: Program, _facts: Facts) -> Outcome:
+    """Take the thanks for a purchase back. What is missing is owed, or forgiven where no return makes debt.
+
+    The goods are back already, so nothing can be refused. Who was forgiven has been thanked, and is not again.
+    """
+    if counters.thanked_for(account.counters, command.referee) not in {command.purchase, counters.ANY_PURCHASE}:
+        return Refused("already_done", "nothing was given for this purchase, or it was taken back")
+    draft = Draft(account)
+    missing = command.points - draft.take(command.points, Bucket.PROGRAM, _REASON)
+    detail = {"referee": command.referee, "purchase": command.purchase}
+    if program.points.on_return == "debt":
+        draft.post(Posting(missing, Bucket.DEBT, Bucket.PROGRAM, _REASON))
+        missing = 0
+    draft.counters = counters.without_thanks(draft.counters, command.referee)
+    if missing:
+        draft.counters = counters.with_thanks(draft.counters, command.referee, counters.NO_PURCHASE)
+        detail["points_forgiven"] = missing
+    entry = draft.entry(
+        "referral_returned",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=missing - command.points,
+        detail=detail,
+    )
+    return Accepted(entry)

@@ -1,0 +1,105 @@
+"""Points for bringing a member come back with a first purchase that came back whole, by the policy of returns."""
+
+import pytest
+
+from rules.command import AdjustPoints, CloseMember, CreditReferral, ReturnReferral
+from rules.counters import thanked_for
+from tests.rules_world import NOW, Member, earned, line, moves, program
+
+TERMS = "[referral]\nreferrer = 200\nnewcomer = 100\nmin_amount = 1000\n"
+REFEREE = 99
+
+
+def thanked(policy: str = "debt") -> Member:
+    member = Member(program(points=f'on_return = "{policy}"'))
+    member.ok(CreditReferral(REFEREE, 2, 200, NOW))
+    return member
+
+
+def take_back(member: Member, purchase: int = 2) -> str:
+    said = member.say(ReturnReferral(REFEREE, purchase, 200, NOW))
+    return getattr(said, "reason", "taken")
+
+
+def test_a_first_purchase_that_came_back_whole_tells_what_is_due_back_from_the_referrer() -> None:
+    newcomer = Member(program(TERMS), referrer=8)
+    first = newcomer.buy(line(1000, 2))
+    assert "referral_return" not in newcomer.bring_back(first.version, (1, 1)).detail
+    back = newcomer.bring_back(first.version, (1, 1))
+    assert back.detail["referral_return"] == {"referrer": 8, "points": 200, "purchase": first.version}
+    again = newcomer.buy(line(1000, 2))
+    assert again.detail["referral"] == first.detail["referral"]
+    assert earned(again) == earned(first)
+
+
+def test_a_purchase_that_owed_nobody_takes_nothing_back() -> None:
+    newcomer = Member(program(TERMS), referrer=8)
+    newcomer.buy(line(1000))
+    second = newcomer.buy(line(1000))
+    assert "referral_return" not in newcomer.bring_all_back(second.version).detail
+
+
+def test_what_the_newcomer_is_forgiven_the_referrer_gives_back_all_the_same() -> None:
+    newcomer = Member(program(TERMS, points='on_return = "forgive"'), referrer=8)
+    first = newcomer.buy(line(1000))
+    newcomer.ok(AdjustPoints(-110, "spent", NOW))
+    back = newcomer.bring_all_back(first.version)
+    assert ("undone" in back.detail, back.detail["referral_return"]["points"]) == (False, 200)
+    assert "referral" not in newcomer.buy(line(1000)).detail
+
+
+def test_thanks_come_back_once_and_may_be_given_anew() -> None:
+    member = thanked()
+    entry = member.ok(ReturnReferral(REFEREE, 2, 200, NOW))
+    assert (entry.kind, entry.points, moves(entry)) == ("referral_returned", -200, [(200, "available", "program")])
+    assert take_back(member) == "already_done"
+    assert (member.now.available, member.now.counters) == (0, {})
+    member.ok(CreditReferral(REFEREE, 5, 200, NOW))
+    assert take_back(member) == "already_done"
+    assert take_back(member, 5) == "taken"
+
+
+@pytest.mark.parametrize(
+    ("policy", "left", "debt", "again"), [("debt", 0, 150, True), ("forgive", 0, 0, False), ("refuse", 0, 0, False)]
+)
+def test_thanks_that_were_spent_follow_the_policy_and_who_was_forgiven_is_not_thanked_again(
+    policy: str, left: int, debt: int, *, again: bool
+) -> None:
+    member = thanked(policy)
+    member.ok(AdjustPoints(-150, "spent", NOW))
+    entry = member.ok(ReturnReferral(REFEREE, 2, 200, NOW))
+    assert (member.now.available, member.now.debt) == (left, debt)
+    assert entry.detail.get("points_forgiven", 0) == 150 - debt
+    assert (thanked_for(member.now.counters, REFEREE) is None) is again
+    assert take_back(member) == "already_done"
+    if not again:
+        assert member.refused(CreditReferral(REFEREE, 5, 200, NOW)) == "already_done"
+        member.ok(AdjustPoints(500, "gift", NOW))
+        assert take_back(member, 5) == "already_done"
+
+
+def test_a_referrer_in_debt_owes_more() -> None:
+    member = Member(program())
+    bought = member.buy(line(5000))
+    member.ok(AdjustPoints(-50, "spent", NOW))
+    member.bring_all_back(bought.version)
+    member.ok(CreditReferral(REFEREE, 2, 200, NOW))
+    assert (member.now.available, member.now.debt) == (150, 0)
+    member.ok(ReturnReferral(REFEREE, 2, 200, NOW))
+    assert (member.now.available, member.now.debt) == (0, 50)
+
+
+def test_thanks_that_an_earlier_version_gave_come_back_too() -> None:
+    member = Member(program())
+    member.ok(AdjustPoints(200, "referral", NOW))
+    member.now.counters["referrals"] = [98, REFEREE]
+    assert [take_back(member, purchase) for purchase in (7, 7)] == ["taken", "already_done"]
+    assert member.now.counters == {"referrals": [98]}
+
+
+def test_nothing_is_taken_from_who_was_never_thanked_or_is_gone() -> None:
+    member = Member(program())
+    assert take_back(member) == "already_done"
+    member = thanked()
+    member.ok(CloseMember(NOW))
+    assert take_back(member) == "member_closed"
