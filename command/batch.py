@@ -5,7 +5,7 @@ member's outcome never depends on it: a command that breaks `decide` is answered
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
@@ -13,8 +13,8 @@ import orjson
 import structlog
 
 from command.answer import RenderedEntry, accepted, problem_answer, refused, render_entry
-from command.envelope import Answer, Envelope, ReceiptKey
-from command.load import Extras, Loaded, account_of, purchase_of
+from command.envelope import Answer, Envelope, ReceiptName
+from command.load import Extras, KnownReceipt, Loaded, account_of, purchase_of
 from command.record import (
     Writes,
     identifiers_of,
@@ -44,18 +44,6 @@ PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
 
 NOT_FOUND: Final = 404
 
-ReceiptName = tuple[str, str, str, str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class KnownReceipt:
-    """Whose entry a receipt belongs to, and the entry when it was asked for."""
-
-    member_id: int
-    version: int
-    fingerprint: str
-    entry: RenderedEntry | None
-
 
 class Batch:
     """One batch between load and record. `decide` it command by command, then hand `writes` to the store."""
@@ -76,9 +64,11 @@ class Batch:
         envelope = loaded.envelope
         if loaded.row["key_fingerprint"] is not None:
             return self._replay(envelope, loaded.row)
-        known = self._known_receipt(loaded)
+        name = loaded.receipt_name
+        known = self._receipts.get(name) if name else None
+        known = known or loaded.recorded
         if known is not None:
-            return self._keep(envelope, self._receipt_again(envelope, known, loaded.target))
+            return self._keep(envelope, self._receipt_again(loaded, known))
         try:
             decision = self._decide(loaded)
         except Exception:  # noqa: BLE001 - poison is answered alone, whatever it is
@@ -93,22 +83,13 @@ class Batch:
         body = row["key_answer"].encode()
         return Answer(row["key_status"], body, row["key_member_id"], row["key_version"], replayed=True)
 
-    def _known_receipt(self, loaded: Loaded) -> KnownReceipt | None:
-        receipt, row = loaded.envelope.receipt, loaded.row
-        if receipt is None:
-            return None
-        known = self._receipts.get(_name(receipt))
-        if known is None and row["receipt_version"] is not None:
-            fingerprint = row["receipt_fingerprint"].hex
-            return KnownReceipt(row["receipt_member_id"], row["receipt_version"], fingerprint, loaded.entry)
-        return known
-
-    def _receipt_again(self, envelope: Envelope, known: KnownReceipt, target: int | None) -> Answer:
+    def _receipt_again(self, loaded: Loaded, known: KnownReceipt) -> Answer:
         """The same document under a new key: the first answer again. Anything else is a conflict."""
+        envelope, name = loaded.envelope, loaded.receipt_name
         same = envelope.receipt is not None and envelope.receipt.fingerprint.matches(known.fingerprint)
-        if envelope.receipt is not None and envelope.key is None:
-            self.writes.add("receipt_again", receipt_row(envelope.receipt))
-        if not same or known.member_id != target or known.entry is None:
+        if name is not None and envelope.key is None:
+            self.writes.add("receipt_again", receipt_row(name))
+        if not same or known.member_id != loaded.target:
             return refused(envelope, Refused("receipt_conflict", "this receipt was recorded with other content"))
         return accepted(envelope.command, known.entry, replayed=True)
 
@@ -202,6 +183,7 @@ class Batch:
         envelope = loaded.envelope
         command, member_id = envelope.command, rendered.member_id
         referred = self._extras.programs.get(loaded.row["referred_program_version"], self.program)
+        self._write_receipt(loaded, rendered)
         write_side(self.writes, envelope, rendered, referred)
         if isinstance(command, ChangeIdentifiers):
             write_identifiers(self.writes, envelope, rendered, self._extras.profiles.setdefault(member_id, {}))
@@ -215,14 +197,20 @@ class Batch:
             before = self._purchases.get(name)
             self._purchases[name] = (purchase, rendered.version)
             version_before = before[1] if before else None
-            write_purchase(self.writes, purchase, rendered, receipt=envelope.receipt, version_before=version_before)
+            date = loaded.dates[0]
+            write_purchase(self.writes, purchase, rendered, business_date=date, version_before=version_before)
+
+    def _write_receipt(self, loaded: Loaded, entry: RenderedEntry) -> None:
+        receipt, name = loaded.envelope.receipt, loaded.receipt_name
+        if receipt is None or name is None:
+            return
+        whose = {"member_id": entry.member_id, "version": entry.version, "fingerprint": receipt.fingerprint.text}
+        self.writes.add("receipt", receipt_row(name) | whose)
+        self._receipts[name] = KnownReceipt(entry.member_id, entry.version, receipt.fingerprint.text, entry)
 
     def _thread(self, envelope: Envelope, entry: RenderedEntry) -> None:
         """Keep what later commands of this batch will ask about true."""
         command, stock = envelope.command, self._extras.stock_left
-        if envelope.receipt:
-            known = KnownReceipt(entry.member_id, entry.version, envelope.receipt.fingerprint.text, entry)
-            self._receipts[_name(envelope.receipt)] = known
         if isinstance(command, EnrolMember):
             self._extras.taken_identifiers.update(identifiers_of(command))
         elif isinstance(command, ChangeIdentifiers):
@@ -243,7 +231,3 @@ class Batch:
 def now_utc() -> datetime:
     """The wall clock."""
     return datetime.now(UTC)
-
-
-def _name(receipt: ReceiptKey) -> ReceiptName:
-    return receipt.store, receipt.till, receipt.business_date.isoformat(), receipt.receipt, receipt.kind

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from datetime import date
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
@@ -38,7 +37,6 @@ _ENDED: Final = frozenset({"already_done", "not_found", "member_not_found"})
 """Answers by which another courier has ended a transfer."""
 _REFERRED: Final = frozenset({None, "already_done", *_NEVER})
 """Answers by which a referrer has their thanks or has given them back, now or before, or is gone."""
-_NO_DATE: Final = date(1970, 1, 1)  # these keys are unique without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +171,7 @@ class Courier:
         """The natural key of the other half: one per entry, for ever."""
         digest = blake2b(orjson.dumps(errand.document, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
         sender = format_member_id(errand.member_id)
-        return ReceiptKey(sender, "-", _NO_DATE, str(errand.version), kind, Fingerprint(digest))
+        return ReceiptKey(sender, "-", str(errand.version), kind, Fingerprint(digest))
 
 
 def _code(answer: Answer) -> str | None:

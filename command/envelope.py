@@ -1,27 +1,44 @@
 """A command on its way: what is asked, for whom, under which key, and until when an answer is of use."""
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from typing import Final
 
 from command.fingerprint import NO_FINGERPRINT, Fingerprint
 from rules.command import Command
+from rules.program import Program
+
+NO_DATE: Final = date(1970, 1, 1)
+"""Of documents that are named uniquely without one."""
+
+ReceiptName = tuple[str, str, date, str, str, str]
+"""Store, till, business date, receipt, kind and subject."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptKey:
-    """The permanent natural key of a till's document, and the fingerprint of its content without the member."""
+    """The permanent natural key of a till's document but for its date, and the fingerprint of its content.
+
+    The program that decides it tells the business date of `occurred_at`. `subject` is what a return is of: the
+    purchase, as `<member>-<version>`.
+    """
 
     store: str
     till: str
-    business_date: date
     receipt: str
     kind: str
     fingerprint: Fingerprint
+    subject: str = ""
+    occurred_at: datetime | None = None
 
-    @property
-    def name(self) -> tuple[str, str, date, str, str]:
-        """The key itself."""
-        return self.store, self.till, self.business_date, self.receipt, self.kind
+    def dates(self, program: Program) -> tuple[date, ...]:
+        """The business date, then others that the document may have been recorded under (see Program)."""
+        return program.receipt_dates(self.store, self.occurred_at) if self.occurred_at else (NO_DATE,)
+
+    def on(self, business_date: date, subject: str | None = None) -> ReceiptName:
+        """The key itself, perhaps with another subject."""
+        subject = self.subject if subject is None else subject
+        return self.store, self.till, business_date, self.receipt, self.kind, subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ async def answer_command(call: "Call[Body]", request: web.Request) -> web.Respon
     if target.region != asked.node.region:
         return await asked.forward(target.region)
     command = await call.command(asked, target)
-    response = await call.run(asked, envelope_of(asked, target, command, call.receipt))
+    response = await call.run(asked, envelope_of(asked, target, command))
     if call.leaves_errand:
         request.app[COURIER].kick()
     return response
@@ -270,14 +270,12 @@ class Call(Generic[Body]):
     """One kind of command over HTTP.
 
     `target` finds whom it is for, `command` is asked in that member's region only, `run` takes it to the lane.
-    `receipt` is the kind of a till's document, which has a natural key.
     """
 
     body: type[Body]
     target: Callable[[CommandRequest[Body]], Awaitable[Target]]
     command: Callable[[CommandRequest[Body], Target], Awaitable[Command]]
     run: Callable[[CommandRequest[Body], Envelope], Awaitable[web.Response]] = _at_once
-    receipt: str | None = None
     leaves_errand: bool = False
 
 
@@ -289,8 +287,8 @@ CALLS: Final[Mapping[str, Call[Any]]] = {
     "enrol_member": Call(EnrolBody, _new_member, _enrolment, run=_with_claims),
     "change_identifiers": Call(IdentifiersBody, _member_in_path, _identifiers, run=_with_claims, leaves_errand=True),
     "erase_member": Call(EraseBody, _member_in_path, _erasure, leaves_errand=True),
-    "record_purchase": Call(PurchaseBody, _named_member, _purchase, receipt="purchase"),
-    "return_purchase": Call(ReturnBody, _PURCHASE, _return, receipt="return"),
+    "record_purchase": Call(PurchaseBody, _named_member, _purchase),
+    "return_purchase": Call(ReturnBody, _PURCHASE, _return),
     "adjust_points": Call(AdjustmentBody, _named_member, _adjustment),
     "place_hold": Call(HoldBody, _named_member, _hold),
     "capture_hold": Call(CaptureBody, _HOLD, _capture),

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from command.answer import RenderedEntry
-from command.envelope import Envelope
+from command.envelope import Envelope, ReceiptName
 from command.record import identifiers_of
 from rules.codec import parse_state
 from rules.command import (
@@ -27,6 +28,7 @@ from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
+_RECEIPT_COLUMNS: Final = ("store", "till", "business_date", "receipt", "receipt_kind", "subject")
 _ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
 
 
@@ -44,12 +46,29 @@ class Extras:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownReceipt:
+    """Whose entry a receipt belongs to, the fingerprint (hex) of its content, and the entry."""
+
+    member_id: int
+    version: int
+    fingerprint: str
+    entry: RenderedEntry
+
+
+@dataclass(slots=True)
 class Loaded:
-    """A command with its row; `entry` is what its receipt already made, if it did."""
+    """A command with its row, the dates of its receipt (see ReceiptKey), and what that receipt already made."""
 
     envelope: Envelope
     row: Mapping[str, Any]
-    entry: RenderedEntry | None
+    dates: tuple[date, ...]
+    recorded: KnownReceipt | None = None
+
+    @property
+    def receipt_name(self) -> ReceiptName | None:
+        """The natural key under which the command's document is recorded."""
+        receipt = self.envelope.receipt
+        return receipt.on(self.dates[0]) if receipt else None
 
     @property
     def target(self) -> int | None:
@@ -57,20 +76,23 @@ class Loaded:
         return self.row["target"]
 
 
-async def load(connection: Connection, envelopes: Sequence[Envelope], *, locked: bool) -> list[Any]:
-    """Read a row per command, in their order and in one snapshot; `locked` keeps the accounts for this transaction."""
-    document = _document(envelopes)
+async def load(
+    connection: Connection, envelopes: Sequence[Envelope], program: Program, *, locked: bool
+) -> list[Loaded]:
+    """Read a row per command, in their order and in one snapshot; `locked` keeps the accounts for this transaction.
+
+    `program` dates the receipts: should a row tell of a newer version, they have to be read again under that.
+    """
+    dates = [envelope.receipt.dates(program) if envelope.receipt else () for envelope in envelopes]
+    document = orjson.dumps(list(map(_command_row, range(len(envelopes)), envelopes, dates))).decode()
     if locked:
         await connection.execute(STATEMENTS["lock_accounts"], document)
-    return await connection.fetch(STATEMENTS["load"], document)
+    rows = await connection.fetch(STATEMENTS["load"], document)
+    return list(map(Loaded, envelopes, rows, dates))
 
 
-def _document(envelopes: Sequence[Envelope]) -> str:
-    """The one argument of the `load` statement: a JSON row per command, without what a command has not."""
-    return orjson.dumps([_command_row(position, envelope) for position, envelope in enumerate(envelopes)]).decode()
-
-
-def _command_row(position: int, envelope: Envelope) -> dict[str, Any]:
+def _command_row(position: int, envelope: Envelope, dates: tuple[date, ...]) -> dict[str, Any]:
+    """What `load` is asked about one command, without what it has not."""
     row: dict[str, Any] = {"position": position, "key": envelope.key}
     if envelope.member_id is not None:
         row["member_id"] = envelope.member_id
@@ -79,8 +101,7 @@ def _command_row(position: int, envelope: Envelope) -> dict[str, Any]:
     if envelope.reference is not None:
         row["reference"] = envelope.reference
     if envelope.receipt is not None:
-        row["store"], row["till"], row["business_date"], row["receipt"] = envelope.receipt.name[:4]
-        row["receipt_kind"] = envelope.receipt.kind
+        row |= zip(_RECEIPT_COLUMNS, envelope.receipt.on(dates[0]), strict=True)
     return row
 
 
@@ -154,11 +175,3 @@ async def _load_identifiers(
     added = [name for _, command in changes if isinstance(command, ChangeIdentifiers) for name in command.add]
     rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(added))
     extras.taken_identifiers |= {(row["kind"], row["value"]) for row in rows}
-
-
-async def entry_of_receipt(connection: Connection, row: Mapping[str, Any]) -> RenderedEntry | None:
-    """The entry that a command's receipt already made; None when it made none, or its key answers anyway."""
-    if row["receipt_version"] is None or row["key_fingerprint"] is not None:
-        return None
-    member_id, version = row["receipt_member_id"], row["receipt_version"]
-    return entry_of(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))

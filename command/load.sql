@@ -18,14 +18,15 @@ SELECT
     (SELECT max(number) FROM incarnation) AS incarnation
 FROM json_to_recordset($1::json) AS c(
     position integer, key text, member_id bigint, identifier_kind text, identifier_value text, reference bigint,
-    store text, till text, business_date date, receipt text, receipt_kind text
+    store text, till text, business_date date, receipt text, receipt_kind text,
+    subject text
 )
 LEFT JOIN identifier d ON d.kind = c.identifier_kind AND d.value = c.identifier_value
 CROSS JOIN LATERAL (SELECT coalesce(c.member_id, d.member_id) AS target) AS t
 LEFT JOIN LATERAL (SELECT * FROM account WHERE account.member_id = t.target OFFSET 0) AS a ON true
 LEFT JOIN idempotency i ON i.key = c.key
 LEFT JOIN receipt r ON r.store = c.store AND r.till = c.till AND r.business_date = c.business_date
-    AND r.receipt = c.receipt AND r.kind = c.receipt_kind
+    AND r.receipt = c.receipt AND r.kind = c.receipt_kind AND r.subject = c.subject
 LEFT JOIN purchase p ON p.member_id = t.target AND p.version = c.reference
 LEFT JOIN journal j ON j.member_id = t.target AND j.version = c.reference
 ORDER BY c.position
@@ -52,6 +53,23 @@ WHERE EXISTS (SELECT FROM identifier i WHERE i.kind = wanted.kind AND i.value = 
 -- name: entry_of
 -- The entry behind a receipt that came again under a new key: its answer is rebuilt from it.
 SELECT points, postings, account_after, detail FROM journal WHERE member_id = $1 AND version = $2
+
+-- name: receipts_under
+-- Documents under other names than the one they get today, with the entries behind them.
+SELECT asked.position, r.member_id, r.version, r.fingerprint, j.occurred_at, j.points, j.postings, j.account_after, j.detail
+FROM unnest($1::integer[], $2::text[], $3::text[], $4::date[], $5::text[], $6::text[], $7::text[])
+    AS asked(position, store, till, business_date, receipt, kind, subject)
+CROSS JOIN LATERAL (
+    SELECT member_id, version, fingerprint
+    FROM receipt AS x
+    WHERE x.store = asked.store AND x.till = asked.till AND x.business_date = asked.business_date
+        AND x.receipt = asked.receipt AND x.kind = asked.kind AND x.subject = asked.subject
+    OFFSET 0
+) AS r
+CROSS JOIN LATERAL (
+    SELECT * FROM journal AS x WHERE x.member_id = r.member_id AND x.version = r.version OFFSET 0
+) AS j
+ORDER BY asked.position
 
 -- name: identifiers_of_members
 SELECT member_id, kind, value FROM identifier WHERE member_id = ANY ($1::bigint[])

@@ -1,7 +1,6 @@
 """From a member to the lane that serves it, or to the region that does."""
 
 from dataclasses import dataclass
-from datetime import date, datetime
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -58,10 +57,6 @@ class CommandNode:
     def region_number(self) -> int:
         """The number of the own region, as it stands in ids."""
         return self._number(self.region)
-
-    def business_date(self, moment: datetime) -> date:
-        """The program's calendar day of an instant."""
-        return self.program.business_date(moment)
 
     @property
     def program(self) -> Program:

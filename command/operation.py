@@ -38,7 +38,8 @@ ABOUT: Final = About(
     "`Idempotency-Key`: after a time-out or a 503 send the same key and body again, anywhere, until there is an answer "
     "other than 409 `in_progress` and 503; the command takes effect once. (An enrolment that names no phone, e-mail or "
     "card: send it to a node of the same region again.) A purchase also has a permanent natural key (store, till, "
-    "business date, receipt): the same receipt under a new key gets the first answer again.",
+    "business date, receipt): the same receipt under a new key gets the first answer again. The business date is the "
+    "day of `occurred_at` at the store. A return's natural key has its purchase too: one slip may take back from two.",
 )
 
 _ANY: Final = (

@@ -1,9 +1,11 @@
 """The program in force, as this node knows it, and how a new version comes to all shards.
 
 Every batch reads the newest version's number with its first statement, so a node never decides by
-an older program than its shard holds.
+an older program than its shard holds. What happened under an older version than the last ones has that
+version read for its batch.
 """
 
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,8 @@ APPLY_WAIT_S: Final = 10.0
 
 VERSIONS_KNOWN: Final = 50
 """A tier period that ended under a still older version, unsettled since, is decided by the oldest of these."""
+_PARSED_MAX: Final = 4 * VERSIONS_KNOWN
+"""A program with thousands of stores takes a megabyte; whoever replays years of history meets old ones again."""
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("program.sql"))
 
@@ -51,13 +55,28 @@ class ProgramCache:
                 (row["effective_at"], self._parse(row["version"], row["source"]))
                 for row in await connection.fetch(_STATEMENTS["find_programs"], version, VERSIONS_KNOWN)
             ]
-            self._programs[version] = self._parsed[version].with_history(history)
+            self._programs[version] = history[0][1].with_history(history)
         if self.newest is None or self.newest.version < version:
             self.newest = self._programs[version]
         return self._programs[version]
 
+    async def covering(self, connection: Any, program: Program, moments: Iterable[datetime]) -> Program:
+        """The program, knowing the versions in force at some instants also where those are older than the last ones."""
+        older = list({moment for moment in moments if not program.knows(moment)})
+        if not older:
+            return program
+        rows = await connection.fetch(_STATEMENTS["versions_at"], older, program.version)
+        known = [(row["moment"], self._parse(row["version"], row["source"])) for row in rows]
+        return program.with_history([*program.history, *known])
+
+    async def in_force(self, connection: Any) -> Program:
+        """The version that a shard has in force now."""
+        return await self.get(connection, await connection.fetchval(_STATEMENTS["program_in_force"]))
+
     def _parse(self, version: int, source: str) -> Program:
         if version not in self._parsed:
+            if len(self._parsed) >= _PARSED_MAX:
+                del self._parsed[next(iter(self._parsed))]
             self._parsed[version] = parse_program(source, version)
         return self._parsed[version]
 
@@ -65,7 +84,7 @@ class ProgramCache:
 async def learn_program(servers: ShardServers, programs: ProgramCache) -> None:
     """Read the program in force; `shard_unavailable` (ProblemError), or NoProgramError when the shard has none."""
     async with servers.primary() as connection:
-        await programs.get(connection, await connection.fetchval(_STATEMENTS["program_in_force"]))
+        await programs.in_force(connection)
 
 
 async def apply_program(dsns: list[str], source: str, effective_at: datetime | None = None) -> int:

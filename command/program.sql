@@ -2,6 +2,18 @@
 -- A version and those before it, newest first.
 SELECT version, effective_at, source FROM program WHERE version <= $1 ORDER BY version DESC LIMIT $2
 
+-- name: versions_at
+-- The version in force at each of some instants, of those up to a version; before the first one the first.
+SELECT asked.moment, p.version, p.source
+FROM unnest($1::timestamptz[]) AS asked(moment)
+CROSS JOIN LATERAL (
+    SELECT version, source
+    FROM program
+    WHERE version <= $2 AND (effective_at <= asked.moment OR version = (SELECT min(version) FROM program))
+    ORDER BY version DESC
+    LIMIT 1
+) AS p
+
 -- name: program_in_force
 SELECT version FROM program WHERE effective_at <= now() ORDER BY version DESC LIMIT 1
 

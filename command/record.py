@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from command.answer import RenderedEntry, problem_answer
-from command.envelope import Answer, Envelope, ReceiptKey
+from command.envelope import Answer, Envelope, ReceiptName
 from rules.codec import instant_text, state_document
 from rules.command import (
     CancelRedemption,
@@ -29,6 +29,7 @@ from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("record.sql"))
+_RECEIPT_KEY: Final = ("store", "till", "business_date", "receipt", "kind", "subject")
 COMMON: Final = ("journal", "purchase", "purchase_change", "receipt", "idempotency", "replay")
 """Tables of the `record` statement beside the accounts, in the order of its arguments; others are `record_more`'s."""
 
@@ -129,9 +130,6 @@ def write_side(writes: Writes, envelope: Envelope, entry: RenderedEntry, program
     `program` is the one by which stock was taken: for a cancelled redemption that of the redemption.
     """
     command = envelope.command
-    if envelope.receipt:
-        row = receipt_row(envelope.receipt)
-        writes.add("receipt", {**row, "member_id": entry.member_id, "version": entry.version})
     match command:
         case EnrolMember():
             _write_member(writes, command, entry.version)
@@ -178,7 +176,7 @@ def write_release(writes: Writes, entry: RenderedEntry, claims: Iterable[tuple[s
 
 
 def write_purchase(
-    writes: Writes, purchase: Purchase, entry: RenderedEntry, *, receipt: ReceiptKey | None, version_before: int | None
+    writes: Writes, purchase: Purchase, entry: RenderedEntry, *, business_date: date | None, version_before: int | None
 ) -> None:
     """Add a new purchase, or the change of one; `version_before` is what the row must still show."""
     row: dict[str, Any] = {
@@ -187,10 +185,9 @@ def write_purchase(
         "changed_version": entry.version,
         "document": purchase.document,
     }
-    if purchase.version == entry.version and receipt:
-        date = {"business_date": receipt.business_date.isoformat()}
-        times = {"occurred_at": instant_text(purchase.occurred_at)}
-        writes.add("purchase", row | purchase.receipt | date | times)
+    if purchase.version == entry.version:
+        times = {"business_date": business_date, "occurred_at": instant_text(purchase.occurred_at)}
+        writes.add("purchase", row | purchase.receipt | times)
     elif version_before is not None:
         _write_purchase_change(writes, row, version_before)
 
@@ -201,16 +198,9 @@ def identifiers_of(command: EnrolMember) -> list[tuple[str, str]]:
     return [(kind, profile[kind]) for kind in ("card", "phone", "email") if profile.get(kind)]
 
 
-def receipt_row(receipt: ReceiptKey) -> dict[str, Any]:
-    """A receipt's own columns."""
-    return {
-        "store": receipt.store,
-        "till": receipt.till,
-        "business_date": receipt.business_date.isoformat(),
-        "receipt": receipt.receipt,
-        "kind": receipt.kind,
-        "fingerprint": receipt.fingerprint.text,
-    }
+def receipt_row(name: ReceiptName) -> dict[str, Any]:
+    """A receipt's key as columns."""
+    return dict(zip(_RECEIPT_KEY, name, strict=True))
 
 
 def _account_row(account: Account) -> dict[str, Any]:

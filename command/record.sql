@@ -50,11 +50,11 @@ WITH account_written AS (
     WHERE p.ctid = found.ctid AND p.changed_version = t.version_before
     RETURNING 1
 ), receipt_written AS (
-    INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
-    SELECT store, till, business_date, receipt, kind, member_id, version, fingerprint
+    INSERT INTO receipt (store, till, business_date, receipt, kind, subject, member_id, version, fingerprint)
+    SELECT store, till, business_date, receipt, kind, subject, member_id, version, fingerprint
     FROM json_to_recordset($5::json) AS t(
-        store text, till text, business_date date, receipt text, kind text, member_id bigint, version bigint,
-        fingerprint uuid
+        store text, till text, business_date date, receipt text, kind text, subject text, member_id bigint,
+        version bigint, fingerprint uuid
     )
 ), idempotency_written AS (
     INSERT INTO idempotency (key, member_id, version, credential, fingerprint, status, answer, answered_at)
@@ -128,12 +128,12 @@ WITH member_written AS (
     UPDATE receipt r
     SET version = r.version
     FROM json_to_recordset($1::json -> 'receipt_again') AS t(
-        store text, till text, business_date date, receipt text, kind text
+        store text, till text, business_date date, receipt text, kind text, subject text
     )
     CROSS JOIN LATERAL (
         SELECT ctid FROM receipt AS x
         WHERE x.store = t.store AND x.till = t.till AND x.business_date = t.business_date
-            AND x.receipt = t.receipt AND x.kind = t.kind
+            AND x.receipt = t.receipt AND x.kind = t.kind AND x.subject = t.subject
         OFFSET 0
     ) AS found
     WHERE r.ctid = found.ctid

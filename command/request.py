@@ -76,10 +76,8 @@ async def read_request(request: web.Request, model: type[Body]) -> CommandReques
     )
 
 
-def envelope_of(
-    asked: CommandRequest[BaseModel], target: Target, command: Command, receipt_kind: str | None = None
-) -> Envelope:
-    """Put a command in its envelope; `receipt_kind` is that of a till's document."""
+def envelope_of(asked: CommandRequest[BaseModel], target: Target, command: Command) -> Envelope:
+    """Put a command in its envelope."""
     request, content = asked.request, read_content(asked.body, asked.raw)
     head = f"{request.method} {_canonical_path(request)}"
     return Envelope(
@@ -93,7 +91,7 @@ def envelope_of(
         member_id=target.member_id,
         identifier=target.identifier,
         reference=target.reference or None,
-        receipt=_receipt_key(asked, command, receipt_kind, content) if receipt_kind else None,
+        receipt=_receipt_key(asked, target, command, content),
         holds_of=_holds_of(asked.body),
     )
 
@@ -117,15 +115,22 @@ def _holds_of(body: BaseModel) -> int | None:
     return parse_reference("hld", holds[0]).member_id if holds else None
 
 
-def _receipt_key(asked: CommandRequest[BaseModel], command: Command, kind: str, content: Content) -> ReceiptKey | None:
-    if not isinstance(command, RecordPurchase | ReturnPurchase):
-        return None
-    receipt = command.receipt
-    business_date = asked.node.business_date(command.occurred_at)
-    request = asked.request
-    paths = (_canonical_path(request), request.path) if kind == "return" else ("", "")
+def _receipt_key(
+    asked: CommandRequest[BaseModel], target: Target, command: Command, content: Content
+) -> ReceiptKey | None:
+    """The natural key of a till's document; one slip may return goods of several purchases, so that is part of it."""
+    match command:
+        case RecordPurchase(receipt=receipt):
+            kind, subject, paths = "purchase", "", ("", "")
+        case ReturnPurchase(receipt=receipt, purchase=purchase):
+            kind, subject = "return", f"{target.member_id}-{purchase}"
+            paths = (_canonical_path(asked.request), asked.request.path)
+        case _:
+            return None
     fingerprint = content.under_receipt(*paths)
-    return ReceiptKey(receipt.store, receipt.till, business_date, receipt.receipt, kind, fingerprint)
+    return ReceiptKey(
+        receipt.store, receipt.till, receipt.receipt, kind, fingerprint, subject, occurred_at=command.occurred_at
+    )
 
 
 def _canonical_path(request: web.Request) -> str:

@@ -91,7 +91,8 @@ CREATE TABLE purchase (
     PRIMARY KEY (member_id, version)
 ) WITH (fillfactor = 80);
 
--- The permanent natural key of what tills send: a retry with a new Idempotency-Key, days later, meets it.
+-- The permanent natural key of what tills send: a retry with a new Idempotency-Key, days later, meets it. subject is the
+-- purchase that a return is of (member id and version); empty for all else, and for returns of the first release.
 CREATE TABLE receipt (
     store text NOT NULL,
     till text NOT NULL,
@@ -101,7 +102,8 @@ CREATE TABLE receipt (
     member_id bigint NOT NULL,
     version bigint NOT NULL,
     fingerprint uuid NOT NULL,
-    PRIMARY KEY (store, till, business_date, receipt, kind)
+    subject text NOT NULL DEFAULT '',
+    PRIMARY KEY (store, till, business_date, receipt, kind, subject)
 );
 
 -- What an entry still owes to other shards: points to a receiver, thanks to a referrer, identifiers to free. Written

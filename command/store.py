@@ -18,15 +18,17 @@ import structlog
 
 from command.batch import Batch, now_utc
 from command.envelope import Answer, Envelope
-from command.load import Loaded, entry_of_receipt, load, load_extras
+from command.load import Loaded, load, load_extras
 from command.program import NoProgramError, ProgramCache
 from command.record import record
+from command.recorded import find_recorded
 from rules.command import (
     CancelRedemption,
     ChangeIdentifiers,
     CloseMember,
     RedeemReward,
 )
+from rules.program import Program
 from shard_router.directory import Identifier
 from shard_router.errors import ProblemError
 from shard_router.pool import CONNECTION_ERRORS, Connection, ShardPools, ShardServers, Taken
@@ -66,6 +68,7 @@ class Store:
         self._shard = shard
         self._programs = programs
         self._kept: list[_KeptConnection] = []
+        self._program: Program | None = None
 
     async def run(self, envelopes: Sequence[Envelope], *, locked: bool = False) -> list[Answer]:
         """Answer a batch, durably.
@@ -165,16 +168,31 @@ class Store:
         async with self._servers.primary() as connection:
             return await connection.fetchval(STATEMENTS[statement], *arguments)
 
+    async def _load(
+        self, connection: Connection, envelopes: Sequence[Envelope], *, locked: bool
+    ) -> tuple[Program, list[Loaded]]:
+        """Read what a batch needs, and the program in force with the versions of its instants.
+
+        The version that dates receipts is the one known here; a batch that meets a newer one is read again under it.
+        """
+        known = self._program or await self._programs.in_force(connection)
+        moments = {one.receipt.occurred_at for one in envelopes if one.receipt and one.receipt.occurred_at}
+        while True:
+            program = await self._programs.covering(connection, known, moments)
+            loaded = await load(connection, envelopes, program, locked=locked)
+            version = loaded[0].row["program_version"]
+            self._program = await self._programs.get(connection, version)
+            if self._program is known:
+                bought = {one.row["occurred_at"] for one in loaded if one.row["occurred_at"]}
+                return await self._programs.covering(connection, known, moments | bought), loaded
+            known = self._program
+
     async def _decide(
         self, connection: Connection, envelopes: Sequence[Envelope], *, locked: bool
     ) -> tuple[Batch, list[Answer]]:
-        rows = await load(connection, envelopes, locked=locked)
-        program = await self._programs.get(connection, rows[0]["program_version"])
-        loaded = [
-            Loaded(envelope, row, await entry_of_receipt(connection, row))
-            for envelope, row in zip(envelopes, rows, strict=True)
-        ]
+        program, loaded = await self._load(connection, envelopes, locked=locked)
         _check_company(loaded)
+        await find_recorded(connection, program, loaded)
         extras = await load_extras(connection, loaded, program)
         extras.programs = {
             version: await self._programs.get(connection, version) for version in _versions_referred_to(loaded)

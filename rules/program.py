@@ -1,10 +1,12 @@
 """One version of the program: the checked file with what is derived from it once, then only read."""
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from copy import copy
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -17,6 +19,12 @@ from rules.program_file import Expiry, ProgramDocument, Reward, Store, Tier, mon
 
 __all__ = ["Program", "ProgramError", "Reward", "Store", "Tier", "parse_program"]
 
+RECORDED_WITHIN: Final = timedelta(days=1)
+"""A document may have been recorded by a version that ended so long before its instant: by clocks that are wrong, and
+by nodes that had not yet heard of the next."""
+
+FIRST_VERSION: Final = 1
+
 _DAYS_CACHED: Final = 1_000  # tills send today and the days they were offline; a replay goes day by day
 
 
@@ -25,6 +33,9 @@ class Program:
 
     history: tuple[tuple[datetime, "Program"], ...] = ()
     """The versions up to this one with the instants from which they count; empty: this one has always been in force."""
+    instants: tuple[datetime, ...] = ()
+    in_force: tuple["Program", ...] = ()
+    """The first version, then what is in force from each of `instants` on: it counted by then, and is the newest."""
 
     def __init__(self, document: ProgramDocument, version: int = 0) -> None:
         self.version = version
@@ -39,6 +50,7 @@ class Program:
         self.referral = document.referral
         self.rewards = {reward.code: reward for reward in document.rewards}
         self.stores = {store.code: store for store in document.stores}
+        self._zones = {store.code: ZoneInfo(store.time_zone) for store in document.stores if store.time_zone}
         minor = 10 ** (Currency(self.currency).exponent or 0)
         base = Fraction(document.points.per_unit) / minor
         self.base_ratio = base.as_integer_ratio()
@@ -54,15 +66,20 @@ class Program:
     def with_history(self, history: Iterable[tuple[datetime, "Program"]]) -> "Program":
         """The same program, knowing its own and all earlier versions, each with the instant from which it counts."""
         knowing = copy(self)
-        knowing.history = tuple((since, program) for since, program in history if program.version <= self.version)
+        knowing.history = tuple(part for part in history if part[1].version <= self.version)
+        ordered = sorted(knowing.history, key=_since)
+        knowing.instants = tuple(since for since, _ in ordered)
+        first = min((program for _, program in ordered), key=_version, default=self)
+        knowing.in_force = tuple(accumulate((program for _, program in ordered), _newer, initial=first))
         return knowing
 
     def at(self, moment: datetime) -> "Program":
         """The version in force at an instant up to now: the newest that counted by then, before the first the first."""
-        programs = [program for since, program in self.history if since <= moment]
-        if programs:
-            return max(programs, key=_version)
-        return min((program for _, program in self.history), key=_version, default=self)
+        return self.in_force[bisect_right(self.instants, moment)] if self.in_force else self
+
+    def knows(self, moment: datetime) -> bool:
+        """Whether the version in force at an instant is among those of the history."""
+        return not self.in_force or self.instants[0] <= moment or self.in_force[0].version == FIRST_VERSION
 
     def rank(self, code: str) -> int:
         """The rank of a tier, 0 the lowest; a tier this program does not know counts as the lowest."""
@@ -81,6 +98,26 @@ class Program:
     def business_date(self, moment: datetime) -> date:
         """The calendar day of an instant where the program lives."""
         return moment.astimezone(self.zone).date()
+
+    def zone_of(self, store: str) -> ZoneInfo:
+        """A store's time zone."""
+        return self._zones.get(store, self.zone)
+
+    def at_store(self, store: str, moment: datetime) -> datetime:
+        """An instant as a store's clock shows it; its calendar day there is the business date of what it does."""
+        return moment.astimezone(self.zone_of(store))
+
+    def receipt_dates(self, store: str, moment: datetime) -> tuple[date, ...]:
+        """The business date of a store's document: its day by the version in force at its instant.
+
+        Then other days, seldom any: those by versions that came after or had just ended, which may have recorded it.
+        """
+        day = self.at(moment).at_store(store, moment).date()
+        before = bisect_right(self.instants, moment - RECORDED_WITHIN)
+        if before == len(self.instants):
+            return (day,)
+        others = {program.at_store(store, moment).date() for program in self.in_force[before:]}
+        return (day, *sorted(others - {day}))
 
     def available_at(self, occurred_at: datetime) -> datetime | None:
         """The start of the day on which points of a purchase become available; None: at once."""
@@ -115,6 +152,14 @@ class Program:
 
 def _version(program: Program) -> int:
     return program.version
+
+
+def _newer(one: Program, other: Program) -> Program:
+    return max(one, other, key=_version)
+
+
+def _since(part: tuple[datetime, Program]) -> datetime:
+    return part[0]
 
 
 def _next_of(expiry: Expiry, day: date) -> date:

@@ -119,7 +119,7 @@ class _Part(BaseModel):
 
 
 class Identity(_Part):
-    """Which program this is. `time_zone` gives business dates, weekdays and month ends."""
+    """Which program this is. `time_zone` gives month ends, and the business dates of stores without their own zone."""
 
     code: Code
     name: Words
@@ -312,11 +312,15 @@ class Reward(_Part):
 
 
 class Store(_Part):
-    """A store and the region its tills post to."""
+    """A store and the region its tills post to. Its business dates are by its `time_zone`, else by the program's.
+
+    Points become available and expire by days of the program's zone, whichever store they come from.
+    """
 
     code: Code
     name: Words
     region: str
+    time_zone: Annotated[str, AfterValidator(_known_zone)] | None = None
     lat: float | None = Field(default=None, strict=True, ge=-90, le=90)
     lon: float | None = Field(default=None, strict=True, ge=-180, le=180)
 

@@ -54,7 +54,7 @@ class LineBody(StrictModel):
 
 
 class PurchaseBody(StrictModel):
-    """A paid basket. (store, till, receipt) names it for ever within its business date."""
+    """A paid basket. (store, till, receipt) names it for ever within its business date, the day at the store."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -57,7 +57,7 @@ async def check_across(across: Across) -> list[Finding]:
 async def _check_receipts(across: Across) -> Finding:
     """A shard's key sees to its own receipts; the same one on two shards would be one basket earned twice."""
     finding = Finding("every receipt is unique over all shards", ALL)
-    streams = across.streams("receipt_names", "store", "till", "business_date", "receipt", "kind")
+    streams = across.streams("receipt_names", "store", "till", "business_date", "receipt", "kind", "subject")
     async for name, found in merged(streams):
         finding.checked += 1
         rows = [row for rows in found for row in rows]

@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from functools import partial
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from rules.program import Program, parse_program
 from shard_router.member_id import format_member_id
@@ -95,6 +97,7 @@ class Books:
     incarnation: int = 0
     redeemed: Counter[str] = field(default_factory=Counter[str])
     findings: dict[str, Finding] = field(init=False)
+    _zones: dict[str, frozenset[ZoneInfo]] = field(default_factory=dict[str, frozenset[ZoneInfo]])
 
     def __post_init__(self) -> None:
         self.findings = {check: Finding(check, self.shard) for check in CHECKS}
@@ -109,6 +112,12 @@ class Books:
             program = attempt(self[READABLE], name, parse_program, row["source"], version)
             if program is not None:
                 self.programs[version] = program
+
+    def days_of(self, store: str, moment: datetime) -> set[date]:
+        """What may be the business date of a store's document of an instant: its day by one version or another."""
+        if store not in self._zones:
+            self._zones[store] = frozenset(program.zone_of(store) for program in self.programs.values())
+        return {moment.astimezone(zone).date() for zone in self._zones[store]}
 
     def read_entries(self, rows: MemberRows) -> None:
         """Read the documents of a member's entries; what cannot be read is a fault that names the column."""

@@ -23,8 +23,10 @@ _KIND_OF_RECEIPT: Final = {
 }
 """The receipt that each of these entries has, for ever; other kinds have none."""
 
+_OF_TILLS: Final = frozenset({"purchase_recorded", "purchase_returned"})
+
 Name = tuple[Any, ...]
-"""Store, till, business date and receipt; None where what names it does not say."""
+"""Store, till, business date, receipt and subject; None where what names it does not say."""
 
 
 def check_receipts(books: Books, rows: MemberRows) -> None:
@@ -48,10 +50,13 @@ def check_receipts(books: Books, rows: MemberRows) -> None:
             finding.fault(f"{rows.name}-{version}: an entry of a purchase that is not there")
     for receipt in rows.receipts:
         attempt(books[READABLE], f"{rows.name}-{receipt['version']}: document", _check_name, books, rows, receipt)
+        _check_day(books, rows, receipt)
 
 
 def _check_name(books: Books, rows: MemberRows, receipt: Row) -> None:
-    found = _composed(receipt[name] for name in ("store", "till", "business_date", "receipt"))
+    found = _composed(receipt[name] for name in ("store", "till", "business_date", "receipt", "subject"))
+    if receipt["kind"] == "return" and not receipt["subject"]:
+        found = found[:-1]  # recorded by the first release, which did not name the purchase here
     wanted = _composed(_name_of(rows, receipt["version"]))
     if any(should is not None and is_ != should for is_, should in zip(found, wanted, strict=False)):
         words = " ".join(str(part) for part in wanted if part is not None)
@@ -64,17 +69,28 @@ def _composed(name: Iterable[Any]) -> Name:
     return tuple(composed(part) if isinstance(part, str) else part for part in name)
 
 
+def _check_day(books: Books, rows: MemberRows, receipt: Row) -> None:
+    """Check that a till's document is of a day that its store had when it happened."""
+    entry = rows.entries.get(receipt["version"])
+    if entry is None or entry.kind not in _OF_TILLS:
+        return
+    days = books.days_of(receipt["store"], entry.row["occurred_at"])
+    if days and receipt["business_date"] not in days:
+        told = f"its receipt is of {receipt['business_date']}, it happened on {min(days)} there"
+        books[RECEIPTS].fault(f"{entry.name}: {told}")
+
+
 def _name_of(rows: MemberRows, version: int) -> Name:
     """How what an entry made names its receipt; nothing where that is not there, which is a fault of its own."""
     entry = rows.entries.get(version)
     purchase = next((row for row in rows.purchases if row["version"] == version), None)
     match entry.kind if entry else None:
         case "purchase_recorded" if purchase:
-            return purchase["store"], purchase["till"], purchase["business_date"], purchase["receipt"]
+            return purchase["store"], purchase["till"], purchase["business_date"], purchase["receipt"], ""
         case "purchase_returned" if entry:
             return _name_of_return(rows, entry)
         case "transfer_received" if entry:
-            return format_member_id(entry.detail["sender"]), "-", None, str(entry.detail["transfer"])
+            return format_member_id(entry.detail["sender"]), "-", None, str(entry.detail["transfer"]), ""
         case "referral_credited" | "referral_returned" if entry:
             return (format_member_id(entry.detail["referee"]), "-")
         case _:
@@ -86,7 +102,7 @@ def _name_of_return(rows: MemberRows, entry: ReadEntry) -> Name:
         if row["version"] == entry.detail["purchase"]:
             for one in parsed(row["document"], dict)["returns"]:
                 if one["version"] == entry.version:
-                    return one["store"], one["till"], None, one["receipt"]
+                    return one["store"], one["till"], None, one["receipt"], f"{rows.member_id}-{row['version']}"
     return ()
 
 

@@ -18,7 +18,7 @@ SELECT member_id, version, changed_version, store, till, receipt, business_date,
 FROM purchase ORDER BY member_id, version;
 
 -- name: receipts
-SELECT member_id, version, kind, store, till, business_date, receipt FROM receipt ORDER BY member_id, version;
+SELECT member_id, version, kind, store, till, business_date, receipt, subject FROM receipt ORDER BY member_id, version;
 
 -- name: identifiers
 SELECT member_id, kind, value, version FROM identifier ORDER BY member_id;
@@ -50,8 +50,8 @@ SELECT move_id FROM stock_arrival WHERE move_id = ANY ($1::uuid[]);
 -- name: receipt_names
 SELECT
     store COLLATE "C" AS store, till COLLATE "C" AS till, business_date, receipt COLLATE "C" AS receipt,
-    kind COLLATE "C" AS kind, member_id, version
-FROM receipt ORDER BY 1, 2, 3, 4, 5;
+    kind COLLATE "C" AS kind, subject COLLATE "C" AS subject, member_id, version
+FROM receipt ORDER BY 1, 2, 3, 4, 5, 6;
 
 -- name: transfers
 -- Both halves of every transfer under its name: what was sent and how it ended, what was received.

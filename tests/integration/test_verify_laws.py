@@ -94,7 +94,11 @@ def purchase_row(member: Member, version: int) -> dict[str, Any]:
     purchase = member.purchases[version]
     returned = [entry.version for entry in member.journal if entry.detail.get("purchase") == version]
     row = {"member_id": ADA, "version": version, "changed_version": max([version, *returned])}
-    row |= {"occurred_at": purchase.occurred_at, "business_date": NO_DATE, "document": orjson.dumps(purchase.document)}
+    row |= {
+        "occurred_at": purchase.occurred_at,
+        "business_date": purchase.occurred_at.date(),
+        "document": orjson.dumps(purchase.document),
+    }
     return row | purchase.receipt
 
 
@@ -114,7 +118,9 @@ def receipt_row(entry: Entry) -> dict[str, Any] | None:
         case _:
             return None
     row = dict(zip(("kind", "store", "till", "receipt"), name, strict=True))
-    return row | {"member_id": ADA, "version": entry.version, "business_date": NO_DATE}
+    day = entry.occurred_at.date() if "purchase" in entry.kind else NO_DATE
+    subject = f"{ADA}-{detail['purchase']}" if entry.kind == "purchase_returned" else ""
+    return row | {"member_id": ADA, "version": entry.version, "business_date": day, "subject": subject}
 
 
 @LAW

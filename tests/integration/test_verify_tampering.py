@@ -144,6 +144,13 @@ RECEIPTS = {
     """,
     "one of another kind": "UPDATE receipt SET kind = 'return' WHERE $FIRST",
     "a return under another name": "UPDATE receipt SET till = '9' WHERE receipt = 'back-1'",
+    "a return of another purchase": "UPDATE receipt SET subject = $ada || '-900' WHERE receipt = 'back-1'",
+    "a purchase with a subject": "UPDATE receipt SET subject = 'x' WHERE $FIRST",
+    "one of another day": """
+        UPDATE receipt SET business_date = '2020-01-01' WHERE $FIRST;
+        UPDATE purchase SET business_date = '2020-01-01' WHERE $FIRST
+    """,
+    "a return of another day": "UPDATE receipt SET business_date = '2020-01-01' WHERE receipt = 'back-1'",
     "a transfer that could come twice": "DELETE FROM receipt WHERE kind = 'transfer'",
     "a transfer under another name": "UPDATE receipt SET receipt = '900' WHERE kind = 'transfer'",
     "a referral under another name": "UPDATE receipt SET store = 'x' || store WHERE kind = 'referral'",

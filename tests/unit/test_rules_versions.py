@@ -1,6 +1,6 @@
 """Programs that follow one another: what time alone changes is decided under the version in force at its instant."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +37,54 @@ def test_the_version_in_force_is_the_newest_that_counted_by_then() -> None:
 def test_a_version_knows_only_itself_and_earlier_ones() -> None:
     rules = versions((LONG_AGO, program()), (LONG_AGO, program()))
     assert rules.history[0][1].with_history(rules.history).at(NOW).version == 1
+
+
+BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
+LATE = datetime(2026, 11, 24, 23, 30, tzinfo=UTC)
+"""Already the 25th in Berlin, still the 24th in New York."""
+TOKYO = '[[stores]]\ncode = "ginza"\nname = "G"\nregion = "ap"\ntime_zone = "Asia/Tokyo"\n'
+
+
+def days(rules: Program, store: str = "330", at: datetime = LATE) -> list[int]:
+    return [day.day for day in rules.receipt_dates(store, at)]
+
+
+def test_a_document_is_dated_by_the_clock_of_its_store() -> None:
+    rules = program(TOKYO, zone=NEW_YORK)
+    assert days(rules) == [24]
+    assert days(rules, "ginza") == [25]
+    assert days(rules, "a store nobody knows") == [24]
+
+
+def test_a_document_is_dated_by_the_version_of_its_instant_whatever_came_since() -> None:
+    berlin, new_york = program(zone=BERLIN), program(zone=NEW_YORK)
+    for since, told in (
+        (LATE - timedelta(days=9), [24]),  # Berlin ended long before
+        (LATE - timedelta(hours=1), [24, 25]),  # a node may not have heard yet
+        (LATE + timedelta(hours=1), [25, 24]),
+        (LATE + timedelta(days=9), [25, 24]),  # nodes of the first release took the newest
+    ):
+        assert days(versions((LONG_AGO, berlin), (since, new_york))) == told
+    assert days(versions((LONG_AGO, berlin), (LATE, program(zone=BERLIN)))) == [25]
+    assert days(versions((LATE + timedelta(days=1), berlin), (LATE + timedelta(days=2), new_york))) == [25, 24]
+
+
+def test_a_store_that_gets_its_own_zone_keeps_the_dates_of_before() -> None:
+    zoned = TOKYO.replace("Asia/Tokyo", NEW_YORK)
+    plain = "\n".join(line for line in TOKYO.splitlines() if "time_zone" not in line)
+    rules = versions((LONG_AGO, program(plain, zone=BERLIN)), (LATE + timedelta(days=1), program(zoned, zone=BERLIN)))
+    assert days(rules, "ginza") == [25, 24]
+    assert days(rules, "ginza", LATE + timedelta(days=7)) == [1]
+    assert days(rules, "330") == [25]
+
+
+def test_which_instants_a_program_knows_the_version_of() -> None:
+    first, second = versions((LONG_AGO, program()), (NOW, program())).history
+    rules = second[1].with_history([second])
+    assert [rules.knows(moment) for moment in (later(days=-1), NOW)] == [False, True]
+    assert second[1].with_history([second, first]).knows(LONG_AGO - timedelta(days=1))
+    covering = rules.with_history([*rules.history, (later(days=-1), first[1])])
+    assert [covering.at(moment).version for moment in (later(days=-1), NOW)] == [1, 2]
 
 
 def test_a_tier_period_ends_under_the_version_of_its_last_instant_however_late_it_is_settled() -> None:

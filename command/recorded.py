@@ -1,0 +1,60 @@
+"""Documents of tills that are recorded already, found by their natural key, whatever program dated them then.
+
+A document has its business date by the version in force at its instant. One recorded by a node that
+had not heard of that version may stand under another day, and a return of the first release stands
+without its purchase. Such a row is the same document when its own instant and purchase give the
+same key today. Most batches ask for none of these.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from command.envelope import ReceiptKey, ReceiptName
+from command.load import STATEMENTS, KnownReceipt, Loaded, entry_of
+from rules.program import Program
+from shard_router.pool import Connection
+
+
+async def find_recorded(connection: Connection, program: Program, loaded: Sequence[Loaded]) -> None:
+    """Tell each command what its receipt has made already; a command whose key answers anyway is not told."""
+    wanted: list[tuple[int, ReceiptName]] = []
+    for position, one in enumerate(loaded):
+        receipt, row = one.envelope.receipt, one.row
+        if receipt is None or row["key_fingerprint"] is not None:
+            continue
+        if row["receipt_version"] is not None:
+            one.recorded = await _recorded_by(connection, row)
+        else:
+            wanted += [(position, name) for name in _other_names(receipt, one)]
+    if wanted:
+        await _find_others(connection, program, loaded, wanted)
+
+
+async def _recorded_by(connection: Connection, row: Any) -> KnownReceipt:
+    member_id, version = row["receipt_member_id"], row["receipt_version"]
+    entry = entry_of(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))
+    return KnownReceipt(member_id, version, row["receipt_fingerprint"].hex, entry)
+
+
+def _other_names(receipt: ReceiptKey, one: Loaded) -> list[ReceiptName]:
+    """All names but the first, which `load` has asked for."""
+    subjects = (receipt.subject, "") if receipt.subject else ("",)
+    return [receipt.on(day, subject) for subject in subjects for day in one.dates][1:]
+
+
+async def _find_others(
+    connection: Connection, program: Program, loaded: Sequence[Loaded], wanted: Sequence[tuple[int, ReceiptName]]
+) -> None:
+    columns = zip(*((position, *name) for position, name in wanted), strict=True)
+    for row in await connection.fetch(STATEMENTS["receipts_under"], *map(list, columns)):
+        one = loaded[row["position"]]
+        entry = entry_of(row["member_id"], row["version"], row)
+        if one.recorded is None and _is_same(one, row, entry.detail, program):
+            one.recorded = KnownReceipt(row["member_id"], row["version"], row["fingerprint"].hex, entry)
+
+
+def _is_same(one: Loaded, row: Any, detail: dict[str, Any], program: Program) -> bool:
+    receipt = one.envelope.receipt
+    if receipt is None or program.receipt_dates(receipt.store, row["occurred_at"])[0] != one.dates[0]:
+        return False
+    return receipt.subject in {"", f"{row['member_id']}-{detail.get('purchase')}"}

@@ -1,0 +1,160 @@
+"""Programs that follow one another, and documents of tills that come before, between and after them."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from command.program import VERSIONS_KNOWN, apply_program
+from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
+from tests.integration.test_command import basket
+
+NEW_YORK = PROGRAM.replace("Europe/Berlin", "America/New_York")
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+LATE = (TODAY - timedelta(minutes=30)).isoformat().replace("+00:00", "Z")
+"""23:30 UTC: tomorrow in Berlin, today in New York, the day before yesterday nowhere."""
+
+
+async def held(dsn: str, *versions: tuple[timedelta, str]) -> None:
+    """Write versions as if applied so long ago."""
+    connection = await asyncpg.connect(dsn)
+    insert = "INSERT INTO program (version, effective_at, source) VALUES ($1, now() - $2::interval, $3)"
+    for number, (ago, source) in enumerate(versions, 1):
+        await connection.execute(insert, number, ago, source)
+    await connection.close()
+
+
+@asynccontextmanager
+async def node_under(dsn: str, folder: Path, *versions: tuple[timedelta, str]) -> AsyncGenerator[RunningNode]:
+    await held(dsn, *versions)
+    async with running_command_node(dsn, folder, program=versions[-1][1]) as running:
+        yield running
+
+
+async def rows(node: RunningNode, query: str) -> list[Any]:
+    connection = await asyncpg.connect(node.dsn)
+    try:
+        return await connection.fetch(query)
+    finally:
+        await connection.close()
+
+
+def back(receipt: str, at: str = LATE, line: int = 1, quantity: Any = 1) -> dict[str, Any]:
+    lines = [{"line": line, "quantity": quantity}]
+    return {"store": "330", "till": "1", "receipt": receipt, "occurred_at": at, "lines": lines}
+
+
+def same(one: Reply, other: Reply) -> None:
+    assert (other.status, other.json) == (201, one.json)
+    assert other.headers["Idempotent-Replayed"] == "true"
+
+
+async def test_a_receipt_and_a_refund_slip_stay_known_when_the_program_moves_to_another_zone(
+    database: str, tmp_path: Path
+) -> None:
+    async with node_under(database, tmp_path, (timedelta(days=9), PROGRAM)) as node:
+        (tmp_path / "other").mkdir()
+        async with running_command_node(database, tmp_path / "other") as other:
+            member = await node.enrol()
+            body = basket({"member_id": member["member_id"]}, "z-1", occurred_at=LATE)
+            bought = await node.post("/v1/purchases", body)
+            path = f"/v1/purchases/{bought.json['purchase_id']}/returns"
+            returned = await node.post(path, back("z-2"))
+            await apply_program([database], NEW_YORK)
+            for name, asked in (("one", node), ("other", other)):
+                same(bought, await asked.post("/v1/purchases", body, key=f"{name}-1"))
+                same(returned, await asked.post(path, back("z-2"), key=f"{name}-2"))
+                changed = await asked.post("/v1/purchases", body | {"lines": body["lines"][:1]}, key=f"{name}-3")
+                assert (changed.status, changed.code) == (409, "receipt_conflict")
+        assert len(await rows(node, "SELECT FROM receipt")) == 2
+
+
+async def test_a_version_dates_what_happens_from_its_instant_on_whichever_node_has_heard_of_it(
+    database: str, tmp_path: Path
+) -> None:
+    async with node_under(database, tmp_path, (timedelta(days=9), PROGRAM)) as node:
+        member = {"member_id": (await node.enrol())["member_id"]}
+        await rows(node, "UPDATE program SET effective_at = now() - interval '9 days'")
+        connection = await asyncpg.connect(database)
+        insert = "INSERT INTO program (version, effective_at, source) VALUES (2, $1, $2)"
+        await connection.execute(insert, TODAY - timedelta(days=1), NEW_YORK)
+        await connection.close()
+        assert (await node.post("/v1/purchases", basket(member, "1", occurred_at=LATE))).status == 201
+        (row,) = await rows(node, "SELECT business_date FROM receipt")
+        assert row["business_date"] == (TODAY - timedelta(days=1)).date()
+
+
+async def test_a_document_that_a_node_of_the_first_release_dated_otherwise_is_found(
+    database: str, tmp_path: Path
+) -> None:
+    async with node_under(database, tmp_path, (timedelta(days=9), PROGRAM), (timedelta(), NEW_YORK)) as node:
+        member = {"member_id": (await node.enrol())["member_id"]}
+        body = basket(member, "z-1", occurred_at=LATE)
+        bought = await node.post("/v1/purchases", body)
+        path = f"/v1/purchases/{bought.json['purchase_id']}/returns"
+        returned = await node.post(path, back("z-2"))
+        await rows(node, "UPDATE receipt SET business_date = business_date - 1, subject = ''")
+        same(bought, await node.post("/v1/purchases", body))
+        same(returned, await node.post(path, back("z-2")))
+        more = await node.post(path, back("z-2", line=2, quantity="0.1"))
+        assert (more.status, more.code) == (409, "receipt_conflict")
+
+
+async def test_another_days_document_under_the_same_number_is_another_document(database: str, tmp_path: Path) -> None:
+    async with node_under(database, tmp_path, (timedelta(days=9), PROGRAM), (timedelta(), NEW_YORK)) as node:
+        member = {"member_id": (await node.enrol())["member_id"]}
+        noon = (TODAY - timedelta(hours=12)).isoformat().replace("+00:00", "Z")
+        first = await node.post("/v1/purchases", basket(member, "000200", occurred_at=noon))
+        late = await node.post("/v1/purchases", basket(member, "000200", occurred_at=LATE))
+        assert (first.status, late.status) == (201, 201)
+        assert first.json["purchase_id"] != late.json["purchase_id"]
+
+
+async def test_daily_numbers_of_a_store_in_another_zone_repeat_each_day_of_its_own(
+    database: str, tmp_path: Path
+) -> None:
+    ohio = PROGRAM.replace('code = "330"', 'time_zone = "America/New_York"\ncode = "330"')
+    monday = TODAY - timedelta(days=2, minutes=30)  # 18:30 in Ohio; Berlin has the next day
+    tuesday = monday + timedelta(hours=23)
+    async with node_under(database, tmp_path, (timedelta(days=9), ohio)) as node:
+        member = {"member_id": (await node.enrol())["member_id"]}
+        bodies = [basket(member, "000200", occurred_at=at.isoformat()) for at in (monday, tuesday)]
+        assert [(await node.post("/v1/purchases", body)).status for body in bodies] == [201, 201]
+        dates = [row["business_date"] for row in await rows(node, "SELECT * FROM purchase ORDER BY version")]
+        assert dates == [monday.date(), tuesday.date()]
+        bodies = [body | {"store": "331", "receipt": "7"} for body in bodies]
+        assert [(await node.post("/v1/purchases", body)).status for body in bodies] == [201, 409]
+
+
+async def test_one_refund_slip_takes_back_from_two_purchases_and_from_two_members(
+    database: str, tmp_path: Path
+) -> None:
+    async with node_under(database, tmp_path, (timedelta(days=9), PROGRAM)) as node:
+        members = [{"member_id": (await node.enrol())["member_id"]} for _ in range(2)]
+        bought = [await node.post("/v1/purchases", basket(member, str(n))) for n, member in enumerate([*members] * 2)]
+        paths = [f"/v1/purchases/{one.json['purchase_id']}/returns" for one in bought]
+        returned = [await node.post(path, back("slip")) for path in paths]
+        assert [one.status for one in returned] == [201] * 4
+        assert len({one.json["return_id"] for one in returned}) == 4
+        for path, first in zip(paths, returned, strict=True):
+            same(first, await node.post(path, back("slip")))
+            other = await node.post(path, back("slip", line=2, quantity="0.1"))
+            assert (other.status, other.code) == (409, "receipt_conflict")
+
+
+async def test_versions_older_than_a_node_keeps_are_read_for_the_batch_that_needs_them(
+    database: str, tmp_path: Path
+) -> None:
+    many = [(timedelta(hours=1), PROGRAM)] * VERSIONS_KNOWN
+    versions = [(timedelta(days=30), PROGRAM), (timedelta(days=20), NEW_YORK), *many]
+    async with node_under(database, tmp_path, *versions) as node:
+        member = {"member_id": (await node.enrol())["member_id"]}
+        moments = [TODAY - timedelta(days=ago, minutes=30) for ago in (33, 25, 15)]
+        bodies = [basket(member, f"v-{n}", occurred_at=at.isoformat()) for n, at in enumerate(moments)]
+        assert [(await node.post("/v1/purchases", body)).status for body in bodies] == [201, 201, 201]
+        dates = [row["business_date"] for row in await rows(node, "SELECT * FROM purchase ORDER BY version")]
+        tomorrow = timedelta(days=1)  # in Berlin; the first version counts before it was applied, too
+        assert dates == [moments[0].date() + tomorrow, moments[1].date() + tomorrow, moments[2].date()]
