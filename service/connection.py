@@ -1,37 +1,95 @@
-"""The connections of a node: what is no HTTP, or broke outside of the straight way, is a problem document too."""
+"""The connections of a node: how many, how long they may ask nothing, and what is answered outside of the straight way.
 
-from typing import Any
+A socket costs its owner nothing, so those that ask nothing are closed: after a while, and sooner when others need the
+room. What is no HTTP, or breaks before there is a request, gets a problem document too.
+"""
+
+import asyncio
+import resource
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
 from service.problem import REQUEST_ID, render_problem, request_id_of
-from service.settings import SETTINGS
+from service.settings import SETTINGS, NodeSettings
 from service.web import sign
 from shard_router.errors import ProblemError
 
+_EVICTED_AT_ONCE: Final = 16  # one in so many: looking for the longest idle ones is then seldom
+_FILES_MAX: Final = 1_048_576  # where the hard limit is none
+_LOOKS_PER_TIMEOUT: Final = 4
+
 
 class Runner(web.AppRunner):
-    """Runs an application so that what aiohttp refuses by itself is a problem document too."""
+    """Runs an application on bounded connections."""
 
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self.app[SETTINGS].region)
+        return _Server(await super()._make_server(), self.app[SETTINGS])
 
 
 class _Server(web.Server):
-    """A server like the one given."""
+    """A server like the one given, whose connections are few and busy enough."""
 
-    def __init__(self, like: web.Server, region: str) -> None:
+    def __init__(self, like: web.Server, settings: NodeSettings) -> None:
         super().__init__(
             like.request_handler,
             request_factory=like.request_factory,
             handler_cancellation=like.handler_cancellation,
             **like._kwargs,  # noqa: SLF001 - of our own base class
         )
-        self._region = region
+        self._kwargs["keepalive_timeout"] = settings.idle_timeout_s
+        self._settings = settings
+        self._open = set[_Connection]()
+        self._open_max = min(settings.connections_max, _file_limit() // 2)
+        self._looking = self._loop.create_task(self._look_for_ever())
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, self._region, loop=self._loop, **self._kwargs)
+        return _Connection(self, self._settings.region, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Take a connection in, and give the room of idle ones to it when there is none."""
+        super().connection_made(handler, transport)
+        assert isinstance(handler, _Connection)
+        self._open.add(handler)
+        if len(self._open) > self._open_max:
+            self._make_room()
+        if len(self._open) > self._open_max:  # all are at work
+            self._close(handler)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """Forget a connection."""
+        super().connection_lost(handler, exc)
+        self._forget(handler)
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the signature is aiohttp's
+        """Close all connections."""
+        self._looking.cancel()
+        await super().shutdown(timeout)
+
+    def _make_room(self) -> None:
+        """Close some of those that ask nothing: first who never asked, then who has been silent longest."""
+        idle = sorted((one for one in self._open if one.asks_nothing), key=lambda one: (one.has_asked, one.since))
+        for one in idle[: max(self._open_max // _EVICTED_AT_ONCE, 1)]:
+            self._close(one)
+
+    async def _look_for_ever(self) -> None:
+        head_s, idle_s = self._settings.head_timeout_s, self._settings.idle_timeout_s
+        while True:
+            await asyncio.sleep(min(head_s, idle_s) / _LOOKS_PER_TIMEOUT)
+            now = self._loop.time()
+            for one in [one for one in self._open if one.is_late(now, head_s, idle_s)]:
+                self._close(one)
+
+    def _close(self, connection: "_Connection") -> None:
+        transport = connection.transport
+        connection.force_close()
+        if transport is not None:
+            transport.abort()  # closing would wait until the client has taken what is left for it
+        self._forget(connection)
+
+    def _forget(self, handler: web.RequestHandler) -> None:
+        self._open.discard(handler)  # pyright: ignore[reportArgumentType] - all of ours are
 
 
 class _Connection(web.RequestHandler):
@@ -40,6 +98,48 @@ class _Connection(web.RequestHandler):
     def __init__(self, server: web.Server, region: str, **arguments: Any) -> None:
         super().__init__(server, **arguments)
         self._region = region
+        self._head_since = 0.0
+        self._stuck_since = 0.0
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a request ever came."""
+        return self._request_count > 0
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether the next request has not come, or not as a whole."""
+        return self._waiter is not None and not self._messages
+
+    @property
+    def since(self) -> float:
+        """When it began to wait for the next request."""
+        return self._next_keepalive_close_time - self._keepalive_timeout
+
+    def is_late(self, now: float, head_s: float, idle_s: float) -> bool:
+        """Whether a head is not whole in time, or an answer is not taken. Idle connections aiohttp itself closes."""
+        if self._stuck_since:
+            return now - self._stuck_since > idle_s
+        since = self._head_since if self._head_since or self.has_asked else self.since
+        return self.asks_nothing and since > 0 and now - since > head_s
+
+    def data_received(self, data: bytes) -> None:
+        """Note when a head begins that is not whole yet."""
+        super().data_received(data)
+        if self._messages or self._waiter is None:
+            self._head_since = 0.0
+        elif not self._head_since:
+            self._head_since = self._loop.time()
+
+    def pause_writing(self) -> None:
+        """Note when the client begins to take nothing."""
+        self._stuck_since = self._loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Note that it has taken something."""
+        self._stuck_since = 0.0
+        super().resume_writing()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -77,3 +177,16 @@ class _Connection(web.RequestHandler):
         sign(response, request[REQUEST_ID], region=self._region)
         response.force_close()
         return response
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as the system allows it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = _FILES_MAX if hard == resource.RLIM_INFINITY else hard
+    if _file_limit() < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _file_limit() -> int:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _FILES_MAX if soft == resource.RLIM_INFINITY else soft

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service.connection import Runner
+from service.connection import Runner, raise_file_limit
 from service.health import DRAINING
 from service.settings import SETTINGS
 
@@ -19,6 +19,7 @@ _BACKLOG: Final = 1024
 async def serve(app: web.Application) -> None:
     """Run until SIGTERM or SIGINT: then fail /readyz, finish what runs, and return."""
     settings = app[SETTINGS]
+    raise_file_limit()
     # Cancelling a handler when its client hangs up could cancel a commit: never.
     runner = Runner(app, access_log=None, handler_cancellation=False, shutdown_timeout=settings.drain_s)
     await runner.setup()

@@ -41,6 +41,13 @@ class NodeSettings(BaseSettings):
     """Requests under way at once; one more is told to come back. One credential below `admin` has a quarter of them."""
     bodies_arriving_max: int = 256
     """Bodies that did not come along with their head, a mebibyte each at worst; of them too one has a quarter."""
+    connections_max: int = 10_000
+    """Connections of clients at once, and at most half of the files a process may open; one more takes the room of the
+    one that has asked nothing for the longest time."""
+    head_timeout_s: float = 10.0
+    """How long a request's head may take, from its first byte or from when a client connects."""
+    idle_timeout_s: float = 75.0
+    """How long a connection may ask nothing, or take nothing of an answer; more than proxies keep theirs (60 s)."""
     drain_s: float = 5.0
     """How long a stopping node finishes what it has."""
 

@@ -20,6 +20,8 @@ from service.web import Guard, add_route, build_app, render_json
 from shard_router.member_id import compose_member_id
 
 BODY_BYTES_MAX = 1_048_576
+MUCH_BYTES = 50_000_000
+"""More than the buffers between node and client take."""
 ROLES: tuple[Role, ...] = ("pos", "service", "admin")
 
 
@@ -36,14 +38,19 @@ class Answer:
 
 @dataclass(slots=True)
 class Node:
-    """`POST /bytes` tells how many bytes a body has; `GET /thing?a=` answers; `POST /wait` does when it is let go."""
+    """`POST /bytes` tells how long a body is; `GET /thing?a=` and `/much` answer; `POST /wait` does when let go."""
 
     port: int
     keys: dict[str, str]
     signing_key: str
     app: web.Application
     let_go: asyncio.Event
+    runner: Runner
     waiting: int = 0
+
+    @property
+    def connections(self) -> int:
+        return len(self.runner.server.connections) if self.runner.server else 0
 
     def member_token(self, unique: int) -> str:
         return mint_member_token(self.signing_key, compose_member_id(1, slot=1, unique=unique))
@@ -111,9 +118,9 @@ async def running_node(folder: Path, **settings: Any) -> AsyncGenerator[Node]:
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
         app,
         asyncio.Event(),
+        runner := Runner(app, access_log=None, handler_cancellation=False, shutdown_timeout=1),
     )
     _add_routes(app, node)
-    runner = Runner(app, access_log=None, handler_cancellation=False, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
     node.port = runner.addresses[0][1]
@@ -137,6 +144,10 @@ def _add_routes(app: web.Application, node: Node) -> None:
             node.waiting -= 1
         return render_json({})
 
+    async def much(_request: web.Request) -> web.Response:
+        return web.Response(body=bytes(MUCH_BYTES))
+
+    add_route(app, "GET", "/much", much, guard=Guard())
     add_route(app, "POST", "/bytes", count, guard=Guard(takes_body=True))
     add_route(app, "GET", "/thing", thing, guard=Guard(query=frozenset({"a", "b"})))
     add_route(app, "POST", "/wait", wait, guard=Guard(takes_body=True))

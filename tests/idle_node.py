@@ -1,0 +1,21 @@
+"""`python -m tests.idle_node FOLDER PORT`: serves nothing but health, as every process of ours does."""
+
+import sys
+from pathlib import Path
+
+import uvloop
+
+from service.credential import Credentials
+from service.serve import serve
+from service.settings import NodeSettings
+from service.web import build_app
+
+
+def main(folder: Path, port: int) -> None:
+    (folder / "credentials.json").write_text("{}")
+    settings = NodeSettings.model_construct(region="eu", port=port)
+    uvloop.run(serve(build_app(settings, Credentials(folder / "credentials.json"))))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,172 @@
+"""Sockets that ask nothing: they are closed after a while, and sooner when others need the room."""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import eventually
+from tests.engine import free_port
+from tests.http_node import MUCH_BYTES, Node, connection, read_answer, running_node
+
+PROJECT = Path(__file__).resolve().parents[2]
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n"
+HALF = b"GET /livez HTTP/1.1\r\nHost: no"
+END_S = 10
+
+
+async def end(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the node closes the connection."""
+    return await asyncio.wait_for(reader.read(), END_S)
+
+
+@asynccontextmanager
+async def impatient(folder: Path, **settings: float) -> AsyncGenerator[Node]:
+    async with running_node(folder, **({"head_timeout_s": 0.2, "idle_timeout_s": 60.0} | settings)) as node:
+        yield node
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HALF, LIVEZ[:-1]])
+async def test_who_never_sends_a_whole_head_is_left(tmp_path: Path, sent: bytes) -> None:
+    async with impatient(tmp_path) as node, connection(node.port) as (reader, writer):
+        writer.write(sent)
+        assert await end(reader) == b""
+
+
+async def test_a_head_byte_by_byte_is_no_whole_one_either(tmp_path: Path) -> None:
+    async with impatient(tmp_path) as node, connection(node.port) as (reader, writer):
+        writer.write(HALF)
+        ended = asyncio.create_task(reader.read())
+        while not ended.done():
+            writer.write(b"x")
+            await asyncio.wait([ended], timeout=0.02)
+        with suppress(ConnectionError):  # what it sent last was not read
+            assert await ended == b""
+
+
+async def test_who_has_asked_may_be_silent_for_longer_but_not_begin_and_stop(tmp_path: Path) -> None:
+    async with impatient(tmp_path) as node, connection(node.port) as (reader, writer):
+        writer.write(LIVEZ)
+        assert (await read_answer(reader)).status == 200
+        async with connection(node.port) as (silent, _):
+            assert await end(silent) == b""
+        writer.write(LIVEZ)
+        assert (await read_answer(reader)).status == 200
+        writer.write(HALF)
+        assert await end(reader) == b""
+
+
+async def test_a_connection_is_idle_for_so_long(tmp_path: Path) -> None:
+    async with impatient(tmp_path, idle_timeout_s=0.2) as node, connection(node.port) as (reader, writer):
+        writer.write(LIVEZ)
+        assert (await read_answer(reader)).status == 200
+        assert await end(reader) == b""
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_is_left(tmp_path: Path) -> None:
+    async with impatient(tmp_path, idle_timeout_s=0.3) as node, connection(node.port) as (reader, writer):
+        writer.write(node.request(b"", method="GET", target="/much"))
+        await writer.drain()
+
+        async def seen() -> bool:
+            return node.connections == 1
+
+        async def left() -> bool:
+            return node.connections == 0
+
+        await eventually(seen)
+        await eventually(left)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await asyncio.wait_for(reader.readexactly(MUCH_BYTES), END_S)
+
+
+async def test_who_has_the_node_work_is_never_closed(tmp_path: Path) -> None:
+    async with impatient(tmp_path, idle_timeout_s=0.2) as node, connection(node.port) as (reader, writer):
+        writer.write(node.request(b"{}", target="/wait"))
+        async with connection(node.port) as (silent, _):
+            assert await end(silent) == b""
+        node.let_go.set()
+        assert (await read_answer(reader)).status == 200
+
+
+async def test_strangers_make_room_for_who_asks_and_for_who_has_asked(tmp_path: Path) -> None:
+    async with running_node(tmp_path, connections_max=16) as node, AsyncExitStack() as stack:
+        reader, writer = await stack.enter_async_context(connection(node.port))
+        writer.write(LIVEZ)
+        assert (await read_answer(reader)).status == 200
+        for _ in range(100):
+            _, stranger = await stack.enter_async_context(connection(node.port))
+            stranger.write(HALF)
+        for _ in range(5):
+            assert (await node.send(node.request(b"{}"))).status == 200
+        writer.write(LIVEZ)
+        assert (await read_answer(reader)).status == 200
+
+
+async def test_where_all_are_at_work_one_more_is_closed(tmp_path: Path) -> None:
+    async with running_node(tmp_path, connections_max=4) as node, AsyncExitStack() as stack:
+        asking = [asyncio.create_task(node.send(node.request(b"{}", target="/wait"))) for _ in range(4)]
+
+        async def at_work() -> bool:
+            return node.waiting == 4
+
+        await eventually(at_work)
+        reader, _ = await stack.enter_async_context(connection(node.port))
+        assert await end(reader) == b""
+        node.let_go.set()
+        assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+        assert (await node.send(node.request(b"{}"))).status == 200
+
+
+@asynccontextmanager
+async def process(folder: Path, *, soft: int, hard: int) -> AsyncGenerator[tuple[int, int]]:
+    """A node of its own with so many files: its process id and port."""
+    port = free_port()
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.idle_node", str(folder), str(port)),
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
+    )
+
+    async def serves() -> bool:
+        try:
+            async with connection(port):
+                return True
+        except ConnectionError:
+            return False
+
+    try:
+        await eventually(serves, deadline_s=30)
+        yield child.pid, port
+    finally:
+        child.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(child.wait(), END_S)
+
+
+async def test_eleven_hundred_silent_connections_stop_no_node_of_256_files(tmp_path: Path) -> None:
+    async with process(tmp_path, soft=256, hard=256) as (_, port), AsyncExitStack() as stack:
+        for _ in range(1_100):
+            await stack.enter_async_context(connection(port))
+        for _ in range(20):
+            async with connection(port) as (reader, writer):
+                writer.write(LIVEZ)
+                assert (await asyncio.wait_for(read_answer(reader), END_S)).status == 200
+
+
+def limits_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/limits").read_text().splitlines()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits of another process are read from /proc")
+async def test_a_process_may_open_as_many_files_as_the_system_allows_it(tmp_path: Path) -> None:
+    async with process(tmp_path, soft=64, hard=4_096) as (pid, _):
+        limits = limits_of(pid)
+        assert [line.split()[3:5] for line in limits if line.startswith("Max open files")] == [["4096", "4096"]]
