@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from query.cache import BATCH_KEYS
 from query.evaluation import evaluate_purchase
-from query.events import stream_account
+from query.events import issue_stream_ticket, stream_account
 from query.http import HANDLERS
 from query.node import NODE, QueryNode
 from query.operation import ABOUT, OPERATIONS
@@ -22,7 +22,8 @@ from service.openapi import add_operations
 from service.place import Places
 from service.process import run_process
 from service.serve import serve
-from service.web import STREAMS, build_app
+from service.ticket import TICKETS, Tickets
+from service.web import CREDENTIALS, STREAMS, build_app
 from shard_router.topology import TopologyWatch
 
 _COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY_READS)
@@ -35,7 +36,12 @@ def build(settings: QuerySettings) -> web.Application:
     app[NODE] = node
     app[STREAMS] = streams = Places(settings.streams_max, "streaming", member_max=settings.streams_per_member_max)
     app.cleanup_ctx.append(_running)
-    more = {"stream_account": stream_account, "evaluate_purchase": evaluate_purchase}
+    app[TICKETS] = Tickets(app[CREDENTIALS], settings.region)
+    more = {
+        "stream_account": stream_account,
+        "issue_stream_ticket": issue_stream_ticket,
+        "evaluate_purchase": evaluate_purchase,
+    }
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
     app[WARNINGS]["topology"] = lambda: node.topology.trouble
     app[CHECKS]["shards"] = lambda: _check_shards(node)

@@ -7,6 +7,7 @@ notifications and, because those are only hints, by the clock as well.
 import asyncio
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
@@ -15,9 +16,11 @@ from query.announcement import Waiter
 from query.http import as_seen_by, member_of
 from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
+from rules.codec import instant_text
 from service.health import DRAINING
 from service.problem import REQUEST_ID, malformed_parameter
-from service.web import CREDENTIALS
+from service.ticket import TICKETS, use_ticket
+from service.web import CREDENTIALS, PRINCIPAL, render_json
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import parse_version
 
@@ -33,7 +36,18 @@ async def stream_account(request: web.Request) -> web.StreamResponse:
     node, member_id, seen = request.app[NODE], member_of(request), _last_seen(request)
     if home := node.elsewhere(member_id):
         return await node.forwarder.relay(request, home)
+    use_ticket(request)
     return await _stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
+
+
+async def issue_stream_ticket(request: web.Request) -> web.StreamResponse:
+    """Answer a ticket for a stream of the caller's own member; their home region issues it, and takes it."""
+    node, principal = request.app[NODE], request[PRINCIPAL]
+    if principal.member_id is not None and (home := node.elsewhere(principal.member_id)):
+        return await node.forward(request, home)
+    ticket, expires_at = request.app[TICKETS].issue(principal)
+    content = {"ticket": ticket, "expires_at": instant_text(datetime.fromtimestamp(int(expires_at), UTC))}
+    return render_json(content, headers={"Cache-Control": "no-store"})
 
 
 async def _stream(request: web.Request, node: QueryNode, question: Question, seen: int) -> web.StreamResponse:
@@ -64,8 +78,7 @@ async def _follow(
     node, draining = request.app[NODE], request.app[DRAINING]
     silent_since, pause_s, woken = time.monotonic(), 0.0, False
     while not draining.is_set() and request.transport is not None:
-        # A credential that ran out or was revoked meanwhile is `unauthenticated`, as for any request.
-        request.app[CREDENTIALS].principal(request.headers.get("Authorization"))
+        _check_still_valid(request)
         answer = await node.read(request, question, at_least=0)
         if answer.body is None:
             return  # erased meanwhile
@@ -82,6 +95,15 @@ async def _follow(
         # What is announced and cannot be read yet may be announced again and again.
         pause_s = min(2 * pause_s + _PAUSE_MIN_S, _RECHECK_S) if woken and not is_new else 0.0
         woken = await _wait(watch, seen, pause_s)
+
+
+def _check_still_valid(request: web.Request) -> None:
+    """A credential that ran out or was revoked meanwhile is `unauthenticated`, as for any request."""
+    authorization, expires_at = request.headers.get("Authorization"), request[PRINCIPAL].expires_at
+    if authorization is not None:
+        request.app[CREDENTIALS].principal(authorization)
+    elif expires_at is not None and expires_at < time.time():
+        raise ProblemError("unauthenticated", "the time of this stream is over")
 
 
 async def _wait(watch: Waiter | None, seen: int, pause_s: float) -> bool:

@@ -100,14 +100,28 @@ OPERATIONS: Final = (
         description="Server-sent events `account`: `id` is the version, `data` the account. The first comes at once. "
         "After a cut, `Last-Event-ID` (an EventSource sends it by itself) resumes: the account comes again only if "
         "its version grew meanwhile. Versions may be skipped, never repeated. A stream ends with its credential, and a "
-        "member has only so many on a node (429).",
+        "member has only so many on a node (429). An EventSource cannot send a credential: it shows a `ticket`.",
         problems=("member_not_found", "rate_limited", "shard_unavailable"),
         parameters=(
             _MEMBER,
             Parameter("Last-Event-ID", "header", "The last version seen.", {"type": "string", "examples": ["7"]}),
+            Parameter("ticket", "query", "A ticket instead of a credential; it opens one stream.", {"type": "string"}),
         ),
         answer_headers=("Cache-Control",),
         answer_type="text/event-stream",
+        takes_ticket=True,
+    ),
+    Operation(
+        "POST",
+        "/v1/stream-tickets",
+        "issue_stream_ticket",
+        "A ticket that opens one event stream",
+        shape.StreamTicket,
+        description="For browsers, whose EventSource cannot send a header. The ticket opens one stream of the caller's "
+        "own member within 30 seconds, as `/v1/members/{member_id}/events?ticket=...`; the stream lasts as long as the "
+        "token it was asked for with. A stream that was cut needs a new ticket. No `Idempotency-Key`.",
+        roles=("member",),
+        problems=("shard_unavailable",),
     ),
     Operation(
         "GET",

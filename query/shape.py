@@ -91,6 +91,19 @@ class Activity(BaseModel):
     next_page_token: str | None = Field(default=None, description="Absent on the last page.")
 
 
+class StreamTicket(BaseModel):
+    """A ticket that opens one event stream."""
+
+    model_config = with_example(
+        {
+            "ticket": f"{MEMBER_EXAMPLE}.eu.1795651230.1795654800.9f86d081884c7d65.60303ae2",
+            "expires_at": "2026-11-22T10:00:30Z",
+        }
+    )
+    ticket: str = Field(description="Opaque; goes into the query parameter `ticket`.")
+    expires_at: datetime = Field(description="Until when it opens a stream.")
+
+
 class Found(BaseModel):
     """The member behind an identifier."""
 

@@ -34,12 +34,13 @@ Role = Literal["pos", "service", "admin", "member"]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `store` binds a till's key to one store; `member_id` is set for a member's own token."""
+    """Who asks. `store` binds a till's key to one store; a member's token has `member_id` and `expires_at` (s)."""
 
     credential: str
     role: Role
     store: str | None = None
     member_id: int | None = None
+    expires_at: float | None = None
 
     def may_see(self, member_id: int) -> bool:
         """Whether this principal may see a member's data: staff all, a member his own."""
@@ -161,7 +162,9 @@ class Credentials:
             member_id = parse_member_id(claims.sub)
         except MalformedIdError as error:
             raise ProblemError("unauthenticated", "the token names no member") from error
-        principal = Principal(f"member:{format_member_id(member_id)}", "member", member_id=member_id)
+        principal = Principal(
+            f"member:{format_member_id(member_id)}", "member", member_id=member_id, expires_at=claims.exp
+        )
         self._tokens[text] = (claims.exp, principal)
         if len(self._tokens) > _TOKEN_CACHE_MAX:
             self._tokens.popitem(last=False)

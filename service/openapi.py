@@ -22,6 +22,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.credential import Role
 from service.docs import add_docs
+from service.ticket import PARAMETER, holder_of
 from service.web import OPEN, STREAMS, UNDER_WAY, Guard, Handler, add_route
 from shard_router.errors import PROBLEMS
 
@@ -70,6 +71,7 @@ class Operation:
     answer_headers: tuple[str, ...] = ()
     answer_type: str = "application/json"
     idempotent: bool = False
+    takes_ticket: bool = False
     tag: str = "members"
 
 
@@ -153,6 +155,7 @@ def _guard_of(operation: Operation) -> Guard:
         query=frozenset(parameter.name for parameter in operation.parameters if parameter.place == "query"),
         takes_body=operation.method != "GET",
         places=STREAMS if operation.answer_type == "text/event-stream" else UNDER_WAY,
+        identify=holder_of if operation.takes_ticket else None,
     )
 
 
@@ -177,7 +180,8 @@ def _operation(operation: Operation, references: Mapping[Any, Any], schemas: Map
 def _security(operation: Operation) -> list[dict[str, list[str]]]:
     staff = [{"apiKey": []}] if set(operation.roles) - {"member"} else []
     member = [{"memberToken": []}] if "member" in operation.roles else []
-    return [*staff, *member]
+    ticket: list[dict[str, list[str]]] = [{"ticket": []}] if operation.takes_ticket else []
+    return [*staff, *member, *ticket]
 
 
 def _parameters(operation: Operation) -> Iterable[Parameter]:
@@ -300,5 +304,11 @@ _SECURITY: Final = {
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": "A member's own token (EdDSA; `sub` is the member id): sees that member only.",
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": PARAMETER,
+        "description": "A ticket of `/v1/stream-tickets` instead of a token, where no header can be sent.",
     },
 }

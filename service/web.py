@@ -49,7 +49,7 @@ class Guard:
     """What is asked of a request before its handler sees it. Without one of its own a route is guarded by the default.
 
     `roles` and `query` are the roles and query parameters let through, None for any. An `open` route needs no
-    credential. `places` are those it takes one of.
+    credential. `places` are those it takes one of. `identify` may know who asks in another way than by credential.
     """
 
     roles: frozenset[Role] | None = None
@@ -57,6 +57,7 @@ class Guard:
     takes_body: bool = False
     places: web.AppKey[Places] = UNDER_WAY
     open: bool = False
+    identify: Callable[[web.Request], Principal | None] | None = None
 
 
 GUARDS: Final = web.AppKey("guards", dict[Any, Guard])
@@ -107,7 +108,10 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if guard.open:
             response = await handler(request)
         else:
-            principal = request[PRINCIPAL] = app[CREDENTIALS].principal(request.headers.get("Authorization"))
+            principal = guard.identify(request) if guard.identify else None
+            if principal is None:
+                principal = app[CREDENTIALS].principal(request.headers.get("Authorization"))
+            request[PRINCIPAL] = principal
             _check(guard, request, principal)
             if guard.takes_body:
                 request[BODY] = await read_payload(request, principal)

@@ -20,7 +20,7 @@ from query import views
 from query.__main__ import build
 from query.settings import QuerySettings
 from rules.version import place_of
-from service.credential import mint_member_token, new_key
+from service.credential import mint_member_token, new_forward_key, new_key
 from shard_router.member_id import compose_member_id, format_member_id
 from tests.engine import free_port
 
@@ -254,6 +254,7 @@ def _write_credentials(path: Path) -> tuple[dict[str, str], str]:
     public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     made = {role: new_key(role) for role in ("pos", "service", "admin")} | {"other_pos": new_key("pos")}
     records = [record.model_dump() for _, record in made.values()]
-    path.write_bytes(orjson.dumps({"keys": records, "jwt_public_keys": [public_pem]}))
+    document = {"keys": records, "jwt_public_keys": [public_pem], "forward_keys": [new_forward_key()]}
+    path.write_bytes(orjson.dumps(document))
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     return {role: text for role, (text, _) in made.items()}, pem

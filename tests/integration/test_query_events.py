@@ -189,3 +189,60 @@ async def test_a_home_node_that_begins_no_stream_is_unavailable(world: World, an
         assert stream.response.headers["Loyalty-Region"] == "eu"
     ended.set()
     server.close()
+
+
+async def ticket_of(world: World, member_id: int, *, credential: str | None = None) -> aiohttp.ClientResponse:
+    headers = {"Authorization": f"Bearer {credential or world.member_token(member_id)}"}
+    return await world.session.post(f"{world.nodes['eu']}/v1/stream-tickets", headers=headers)
+
+
+async def opened_with(world: World, member_id: int, ticket: str) -> aiohttp.ClientResponse:
+    url = f"{world.nodes['eu']}/v1/members/{format_member_id(member_id)}/events"
+    return await world.session.get(url, params={"ticket": ticket})
+
+
+@pytest.mark.parametrize(("member_id", "shard"), [(ADA, "eu-1"), (BOB, "us-1")])
+async def test_a_ticket_opens_one_stream_without_a_header_at_a_node_of_any_region(
+    world: World, member_id: int, shard: str
+) -> None:
+    await project(world.shards[shard].valkey, member_id, 1)
+    answer = await ticket_of(world, member_id)
+    assert answer.status == 200, await answer.text()
+    ticket = (await answer.json())["ticket"]
+    first = await opened_with(world, member_id, ticket)
+    assert first.status == 200, await first.text()
+    assert (await Stream(first).event())["id"] == "1"
+    second = await opened_with(world, member_id, ticket)
+    assert (second.status, (await second.json(content_type=None))["code"]) == (401, "unauthenticated")
+    first.close()
+
+
+async def test_a_ticket_is_of_its_member_alone_and_nothing_but_a_ticket_is_one(world: World) -> None:
+    for member_id in (ADA, EVE):
+        await project(world.shards["eu-1"].valkey, member_id, 1)
+    ticket = (await (await ticket_of(world, ADA)).json())["ticket"]
+    assert (await opened_with(world, EVE, ticket)).status == 404
+    for forged in ("", "x", ticket + "0", ticket.replace(".eu.", ".us."), ticket.replace(".", ". "), "a.b.c.d.e.f"):
+        assert (await opened_with(world, ADA, forged)).status == 401, forged
+    account = f"{world.nodes['eu']}/v1/members/{format_member_id(ADA)}/account"
+    assert (await world.session.get(account, params={"ticket": ticket})).status == 401
+
+
+async def test_a_ticket_ends_when_its_time_is_over_and_so_does_its_stream(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await project(world.shards["eu-1"].valkey, ADA, 1)
+    monkeypatch.setattr("service.ticket.OPENS_FOR_S", -1.0)
+    late = (await (await ticket_of(world, ADA)).json())["ticket"]
+    assert (await opened_with(world, ADA, late)).status == 401
+    monkeypatch.setattr("service.ticket.OPENS_FOR_S", 30.0)
+    short = mint_member_token(world.signing_key, ADA, lifetime_s=3)
+    ticket = (await (await ticket_of(world, ADA, credential=short)).json())["ticket"]
+    response = await opened_with(world, ADA, ticket)
+    assert (await Stream(response).event())["id"] == "1"
+    while await asyncio.wait_for(response.content.readline(), 10):
+        pass  # until the token's time is over
+
+
+async def test_staff_get_no_ticket(world: World) -> None:
+    assert (await ticket_of(world, ADA, credential=world.keys["service"])).status == 403

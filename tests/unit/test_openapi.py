@@ -82,4 +82,9 @@ def test_an_operation_without_handler_is_refused() -> None:
 
 
 def test_handlers_and_operations_of_the_query_node_match() -> None:
-    assert {operation.operation_id for operation in OPERATIONS} == {*HANDLERS, "stream_account", "evaluate_purchase"}
+    assert {operation.operation_id for operation in OPERATIONS} == {
+        *HANDLERS,
+        "stream_account",
+        "issue_stream_ticket",
+        "evaluate_purchase",
+    }
