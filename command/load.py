@@ -21,6 +21,7 @@ from rules.command import (
     RecordPurchase,
     RedeemReward,
 )
+from rules.document import ReceiptDocument
 from rules.outcome import Purchase
 from rules.program import Program
 from rules.state import Account
@@ -118,7 +119,7 @@ def account_of(loaded: Loaded) -> Account | None:
 
 def purchase_of(row: Mapping[str, Any]) -> Purchase:
     """The purchase in a loaded row."""
-    receipt = {name: row[name] for name in ("store", "till", "receipt")}
+    receipt: ReceiptDocument = {"store": row["store"], "till": row["till"], "receipt": row["receipt"]}
     return Purchase(row["purchase_version"], receipt, row["occurred_at"], orjson.loads(row["document"]))
 
 

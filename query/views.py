@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from query.subject import subject_of
+from rules.document import LineDocument, PaymentDocument, PurchaseDocument
 from shard_router.member_id import format_member_id, format_reference
 
 HEADER_SIZE: Final = 16
@@ -126,26 +127,32 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
         "business_date": str(row["business_date"]),
         "occurred_at": utc_text(row["occurred_at"]),
     }
-    document = orjson.loads(row["document"])
-    for one in document.get("returns", ()):
-        one["return_id"] = format_reference("ret", row["member_id"], one["version"])
+    document: PurchaseDocument = orjson.loads(row["document"])
+    shown: dict[str, Any] = {**document}
+    shown["returns"] = [
+        {**one, "return_id": format_reference("ret", row["member_id"], one["version"])}
+        for one in document.get("returns", ())
+    ]
     for note in ("counted", "rounded_once"):  # for returns
-        document.pop(note, None)
+        shown.pop(note, None)
     if "payment" in document:
-        _show_payment(document, row["member_id"])
-    return orjson.dumps(head | document)
+        shown["payment"] = _shown_payment(document["payment"], row["member_id"])
+        shown["lines"] = [_shown_line(line) for line in document["lines"]]
+    return orjson.dumps(head | shown)
 
 
-def _show_payment(document: dict[str, Any], member_id: int) -> None:
-    """Leave out what only returns need: which lots paid, and each line's part of them."""
-    payment = document["payment"]
-    del payment["lots"]
-    payment["holds"] = [
+def _shown_payment(payment: PaymentDocument, member_id: int) -> dict[str, Any]:
+    """A payment without what only returns need: which lots paid."""
+    holds = [
         {"hold_id": format_reference("hld", member_id, version), "points": points}
         for version, points in payment["holds"]
     ]
-    for line in document["lines"]:
-        del line["paid"], line["repaid"]
+    return {"points": payment["points"], "amount": payment["amount"], "holds": holds}
+
+
+def _shown_line(line: LineDocument) -> dict[str, Any]:
+    """A line without its part of the lots that paid."""
+    return {name: value for name, value in line.items() if name not in {"paid", "repaid"}}
 
 
 def utc_text(moment: Any) -> str:

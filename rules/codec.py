@@ -1,13 +1,18 @@
 """Values to JSON and back: instants, postings, and the part of an account that is kept as one document."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, overload
 
+from rules.document import LotRow
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding
 
 
+@overload
+def instant_text(moment: datetime) -> str: ...
+@overload
+def instant_text(moment: datetime | None) -> str | None: ...
 def instant_text(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC with `Z`; None stays None."""
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
@@ -103,7 +108,7 @@ def parse_state(
     )
 
 
-def lots_document(lots: Iterable[Lot]) -> list[list[Any]]:
+def lots_document(lots: Iterable[Lot]) -> list[LotRow]:
     """Lots as short rows: points, expiry, and the activation of those still pending."""
     return [
         [lot.points, instant_text(lot.expires_at), *([instant_text(lot.available_at)] if lot.available_at else [])]
@@ -111,7 +116,7 @@ def lots_document(lots: Iterable[Lot]) -> list[list[Any]]:
     ]
 
 
-def parse_lots(rows: Iterable[Sequence[Any]]) -> tuple[Lot, ...]:
+def parse_lots(rows: Iterable[LotRow]) -> tuple[Lot, ...]:
     """The lots of their rows."""
     return tuple(Lot(points, instant(expires_at), *map(instant, rest)) for points, expires_at, *rest in rows)
 

@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any
 
 from rules import counters
+from rules.document import CountedDocument, PartlyCountedDocument, PurchaseDocument
 from rules.earn import REFERRAL, Earning
 from rules.offer import Basket
 from rules.outcome import Purchase
@@ -16,14 +17,14 @@ from rules.program import Program
 from rules.reversal import came_back_whole
 from rules.tier import metric_of_purchase, with_metric, without_metric
 
-Note = Mapping[str, Any]
 
-
-def count(before: counters.Counters, basket: Basket, earning: Earning, program: Program) -> tuple[dict[str, Any], Note]:
+def count(
+    before: counters.Counters, basket: Basket, earning: Earning, program: Program
+) -> tuple[dict[str, Any], CountedDocument]:
     """The counters with a purchase, and the note of what a return of it counts back out."""
     limited = sum(component.points for component in earning.components if component.reason != REFERRAL)
     counted = counters.with_purchase(before, basket.day, limited)
-    noted: dict[str, Any] = {
+    noted: CountedDocument = {
         "day": basket.day.isoformat(),
         "applied": [offer.reason for offer in earning.applied if offer.per_member],
         "applied_on": [offer.reason for offer in earning.applied if offer.per_member_per_day],
@@ -61,34 +62,36 @@ def count_out(
     return without_metric(counted, noted["metric"], day, changes[noted["metric"]])
 
 
-def limited_points(document: dict[str, Any]) -> int:
+def limited_points(document: PurchaseDocument) -> int:
     """What of a purchase's points the limits of a day have counted: all but those for having been brought."""
     earned = (line["earned"] for line in document["lines"])
     return sum(points for parts in earned for reason, points in parts.items() if reason != REFERRAL)
 
 
-def is_undone(document: dict[str, Any]) -> bool:
+def is_undone(document: PurchaseDocument) -> bool:
     """Whether a purchase came back whole and every point of it too."""
     return came_back_whole(document) and not any(one.get("points_forgiven") for one in document["returns"])
 
 
-def _noted(purchase: Purchase, program: Program) -> Note:
+def _noted(purchase: Purchase, program: Program) -> CountedDocument:
     """The note; one that an earlier version has not written, or only in part, is what it would be today."""
     document = purchase.document
-    noted: dict[str, Any] | None = document.get("counted")
+    noted = document.get("counted")
     if noted is not None and "applied" in noted:
         return noted
     day = program.business_date(purchase.occurred_at).isoformat()
     if noted is None:
-        noted = {"coupons": document.get("coupons", ())}
+        noted = PartlyCountedDocument(coupons=document.get("coupons", []))
         if len(program.tiers) > 1:
             noted["metric"] = program.tier_policy.metric
     told = {one["campaign"] for one in document["explanation"] if one["applied"]}
     campaigns = [offer for offer in program.campaigns if offer.code in told]
     coupons = [f"coupon:{code}" for code in noted.get("coupons", ())]
-    return {
-        "day": day,
+    whole: CountedDocument = {
+        "day": noted.get("day", day),
         "applied": [*coupons, *(offer.reason for offer in campaigns if offer.per_member)],
         "applied_on": [offer.reason for offer in campaigns if offer.per_member_per_day],
-        **noted,
     }
+    if "metric" in noted:
+        whole["metric"] = noted["metric"]
+    return whole

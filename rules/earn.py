@@ -6,9 +6,10 @@ line first on a tie. What a return takes back of them: see reversal.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from rules import counters
+from rules.document import ExplanationDocument, NotAppliedDocument
 from rules.offer import Basket, Offer, weigh, why_not
 from rules.program import Program
 
@@ -38,9 +39,9 @@ class Earning:
     """
 
     components: tuple[Component, ...]
-    explanation: tuple[dict[str, Any], ...]
+    explanation: tuple[ExplanationDocument, ...]
     applied: tuple[Offer, ...]
-    not_applied: tuple[dict[str, str], ...]
+    not_applied: tuple[NotAppliedDocument, ...]
 
     @property
     def points(self) -> int:
@@ -72,9 +73,9 @@ def earn(basket: Basket, program: Program, coupons: Sequence[Offer] = (), referr
     tried += [(offer.reason, offer, _component(offer, basket)) for offer in coupons]
     room, reason = _room(basket, program)
     components: list[Component] = []
-    explanation: list[dict[str, Any]] = []
+    explanation: list[ExplanationDocument] = []
     applied: list[Offer] = []
-    not_applied: list[dict[str, str]] = []
+    not_applied: list[NotAppliedDocument] = []
     for source, offer, outcome in tried:
         given, why = _within(outcome, room, reason)
         explanation.append({"campaign": source, "applied": given is not None, "points": 0, "why": why})
@@ -89,8 +90,8 @@ def earn(basket: Basket, program: Program, coupons: Sequence[Offer] = (), referr
             applied.append(offer)
     if referral_points:
         components.append(Component(REFERRAL, referral_points, basket.amounts))
-        welcome = {"campaign": REFERRAL, "applied": True, "points": referral_points, "why": "applied: first purchase"}
-        explanation.append(welcome)
+        why = "applied: first purchase"
+        explanation.append({"campaign": REFERRAL, "applied": True, "points": referral_points, "why": why})
     return Earning(tuple(components), tuple(explanation), tuple(applied), tuple(not_applied))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rules.command import RecordPurchase
 from rules.decide import decide
 from rules.describe import describe_tier
+from rules.document import ExplanationDocument, NotAppliedDocument
 from rules.facts import NO_FACTS, Facts
 from rules.outcome import Accepted, Refused
 from rules.program import Program
@@ -26,8 +27,8 @@ class Evaluation:
     points: int
     postings: tuple[Posting, ...]
     tier_after: dict[str, Any]
-    explanation: tuple[dict[str, Any], ...]
-    not_applied: Sequence[dict[str, str]]
+    explanation: tuple[ExplanationDocument, ...]
+    not_applied: Sequence[NotAppliedDocument]
     holds: dict[str, int]
 
 

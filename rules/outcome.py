@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from rules.document import ExplanationDocument, PurchaseDocument, ReceiptDocument
 from rules.state import Account, Posting
 
 
@@ -36,9 +37,9 @@ class Purchase:
     """A purchase as stored: its document holds lines, what each earned, what came back."""
 
     version: int
-    receipt: dict[str, str]
+    receipt: ReceiptDocument
     occurred_at: datetime
-    document: dict[str, Any]
+    document: PurchaseDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Accepted:
 
     entry: Entry
     purchase: Purchase | None = None
-    explanation: tuple[dict[str, Any], ...] = ()
+    explanation: tuple[ExplanationDocument, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from rules import counters
 from rules.codec import instant_text, lots_document, quantity_text
 from rules.command import Line, Receipt, RecordPurchase
 from rules.counting import count
+from rules.document import LineDocument, PurchaseDocument, ReceiptDocument
 from rules.draft import Draft
 from rules.earn import Component, Earning, earn, ran, share
 from rules.facts import Facts
@@ -48,7 +49,8 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     draft.counters, noted = count(draft.counters, basket, earning, program)
     draft.tier = reached(account, draft.counters, program, command.received_at) or account.tier
     entry = _entry(draft, command, payment, earning, referral)
-    document = _document(command, earning, payment, paid, (expires_at, available_at)) | {"counted": noted}
+    document = _document(command, earning, payment, paid, (expires_at, available_at))
+    document["counted"] = noted
     receipt = receipt_document(command.receipt)
     return Accepted(entry, Purchase(entry.version, receipt, command.occurred_at, document), earning.explanation)
 
@@ -127,11 +129,11 @@ def _document(
     payment: Payment,
     paid: Sequence[int],
     times: tuple[datetime | None, datetime | None],
-) -> dict[str, Any]:
+) -> PurchaseDocument:
     attributed = [(component, component.attributed) for component in earning.components]
     lines = [_line_document(index, line, attributed) for index, line in enumerate(command.lines)]
     amount = sum(line.amount for line in command.lines)
-    document: dict[str, Any] = {
+    document: PurchaseDocument = {
         "currency": command.currency,
         "amount": amount,
         "money": amount - payment.amount,
@@ -150,7 +152,7 @@ def _document(
     return document
 
 
-def _add_payment(document: dict[str, Any], payment: Payment, paid: Sequence[int]) -> None:
+def _add_payment(document: PurchaseDocument, payment: Payment, paid: Sequence[int]) -> None:
     document["payment"] = {
         "points": payment.points,
         "amount": payment.amount,
@@ -165,7 +167,7 @@ def _add_payment(document: dict[str, Any], payment: Payment, paid: Sequence[int]
         line["repaid"] = [0] * len(by_lot)
 
 
-def _line_document(index: int, line: Line, attributed: Sequence[tuple[Component, tuple[int, ...]]]) -> dict[str, Any]:
+def _line_document(index: int, line: Line, attributed: Sequence[tuple[Component, tuple[int, ...]]]) -> LineDocument:
     earned = {component.reason: parts[index] for component, parts in attributed if parts[index]}
     return {
         "line": index + 1,
@@ -180,7 +182,7 @@ def _line_document(index: int, line: Line, attributed: Sequence[tuple[Component,
     }
 
 
-def receipt_document(receipt: Receipt) -> dict[str, str]:
+def receipt_document(receipt: Receipt) -> ReceiptDocument:
     """How a till names its document."""
     return {"store": receipt.store, "till": receipt.till, "receipt": receipt.receipt}
 

@@ -6,6 +6,7 @@ from typing import Any
 from rules.codec import instant, instant_text, parse_lots, quantity_text
 from rules.command import ReturnPurchase
 from rules.counting import count_out, is_undone
+from rules.document import PurchaseDocument, ReturnDocument, ReversedDocument, payment_of
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.outcome import Accepted, Outcome, Purchase, Refused
@@ -20,7 +21,8 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     purchase = facts.purchase
     if purchase is None:
         return Refused("purchase_not_found", "no such purchase")
-    document = dict(purchase.document, lines=[dict(line) for line in purchase.document["lines"]])
+    document = purchase.document.copy()
+    document["lines"] = [line.copy() for line in document["lines"]]
     money_before = money_back(document)
     refused = wrong_store(command.receipt, program) or bring_back(document["lines"], _returned(command))
     if refused:
@@ -33,8 +35,11 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     if forgiven and policy == "refuse":
         return Refused("insufficient_points", "the points of this purchase are spent already")
     undone = sum(reversal.taken.values())
-    told = {"points_reversed": undone - forgiven}
-    told |= {name: part for name, part in (("points_returned", given), ("points_forgiven", forgiven)) if part}
+    told: ReversedDocument = {"points_reversed": undone - forgiven}
+    if given:
+        told["points_returned"] = given
+    if forgiven:
+        told["points_forgiven"] = forgiven
     document["returns"] = [*document["returns"], _return_document(command, draft.account.version, told)]
     returned = Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document)
     change = {"points": undone, "amount": money_back(document) - money_before}
@@ -67,16 +72,14 @@ def _returned(command: ReturnPurchase) -> Counter[int]:
     return returned
 
 
-def _give_back(draft: Draft, document: dict[str, Any], reversal: Reversal, command: ReturnPurchase) -> int:
+def _give_back(draft: Draft, document: PurchaseDocument, reversal: Reversal, command: ReturnPurchase) -> int:
     """Points that paid come back first, so that what is taken next finds them."""
-    if not reversal.given:
-        return 0
-    lots = parse_lots(document["payment"]["lots"])
+    lots = parse_lots(payment_of(document)["lots"])
     back = [Lot(points, lots[index].expires_at) for index, points in reversal.given.items() if points]
     return draft.give_back(back, "paid_returned", command.received_at)
 
 
-def _reverse(draft: Draft, points: int, reason: str, document: dict[str, Any], on_return: str) -> int:
+def _reverse(draft: Draft, points: int, reason: str, document: PurchaseDocument, on_return: str) -> int:
     """First what is still pending of the purchase, then its lot, then first to expire first; tells what is missing.
 
     Where the policy is debt, nothing is.
@@ -94,7 +97,7 @@ def _reverse(draft: Draft, points: int, reason: str, document: dict[str, Any], o
     return 0
 
 
-def _reverse_pending(draft: Draft, points: int, reason: str, document: dict[str, Any]) -> int:
+def _reverse_pending(draft: Draft, points: int, reason: str, document: PurchaseDocument) -> int:
     """Pending points are known by the day they activate; their expiry is the purchase's, or a later one by renewal."""
     available_at, expires_at = instant(document["available_at"]), instant(document["expires_at"])
     if available_at is None:
@@ -110,7 +113,7 @@ def _reverse_pending(draft: Draft, points: int, reason: str, document: dict[str,
     return points - left
 
 
-def _return_document(command: ReturnPurchase, version: int, points: dict[str, int]) -> dict[str, Any]:
+def _return_document(command: ReturnPurchase, version: int, points: ReversedDocument) -> ReturnDocument:
     returned = _returned(command)
     return {
         "version": version,

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import lcm
-from typing import Any, Final
+from typing import Final
 
+from rules.document import LineDocument, PurchaseDocument, payment_of
 from rules.outcome import Refused
 
 _WHOLE: Final = 1000
@@ -58,7 +59,7 @@ def undone(attributed: Sequence[int], returned: Sequence[int], bought: Sequence[
     return tuple(floor + (index in largest) for index, (floor, _) in enumerate(parts))
 
 
-def bring_back(lines: Sequence[dict[str, Any]], quantities: Counter[int]) -> Refused | None:
+def bring_back(lines: Sequence[LineDocument], quantities: Counter[int]) -> Refused | None:
     """Count so many thousandths, by line number, as returned; the refusal of a line or a quantity that is not there."""
     for number, quantity in quantities.items():
         if not 1 <= number <= len(lines):
@@ -72,7 +73,7 @@ def bring_back(lines: Sequence[dict[str, Any]], quantities: Counter[int]) -> Ref
     return None
 
 
-def money_back(document: dict[str, Any]) -> int:
+def money_back(document: PurchaseDocument) -> int:
     """The money that what came back stands for, in minor units; what was paid with points is not of it."""
     lines = document["lines"]
     money = [line["amount"] - line.get("paid_amount", 0) for line in lines]
@@ -82,7 +83,7 @@ def money_back(document: dict[str, Any]) -> int:
     return sum(amount * back // of for amount, back, of in zip(money, returned, bought, strict=True))
 
 
-def reverse(document: dict[str, Any]) -> Reversal:
+def reverse(document: PurchaseDocument) -> Reversal:
     """Undo in the document's lines what the goods that came back stand for; tells what had not been undone yet.
 
     Earlier versions rounded each line: what such a return left over is undone with the next one.
@@ -99,26 +100,27 @@ def reverse(document: dict[str, Any]) -> Reversal:
         for line, part in zip(lines, parts, strict=True):
             if part:
                 line["reversed"][reason] = part
-    for lot in range(len(document.get("payment", {}).get("lots", ()))):
-        parts = undone([line["paid"][lot] for line in lines], returned, bought)
-        reversal.given[lot] = sum(parts) - sum(line["repaid"][lot] for line in lines)
-        for line, part in zip(lines, parts, strict=True):
-            line["repaid"] = [*line["repaid"][:lot], part, *line["repaid"][lot + 1 :]]
+    for lot in range(len(payment_of(document)["lots"])):
+        parts = undone([line.get("paid", [])[lot] for line in lines], returned, bought)
+        repaid = [line.get("repaid", []) for line in lines]
+        reversal.given[lot] = sum(parts) - sum(before[lot] for before in repaid)
+        for line, before, part in zip(lines, repaid, parts, strict=True):
+            line["repaid"] = [*before[:lot], part, *before[lot + 1 :]]
     return reversal
 
 
-def reasons_of(lines: Iterable[dict[str, Any]]) -> list[str]:
+def reasons_of(lines: Iterable[LineDocument]) -> list[str]:
     """For what the lines earned, in the order in which it first stands there."""
     return list(dict.fromkeys(reason for line in lines for reason in line["earned"]))
 
 
-def quantities_of(lines: Iterable[dict[str, Any]]) -> tuple[list[int], list[int]]:
+def quantities_of(lines: Iterable[LineDocument]) -> tuple[list[int], list[int]]:
     """What came back of each line and what was bought, in thousandths."""
     pairs = [(thousandths(line["returned"]), thousandths(line["quantity"])) for line in lines]
     return [returned for returned, _ in pairs], [bought for _, bought in pairs]
 
 
-def came_back_whole(document: dict[str, Any]) -> bool:
+def came_back_whole(document: PurchaseDocument) -> bool:
     """Whether nothing of the basket is left with the member."""
     returned, bought = quantities_of(document["lines"])
     return returned == bought

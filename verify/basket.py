@@ -9,22 +9,23 @@ from decimal import Decimal
 from typing import Any
 
 from rules.command import Line
+from rules.document import PurchaseDocument, payment_of
 from rules.earn import share
 from rules.offer import weigh
 from rules.program import Program
 
-Document = dict[str, Any]
 Weighed = tuple[int, tuple[int, ...]]
 """Points, and each line's weight in them."""
 
 
-def wrong_payment(document: Document, program: Program) -> Iterator[str]:
+def wrong_payment(document: PurchaseDocument, program: Program) -> Iterator[str]:
     """No point was spent for nothing, and what points paid was taken off the lines in proportion."""
     due = sum(line["amount"] for line in document["lines"])
-    payment = document.get("payment", {"points": 0, "amount": 0, "lots": []})
+    payment = payment_of(document)
     points, amount = payment["points"], payment["amount"]
-    if (document["amount"], document["money"]) != (due, due - amount):
-        yield f"its lines come to {due}, {amount} of it paid with points; it says {document['money']} in money"
+    told = document["amount"], document.get("money")
+    if told != (due, due - amount):
+        yield f"its lines come to {due}, {amount} of it paid with points; it says {told}, all and in money"
     if amount != min(program.amount_of(points), due):
         yield f"{points} points paid {amount} of {due}"
     if program.points.worth and points != program.points_for(amount):
@@ -32,16 +33,16 @@ def wrong_payment(document: Document, program: Program) -> Iterator[str]:
     if not points:
         return
     amounts = [line["amount"] for line in document["lines"]]
-    paid = [line["paid_amount"] for line in document["lines"]]
+    paid = [line.get("paid_amount", 0) for line in document["lines"]]
     if tuple(paid) != share(amount, amounts):
         yield f"{amount} paid with points is shared among its lines as {paid}"
     weights = paid if any(paid) else [one or 1 for one in amounts]
     for index, (part, _) in enumerate(payment["lots"]):
-        if tuple(line["paid"][index] for line in document["lines"]) != share(part, weights):
+        if tuple(line.get("paid", [])[index] for line in document["lines"]) != share(part, weights):
             yield f"the points of lot {index + 1} are not shared among its lines in proportion"
 
 
-def wrong_earning(document: Document, program: Program) -> Iterator[str]:
+def wrong_earning(document: PurchaseDocument, program: Program) -> Iterator[str]:
     """Each reason gave what its formula gives on the money paid, less where a limit said so, shared by weight."""
     lines = document["lines"]
     amounts = tuple(line["amount"] - line.get("paid_amount", 0) for line in lines)
@@ -64,7 +65,7 @@ def wrong_earning(document: Document, program: Program) -> Iterator[str]:
         yield f"explains {dict(explained)}, its lines earned {dict(told)}"
 
 
-def wrong_not_applied(document: Document, detail: Document) -> Iterator[str]:
+def wrong_not_applied(document: PurchaseDocument, detail: dict[str, Any]) -> Iterator[str]:
     """The entry tells of just those campaigns and coupons that the basket's explanation says gave nothing."""
     offers = [one for one in document["explanation"][1:] if not one["campaign"].startswith("tier:")]  # after the base
     gave_nothing = [
@@ -92,7 +93,7 @@ def _name(reason: str) -> str:
     return reason.removeprefix("campaign:")
 
 
-def _limited(document: Document, reason: str) -> bool:
+def _limited(document: PurchaseDocument, reason: str) -> bool:
     """Whether a limit left less of a reason than it gives."""
     name = _name(reason)
     return any(

@@ -16,10 +16,11 @@ from rules.counters import (
     without_thanks,
 )
 from rules.counting import limited_points
+from rules.document import CountedDocument
 from rules.state import Account
 from verify.books import MemberRows
 from verify.finding import Finding
-from verify.stream import attempt, parsed
+from verify.stream import attempt, parsed_purchase
 
 REDEEMED: Final = {"reward_redeemed": 1, "redemption_cancelled": -1}
 """What an entry counts of a reward."""
@@ -74,10 +75,13 @@ def _thanked(rows: MemberRows) -> list[Any]:
 
 def _wrong_offers(rows: MemberRows, counters: dict[str, Any], undone: set[int]) -> Iterator[str]:
     """What the notes of the purchases that were not undone sum to; earlier versions noted less than they counted."""
-    documents = {row["version"]: parsed(row["document"], dict) for row in rows.purchases}
-    notes = {version: document.get("counted", {}) for version, document in documents.items()}
-    if not all("applied" in note for note in notes.values()):
-        return
+    documents = {row["version"]: parsed_purchase(row) for row in rows.purchases}
+    notes: dict[int, CountedDocument] = {}
+    for version, document in documents.items():
+        note = document.get("counted")
+        if note is None or "applied" not in note:
+            return
+        notes[version] = note
     kept = [version for version in notes if version not in undone]
     applied = Counter(reason for version in kept for reason in notes[version]["applied"])
     if counters.get("applied", {}) != applied:
@@ -107,7 +111,7 @@ def _differ(says: tuple[int, ...] | None, should: tuple[int, ...] | None, *, exa
     return any(is_ > most or (exact and is_ < min(most, COUNT_MAX)) for is_, most in zip(says, should, strict=True))
 
 
-def _ordinal(note: dict[str, Any]) -> int:
+def _ordinal(note: CountedDocument) -> int:
     return date.fromisoformat(note["day"]).toordinal()
 
 

@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any, Final
 
 from rules.counting import is_undone
+from rules.document import LineDocument, PurchaseDocument, payment_of
 from rules.program import Program
 from rules.reversal import came_back_whole, quantities_of, reasons_of, thousandths, undone
 from rules.text import composed
 from shard_router.member_id import format_member_id
 from verify.basket import wrong_earning, wrong_not_applied, wrong_payment
 from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
-from verify.stream import Row, attempt, parsed
+from verify.stream import Row, attempt, parsed_purchase
 
 _KIND_OF_RECEIPT: Final = {
     "purchase_recorded": "purchase",
@@ -100,7 +101,7 @@ def _name_of(rows: MemberRows, version: int) -> Name:
 def _name_of_return(rows: MemberRows, entry: ReadEntry) -> Name:
     for row in rows.purchases:
         if row["version"] == entry.detail["purchase"]:
-            for one in parsed(row["document"], dict)["returns"]:
+            for one in parsed_purchase(row)["returns"]:
                 if one["version"] == entry.version:
                     return one["store"], one["till"], None, one["receipt"], f"{rows.member_id}-{row['version']}"
     return ()
@@ -121,7 +122,7 @@ def check_purchases(books: Books, rows: MemberRows) -> None:
     for row in rows.purchases:
         entry = rows.entries.get(row["version"])
         name = f"{rows.name}-{row['version']}"
-        document = attempt(books[READABLE], f"{name}: document", parsed, row["document"], dict)
+        document = attempt(books[READABLE], f"{name}: document", parsed_purchase, row)
         if document is None or entry is None:
             continue
         program = books.programs.get(entry.row["program_version"])
@@ -132,7 +133,7 @@ def check_purchases(books: Books, rows: MemberRows) -> None:
 
 
 def _wrong_with(
-    row: Row, document: dict[str, Any], entry: ReadEntry, returns: list[ReadEntry], program: Program | None
+    row: Row, document: PurchaseDocument, entry: ReadEntry, returns: list[ReadEntry], program: Program | None
 ) -> Iterator[str]:
     for column in ("store", "occurred_at"):
         if row[column] != entry.row[column]:
@@ -153,7 +154,7 @@ def _wrong_with(
     yield from _wrong_undone(document)
 
 
-def _wrong_earned(document: dict[str, Any], entry: ReadEntry) -> Iterator[str]:
+def _wrong_earned(document: PurchaseDocument, entry: ReadEntry) -> Iterator[str]:
     """What the lines earned, reason by reason, is what the postings took from the program."""
     postings, lines = Counter[str](), Counter[str]()
     for posting in entry.postings:
@@ -171,7 +172,7 @@ def _wrong_earned(document: dict[str, Any], entry: ReadEntry) -> Iterator[str]:
         yield f"points_earned says {document['points_earned']}, its entry earned {postings.total()}"
 
 
-def _wrong_paid(document: dict[str, Any], entry: ReadEntry) -> Iterator[str]:
+def _wrong_paid(document: PurchaseDocument, entry: ReadEntry) -> Iterator[str]:
     """The lots and holds that paid are those the postings spent; each line has its part of them."""
     lots, holds = Counter[str | None](), Counter[int]()
     for posting in entry.postings:
@@ -179,17 +180,17 @@ def _wrong_paid(document: dict[str, Any], entry: ReadEntry) -> Iterator[str]:
             lots[posting["expires_at"]] += posting["points"]
             if posting["from"] == "held":
                 holds[posting["hold"]] += posting["points"]
-    payment = document.get("payment", {"points": 0, "lots": [], "holds": []})
-    told = {expires_at: points for points, expires_at in payment["lots"]}, dict(payment["holds"])
-    if (payment["points"], *told) != (lots.total(), dict(lots), dict(holds)):
+    payment = payment_of(document)
+    told = {expires_at: points for points, expires_at in payment["lots"]}, sorted(payment["holds"])
+    if (payment["points"], *told) != (lots.total(), dict(lots), sorted(map(list, holds.items()))):
         yield f"{payment['points']} points paid, its entry spent {lots.total()}; or other lots or holds"
     for index, (points, _) in enumerate(payment["lots"]):
-        by_line = sum(line["paid"][index] for line in document["lines"])
+        by_line = sum(line.get("paid", [])[index] for line in document["lines"])
         if by_line != points:
             yield f"its lines are paid with {by_line} points of lot {index + 1}, which gave {points}"
 
 
-def _wrong_returns(document: dict[str, Any], returns: list[ReadEntry]) -> Iterator[str]:
+def _wrong_returns(document: PurchaseDocument, returns: list[ReadEntry]) -> Iterator[str]:
     """What was returned, taken back and given back in all is what the entries of its returns say."""
     told = {one["version"]: one for one in document["returns"]}
     if list(told) != [entry.version for entry in returns]:
@@ -215,7 +216,7 @@ def _wrong_returns(document: dict[str, Any], returns: list[ReadEntry]) -> Iterat
         yield f"its lines gave up {sums[0]} points and got {sums[1]}, its returns say {taken} and {given}"
 
 
-def _wrong_consequences(document: dict[str, Any], entry: ReadEntry, returns: list[ReadEntry]) -> Iterator[str]:
+def _wrong_consequences(document: PurchaseDocument, entry: ReadEntry, returns: list[ReadEntry]) -> Iterator[str]:
     """The last return of all says that the purchase never happened, and what is due back from whom it thanked.
 
     Earlier versions left it at that.
@@ -229,7 +230,7 @@ def _wrong_consequences(document: dict[str, Any], entry: ReadEntry, returns: lis
             yield f"return {one.version} takes back from a referrer what the purchase did not owe them, or does not"
 
 
-def _wrong_line(line: dict[str, Any]) -> Iterator[str]:
+def _wrong_line(line: LineDocument) -> Iterator[str]:
     """A line keeps to what it earned, and no more of it comes back than was bought."""
     number, earned = line["line"], line["earned"]
     if line["points"] != sum(earned.values()) or min(earned.values(), default=0) < 0:
@@ -240,7 +241,7 @@ def _wrong_line(line: dict[str, Any]) -> Iterator[str]:
         yield f"line {number}: gave up points it never earned"
 
 
-def _wrong_undone(document: dict[str, Any]) -> Iterator[str]:
+def _wrong_undone(document: PurchaseDocument) -> Iterator[str]:
     """Of each component, and of each lot that paid, the lines have given up just the part that came back."""
     lines = document["lines"]
     if all(
@@ -252,8 +253,8 @@ def _wrong_undone(document: dict[str, Any]) -> Iterator[str]:
         for reason in reasons_of(lines)
     ]
     parts += [
-        (f"lot {lot + 1}", [(line["paid"][lot], line["repaid"][lot]) for line in lines])
-        for lot in range(len(document.get("payment", {}).get("lots", ())))
+        (f"lot {lot + 1}", [(line.get("paid", [])[lot], line.get("repaid", [])[lot]) for line in lines])
+        for lot in range(len(payment_of(document)["lots"]))
     ]
     returned, bought = quantities_of(lines)
     for name, pairs in parts:
@@ -263,7 +264,7 @@ def _wrong_undone(document: dict[str, Any]) -> Iterator[str]:
             yield f"{done} of {attributed} points of {name} undone, {should} by what was returned"
 
 
-def _undone(document: dict[str, Any], attributed: list[int], returned: list[int], bought: list[int]) -> list[int]:
+def _undone(document: PurchaseDocument, attributed: list[int], returned: list[int], bought: list[int]) -> list[int]:
     """What the lines must have given up; before returns rounded once for all lines, each line had its own floor."""
     if document.get("rounded_once"):
         return list(undone(attributed, returned, bought))

@@ -6,10 +6,11 @@ Whatever the size of a shard, `verify` holds what is under one key and the next 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import orjson
 
+from rules.document import PurchaseDocument
 from shard_router.statement import load_statements
 from verify.finding import Finding
 
@@ -69,6 +70,11 @@ def attempt(finding: Finding, name: str, work: Callable[..., Result], *arguments
     except Exception as error:  # noqa: BLE001 - a stored document may be broken in any way
         finding.fault(f"{name}: {type(error).__name__}: {error}")
         return None
+
+
+def parsed_purchase(row: Row) -> PurchaseDocument:
+    """The document of a purchase's row; whoever reads it must expect that it is broken."""
+    return cast("PurchaseDocument", parsed(row["document"], dict))
 
 
 def parsed(text: str, shape: type[Result]) -> Result:

@@ -1,0 +1,126 @@
+"""The layout of what is stored as JSON: each key has its home here, and whoever writes or reads one is checked.
+
+A key that is `NotRequired` is missing where there is nothing to tell, or in what an earlier version has stored.
+Instants are texts, RFC 3339 in UTC; quantities are texts without trailing zeros; points and money are integers.
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+LotRow = list[Any]
+"""Points, when they expire, and the activation of those still pending."""
+
+
+class ExplanationDocument(TypedDict):
+    """What became of one thing that may give points: `base`, `tier:<code>`, a campaign, `coupon:<code>`, `referral`."""
+
+    campaign: str
+    applied: bool
+    points: int
+    why: str
+
+
+class NotAppliedDocument(TypedDict):
+    """A campaign or coupon that ran and gave nothing."""
+
+    code: str
+    why: str
+
+
+class LineDocument(TypedDict):
+    """A line of a basket: what it earned by reason, and what of that was undone when it came back.
+
+    Of a basket that points paid: the money they stand for, and the line's part of each paying lot, given and repaid.
+    """
+
+    line: int
+    sku: str
+    quantity: str
+    amount: int
+    category: str | None
+    points: int
+    earned: dict[str, int]
+    returned: str
+    reversed: dict[str, int]
+    paid_amount: NotRequired[int]
+    paid: NotRequired[list[int]]
+    repaid: NotRequired[list[int]]
+
+
+class PaymentDocument(TypedDict):
+    """What points paid: how many, the money they stand for, pairs of hold and points, and the lots that paid."""
+
+    points: int
+    amount: int
+    holds: list[list[int]]
+    lots: list[LotRow]
+
+
+class ReceiptDocument(TypedDict):
+    """How a till names its document."""
+
+    store: str
+    till: str
+    receipt: str
+
+
+class ReturnedLineDocument(TypedDict):
+    """So much of a line came back."""
+
+    line: int
+    quantity: str
+
+
+class ReversedDocument(TypedDict):
+    """What a return took back of what was earned, gave back of what had paid, and forgave."""
+
+    points_reversed: int
+    points_returned: NotRequired[int]
+    points_forgiven: NotRequired[int]
+
+
+class ReturnDocument(ReceiptDocument, ReversedDocument):
+    """One return of a purchase; `version` is that of its entry."""
+
+    version: int
+    occurred_at: str
+    lines: list[ReturnedLineDocument]
+
+
+class CountedDocument(TypedDict):
+    """What a purchase counted for, under the names of the counters, and on which day: a return counts it back out."""
+
+    day: str
+    applied: list[str]
+    applied_on: list[str]
+    metric: NotRequired[str]
+
+
+class PartlyCountedDocument(TypedDict, total=False):
+    """What an earlier version noted of it."""
+
+    day: str
+    metric: str
+    coupons: list[str]
+
+
+class PurchaseDocument(TypedDict):
+    """A purchase: its lines, what they earned and why, what paid, what it counted for, and its returns."""
+
+    currency: str
+    amount: int
+    money: NotRequired[int]
+    points_earned: int
+    expires_at: str | None
+    available_at: str | None
+    lines: list[LineDocument]
+    explanation: list[ExplanationDocument]
+    returns: list[ReturnDocument]
+    coupons: NotRequired[list[str]]
+    payment: NotRequired[PaymentDocument]
+    counted: NotRequired[CountedDocument | PartlyCountedDocument]
+    rounded_once: NotRequired[bool]
+
+
+def payment_of(document: PurchaseDocument) -> PaymentDocument:
+    """What points paid of a purchase."""
+    return document.get("payment", {"points": 0, "amount": 0, "holds": [], "lots": []})

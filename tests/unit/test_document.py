@@ -1,0 +1,65 @@
+"""What the rules store has the layout of rules/document.py, and what is shown of it that of the OpenAPI document."""
+
+import inspect
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from query import shape
+from rules import document
+from rules.document import PurchaseDocument
+from rules.program import Program
+from tests.unit.test_rules_laws import LAW, live, programs
+
+LAYOUTS = {name: one for name, one in inspect.getmembers(document) if hasattr(one, "__required_keys__")}
+
+
+def wrong(value: Any, layout: Any, path: str = "") -> list[str]:
+    """Keys that a stored value has and its layout does not, or the other way round, at any depth."""
+    if layout in LAYOUTS.values():
+        known: frozenset[str] = layout.__required_keys__ | layout.__optional_keys__
+        found = [f"{path}.{key}" for key in (value.keys() - known) | (layout.__required_keys__ - value.keys())]
+        hints = get_type_hints(layout)
+        return found + [one for key in value.keys() & known for one in wrong(value[key], hints[key], f"{path}.{key}")]
+    if isinstance(value, dict) and get_origin(layout) is not dict:
+        choices = [wrong(value, one, path) for one in get_args(layout) if one in LAYOUTS.values()]
+        return min(choices, key=len, default=[f"{path}: an object"])
+    if isinstance(value, list):
+        (part,) = get_args(layout)
+        return [one for index, part_value in enumerate(value) for one in wrong(part_value, part, f"{path}[{index}]")]
+    return []
+
+
+@LAW
+@given(st.data(), programs())
+def test_every_purchase_is_stored_in_its_layout(data: st.DataObject, rules: Program) -> None:
+    member = live(data, rules, steps=12)
+    assert [one for purchase in member.purchases.values() for one in wrong(purchase.document, PurchaseDocument)] == []
+
+
+def test_a_key_that_no_layout_knows_is_found() -> None:
+    line = {"line": 1, "sku": "a", "quantity": "1", "amount": 1, "category": None, "points": 0, "earned": {}}
+    assert wrong(line | {"returned": "0", "reversed": {}, "colour": 1}, document.LineDocument) == [".colour"]
+    assert wrong(line | {"returned": "0"}, document.LineDocument) == [".reversed"]
+
+
+HEAD = {"purchase_id", "member_id", "version", "store", "till", "receipt", "business_date", "occurred_at"}
+SHOWN: dict[type[BaseModel], tuple[Any, set[str], set[str]]] = {
+    shape.Explanation: (document.ExplanationDocument, set(), set()),
+    shape.PurchaseLine: (document.LineDocument, {"paid", "repaid"}, set()),
+    shape.Payment: (document.PaymentDocument, {"lots"}, set()),
+    shape.ReturnedLine: (document.ReturnedLineDocument, set(), set()),
+    shape.PurchaseReturn: (document.ReturnDocument, set(), {"return_id"}),
+    shape.Purchase: (document.PurchaseDocument, {"counted", "rounded_once"}, HEAD),
+    shape.NotApplied: (document.NotAppliedDocument, set(), set()),
+}
+"""Which layout an answer's model shows, what of it only the rules need, and what stands there besides."""
+
+
+@pytest.mark.parametrize("model", SHOWN, ids=lambda model: model.__name__)
+def test_an_answer_shows_what_is_stored(model: type[BaseModel]) -> None:
+    layout, hidden, besides = SHOWN[model]
+    assert model.model_fields.keys() == ((layout.__required_keys__ | layout.__optional_keys__) - hidden) | besides
