@@ -1,7 +1,7 @@
 """What is counted per member beside points, in `Account.counters`: compact, and only what a rule asks.
 
 `purchases` all so far; `days` flat triples (day, purchases, points); `applied` times per offer;
-`applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` see tier.
+`applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` and `tier_before` see tier.
 Days are ordinals of business dates, kept for the time a purchase may be late; of older ones, which
 only a replay counts on, a few. All functions return new values: nothing here changes what it was given.
 """
@@ -49,7 +49,7 @@ def with_purchase(counters: Counters, day: date, points: int) -> dict[str, Any]:
 def without_purchase(counters: Counters, day: date, points: int) -> dict[str, Any]:
     """One purchase of a business date, and what it earned, as if it had never been."""
     days = take_off_day(counters.get("days", ()), day, (1, points))
-    return _with(_with(counters, "purchases", max(purchase_count(counters) - 1, 0)), "days", days)
+    return with_value(with_value(counters, "purchases", max(purchase_count(counters) - 1, 0)), "days", days)
 
 
 def times_applied(counters: Counters, reason: str) -> int:
@@ -80,7 +80,7 @@ def without_applied_on(counters: Counters, reason: str, day: date) -> dict[str, 
     """An offer with a daily limit applied once less on a business date."""
     applied_on = counters.get("applied_on", {})
     days = take_off_day(applied_on.get(reason, ()), day, (1,))
-    return _with(counters, "applied_on", _with(applied_on, reason, days))
+    return with_value(counters, "applied_on", with_value(applied_on, reason, days))
 
 
 def times_redeemed(counters: Counters, reward: str) -> int:
@@ -106,7 +106,7 @@ def with_thanks(counters: Counters, referee: int, purchase: int) -> dict[str, An
 def without_thanks(counters: Counters, referee: int) -> dict[str, Any]:
     """Thanked no more for a newcomer."""
     kept = [one for one in counters.get("referrals", ()) if _thanks(one)[0] != referee]
-    return _with(counters, "referrals", kept)
+    return with_value(counters, "referrals", kept)
 
 
 def _thanks(one: int | list[int]) -> tuple[int, int]:
@@ -114,16 +114,16 @@ def _thanks(one: int | list[int]) -> tuple[int, int]:
     return (one, ANY_PURCHASE) if isinstance(one, int) else (one[0], one[1])
 
 
-def _with_times(counters: Counters, kind: str, code: str, change: int) -> dict[str, Any]:
-    times: Counters = counters.get(kind, {})
-    return _with(counters, kind, _with(times, code, max(times.get(code, 0) + change, 0)))
-
-
-def _with(counters: Counters, name: str, value: Any) -> dict[str, Any]:
+def with_value(counters: Counters, name: str, value: Any) -> dict[str, Any]:
     """The counters with another value, or without it when there is nothing to count."""
     if value:
         return {**counters, name: value}
     return {known: kept for known, kept in counters.items() if known != name}
+
+
+def _with_times(counters: Counters, kind: str, code: str, change: int) -> dict[str, Any]:
+    times: Counters = counters.get(kind, {})
+    return with_value(counters, kind, with_value(times, code, max(times.get(code, 0) + change, 0)))
 
 
 def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...]) -> list[int]:

@@ -200,13 +200,15 @@ class TierPolicy(_Part):
     """What counts for a tier and what happens at the end of its period.
 
     `metric`: points earned by purchases, their amount in minor units, or their number. `step`: one tier down at a
-    time, or straight to what the window earned.
+    time, or straight to what the window earned. `return_days`: a tier reached within so many days goes at once with
+    returned goods without which it would not have been reached; later returns wait for the period's end. 0: all do.
     """
 
     metric: Literal["points", "amount", "purchases"] = "points"
     window: Window = Window()
     downgrade: Literal["period_end", "never"] = "period_end"
     step: Literal["one", "earned"] = "one"
+    return_days: Whole = Field(default=30, ge=0, le=366)
 
 
 class When(_Part):

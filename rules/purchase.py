@@ -21,7 +21,7 @@ from rules.outcome import Accepted, Entry, Outcome, Purchase, Refused
 from rules.payment import Payment, paid_amounts, pay
 from rules.program import Program
 from rules.state import Account
-from rules.tier import reached
+from rules.tier import risen
 
 
 def record_purchase(account: Account, command: RecordPurchase, program: Program, facts: Facts) -> Outcome:
@@ -47,7 +47,7 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     if earning.points or payment.points:
         draft.keep_alive(program, command.occurred_at)
     draft.counters, noted = count(draft.counters, basket, earning, program)
-    draft.tier = reached(account, draft.counters, program, command.received_at) or account.tier
+    draft.tier, draft.counters = risen(account, draft.counters, program, command.received_at)
     entry = _entry(draft, command, payment, earning, referral)
     document = _document(command, earning, payment, paid, (expires_at, available_at))
     document["counted"] = noted

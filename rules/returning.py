@@ -14,6 +14,7 @@ from rules.program import Program
 from rules.purchase import receipt_document, wrong_store
 from rules.reversal import Reversal, bring_back, came_back_whole, money_back, reverse, thousandths, units
 from rules.state import Account, Bucket, Lot, Posting
+from rules.tier import fallen
 
 
 def return_purchase(account: Account, command: ReturnPurchase, program: Program, facts: Facts) -> Outcome:
@@ -43,7 +44,8 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     document["returns"] = [*document["returns"], _return_document(command, draft.account.version, told)]
     returned = Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document)
     change = {"points": undone, "amount": money_back(document) - money_before}
-    draft.counters = count_out(draft.counters, returned, change, program)
+    counted = count_out(draft.counters, returned, change, program)
+    draft.tier, draft.counters = fallen(account, counted, program, command.received_at)
     detail = {"purchase": purchase.version} | (told if given or forgiven else {})
     entry = draft.entry(
         "purchase_returned",

@@ -14,7 +14,7 @@ from rules.draft import Draft
 from rules.outcome import Entry
 from rules.program import Program
 from rules.state import Account, Bucket, Posting
-from rules.tier import after_period
+from rules.tier import period_ended
 
 _STEPS_MAX: Final = 100_000
 """No account has so many instants; a bug that makes no progress must not spin for ever."""
@@ -96,6 +96,6 @@ def _end_tier_period(account: Account, due_at: datetime, now: datetime, program:
     if account.tier.until != due_at:
         return None
     draft = Draft(account)
-    draft.tier = after_period(account, program, due_at)
+    draft.tier, draft.counters = period_ended(account, program, due_at)
     kind = "tier_renewed" if draft.tier.code == account.tier.code else "tier_changed"
     return draft.entry(kind, occurred_at=due_at, recorded_at=now)

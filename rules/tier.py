@@ -4,12 +4,16 @@ The metric is counted on the business date it was earned on, in `counters["metri
 a flat list of (day, value). A rolling window of a day is that day and those before it that are not
 yet so many months ago; a calendar year is the day's year. A period begins on the day a tier is
 reached and ends with the last day of its window: what reached the tier does not also keep it.
+`counters["tier_before"]` are the standings below one that was reached so lately that a return may
+still take it: [code, since, until] each, the last one the nearest.
 """
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
-from rules.counters import Counters, add_on_day, take_off_day
+from rules.codec import instant, instant_text
+from rules.counters import Counters, add_on_day, take_off_day, with_value
 from rules.dates import add_months, start_of_day
 from rules.program import Program
 from rules.state import Account, TierStanding
@@ -17,12 +21,16 @@ from rules.state import Account, TierStanding
 _YEAR_DAYS: Final = 366
 _ONE_DAY: Final = timedelta(days=1)
 
+Ranked = tuple[TierStanding, dict[str, Any]]
+"""A standing and the counters beside it."""
+
 
 def with_metric(counters: Counters, program: Program, day: date, change: int) -> dict[str, Any]:
     """The counters with `change` of the metric on a day; what lies before any window goes."""
     if not change:
         return dict(counters)
-    kept = _YEAR_DAYS if program.tier_policy.window.kind == "calendar_year" else 31 * program.tier_policy.window.months
+    policy = program.tier_policy
+    kept = policy.return_days + (_YEAR_DAYS if policy.window.kind == "calendar_year" else 31 * policy.window.months)
     days = add_on_day(_days(counters, program), day, (change,))
     oldest, start = days[-2] - kept, 0
     while days[start] < oldest:
@@ -36,9 +44,7 @@ def without_metric(counters: Counters, metric: str, day: date, change: int) -> d
     if name != metric:
         return dict(counters)
     left = take_off_day(days, day, (change,))
-    if left:
-        return {**counters, "metric": [name, *left]}
-    return {known: kept for known, kept in counters.items() if known != "metric"}
+    return with_value(counters, "metric", [name, *left] if left else [])
 
 
 def qualifying(counters: Counters, program: Program, day: date) -> int:
@@ -77,7 +83,63 @@ def metric_of_purchase(program: Program, *, points: int, amount: int) -> int:
     return {"points": points, "amount": amount, "purchases": 1}[program.tier_policy.metric]
 
 
-def reached(account: Account, counters: Counters, program: Program, now: datetime) -> TierStanding | None:
+def risen(account: Account, counters: Counters, program: Program, now: datetime) -> Ranked:
+    """The standing after a purchase, and the counters with what a return may take it back to."""
+    below = _below(account.counters) if _lately(account.tier, program, now) else []
+    standing = _reached(account, counters, program, now) or account.tier
+    if program.rank(standing.code) > program.rank(account.tier.code):
+        below.append(account.tier)
+    return standing, _with_below(counters, below)
+
+
+def fallen(account: Account, counters: Counters, program: Program, now: datetime) -> Ranked:
+    """The standing after a return, and its counters: what was reached lately goes with the goods that reached it.
+
+    The metric counts from the window in which the tier was reached. A member falls to what it holds, but to no less
+    than what they had before. `account` is the one before the return, `counters` those after it.
+    """
+    standing, below = account.tier, _below(counters)
+    while below and _is_void(standing, account, counters, program, now):
+        earned = _earned_rank(_since(standing, counters, program), program)
+        if earned > program.rank(below[-1].code):
+            standing = replace(standing, code=program.tiers[earned].code)
+        else:
+            standing = below.pop()
+    while standing.until and standing.until <= now:  # it ended while a higher one was held
+        ended = replace(account, tier=standing, counters=dict(counters))
+        standing, below = after_period(ended, program.at(standing.until), standing.until), []
+    return standing, _with_below(counters, below)
+
+
+def _is_void(standing: TierStanding, before: Account, counters: Counters, program: Program, now: datetime) -> bool:
+    """Whether a return takes what reached a tier lately below its threshold."""
+    threshold = program.tiers[program.rank(standing.code)].threshold
+    now_is, was = (_since(standing, one, program) for one in (counters, before.counters))
+    return now_is < threshold <= was and _lately(standing, program, now)
+
+
+def _lately(standing: TierStanding, program: Program, now: datetime) -> bool:
+    """Whether a tier was reached so few days ago that a return may take it."""
+    days = (program.business_date(now) - program.business_date(standing.since)).days
+    return 0 < program.tier_policy.return_days >= days
+
+
+def _since(standing: TierStanding, counters: Counters, program: Program) -> int:
+    """The metric from the beginning of the window in which a tier was reached."""
+    return qualifying(counters, program, program.business_date(standing.since))
+
+
+def _below(counters: Counters) -> list[TierStanding]:
+    rows: list[tuple[str, str, str | None]] = counters.get("tier_before", [])
+    return [TierStanding(code, datetime.fromisoformat(since), instant(until)) for code, since, until in rows]
+
+
+def _with_below(counters: Counters, below: list[TierStanding]) -> dict[str, Any]:
+    rows = [[one.code, instant_text(one.since), instant_text(one.until)] for one in below]
+    return with_value(counters, "tier_before", rows)
+
+
+def _reached(account: Account, counters: Counters, program: Program, now: datetime) -> TierStanding | None:
     """The higher tier the metric has reached, or a period for one held without an end; None: nothing changes."""
     if len(program.tiers) == 1:
         return None
@@ -90,6 +152,13 @@ def reached(account: Account, counters: Counters, program: Program, now: datetim
     if earned <= held and until is None:
         return None
     return TierStanding(program.tiers[rank].code, now if earned > held else account.tier.since, until)
+
+
+def period_ended(account: Account, program: Program, due_at: datetime) -> Ranked:
+    """The standing once a tier's period has ended, and its counters: what that end brought no return takes."""
+    standing = after_period(account, program, due_at)
+    below = _below(account.counters) if standing.code == account.tier.code else []
+    return standing, _with_below(account.counters, below)
 
 
 def after_period(account: Account, program: Program, due_at: datetime) -> TierStanding:

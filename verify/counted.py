@@ -6,6 +6,7 @@ from datetime import date
 from functools import partial
 from typing import Any, Final
 
+from rules.codec import instant_text
 from rules.counters import (
     COUNT_MAX,
     DAYS_KEPT,
@@ -54,6 +55,9 @@ def _wrong_count(rows: MemberRows, counters: dict[str, Any]) -> Iterator[str]:
     thanked = _thanked(rows)
     if counters.get("referrals", []) != thanked:
         yield f"{len(counters.get('referrals', []))} referrals counted, {len(thanked)} in the journal"
+    for standing in counters.get("tier_before", ()):
+        if standing not in _standings(rows):
+            yield f"a return may bring back {standing}, which the member never had"
     yield from _wrong_offers(rows, counters, undone)
 
 
@@ -71,6 +75,14 @@ def _thanked(rows: MemberRows) -> list[Any]:
             if detail.get("points_forgiven"):
                 thanks = with_thanks(thanks, detail["referee"], NO_PURCHASE)
     return thanks.get("referrals", [])
+
+
+def _standings(rows: MemberRows) -> list[list[str | None]]:
+    """Every tier the member has had: code, since and until."""
+    changes = [entry.detail["tier"] for entry in rows.entries.values() if "tier" in entry.detail]
+    enrolled_at = instant_text(rows.journal[0]["recorded_at"])
+    first = [[one["from"], enrolled_at, None] for one in changes[:1]]
+    return first + [[one["to"], one["since"], one["until"]] for one in changes]
 
 
 def _wrong_offers(rows: MemberRows, counters: dict[str, Any], undone: set[int]) -> Iterator[str]:
