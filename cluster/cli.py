@@ -200,14 +200,25 @@ def token_member(member: str, *, data: Data = None) -> None:
 def key(
     role: Annotated[str, typer.Argument(help="pos, service or admin.")],
     *,
-    store: Annotated[str | None, typer.Option(help="Bind a pos key to one store.")] = None,
+    store: Annotated[str | None, typer.Option(help="Bind a pos key to one store of the program.")] = None,
+    desk: Annotated[
+        bool, typer.Option("--desk", help="Let a bound key transfer points and change what members are found by.")
+    ] = False,
     data: Data = None,
 ) -> None:
     """Make a new API key and print it, this once, when the nodes that run know it."""
     if role not in document.KEY_ROLES:
         raise ClusterError(f"no role {role!r}: choose one of {', '.join(document.KEY_ROLES)}")
     documents = Documents(_plan(data=data).data)
-    text = document.add_key(documents, role, store)
+    if store is not None:
+        from cluster.program import check_store  # noqa: PLC0415
+
+        if role != "pos":
+            raise ClusterError("--store binds a pos key; other roles act for all stores")
+        asyncio.run(check_store(documents.topology, store))
+    elif desk:
+        raise ClusterError("--desk is a right of a key that is bound by --store; others have it")
+    text = document.add_key(documents, role, store, desk=desk)
     topology = read_json(documents.topology)
     if topology is not None:
         asyncio.run(key_in_force(TopologyDocument.model_validate(topology), text))

@@ -177,7 +177,7 @@ def _read_secrets(documents: Documents) -> dict[str, Any]:
     return document
 
 
-def add_key(documents: Documents, role: Role, store: str | None) -> str:
+def add_key(documents: Documents, role: Role, store: str | None = None, *, desk: bool = False) -> str:
     """A new API key, which nodes know within a second; the text is shown once and not kept."""
     if role == "member":
         raise ClusterError("members use tokens: `loyalty token member ID`")
@@ -185,7 +185,7 @@ def add_key(documents: Documents, role: Role, store: str | None) -> str:
     if document is None:
         raise ClusterError(f"no credentials in {documents.data}: start the system once with `loyalty up`")
     credentials = CredentialDocument.model_validate(document)
-    text, record = new_key(role, store)
+    text, record = new_key(role, store, desk=desk)
     changed = credentials.model_copy(update={"keys": [*credentials.keys, record]})
     write_json(documents.credentials, changed.model_dump(), mode=0o600)
     return text

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +95,17 @@ async def look_at(topology: Path) -> Shards:
     versions = {number: versions[number] for number in sorted(versions) if number >= newest}
     behind = tuple(name for name in names if not versions.keys() <= held[name].keys())
     return Shards(urls, versions, behind)
+
+
+async def check_store(topology: Path, store: str) -> None:
+    """ClusterError when no version of the program, in force or to come, has a store."""
+    shards = await look_at(topology)
+    programs = [parse_program(version.source, version.number) for version in shards.versions.values()]
+    known = sorted({code for program in programs for code in program.stores})
+    if store not in known:
+        near = get_close_matches(store, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "add it under [[stores]] first"
+        raise ClusterError(f"the program has no store {store!r}: {hint}")
 
 
 async def _versions(url: str) -> dict[int, Version]:

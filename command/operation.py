@@ -310,6 +310,7 @@ OPERATIONS: Final = (
         "Add and remove cards, phones and e-mails; replace a lost card",
         body=IdentifiersBody,
         answer=IdentifiersAnswer,
+        desk=True,
         problems=(*_MEMBER, "member_exists", "not_found", "limit_exceeded"),
         parameters=(_id("member", MEMBER_EXAMPLE),),
         description="Each identifier has one member in the whole program.",
@@ -321,8 +322,12 @@ OPERATIONS: Final = (
         body=TransferBody,
         answer=TransferAnswer,
         roles=("pos", "service", "admin", "member"),
-        problems=(*_MEMBER, "insufficient_points"),
-        description="The points keep their expiry. Should the receiver's membership end meanwhile they come back.",
+        desk=True,
+        problems=(*_MEMBER, "insufficient_points", "limit_exceeded", "rate_limited"),
+        description="The points keep their expiry. Should the receiver's membership end meanwhile they come back. "
+        "`member_not_found` with the pointer `/to`: nobody who may receive points is named so. That is told only where "
+        "nothing else is missing, and to a member's own token ten times an hour. With such a token `from` is that "
+        "member; anything else is `member_not_found`.",
         tag="points",
     ),
     _command(
@@ -348,8 +353,10 @@ OPERATIONS: Final = (
         body=UseBody,
         answer=RedemptionClosedAnswer,
         status=200,
-        problems=("member_closed", "not_found", "redemption_closed", "unknown_store"),
+        problems=("member_closed", "not_found", "redemption_closed", "unknown_store", "rate_limited"),
         parameters=_REDEMPTION,
+        description="A till sends the `code` that the member shows. A wrong one is `not_found`; after five wrong ones "
+        "of a redemption within an hour every code is `rate_limited`.",
         tag="rewards",
     ),
     _command(
@@ -359,7 +366,7 @@ OPERATIONS: Final = (
         body=CancelBody,
         answer=RedemptionClosedAnswer,
         status=200,
-        problems=("member_closed", "not_found", "redemption_closed"),
+        problems=("member_closed", "not_found", "redemption_closed", "rate_limited"),
         parameters=_REDEMPTION,
         tag="rewards",
     ),

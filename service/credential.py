@@ -34,13 +34,17 @@ Role = Literal["pos", "service", "admin", "member"]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `store` binds a till's key to one store; a member's token has `member_id` and `expires_at` (s)."""
+    """Who asks. `store` binds a till's key to one store; a member's token has `member_id` and `expires_at` (s).
+
+    `desk` gives a bound key what a service desk does: transfers, and changes of what a member is found by.
+    """
 
     credential: str
     role: Role
     store: str | None = None
     member_id: int | None = None
     expires_at: float | None = None
+    desk: bool = False
 
     def may_see(self, member_id: int) -> bool:
         """Whether this principal may see a member's data: staff all, a member his own."""
@@ -65,6 +69,7 @@ class KeyRecord(BaseModel):
     sha256: str
     role: Literal["pos", "service", "admin"]
     store: str | None = None
+    desk: bool = False
 
 
 class CredentialDocument(BaseModel):
@@ -89,10 +94,13 @@ class _Claims(BaseModel):
     iat: Seconds | None = None
 
 
-def new_key(role: Literal["pos", "service", "admin"], store: str | None = None) -> tuple[str, KeyRecord]:
+def new_key(
+    role: Literal["pos", "service", "admin"], store: str | None = None, *, desk: bool = False
+) -> tuple[str, KeyRecord]:
     """A fresh key: the text to hand out once, and the record to keep."""
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    record = KeyRecord(id=key_id, sha256=hashlib.sha256(secret.encode()).hexdigest(), role=role, store=store)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    record = KeyRecord(id=key_id, sha256=digest, role=role, store=store, desk=desk)
     return f"loy_{key_id}_{secret}", record
 
 
@@ -151,7 +159,7 @@ class Credentials:
         digest = hashlib.sha256(secret.encode()).hexdigest()
         if record is None or not hmac.compare_digest(digest, record.sha256):
             raise ProblemError("unauthenticated", "unknown or revoked key")
-        return Principal(record.id, record.role, store=record.store)
+        return Principal(record.id, record.role, store=record.store, desk=record.desk)
 
     def _of_token(self, text: str) -> Principal:
         cached = self._tokens.get(text)

@@ -32,6 +32,7 @@ COMMAND_HEADERS: Final = ("Consistency-Token", "Idempotent-Replayed")
 QUERY_HEADERS: Final = ("ETag", "Loyalty-Source", "Cache-Control")
 
 _ALWAYS: Final = ("malformed", "unauthenticated", "rate_limited", "internal", "overloaded")
+_DESK: Final = " A `pos` key that is bound to a store needs the right `desk`."
 _ANY_SEGMENT: Final = re.compile(r"{(\w+)}")  # aiohttp's own parameters match no braces
 _REF: Final = "#/components/schemas/{model}"
 
@@ -54,7 +55,8 @@ class Operation:
     """One call: what it takes, what it answers, who may use it, and the problem codes of its own.
 
     Every path parameter must be among `parameters`. Codes of `_ALWAYS`, and `forbidden` where roles exclude anybody,
-    need not be named. `idempotent` asks for the Idempotency-Key header.
+    need not be named. `idempotent` asks for the Idempotency-Key header, `desk` for that right where
+    a key is bound to a store.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -72,6 +74,7 @@ class Operation:
     answer_type: str = "application/json"
     idempotent: bool = False
     takes_ticket: bool = False
+    desk: bool = False
     tag: str = "members"
 
 
@@ -152,6 +155,7 @@ class ProblemDocument(BaseModel):
 def _guard_of(operation: Operation) -> Guard:
     return Guard(
         roles=frozenset(operation.roles),
+        desk=operation.desk,
         query=frozenset(parameter.name for parameter in operation.parameters if parameter.place == "query"),
         takes_body=operation.method != "GET",
         places=STREAMS if operation.answer_type == "text/event-stream" else UNDER_WAY,
@@ -164,7 +168,7 @@ def _operation(operation: Operation, references: Mapping[Any, Any], schemas: Map
     document: dict[str, Any] = {
         "operationId": operation.operation_id,
         "summary": operation.summary,
-        "description": f"{described}\n\nRoles: {', '.join(operation.roles)}.",
+        "description": f"{described}\n\nRoles: {', '.join(operation.roles)}.{_DESK if operation.desk else ''}",
         "tags": [operation.tag],
         "security": _security(operation),
         "parameters": [_parameter(parameter) for parameter in _parameters(operation)],

@@ -48,12 +48,14 @@ FORWARDED = Counter("loyalty_forwarded", "Requests handed to the member's home r
 class Guard:
     """What is asked of a request before its handler sees it. Without one of its own a route is guarded by the default.
 
-    `roles` and `query` are the roles and query parameters let through, None for any. An `open` route needs no
-    credential. `places` are those it takes one of. `identify` may know who asks in another way than by credential.
+    `roles` and `query` are the roles and query parameters let through, None for any. `desk`: a key that is bound to a
+    store needs the right of that name. An `open` route needs no credential. `places` are those it takes one of.
+    `identify` may know who asks in another way than by credential.
     """
 
     roles: frozenset[Role] | None = None
     query: frozenset[str] | None = None
+    desk: bool = False
     takes_body: bool = False
     places: web.AppKey[Places] = UNDER_WAY
     open: bool = False
@@ -149,6 +151,8 @@ def _check(guard: Guard, request: web.Request, principal: Principal) -> None:
     """Pass for a role and query parameters that are let through."""
     if guard.roles is not None and principal.role not in guard.roles:
         raise ProblemError("forbidden", f"role {principal.role} may not do this")
+    if guard.desk and principal.store is not None and not principal.desk:
+        raise ProblemError("forbidden", "a key bound to a store needs the right `desk` for this")
     if guard.query is not None and request.query_string:
         for name in (given := request.query):
             if name not in guard.query:

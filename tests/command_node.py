@@ -152,12 +152,13 @@ async def running_regions(
     shards = {f"{region}-1": _shard(region, dsn, [0, 4095]) for region, dsn in dsns.items()}
     keys, signing_key = _write_documents(folder, regions, shards)
     nodes: dict[str, RunningNode] = {}
+    numbers = itertools.count(1)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(ClientSession())
         for region, dsn in dsns.items():
             settings = CommandSettings(**_settings(folder, region), port=ports[region])
             url, app = await stack.enter_async_context(_served(settings))
-            nodes[region] = RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER])
+            nodes[region] = RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER], numbers)
         yield nodes
 
 
@@ -179,6 +180,7 @@ def _write_documents(folder: Path, regions: dict[str, Any], shards: dict[str, An
     (folder / "topology.json").write_text(json.dumps({"epoch": 1, "regions": regions, "shards": shards}))
     made = {role: new_key(role) for role in ("pos", "service", "admin")}
     made |= {f"till{store}": new_key("pos", store) for store in ("330", "331")}
+    made["desk330"] = new_key("pos", "330", desk=True)
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     credentials = {"keys": [record.model_dump() for _, record in made.values()], "jwt_public_keys": [public]}

@@ -15,6 +15,7 @@ import command.program
 from cluster.errors import ClusterError
 from cluster.program import apply_everywhere, look_at
 from command.program import ProgramCache, apply_program, learn_program
+from service.credential import Credentials
 from shard_router.statement import load_statements
 from tests.command_node import PROGRAM, running_command_node
 from tests.engine import PostgresServer
@@ -33,12 +34,16 @@ class System:
     dsns: list[str]
 
     async def program(self, *words: str, file: str | None = None) -> tuple[int, str]:
-        """Exit code and everything that was printed."""
+        """What `loyalty program` does."""
         if file is not None:
             (self.folder / "program.toml").write_text(file)
             words = (words[0], "program.toml", *words[1:])
+        return await self.loyalty("program", *words, "--topology", str(self.folder / "topology.json"))
+
+    async def loyalty(self, *words: str) -> tuple[int, str]:
+        """Exit code and everything that was printed."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cluster", "program", *words, "--topology", str(self.folder / "topology.json"),
+            sys.executable, "-m", "cluster", *words,
             cwd=self.folder, env={"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
@@ -144,6 +149,25 @@ async def test_an_apply_that_was_cut_short_shows_and_is_completed(system: System
     assert (code, "cut short; not everything is on us-1" in printed) == (0, True), printed
     assert (await system.program("apply", file=DOUBLED))[0] == 0
     assert await system.versions() == [[1, 2], [1, 2]]
+
+
+async def test_a_key_is_bound_to_a_store_that_the_program_has(system: System) -> None:
+    await apply_program(system.dsns, PROGRAM)
+    (system.folder / "credentials.json").write_text(json.dumps({"keys": [], "jwt_public_keys": []}))
+    made: list[str] = []
+    for words, told in (
+        (("pos", "--store", "3300"), "the program has no store '3300': did you mean '330'?"),
+        (("service", "--store", "330"), "--store binds a pos key"),
+        (("pos", "--desk"), "--desk is a right of a key that is bound"),
+        (("pos", "--store", "330"), None),
+        (("pos", "--store", "330", "--desk"), None),
+    ):
+        code, printed = await system.loyalty("key", *words, "--data", str(system.folder))
+        assert (code, (told or "loy_") in printed) == (1 if told else 0, True), printed
+        made += [] if told else [printed.strip()]
+    credentials = Credentials(system.folder / "credentials.json")
+    principals = [credentials.principal(f"Bearer {key}") for key in made]
+    assert [(one.role, one.store, one.desk) for one in principals] == [("pos", "330", False), ("pos", "330", True)]
 
 
 async def test_without_a_system_a_file_is_checked_alone(system: System) -> None:
