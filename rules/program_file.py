@@ -119,12 +119,16 @@ class _Part(BaseModel):
 
 
 class Identity(_Part):
-    """Which program this is. `time_zone` gives month ends, and the business dates of stores without their own zone."""
+    """Which program this is. `time_zone` gives month ends, and the business dates of stores without their own zone.
+
+    `cross_store_returns`: whether one store takes back what another one sold.
+    """
 
     code: Code
     name: Words
     currency: Annotated[str, AfterValidator(_known_currency)]
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    cross_store_returns: Flag = True
 
 
 class Expiry(_Part):

@@ -22,6 +22,8 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     purchase = facts.purchase
     if purchase is None:
         return Refused("purchase_not_found", "no such purchase")
+    if purchase.receipt["store"] != command.receipt.store and not program.document.program.cross_store_returns:
+        return Refused("purchase_not_found", f"store {command.receipt.store!r} has no such purchase")
     document = purchase.document.copy()
     document["lines"] = [line.copy() for line in document["lines"]]
     money_before = money_back(document)
