@@ -65,6 +65,8 @@ async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
     standing: dict[str, Any] = orjson.loads(answer.body)
     if principal.role == "member" and standing["status"] != "open":
         raise ProblemError("member_not_found")
+    if principal.store and any(store != principal.store for _, store in standing["holds"] or ()):
+        raise ProblemError("hold_not_found", "this store placed no such hold")
     if standing["program_version"] is None:
         raise ProblemError("shard_unavailable", "no program is applied")
     program = await node.catalogue.version(standing["program_version"], node.reader_of(found))
@@ -97,7 +99,7 @@ def _account(member_id: int, standing: dict[str, Any]) -> Account:
 def _facts(standing: dict[str, Any]) -> Facts:
     birth_date = standing["birth_date"]
     return Facts(
-        holds_existed=frozenset(standing["holds"] or ()),
+        holds_existed=frozenset(version for version, _ in standing["holds"] or ()),
         birth_date=date.fromisoformat(birth_date) if birth_date else None,
     )
 

@@ -31,13 +31,13 @@ WHERE account.member_id = $1
 
 -- name: find_standing
 -- All that deciding on a member takes, in one document: the account's state, the birth date, which of some versions ($2)
--- placed a hold, and the program of an instant ($3): the one in force then, before the first one the first.
+-- placed a hold and in which store, and the program of an instant ($3): the one in force then, before the first one the first.
 SELECT account.version, json_build_object(
     'version', account.version, 'status', account.status, 'state', account.state,
     'totals', json_build_object('spent', spent, 'expired', expired, 'debt', debt, 'issued', issued),
     'birth_date', member.profile ->> 'birth_date',
     'holds', (
-        SELECT json_agg(journal.version) FROM journal
+        SELECT json_agg(json_build_array(journal.version, journal.store)) FROM journal
         WHERE journal.member_id = $1 AND journal.version = ANY ($2::bigint[]) AND journal.kind = 'hold_placed'
     ),
     'program_version', coalesce(

@@ -252,7 +252,10 @@ def _topology(shards: dict[str, ShardPlace], nodes: dict[str, str]) -> dict[str,
 def _write_credentials(path: Path) -> tuple[dict[str, str], str]:
     private = Ed25519PrivateKey.generate()
     public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    made = {role: new_key(role) for role in ("pos", "service", "admin")} | {"other_pos": new_key("pos")}
+    made = {role: new_key(role) for role in ("pos", "service", "admin")} | {
+        "other_pos": new_key("pos"),
+        "till330": new_key("pos", "330"),
+    }
     records = [record.model_dump() for _, record in made.values()]
     document = {"keys": records, "jwt_public_keys": [public_pem], "forward_keys": [new_forward_key()]}
     path.write_bytes(orjson.dumps(document))

@@ -286,3 +286,17 @@ async def test_nothing_is_left_of_an_erased_member_but_what_staff_must_see(both:
             basket(ada) | {"member": {"member_id": ada["member_id"]}}, headers=headers, credential=credential
         )
         assert reply.json["code"] == code
+
+
+async def test_a_till_bound_to_a_store_evaluates_with_the_holds_of_its_store_only(both: Both) -> None:
+    ada = await both.command.enrol()
+    await both.command.give(ada["member_id"], 500)
+    place = {"member": {"member_id": ada["member_id"]}, "points": 10}
+    there = await both.command.post("/v1/holds", place | {"store": "331"})
+    here = await both.command.post("/v1/holds", place | {"store": "330"})
+    till = both.query.keys["till330"]
+    for hold, expected in ((there, 404), (here, 200)):
+        body = basket(ada) | {"capture_holds": [hold.json["hold_id"]]}
+        assert (await both.evaluate(body, headers=seen(here))).status == 200
+        assert (await both.evaluate(body, headers=seen(here), credential=till)).status == expected
+    assert (await both.evaluate(basket(ada) | {"store": "331"}, credential=till)).json["code"] == "forbidden"
