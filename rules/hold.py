@@ -1,6 +1,8 @@
 """Holds: points set aside for a basket that is being paid, then captured, voided or left to lapse."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
 
 from rules.codec import instant_text
 from rules.command import CaptureHold, PlaceHold, VoidHold
@@ -9,6 +11,9 @@ from rules.facts import Facts
 from rules.outcome import Accepted, Outcome, Refused
 from rules.program import Program
 from rules.state import Account, Bucket, Hold
+
+OPEN_MAX: Final = 100
+"""Holds and transfers of one member that are open at once, and unused redemptions: the account keeps all their lots."""
 
 
 def place_hold(account: Account, command: PlaceHold, program: Program, _facts: Facts) -> Outcome:
@@ -19,6 +24,9 @@ def place_hold(account: Account, command: PlaceHold, program: Program, _facts: F
     seconds = seconds_max if command.expires_in_s is None else command.expires_in_s
     if seconds > seconds_max:
         return Refused("limit_exceeded", f"a hold lasts at most {seconds_max} s", "/expires_in_s")
+    refused = too_many_open(account.holds, "holds and transfers")
+    if refused:
+        return refused
     draft = Draft(account)
     expires_at = command.received_at + timedelta(seconds=seconds)
     version = draft.open_hold(expires_at)
@@ -88,3 +96,8 @@ def _no_hold(facts: Facts) -> Refused:
 def insufficient(account: Account, points: int) -> Refused:
     """The refusal of more points than there are."""
     return Refused("insufficient_points", f"{points} points asked for, {account.available} available", "/points")
+
+
+def too_many_open(opened: Sequence[object], what: str) -> Refused | None:
+    """The refusal of one more of what a member has open."""
+    return Refused("limit_exceeded", f"{OPEN_MAX} {what} are open") if len(opened) >= OPEN_MAX else None
