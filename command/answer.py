@@ -1,6 +1,7 @@
 """What a command answers: made from its entry, so that it can be made again from the journal."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -71,7 +72,8 @@ def accepted(command: Command, rendered: RenderedEntry, *, replayed: bool = Fals
 def refused(envelope: Envelope, refusal: Refused) -> Answer:
     """Answer a business "no": a problem like any other, but stored and replayed."""
     errors = [{"pointer": refusal.pointer, "detail": refusal.detail}] if refusal.pointer else []
-    return problem_answer(envelope, ProblemError(refusal.reason, refusal.detail, errors))
+    answer = problem_answer(envelope, ProblemError(refusal.reason, refusal.detail, errors))
+    return replace(answer, retry_after_s=refusal.retry_after_s) if refusal.retry_after_s is not None else answer
 
 
 def problem_answer(envelope: Envelope, error: ProblemError) -> Answer:

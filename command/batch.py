@@ -13,8 +13,9 @@ import orjson
 import structlog
 
 from command.answer import RenderedEntry, accepted, problem_answer, refused, render_entry
+from command.binding import not_at_store
 from command.envelope import Answer, Envelope, ReceiptName
-from command.load import Extras, KnownReceipt, Loaded, account_of, purchase_of
+from command.load import Extras, KnownReceipt, Loaded, NamedEntry, account_of, purchase_of
 from command.record import (
     Writes,
     identifiers_of,
@@ -27,12 +28,14 @@ from command.record import (
 from rules.command import (
     ChangeIdentifiers,
     CloseMember,
+    Command,
     EnrolMember,
     RecordPurchase,
     RedeemReward,
 )
 from rules.decide import decide
 from rules.facts import Facts
+from rules.guess import guessed
 from rules.outcome import Accepted, Decision, Entry, Purchase, Refused
 from rules.program import Program
 from rules.state import Account
@@ -42,7 +45,8 @@ from shard_router.errors import ProblemError
 PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
 """Entries whose answers show personal data."""
 
-NOT_FOUND: Final = 404
+MAY_CHANGE: Final = frozenset({404, 429})
+"""Refusals that are not stored: what is missing may still arrive, and what was asked too often may be asked later."""
 
 
 class Batch:
@@ -104,23 +108,33 @@ class Batch:
             return Decision(Refused("member_not_found", "no such member"), (), None)
         if envelope.holds_of not in {None, target}:
             return Decision(Refused("hold_not_found", "this member has no such hold", "/capture_holds"), (), None)
+        self._note_entry(loaded, target)
+        refusal = not_at_store(envelope, lambda version: self._extras.entries.get((target, version)))
+        if refusal:
+            return Decision(refusal, (), None)
         if target not in self._accounts:
             self._accounts[target] = account_of(loaded)
         return decide(self._accounts[target], envelope.command, self.program, self._facts(loaded, target))
 
+    def _note_entry(self, loaded: Loaded, target: int) -> None:
+        """Know the entry that a command refers to, unless this batch made it."""
+        row, reference = loaded.row, loaded.envelope.reference
+        if reference is not None and row["referred_kind"] is not None:
+            entry = NamedEntry(row["referred_kind"], row["referred_store"], row["referred_code"])
+            self._extras.entries.setdefault((target, reference), entry)
+
     def _facts(self, loaded: Loaded, target: int) -> Facts:
         envelope, row, extras = loaded.envelope, loaded.row, self._extras
         name = (target, envelope.reference or 0)
-        if envelope.reference is not None and row["referred_kind"] is not None:
-            extras.kinds.setdefault(name, row["referred_kind"])
         if name not in self._purchases and row["purchase_version"] is not None:
             self._purchases[name] = (purchase_of(row), row["changed_version"])
         if row["referral"] is not None:
             self._referrals[name] = orjson.loads(row["referral"])
-        kind = extras.kinds.get(name)
+        kind, _, code = extras.entries.get(name, (None, None, None))
         command = envelope.command
         captured = command.capture_holds if isinstance(command, RecordPurchase) else ()
-        holds = (version for version in captured if extras.kinds.get((target, version)) == "hold_placed")
+        entries = ((version, extras.entries.get((target, version))) for version in captured)
+        holds = (version for version, entry in entries if entry and entry.kind == "hold_placed")
         known = self._purchases.get(name)
         return Facts(
             purchase=known[0] if known else None,
@@ -130,6 +144,8 @@ class Batch:
             transfer_existed=kind == "transfer_sent",
             holds_existed=frozenset(holds),
             birth_date=date.fromisoformat(row["birth_date"]) if row["birth_date"] else None,
+            redemption_code=code or "",
+            wrong_guesses=tuple(extras.wrong_guesses.get((target, guessed(command) or 0), ())),
             stock_left=extras.stock_left.get(command.reward) if isinstance(command, RedeemReward) else None,
             identifiers=frozenset(extras.identifiers.get(target, ())),
             taken=self._taken(envelope, target),
@@ -153,17 +169,25 @@ class Batch:
             self._accounts[account.member_id] = account
             self.writes.accounts[account.member_id] = account
         if isinstance(decision.outcome, Refused):
-            return self._refuse(envelope, decision.outcome)
+            return self._refuse(loaded, decision.outcome)
         rendered = self._write_entry(decision.outcome.entry, envelope)
         self._write_beside(loaded, decision.outcome, rendered)
         return self._keep(envelope, accepted(envelope.command, rendered))
 
-    def _refuse(self, envelope: Envelope, refusal: Refused) -> Answer:
-        """Answer a "no". What is not found may still arrive, so that answer is not stored under the key."""
+    def _refuse(self, loaded: Loaded, refusal: Refused) -> Answer:
+        """Answer a "no". What is not final, not found or only for now may change, so it is not stored under the key."""
+        envelope = loaded.envelope
         answer = refused(envelope, refusal)
-        if refusal.reason == "out_of_stock" and envelope.may_fetch_stock:
+        if refusal.reason == envelope.not_final:
             return replace(answer, not_final=True)
-        return answer if answer.status == NOT_FOUND else self._keep(envelope, answer)
+        if refusal.wrong_guess and loaded.target is not None:
+            self._write_guess(loaded.target, envelope.command)
+        return answer if answer.status in MAY_CHANGE else self._keep(envelope, answer)
+
+    def _write_guess(self, target: int, command: Command) -> None:
+        version = guessed(command) or 0
+        self._extras.wrong_guesses.setdefault((target, version), []).append(command.received_at)
+        self.writes.add_guess(target, version, command.received_at)
 
     def _write_entry(self, entry: Entry, envelope: Envelope) -> RenderedEntry:
         # What ended before a new version came into force was decided by the old one.
@@ -174,7 +198,7 @@ class Batch:
             rendered.detail["key"] = envelope.key
         self.writes.add_entry(entry, rendered, ruling.version)
         name = (rendered.member_id, rendered.version)
-        self._extras.kinds[name] = entry.kind
+        self._extras.entries[name] = NamedEntry(entry.kind, entry.store, entry.detail.get("code"))
         if "referral" in rendered.detail:
             self._referrals[name] = rendered.detail["referral"]
         return rendered

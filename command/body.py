@@ -140,11 +140,12 @@ class RedemptionBody(StrictModel):
 
 
 class UseBody(StrictModel):
-    """Where a reward was handed out."""
+    """Where a reward was handed out, and the code that was shown for it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"store": "330", "till": "1"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"store": "330", "till": "1", "code": "K7Q2M4XW9R"}]})
     store: Text
     till: Text | None = None
+    code: Text | None = Field(default=None, description="The redemption's code; a till must send it.")
 
 
 class CancelBody(StrictModel):
@@ -152,6 +153,10 @@ class CancelBody(StrictModel):
 
     store: Text | None = None
     till: Text | None = None
+    code: Text | None = Field(
+        default=None,
+        description="The redemption's code: with it any store may cancel, without it the one that made it.",
+    )
 
 
 class IdentifierBody(StrictModel):

@@ -47,9 +47,9 @@ class Envelope:
 
     `slot` decides the lane. Of `member_id` and `identifier` (kind, value) one names the member; `reference` is the
     version of the entry the command refers to. `taken` are the kinds of a new member's identifiers that others have.
-    `deadline` is a monotonic instant. `key` is None for settler and courier. With `may_fetch_stock` an `out_of_stock`
-    is not final: it is not stored, and the caller fetches stock and runs the command again. `holds_of` is the member
-    whose holds the command names: of another one they do not exist.
+    `deadline` is a monotonic instant. `key` is None for settler and courier. A refusal for the reason
+    `not_final` is not stored: the caller does something about it and runs the command again. `holds_of` is the member
+    whose holds the command names: of another one they do not exist. `store`: the one that the credential is bound to.
     """
 
     command: Command
@@ -64,15 +64,16 @@ class Envelope:
     reference: int | None = None
     receipt: ReceiptKey | None = None
     taken: tuple[str, ...] = ()
-    may_fetch_stock: bool = False
+    not_final: str | None = None
     holds_of: int | None = None
+    store: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What goes back: a status, the JSON bytes, and the member's version it speaks of (None for most refusals).
 
-    `not_final`: more stock may be had; nothing was stored.
+    `not_final`: the caller may do something about it; nothing was stored. `retry_after_s`: of a "no" for now.
     """
 
     status: int
@@ -81,3 +82,4 @@ class Answer:
     version: int | None = None
     replayed: bool = False
     not_final: bool = False
+    retry_after_s: int | None = None

@@ -56,7 +56,7 @@ from service.web import Handler
 from shard_router.card import new_card
 from shard_router.directory import Identifier
 from shard_router.errors import ProblemError, parse_or
-from shard_router.member_id import SLOT_COUNT, parse_member_id, parse_reference
+from shard_router.member_id import SLOT_COUNT, format_member_id, parse_member_id, parse_reference
 
 _CODE_ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _CODE_LENGTH: Final = 10  # 50 bits: nobody guesses the code of somebody's reward
@@ -114,13 +114,25 @@ async def _with_stock(asked: CommandRequest[RedemptionBody], envelope: Envelope)
     """Run a redemption; a shard that runs out of a reward fetches stock from the others before it refuses."""
     node, reward, enough = asked.node, asked.body, True
     while enough:  # others may take what was fetched, until the stock or the time is up
-        answer = await node.run(replace(envelope, may_fetch_stock=True))
+        answer = await node.run(replace(envelope, not_final="out_of_stock"))
         if not answer.not_final:
             return render(answer)
         enough = await node.fetch_stock(
             reward.reward, slot=envelope.slot, quantity=reward.quantity, deadline=asked.deadline
         )
     return render(await node.run(envelope))
+
+
+async def _with_receiver(asked: CommandRequest[TransferBody], envelope: Envelope) -> web.Response:
+    """Run a transfer; the receiver is looked for only once nothing but that is missing.
+
+    So neither answer nor time tells a sender without points, or one who guessed too often, who is a member.
+    """
+    answer = await asked.node.run(replace(envelope, not_final="member_not_found"))
+    if answer.not_final and isinstance(envelope.command, SendTransfer):
+        receiver = await asked.node.find_open(*asked.body.to.names)
+        answer = await asked.node.run(replace(envelope, command=replace(envelope.command, to=receiver)))
+    return render(answer)
 
 
 async def _named_member(asked: CommandRequest[MemberBody]) -> Target:
@@ -134,6 +146,10 @@ async def _new_member(asked: CommandRequest[EnrolBody]) -> Target:
 
 
 async def _sender(asked: CommandRequest[TransferBody]) -> Target:
+    """The sender; of a member's own token always that member, whoever is named: the home region tells if it is they."""
+    own = asked.principal.member_id
+    if own is not None:
+        return parse_or("member_not_found", asked.node.home_of, own)
     return await asked.node.find(*asked.body.from_.names)
 
 
@@ -200,12 +216,20 @@ async def _void(asked: CommandRequest[VoidBody], target: Target) -> Command:
     return VoidHold(target.reference, asked.received_at)
 
 
-async def _transfer(asked: CommandRequest[TransferBody], target: Target) -> Command:
-    node, own = asked.node, asked.principal.member_id
-    if own is not None and await node.member_at(target) != own:
+async def _transfer(asked: CommandRequest[TransferBody], _target: Target) -> Command:
+    own = asked.principal.member_id
+    if own is not None and not await _is_named(asked, own):
         raise ProblemError("member_not_found")
-    receiver = await node.member_at(await node.find(*asked.body.to.names))
-    return SendTransfer(receiver, asked.body.points, asked.received_at)
+    return SendTransfer(None, asked.body.points, asked.received_at, by_member=own is not None)
+
+
+async def _is_named(asked: CommandRequest[TransferBody], member_id: int) -> bool:
+    """Whether `from` names a member. Only what that member has is looked at: the time taken tells of nobody else."""
+    kind, text = asked.body.from_.names
+    has = await asked.node.identifiers_of(member_id)
+    if kind == "member_id":
+        return text.upper() == format_member_id(member_id)
+    return any((kind, form) in has for form in forms_of(kind, text))
 
 
 async def _redemption(asked: CommandRequest[RedemptionBody], _target: Target) -> Command:
@@ -215,11 +239,15 @@ async def _redemption(asked: CommandRequest[RedemptionBody], _target: Target) ->
 
 
 async def _use(asked: CommandRequest[UseBody], target: Target) -> Command:
-    return UseRedemption(target.reference, asked.body.store, asked.received_at, till=asked.body.till)
+    body = asked.body
+    if asked.principal.role == "pos" and body.code is None:
+        raise ProblemError("malformed", "/code: a till sends the code it was shown", [_CODE_MISSING])
+    return UseRedemption(target.reference, body.store, asked.received_at, till=body.till, code=body.code)
 
 
 async def _cancellation(asked: CommandRequest[CancelBody], target: Target) -> Command:
-    return CancelRedemption(target.reference, asked.received_at, store=asked.body.store, till=asked.body.till)
+    body = asked.body
+    return CancelRedemption(target.reference, asked.received_at, store=body.store, till=body.till, code=body.code)
 
 
 async def _identifiers(asked: CommandRequest[IdentifiersBody], target: Target) -> Command:
@@ -261,6 +289,7 @@ async def _referrer(asked: CommandRequest[EnrolBody], referred_by: str | None) -
         raise ProblemError("member_not_found", "no such referrer", [_REFERRER_WRONG]) from error
 
 
+_CODE_MISSING: Final = {"pointer": "/code", "detail": "is missing"}
 _CARD_ELSEWHERE: Final = {"pointer": "/add", "detail": "its number names another region or slot"}
 _REFERRER_WRONG: Final = {"pointer": "/referred_by", "detail": "no member has this id or card"}
 
@@ -293,7 +322,7 @@ CALLS: Final[Mapping[str, Call[Any]]] = {
     "place_hold": Call(HoldBody, _named_member, _hold),
     "capture_hold": Call(CaptureBody, _HOLD, _capture),
     "void_hold": Call(VoidBody, _HOLD, _void),
-    "send_transfer": Call(TransferBody, _sender, _transfer, leaves_errand=True),
+    "send_transfer": Call(TransferBody, _sender, _transfer, run=_with_receiver, leaves_errand=True),
     "redeem_reward": Call(RedemptionBody, _named_member, _redemption, run=_with_stock),
     "use_redemption": Call(UseBody, _REDEMPTION, _use),
     "cancel_redemption": Call(CancelBody, _REDEMPTION, _cancellation),

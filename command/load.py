@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -22,6 +22,7 @@ from rules.command import (
     RedeemReward,
 )
 from rules.document import ReceiptDocument
+from rules.guess import guessed
 from rules.outcome import Purchase
 from rules.program import Program
 from rules.state import Account
@@ -33,12 +34,21 @@ _RECEIPT_COLUMNS: Final = ("store", "till", "business_date", "receipt", "receipt
 _ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
 
 
+class NamedEntry(NamedTuple):
+    """What a command must know of an earlier entry that it names: its kind, where it was made, a redemption's code."""
+
+    kind: str
+    store: str | None
+    code: str | None = None
+
+
 @dataclass(slots=True)
 class Extras:
     """Facts beyond the loaded rows; the batch keeps them true while it threads its own changes."""
 
     taken_identifiers: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
-    kinds: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
+    entries: dict[tuple[int, int], NamedEntry] = field(default_factory=dict[tuple[int, int], NamedEntry])
+    wrong_guesses: dict[tuple[int, int], list[datetime]] = field(default_factory=dict[tuple[int, int], list[datetime]])
     stock_left: dict[str, int] = field(default_factory=dict[str, int])
     identifiers: dict[int, set[tuple[str, str]]] = field(default_factory=dict[int, set[tuple[str, str]]])
     profiles: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
@@ -152,8 +162,12 @@ async def load_extras(connection: Connection, loaded: Sequence[Loaded], program:
     purchases = [(target, command) for target, command in commands if isinstance(command, RecordPurchase) and target]
     holds = [(target, version) for target, command in purchases for version in command.capture_holds]
     if holds:
-        rows = await connection.fetch(STATEMENTS["kinds_of_entries"], *pairs(holds))
-        extras.kinds = {(row["member_id"], row["version"]): row["kind"] for row in rows}
+        rows = await connection.fetch(STATEMENTS["entries_named"], *pairs(holds))
+        extras.entries = {(row["member_id"], row["version"]): NamedEntry(row["kind"], row["store"]) for row in rows}
+    guesses = [(target, what) for target, command in commands if target and (what := guessed(command)) is not None]
+    if guesses:
+        rows = await connection.fetch(STATEMENTS["wrong_guesses"], *pairs(guesses))
+        extras.wrong_guesses = {(row["member_id"], row["version"]): row["guessed_at"] for row in rows}
     await _load_identifiers(connection, commands, extras)
     if any(isinstance(command, RedeemReward | CancelRedemption) for _, command in commands):
         stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]

@@ -9,7 +9,8 @@ SELECT
     r.member_id AS receipt_member_id, r.version AS receipt_version, r.fingerprint AS receipt_fingerprint,
     p.version AS purchase_version, p.changed_version, p.store, p.till, p.receipt, p.business_date, p.occurred_at,
     p.document,
-    j.kind AS referred_kind, j.program_version AS referred_program_version, j.detail -> 'referral' AS referral,
+    j.kind AS referred_kind, j.program_version AS referred_program_version, j.store AS referred_store,
+    CASE WHEN j.kind = 'reward_redeemed' THEN j.detail ->> 'code' END AS referred_code, j.detail -> 'referral' AS referral,
     -- A campaign may ask a buyer's birthday; one look-up here is less than a round trip when one does.
     CASE WHEN c.receipt_kind = 'purchase' THEN (
         SELECT m.profile ->> 'birth_date' FROM member m WHERE m.member_id = t.target
@@ -77,14 +78,25 @@ SELECT member_id, kind, value FROM identifier WHERE member_id = ANY ($1::bigint[
 -- name: profiles
 SELECT member_id, profile FROM member WHERE member_id = ANY ($1::bigint[])
 
--- name: kinds_of_entries
--- What the holds that purchases want to capture once were.
-SELECT asked.member_id, asked.version, j.kind
+-- name: entries_named
+-- What the holds that purchases want to capture once were, and where they were placed.
+SELECT asked.member_id, asked.version, j.kind, j.store
 FROM unnest($1::bigint[], $2::bigint[]) AS asked(member_id, version)
 CROSS JOIN LATERAL (
-    SELECT kind FROM journal WHERE journal.member_id = asked.member_id AND journal.version = asked.version OFFSET 0
+    SELECT kind, store FROM journal WHERE journal.member_id = asked.member_id AND journal.version = asked.version OFFSET 0
 ) AS j
 
 -- name: lock_stock
 -- After the accounts, and in one order, so that two batches never wait for each other in a circle.
 SELECT reward, allotted - redeemed AS left FROM reward_stock WHERE reward = ANY ($1::text[]) ORDER BY reward FOR UPDATE
+
+-- name: wrong_guesses
+-- When it was guessed wrong within the last hour, oldest first, by what was guessed at.
+SELECT asked.member_id, asked.version, wrong.guessed_at
+FROM unnest($1::bigint[], $2::bigint[]) AS asked(member_id, version)
+CROSS JOIN LATERAL (
+    SELECT array_agg(g.guessed_at ORDER BY g.guessed_at) AS guessed_at
+    FROM wrong_guess AS g
+    WHERE g.member_id = asked.member_id AND g.version = asked.version AND g.guessed_at > now() - interval '1 hour'
+) AS wrong
+WHERE wrong.guessed_at IS NOT NULL

@@ -16,7 +16,7 @@ from service.detached import DetachedWrites
 from service.forward import Forwarder
 from service.identifier import forms_of
 from shard_router.directory import Directory, Identifier
-from shard_router.errors import ProblemError, parse_or
+from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import new_member_id, parse_member_id, slot_of
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
@@ -81,16 +81,10 @@ class CommandNode:
 
     async def find(self, kind: str, value: str) -> Target:
         """Where the named member lives; `member_not_found` when nobody is named so."""
-        if kind == "member_id":
-            return parse_or("member_not_found", lambda: self.home_of(parse_member_id(value)))
-        home = self.home_of_card(value) if kind == "card" else None
-        if home:
-            return Target(*home, identifier=(kind, value))
-        for form in forms_of(kind, value):
-            member_id = await self.directory.find((kind, form))
-            if member_id is not None:
-                return self.home_of(member_id)
-        raise ProblemError("member_not_found", f"no member with this {kind}")
+        target = await self._look_up(kind, value)
+        if target is None:
+            raise ProblemError("member_not_found", f"no member with this {kind}" if kind != "member_id" else "")
+        return target
 
     async def forward(self, request: web.Request, region: str, *, deadline: float, body: bytes) -> web.Response:
         """Hand a request to another region (see Forwarder)."""
@@ -127,13 +121,16 @@ class CommandNode:
 
     async def member_at(self, target: Target) -> int:
         """The id of a named member, asked of its home shard; `member_not_found` when there is none."""
-        store = self.lanes_of(self.topology.current.shard_at(self._number(target.region), target.slot)).store
-        member_id = target.member_id
-        if target.identifier is not None:
-            member_id = await store.value("member_of_identifier", *target.identifier)
-        if member_id is None or await store.value("account_status", member_id) is None:
+        member_id, status = await self._status_at(target)
+        if member_id is None or status is None:
             raise ProblemError("member_not_found")
         return member_id
+
+    async def find_open(self, kind: str, value: str) -> int | None:
+        """The id of the member named so; None when there is none whose membership is open."""
+        target = await self._look_up(kind, value)
+        member_id, status = await self._status_at(target) if target else (None, None)
+        return member_id if status == "open" else None
 
     async def identifiers_of(self, member_id: int) -> set[Identifier]:
         """What a member is found by now, asked of its home shard."""
@@ -147,6 +144,32 @@ class CommandNode:
             await lanes.store.close()
         await self.detached.idle()
         await self._forwarder.close()
+
+    async def _look_up(self, kind: str, value: str) -> Target | None:
+        if kind == "member_id":
+            return self._home_named(value)
+        home = self.home_of_card(value) if kind == "card" else None
+        if home:
+            return Target(*home, identifier=(kind, value))
+        for form in forms_of(kind, value):
+            member_id = await self.directory.find((kind, form))
+            if member_id is not None:
+                return self.home_of(member_id)
+        return None
+
+    def _home_named(self, member_id: str) -> Target | None:
+        try:
+            return self.home_of(parse_member_id(member_id))
+        except MalformedIdError:
+            return None
+
+    async def _status_at(self, target: Target) -> tuple[int | None, str | None]:
+        """Id and status of a named member, asked of its home shard."""
+        store = self.lanes_of(self.topology.current.shard_at(self._number(target.region), target.slot)).store
+        member_id = target.member_id
+        if target.identifier is not None:
+            member_id = await store.value("member_of_identifier", *target.identifier)
+        return member_id, None if member_id is None else await store.value("account_status", member_id)
 
     def _number(self, region: str) -> int:
         return self.topology.current.document.regions[region].number

@@ -78,6 +78,11 @@ class Writes:
             },
         )
 
+    def add_guess(self, member_id: int, version: int, guessed_at: datetime) -> None:
+        """Add a wrong guess (see rules.guess)."""
+        row = {"member_id": member_id, "version": version, "guessed_at": instant_text(guessed_at)}
+        self.add("wrong_guess", row)
+
     def add_answer(self, envelope: Envelope, answer: Answer) -> None:
         """Add the first answer under a key."""
         self.add(

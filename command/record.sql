@@ -137,6 +137,10 @@ WITH member_written AS (
         OFFSET 0
     ) AS found
     WHERE r.ctid = found.ctid
+), wrong_guess_written AS (
+    INSERT INTO wrong_guess (member_id, version, guessed_at)
+    SELECT member_id, version, guessed_at
+    FROM json_to_recordset($1::json -> 'wrong_guess') AS t(member_id bigint, version bigint, guessed_at timestamptz)
 ), erased AS (
     -- All personal data of a member is in this row, in the identifiers and in the stored answers that showed them.
     UPDATE member m

@@ -93,6 +93,7 @@ def envelope_of(asked: CommandRequest[BaseModel], target: Target, command: Comma
         reference=target.reference or None,
         receipt=_receipt_key(asked, target, command, content),
         holds_of=_holds_of(asked.body),
+        store=asked.principal.store,
     )
 
 
@@ -103,6 +104,8 @@ def render(answer: Answer) -> web.Response:
         headers[TOKEN_HEADER] = format_token(answer.member_id, answer.version)
     if answer.replayed:
         headers["Idempotent-Replayed"] = "true"
+    if answer.retry_after_s is not None:
+        headers["Retry-After"] = str(answer.retry_after_s)
     response = render_json(answer.body, status=answer.status, headers=headers)
     if answer.status >= 400:  # noqa: PLR2004 - a stored refusal
         response.content_type = "application/problem+json"
@@ -151,10 +154,11 @@ def _idempotency_key(request: web.Request) -> str:
 
 
 def check_till(asked: CommandRequest[BaseModel]) -> None:
-    """`forbidden` when a till's key belongs to another store, `malformed` for a time that no till can mean."""
-    store, bound = getattr(asked.body, "store", None), asked.principal.store
-    if bound is not None and store is not None and store != bound:
-        raise ProblemError("forbidden", f"this key belongs to store {bound}")
+    """Check what a till may say: `forbidden` for another store than its key's, `malformed` for a time nobody means."""
+    bound = asked.principal.store
+    if bound is not None and getattr(asked.body, "store", bound) != bound:
+        detail = f"this key acts for store {bound} alone"
+        raise ProblemError("forbidden", detail, [{"pointer": "/store", "detail": f"write {bound!r}"}])
     occurred_at: datetime | None = getattr(asked.body, "occurred_at", None)
     if occurred_at is not None:
         _check_time(asked, occurred_at)

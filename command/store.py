@@ -27,6 +27,7 @@ from rules.command import (
     ChangeIdentifiers,
     CloseMember,
     RedeemReward,
+    UseRedemption,
 )
 from rules.program import Program
 from shard_router.directory import Identifier
@@ -37,8 +38,9 @@ from shard_router.statement import load_statements
 Result = TypeVar("Result")
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("store.sql"))
-ALWAYS_LOCKED: Final = (RedeemReward, CancelRedemption)
-"""Commands on a reward's stock: many meet in one row, and waiting for it is cheaper than conflicts."""
+ALWAYS_LOCKED: Final = (RedeemReward, UseRedemption, CancelRedemption)
+"""Commands on a reward's stock: many meet in one row, and waiting for it is cheaper than conflicts. And those that may
+show a code: two nodes must not count the guesses at it each for itself."""
 
 
 class BatchConflictError(Exception):

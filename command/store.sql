@@ -31,7 +31,10 @@ SELECT member_id FROM identifier WHERE kind = $1 AND value = $2
 SELECT status FROM account WHERE member_id = $1
 
 -- name: forget_answers
--- Stored answers are kept longer than any till retries; receipts stay for ever.
+-- Stored answers are kept longer than any till retries; receipts stay for ever. Wrong guesses count for an hour.
+WITH guesses_forgotten AS (
+    DELETE FROM wrong_guess WHERE guessed_at < now() - interval '1 hour'
+)
 DELETE FROM idempotency
 WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency WHERE answered_at < $1 LIMIT $2))
 

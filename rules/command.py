@@ -128,12 +128,13 @@ class RedeemReward:
 
 @dataclass(frozen=True, slots=True)
 class UseRedemption:
-    """The reward was handed out; `redemption` is the version of the entry that made it."""
+    """The reward was handed out for the `code` shown; `redemption` is the version of the entry that made it."""
 
     redemption: int
     store: str
     received_at: datetime
     till: str | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +145,21 @@ class CancelRedemption:
     received_at: datetime
     store: str | None = None
     till: str | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SendTransfer:
-    """Points for another member (his id): they leave the available points and wait for word from his shard."""
+    """Points for another member: they leave the available points and wait for word from the receiver's shard.
 
-    to: int
+    `to` None: nobody who may receive them was found. `by_member`: a member's own token asks, who must not learn by
+    guessing who else is one.
+    """
+
+    to: int | None
     points: int
     received_at: datetime
+    by_member: bool = False
 
 
 @dataclass(frozen=True, slots=True)

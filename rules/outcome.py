@@ -53,11 +53,16 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why not: a code of API.md, in words a till can act on. `pointer` names the guilty part of the body."""
+    """Why not: a code of API.md, in words a till can act on. `pointer` names the guilty part of the body.
+
+    `wrong_guess`: it counts against the next guess (see guess). `retry_after_s`: when asking again makes sense.
+    """
 
     reason: str
     detail: str
     pointer: str | None = None
+    wrong_guess: bool = False
+    retry_after_s: int | None = None
 
 
 Outcome = Accepted | Refused

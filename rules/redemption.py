@@ -5,6 +5,7 @@ One that ends unused keeps its points spent.
 """
 
 from datetime import timedelta
+from hmac import compare_digest
 
 from rules import counters
 from rules.codec import instant_text
@@ -12,7 +13,8 @@ from rules.command import CancelRedemption, RedeemReward, UseRedemption
 from rules.dates import end_of_day
 from rules.draft import Draft
 from rules.facts import Facts
-from rules.hold import insufficient
+from rules.guess import CODES_MAX, too_many
+from rules.hold import insufficient, too_many_open
 from rules.outcome import Accepted, Outcome, Refused
 from rules.program import Program, Reward
 from rules.state import Account, Bucket
@@ -23,7 +25,11 @@ def redeem_reward(account: Account, command: RedeemReward, program: Program, fac
     reward = program.rewards.get(command.reward)
     if reward is None:
         return Refused("reward_not_found", f"the program has no reward {command.reward!r}", "/reward")
-    refused = _unavailable(account, command, reward, facts) or _unknown_store(command.store, program)
+    refused = (
+        _unavailable(account, command, reward, facts)
+        or _unknown_store(command.store, program)
+        or too_many_open(account.redemptions, "redemptions")
+    )
     if refused:
         return refused
     points = reward.points * command.quantity
@@ -76,7 +82,7 @@ def use_redemption(account: Account, command: UseRedemption, program: Program, f
     redemption = account.redemption(command.redemption)
     if redemption is None:
         return _none_open(facts)
-    refused = _unknown_store(command.store, program)
+    refused = _unknown_store(command.store, program) or _wrong_code(command, facts)
     if refused:
         return refused
     draft = Draft(account)
@@ -101,6 +107,9 @@ def cancel_redemption(account: Account, command: CancelRedemption, _program: Pro
     redemption = account.redemption(command.redemption)
     if redemption is None:
         return _none_open(facts)
+    refused = _wrong_code(command, facts)
+    if refused:
+        return refused
     draft = Draft(account)
     draft.close_redemption(redemption.version)
     points = draft.give_back(redemption.lots, "redemption_cancelled", command.received_at)
@@ -125,3 +134,13 @@ def _none_open(facts: Facts) -> Refused:
     if facts.redemption_existed:
         return Refused("redemption_closed", "the redemption was used, cancelled or has ended")
     return Refused("not_found", "no such redemption")
+
+
+def _wrong_code(command: UseRedemption | CancelRedemption, facts: Facts) -> Refused | None:
+    """The refusal of a code that is not the redemption's; how long comparing takes tells nothing about it."""
+    if command.code is None:
+        return None
+    refused = too_many(facts.wrong_guesses, command.received_at, guesses_max=CODES_MAX, what="wrong codes")
+    if refused or compare_digest(command.code.upper().encode(), facts.redemption_code.encode()):
+        return refused
+    return Refused("not_found", "no such redemption, or its code is another one", "/code", wrong_guess=True)

@@ -9,20 +9,27 @@ from rules.codec import lots_document
 from rules.command import CancelTransfer, ReceiveTransfer, SendTransfer, SettleTransfer
 from rules.draft import Draft
 from rules.facts import Facts
-from rules.hold import insufficient
+from rules.guess import STRANGERS_MAX, too_many
+from rules.hold import insufficient, too_many_open
 from rules.outcome import Accepted, Outcome, Refused
 from rules.program import Program
 from rules.state import Account, Bucket, Hold
 
 
-def send_transfer(account: Account, command: SendTransfer, program: Program, _facts: Facts) -> Outcome:
+def send_transfer(account: Account, command: SendTransfer, program: Program, facts: Facts) -> Outcome:
     """Set available points aside for another member, first to expire first."""
     if command.to == account.member_id:
         return Refused("malformed", "sender and receiver are the same member", "/to")
+    refused = _limited(command, facts) or too_many_open(account.holds, "holds and transfers")
+    if refused:
+        return refused
     draft = Draft(account)
     version = draft.open_hold(None, kind="transfer")
     if draft.take(command.points, Bucket.HELD, "transfer", hold=version) < command.points:
         return insufficient(account, command.points)
+    if command.to is None:  # last: whoever may not send learns nothing about the receiver
+        detail = "no member that may receive points is named so"
+        return Refused("member_not_found", detail, "/to", wrong_guess=command.by_member)
     draft.keep_alive(program, command.received_at)
     hold = draft.account.hold(version)
     entry = draft.entry(
@@ -91,6 +98,13 @@ def cancel_transfer(account: Account, command: CancelTransfer, _program: Program
         detail={"transfer": hold.version, "released": released, "why": command.reason},
     )
     return Accepted(entry)
+
+
+def _limited(command: SendTransfer, facts: Facts) -> Refused | None:
+    if not command.by_member:
+        return None
+    what = "no such receiver"
+    return too_many(facts.wrong_guesses, command.received_at, guesses_max=STRANGERS_MAX, what=what)
 
 
 def _under_way(account: Account, version: int) -> Hold | None:
