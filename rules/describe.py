@@ -1,14 +1,13 @@
 """The account as API.md shows it: rendered once, when it changes; answers and views are this text."""
 
-from typing import Any
-
 from rules.codec import instant_text
+from rules.document import AccountDocument, BalanceDocument, TierDocument
 from rules.program import Program
 from rules.state import Account
 from rules.tier import qualifying
 
 
-def describe_account(account: Account, program: Program, member: str) -> dict[str, Any]:
+def describe_account(account: Account, program: Program, member: str) -> AccountDocument:
     """`account` of API.md; `member` is the text form of the id."""
     return {
         "member_id": member,
@@ -19,7 +18,7 @@ def describe_account(account: Account, program: Program, member: str) -> dict[st
     }
 
 
-def _balance(account: Account) -> dict[str, Any]:
+def _balance(account: Account) -> BalanceDocument:
     return {
         "available": account.available,
         "pending": account.pending,
@@ -35,7 +34,7 @@ def _balance(account: Account) -> dict[str, Any]:
     }
 
 
-def describe_tier(account: Account, program: Program) -> dict[str, Any]:
+def describe_tier(account: Account, program: Program) -> TierDocument:
     """`tier` of API.md, with the metric of the window as of the account's last change."""
     rank = program.rank(account.tier.code)
     tier = program.tiers[rank]
@@ -49,5 +48,5 @@ def describe_tier(account: Account, program: Program) -> dict[str, Any]:
         "qualifying_points": points,
         "since": instant_text(account.tier.since),
         "until": instant_text(account.tier.until),
-        "next": following and {"code": following.code, "points_needed": max(following.threshold - points, 0)},
+        "next": {"code": following.code, "points_needed": max(following.threshold - points, 0)} if following else None,
     }

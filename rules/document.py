@@ -10,6 +10,53 @@ LotRow = list[Any]
 """Points, when they expire, and the activation of those still pending."""
 
 
+class ExpiringDocument(TypedDict):
+    """Available points with the instant at which they expire."""
+
+    points: int
+    at: str
+
+
+class BalanceDocument(TypedDict):
+    """Points by bucket; `lifetime` are all ever issued less those reversed; `next_change_at`: by time alone."""
+
+    available: int
+    pending: int
+    held: int
+    debt: int
+    lifetime: int
+    expiring: list[ExpiringDocument]
+    next_change_at: str | None
+
+
+class NextTierDocument(TypedDict):
+    """What is missing for the next tier."""
+
+    code: str
+    points_needed: int
+
+
+class TierDocument(TypedDict):
+    """The tier a member has, and how far the next one is; none above the highest."""
+
+    code: str
+    name: str
+    qualifying_points: int
+    since: str
+    until: str | None
+    next: NextTierDocument | None
+
+
+class AccountDocument(TypedDict):
+    """An account as answers and views show it, at a version; kept with the entry that made it."""
+
+    member_id: str
+    version: int
+    balance: BalanceDocument
+    tier: TierDocument
+    as_of: str
+
+
 class ExplanationDocument(TypedDict):
     """What became of one thing that may give points: `base`, `tier:<code>`, a campaign, `coupon:<code>`, `referral`."""
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from rules.command import RecordPurchase
 from rules.decide import decide
 from rules.describe import describe_tier
-from rules.document import ExplanationDocument, NotAppliedDocument
+from rules.document import ExplanationDocument, NotAppliedDocument, TierDocument
 from rules.facts import NO_FACTS, Facts
 from rules.outcome import Accepted, Refused
 from rules.program import Program
@@ -26,7 +25,7 @@ class Evaluation:
 
     points: int
     postings: tuple[Posting, ...]
-    tier_after: dict[str, Any]
+    tier_after: TierDocument
     explanation: tuple[ExplanationDocument, ...]
     not_applied: Sequence[NotAppliedDocument]
     holds: dict[str, int]

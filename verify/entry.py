@@ -94,7 +94,7 @@ def check_shown(books: Books, entry: ReadEntry, account: Account, hidden: frozen
     if program is None:
         finding.fault(f"{entry.name}: decided under program {entry.row['program_version']}, which is not on this shard")
         return
-    should = describe_account(account, program, _member(entry))
+    should: Any = describe_account(account, program, _member(entry))
     should["as_of"] = instant_text(entry.row["recorded_at"])
     should["tier"].update({name: shown["tier"].get(name) for name in hidden})
     difference = _difference(shown, should)

@@ -10,8 +10,10 @@ from pydantic import BaseModel
 
 from query import shape
 from rules import document
-from rules.document import PurchaseDocument
+from rules.describe import describe_account
+from rules.document import AccountDocument, PurchaseDocument
 from rules.program import Program
+from service import shape as service_shape
 from tests.unit.test_rules_laws import LAW, live, programs
 
 LAYOUTS = {name: one for name, one in inspect.getmembers(document) if hasattr(one, "__required_keys__")}
@@ -35,8 +37,9 @@ def wrong(value: Any, layout: Any, path: str = "") -> list[str]:
 
 @LAW
 @given(st.data(), programs())
-def test_every_purchase_is_stored_in_its_layout(data: st.DataObject, rules: Program) -> None:
+def test_everything_is_stored_in_its_layout(data: st.DataObject, rules: Program) -> None:
     member = live(data, rules, steps=12)
+    assert wrong(describe_account(member.now, rules, "7"), AccountDocument) == []
     assert [one for purchase in member.purchases.values() for one in wrong(purchase.document, PurchaseDocument)] == []
 
 
@@ -48,13 +51,18 @@ def test_a_key_that_no_layout_knows_is_found() -> None:
 
 HEAD = {"purchase_id", "member_id", "version", "store", "till", "receipt", "business_date", "occurred_at"}
 SHOWN: dict[type[BaseModel], tuple[Any, set[str], set[str]]] = {
+    service_shape.Account: (document.AccountDocument, set(), set()),
+    service_shape.Balance: (document.BalanceDocument, set(), set()),
+    service_shape.MemberTier: (document.TierDocument, set(), set()),
+    service_shape.NextTier: (document.NextTierDocument, set(), set()),
+    service_shape.Expiring: (document.ExpiringDocument, set(), set()),
     shape.Explanation: (document.ExplanationDocument, set(), set()),
     shape.PurchaseLine: (document.LineDocument, {"paid", "repaid"}, set()),
     shape.Payment: (document.PaymentDocument, {"lots"}, set()),
     shape.ReturnedLine: (document.ReturnedLineDocument, set(), set()),
     shape.PurchaseReturn: (document.ReturnDocument, set(), {"return_id"}),
     shape.Purchase: (document.PurchaseDocument, {"counted", "rounded_once"}, HEAD),
-    shape.NotApplied: (document.NotAppliedDocument, set(), set()),
+    service_shape.NotApplied: (document.NotAppliedDocument, set(), set()),
 }
 """Which layout an answer's model shows, what of it only the rules need, and what stands there besides."""
 
