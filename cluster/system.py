@@ -15,7 +15,7 @@ import asyncpg
 from cluster import postgres, valkey
 from cluster.document import Documents, write_documents
 from cluster.errors import ClusterError
-from cluster.node import check_ports, node_process
+from cluster.node import check_ports, check_source, node_process
 from cluster.plan import ClusterPlan, ServerPlan, ShardPlan
 from cluster.postgres import PostgresTools
 from cluster.supervisor import Supervisor
@@ -42,6 +42,7 @@ class System:
 
     async def start(self) -> int:
         """Bring everything up; the program version in force. The first failure ends the rest and is raised."""
+        check_source(self.plan)
         check_ports(self.plan)
         read_program(self.plan.program)
         write_documents(self.plan, self.password)

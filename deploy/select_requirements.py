@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the part of requirements.lock that the image needs, with its hashes.
+"""Prints the part of requirements.lock that some extras need, with its hashes.
 
 Wanted are the project's dependencies, the extras and packages named as arguments, and whatever these lead to: below
 each package the lock says who wants it (`# via`).
@@ -8,6 +8,7 @@ each package the lock says who wants it (`# via`).
 import re
 import sys
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,8 +23,12 @@ def names(requirements: Iterable[str]) -> set[str]:
 
 def select(lock: str, wanted: set[str]) -> str:
     """The entries of the lock that `wanted` leads to; KeyError when one of them has none."""
-    entries = {NAME.match(text)[0]: text for text in re.split(r"^(?=[a-z0-9])", lock, flags=re.MULTILINE)[1:]}
+    entries = defaultdict[str, str](str)  # a package may have several, each for other versions of Python
+    for text in re.split(r"^(?=[a-z0-9])", lock, flags=re.MULTILINE)[1:]:
+        entries[NAME.match(text)[0]] += text
     parents = {name: names(re.findall(r"^ +#(?: +via)? +(\S+)", text, re.MULTILINE)) for name, text in entries.items()}
+    if unknown := wanted - entries.keys():
+        raise KeyError(f"not in the lock: {', '.join(sorted(unknown))}")
     chosen = set(wanted)
     while more := {name for name in entries if parents[name] & chosen} - chosen:
         chosen |= more

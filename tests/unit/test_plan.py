@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import node
 from cluster.errors import ClusterError
 from cluster.plan import KNOWN_REGIONS, ClusterPlan, make_plan, number_regions, read_settings
 
@@ -27,11 +28,11 @@ def test_by_default_three_regions_take_ten_ports_each_from_8410() -> None:
 
 
 def test_flags_win_over_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "loyalty.toml").write_text('port = 9000\ncdc = "pgoutput"\nregions = ["us"]\n', encoding="utf-8")
+    (tmp_path / "loyalty.toml").write_text('port = 9000\ncdc = "debezium"\nregions = ["us"]\n', encoding="utf-8")
     monkeypatch.setenv("LOYALTY_PORT", "9100")
     monkeypatch.setenv("LOYALTY_REGIONS", "eu,ap")
     settings = read_settings({"regions": "ap", "port": None})
-    assert (settings.regions, settings.port, settings.cdc) == (("ap",), 9100, "pgoutput")
+    assert (settings.regions, settings.port, settings.cdc) == (("ap",), 9100, "debezium")
 
 
 def test_a_region_keeps_its_ports_when_others_are_left_out() -> None:
@@ -85,3 +86,10 @@ def test_two_shards_share_a_region() -> None:
 def test_wrong_settings_are_named_in_words(flags: dict[str, object], words: str) -> None:
     with pytest.raises(ClusterError, match=words):
         plan(**flags)
+
+
+def test_a_source_that_is_not_installed_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "find_spec", lambda _name: None)
+    node.check_source(plan())
+    with pytest.raises(ClusterError, match="make setup-all"):
+        node.check_source(plan(cdc="debezium"))
