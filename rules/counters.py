@@ -1,7 +1,8 @@
 """What is counted per member beside points, in `Account.counters`: compact, and only what a rule asks.
 
 `purchases` all so far; `days` flat triples (day, purchases, points); `applied` times per offer;
-`applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` and `tier_before` see tier.
+`applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` and `tier_before` see tier;
+`active_at` the latest activity, where points expire by inactivity.
 Days are ordinals of business dates, kept for the time a purchase may be late; of older ones, which
 only a replay counts on, a few. All functions return new values: nothing here changes what it was given.
 """

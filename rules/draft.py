@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from rules.codec import instant_text
+from rules.codec import instant, instant_text
 from rules.outcome import Entry
 from rules.program import Program
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding, apply
@@ -128,11 +128,17 @@ class Draft:
         source = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE
         self.post(Posting(lot.points, source, Bucket.EXPIRED, "expired", lot.expires_at, lot.available_at))
 
+    def expires_at(self, program: Program, active_at: datetime) -> datetime | None:
+        """When points of an activity expire: by inactivity that is counted from the latest activity known."""
+        return program.expires_at(self._latest(active_at) if _by_inactivity(program) else active_at)
+
     def keep_alive(self, program: Program, active_at: datetime) -> None:
         """The member earned or spent: where points expire by inactivity, all that have not yet now expire later."""
-        if program.points.expiry.kind != "inactivity":
+        if not _by_inactivity(program):
             return
-        expires_at = program.expires_at(active_at) or active_at
+        latest = self._latest(active_at)
+        self.counters = {**self.counters, "active_at": instant_text(latest)}
+        expires_at = program.expires_at(latest) or latest
         for lot in self.account.lots:
             if lot.expires_at and lot.expires_at < expires_at:
                 bucket = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE
@@ -142,12 +148,20 @@ class Draft:
                 if lot.expires_at and active_at < lot.expires_at < expires_at:
                     self.post(_renewal(lot, Bucket.HELD, expires_at, hold.version))
 
+    def _latest(self, active_at: datetime) -> datetime:
+        """The latest activity known, this one or another that came before it: baskets come in any order."""
+        return max(active_at, instant(self.counters.get("active_at")) or active_at)
+
     def entry(self, kind: str, *, occurred_at: datetime, recorded_at: datetime, points: int = 0, **rest: Any) -> Entry:
         """Close the entry. `points` is its effect as a person reads it; `rest` is `store` and `detail`."""
         if self.tier is not self.account.tier:
             rest["detail"] = rest.get("detail", {}) | {"tier": _tier_document(self.account.tier, self.tier)}
         account = replace(self.account, changed_at=recorded_at, counters=self.counters, tier=self.tier)
         return Entry(kind, occurred_at, tuple(self.postings), account, points, **rest)
+
+
+def _by_inactivity(program: Program) -> bool:
+    return program.points.expiry.kind == "inactivity"
 
 
 def _expired(lot: Lot, now: datetime) -> bool:

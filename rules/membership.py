@@ -36,7 +36,7 @@ def adjust_points(account: Account, command: AdjustPoints, program: Program, _fa
     """Give or take by hand; it counts for no tier."""
     draft = Draft(account)
     if command.points > 0:
-        expires_at = command.expires_at or program.expires_at(command.received_at)
+        expires_at = command.expires_at or draft.expires_at(program, command.received_at)
         refused = _wrong_times(command, expires_at)
         if refused:
             return refused

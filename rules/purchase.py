@@ -40,7 +40,7 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
         return coupons
     referral = _referral(basket, program)
     earning = earn(basket, program, coupons, referral.get("newcomer", 0))
-    expires_at = program.expires_at(command.occurred_at)
+    expires_at = draft.expires_at(program, command.occurred_at)
     available_at = _still_ahead(program.available_at(command.occurred_at), command.received_at)
     parts = [(component.points, component.reason) for component in earning.components]
     draft.earn_all(parts, expires_at, available_at, command.received_at)

@@ -22,7 +22,8 @@ def credit_referral(account: Account, command: CreditReferral, program: Program,
     if counters.thanked_for(account.counters, command.referee) is not None:
         return Refused("already_done", "this referral was credited")
     draft = Draft(account)
-    draft.earn(Lot(command.points, program.expires_at(command.received_at)), _REASON, command.received_at)
+    expires_at = draft.expires_at(program, command.received_at)
+    draft.earn(Lot(command.points, expires_at), _REASON, command.received_at)
     draft.counters = counters.with_thanks(draft.counters, command.referee, command.purchase)
     draft.keep_alive(program, command.received_at)
     entry = draft.entry(

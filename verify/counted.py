@@ -55,6 +55,9 @@ def _wrong_count(rows: MemberRows, counters: dict[str, Any]) -> Iterator[str]:
     thanked = _thanked(rows)
     if counters.get("referrals", []) != thanked:
         yield f"{len(counters.get('referrals', []))} referrals counted, {len(thanked)} in the journal"
+    active_at = counters.get("active_at")
+    if active_at and active_at not in {instant_text(entry.row["occurred_at"]) for entry in entries}:
+        yield f"last active at {active_at}, when nothing happened"
     for standing in counters.get("tier_before", ()):
         if standing not in _standings(rows):
             yield f"a return may bring back {standing}, which the member never had"

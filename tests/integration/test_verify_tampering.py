@@ -100,6 +100,7 @@ COUNTED = {
     "rewards": state("counters,rewards", "{}", "$ADA"),
     "referrals": state("counters,referrals", "[7]", "$ADA"),
     "a tier to come back to": state("counters,tier_before", '[["gold", "2026-01-01T00:00:00Z", null]]', "$ADA"),
+    "an activity": state("counters,active_at", '"2026-01-01T00:00:00Z"', "$ADA"),
     "an offer": state("counters,applied,campaign:hello", "9", "$ADA"),
     "an offer of no purchase": state("counters,applied,campaign:gone", "1", "$ADA"),
     "an offer of a day": state("counters,applied_on,campaign:hello,1", "9", "$ADA"),

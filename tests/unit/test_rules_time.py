@@ -194,6 +194,46 @@ def test_under_inactivity_what_a_return_takes_is_found_though_it_has_moved() -> 
     assert moves(member.bring_back(version, (1, 1), at=later(days=4))) == [(10, "pending", "program")]
 
 
+MONTH = 'expiry = { kind = "inactivity", months = 1 }'
+
+
+@pytest.mark.parametrize("days", [(-25, -5), (-5, -25), (-35, -20), (-20, -35), (-20, -35, -5), (-5, -35, -20)])
+def test_under_inactivity_baskets_expire_from_the_latest_one_in_whatever_order_they_come(days: tuple[int, ...]) -> None:
+    member = Member(program(points=MONTH))
+    came = NOW if days[0] > days[-1] else None  # in order each comes on its day
+    for day in days:
+        member.buy(line(1000), at=later(days=day), received_at=came)
+    ends_at = member.program.expires_at(later(days=max(days)))
+    assert [(lot.points, lot.expires_at) for lot in member.now.lots] == [(10 * len(days), ends_at)]
+    assert [member.purchases[entry.version].document["expires_at"] for entry in member.journal[-1:]]
+
+
+def test_under_inactivity_a_late_basket_expires_from_a_spend_since() -> None:
+    member = Member(program(points=MONTH + "\nworth = { points = 1, amount = 1 }"))
+    member.ok(AdjustPoints(10, "gift", later(days=-9)))
+    member.ok(PlaceHold(5, None, later(days=-8)))
+    member.ok(AdjustPoints(-1, "taken", later(days=-2)))
+    entry = member.buy(line(1000), at=later(days=-34), received_at=NOW)
+    assert entry.postings[0].expires_at == member.program.expires_at(later(days=-2))
+    assert member.now.counters["active_at"] == "2026-11-20T10:00:00Z"
+
+
+def test_under_inactivity_an_activity_before_a_hold_s_points_expired_keeps_them_till_the_latest() -> None:
+    member = Member(program(points=MONTH + "\nhold_max_s = 1000000"))
+    member.ok(AdjustPoints(10, "gift", later(days=-32)))
+    member.ok(PlaceHold(10, 10**6, later(days=-3)))
+    assert "renewed" not in [one.reason for one in member.buy(line(1000), at=NOW).postings]
+    entry = member.buy(line(1000), at=later(days=-2), received_at=NOW)
+    renewed = [(one.points, one.source, one.expires_at) for one in entry.postings if one.reason == "renewed"]
+    assert renewed == [(10, "held", member.program.expires_at(NOW))]
+
+
+def test_a_program_that_does_not_count_activity_notes_none() -> None:
+    member = Member(program())
+    member.buy(line(1000))
+    assert "active_at" not in member.now.counters
+
+
 def test_an_unused_redemption_ends_at_its_time_and_its_points_stay_spent() -> None:
     reward = '[[rewards]]\ncode = "r"\nname = "R"\npoints = 10\nvalid_days = 2\n'
     member = Member(program(reward))
