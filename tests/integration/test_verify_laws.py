@@ -50,6 +50,7 @@ def live(data: st.DataObject, first: Program, second: Program) -> tuple[Member, 
 
 def rows_of(member: Member, deciding: list[Program]) -> MemberRows:
     """Everything as the command side would store it, but answers."""
+    programs = {entry.version: program for entry, program in zip(member.journal, deciding, strict=True)}
     journal = [journal_row(entry, program) for entry, program in zip(member.journal, deciding, strict=True)]
     personal = [row["version"] for row in journal if row["kind"] in {"member_enrolled", "member_closed"}]
     profile = "{}" if member.now.status == "open" else '{"erased": true}'
@@ -58,8 +59,8 @@ def rows_of(member: Member, deciding: list[Program]) -> MemberRows:
         account_row(member),
         {"member_id": ADA, "version": personal[-1], "profile": profile},
         journal,
-        [purchase_row(member, version) for version in sorted(member.purchases)],
-        [receipt_row(entry) for entry in member.journal if receipt_row(entry)],
+        [purchase_row(member, version, programs) for version in sorted(member.purchases)],
+        [row for entry in member.journal if (row := receipt_row(entry, programs[entry.version]))],
         [],
         [],
     )
@@ -90,19 +91,19 @@ def account_row(member: Member) -> dict[str, Any]:
     return columns | {"member_id": ADA, "state": orjson.dumps(state_document(account))}
 
 
-def purchase_row(member: Member, version: int) -> dict[str, Any]:
+def purchase_row(member: Member, version: int, programs: dict[int, Program]) -> dict[str, Any]:
     purchase = member.purchases[version]
     returned = [entry.version for entry in member.journal if entry.detail.get("purchase") == version]
     row = {"member_id": ADA, "version": version, "changed_version": max([version, *returned])}
     row |= {
         "occurred_at": purchase.occurred_at,
-        "business_date": purchase.occurred_at.date(),
+        "business_date": programs[version].business_date(purchase.occurred_at),
         "document": orjson.dumps(purchase.document),
     }
     return row | purchase.receipt
 
 
-def receipt_row(entry: Entry) -> dict[str, Any] | None:
+def receipt_row(entry: Entry, program: Program) -> dict[str, Any] | None:
     detail = entry.detail
     match entry.kind:
         case "purchase_recorded":
@@ -118,7 +119,7 @@ def receipt_row(entry: Entry) -> dict[str, Any] | None:
         case _:
             return None
     row = dict(zip(("kind", "store", "till", "receipt"), name, strict=True))
-    day = entry.occurred_at.date() if "purchase" in entry.kind else NO_DATE
+    day = program.business_date(entry.occurred_at) if "purchase" in entry.kind else NO_DATE
     subject = f"{ADA}-{detail['purchase']}" if entry.kind == "purchase_returned" else ""
     return row | {"member_id": ADA, "version": entry.version, "business_date": day, "subject": subject}
 
