@@ -20,7 +20,7 @@ from cluster.os_user import Account
 Probe = Callable[[], Awaitable[str | None]]
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LOG_BYTES_MAX = 10 * 1024 * 1024
+LOG_BYTES_MAX = 32 * 1024 * 1024  # about 130,000 answers
 LOG_TAIL_LINES = 15
 LOG_TAIL_BYTES = 16 * 1024
 PROBE_INTERVAL_S = 0.05

@@ -106,7 +106,7 @@ class Lane:
         try:
             await self._run_once(batch)
         except BatchConflictError as error:
-            structlog.get_logger().info("batch_conflicts", commands=len(batch), reason=str(error))
+            structlog.get_logger().info("batch_conflicts", requests=_requests(batch), reason=str(error))
             await self._run_locked([waiting for waiting in batch if _in_time(waiting)])
 
     async def _run_locked(self, batch: Sequence[_Waiting]) -> None:
@@ -115,7 +115,7 @@ class Lane:
             try:
                 await self._run_once(batch, locked=True)
             except BatchConflictError as error:
-                structlog.get_logger().info("batch_runs_singly", commands=len(batch), reason=str(error))
+                structlog.get_logger().info("batch_runs_singly", requests=_requests(batch), reason=str(error))
             else:
                 return
         for waiting in batch:
@@ -128,7 +128,9 @@ class Lane:
             try:
                 await self._run_once([waiting], locked=True)
             except BatchConflictError as error:
-                structlog.get_logger().warning("command_conflicts", attempt=attempt, reason=str(error))
+                structlog.get_logger().warning(
+                    "command_conflicts", requests=_requests([waiting]), attempt=attempt, reason=str(error)
+                )
                 await asyncio.sleep(_BACKOFF_S * 2**attempt)
             else:
                 return
@@ -145,7 +147,7 @@ class Lane:
         except UnknownOutcomeError as error:
             _refuse_all(batch, ProblemError("unknown_outcome", str(error)))
         except Exception:  # noqa: BLE001 - whatever it is, every command must get an answer
-            structlog.get_logger().exception("batch_failed")
+            structlog.get_logger().exception("batch_failed", requests=_requests(batch))
             _refuse_all(batch, ProblemError("internal"))
         else:
             for waiting, answer in zip(batch, answers, strict=True):
@@ -188,6 +190,11 @@ class Lanes:
     async def idle(self) -> None:
         """Return when every lane is empty."""
         await asyncio.gather(*(lane.idle() for lane in self._lanes))
+
+
+def _requests(batch: Sequence[_Waiting]) -> list[str]:
+    """The ids by which those who asked know these commands."""
+    return [waiting.envelope.request_id for waiting in batch]
 
 
 def _answer(waiting: _Waiting, answer: Answer) -> None:

@@ -18,9 +18,9 @@ from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
 from rules.codec import instant_text
 from service.health import DRAINING
-from service.problem import REQUEST_ID, malformed_parameter
+from service.problem import malformed_parameter
 from service.ticket import TICKETS, use_ticket
-from service.web import CREDENTIALS, PRINCIPAL, render_json
+from service.web import CREDENTIALS, PRINCIPAL, render_json, sign
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import parse_version
 
@@ -55,7 +55,7 @@ async def _stream(request: web.Request, node: QueryNode, question: Question, see
     if first.body is None:
         raise ProblemError("member_not_found")
     response = web.StreamResponse(headers=_HEADERS)
-    response.headers.update({"Request-Id": request[REQUEST_ID], "Loyalty-Region": node.settings.region})
+    sign(request.app, request, response)
     await response.prepare(request)
     if request.method == "HEAD":
         return response

@@ -11,8 +11,9 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from service.problem import REQUEST_ID, render_problem, request_id_of
-from service.settings import SETTINGS, NodeSettings
+from service.access import ACCESS, request_id_of
+from service.problem import REQUEST_ID, render_problem
+from service.settings import SETTINGS
 from service.web import sign
 from shard_router.errors import ProblemError
 
@@ -25,13 +26,14 @@ class Runner(web.AppRunner):
     """Runs an application on bounded connections."""
 
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self.app[SETTINGS])
+        return _Server(await super()._make_server(), self.app)
 
 
 class _Server(web.Server):
     """A server like the one given, whose connections are few and busy enough."""
 
-    def __init__(self, like: web.Server, settings: NodeSettings) -> None:
+    def __init__(self, like: web.Server, app: web.Application) -> None:
+        settings = app[SETTINGS]
         super().__init__(
             like.request_handler,
             request_factory=like.request_factory,
@@ -39,13 +41,13 @@ class _Server(web.Server):
             **like._kwargs,  # noqa: SLF001 - of our own base class
         )
         self._kwargs["keepalive_timeout"] = settings.idle_timeout_s
-        self._settings = settings
+        self._app, self._settings = app, settings
         self._open = set[_Connection]()
         self._open_max = min(settings.connections_max, _file_limit() // 2)
         self._looking = self._loop.create_task(self._look_for_ever())
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, self._settings.region, loop=self._loop, **self._kwargs)
+        return _Connection(self, self._app, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection in, and give the room of idle ones to it when there is none."""
@@ -95,9 +97,9 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One client's connection."""
 
-    def __init__(self, server: web.Server, region: str, **arguments: Any) -> None:
+    def __init__(self, server: web.Server, app: web.Application, **arguments: Any) -> None:
         super().__init__(server, **arguments)
-        self._region = region
+        self._app = app
         self._head_since = 0.0
         self._stuck_since = 0.0
 
@@ -174,8 +176,9 @@ class _Connection(web.RequestHandler):
     def _render(self, request: web.BaseRequest, error: ProblemError) -> web.Response:
         request[REQUEST_ID] = request_id_of(request)
         response = render_problem(request, error)
-        sign(response, request[REQUEST_ID], region=self._region)
+        sign(self._app, request, response)
         response.force_close()
+        self._app[ACCESS].note(request, response, route="none")
         return response
 
 

@@ -46,6 +46,11 @@ class Principal:
     expires_at: float | None = None
     desk: bool = False
 
+    @property
+    def label(self) -> str:
+        """What logs call it: a key by its id. They name no member."""
+        return self.credential if self.member_id is None else "member"
+
     def may_see(self, member_id: int) -> bool:
         """Whether this principal may see a member's data: staff all, a member his own."""
         return self.member_id is None or self.member_id == member_id

@@ -20,7 +20,7 @@ from service.bulkhead import Bulkhead
 from service.health import DRAINING
 from service.problem import REQUEST_ID
 from service.settings import SETTINGS
-from service.web import CREDENTIALS, FORWARDED
+from service.web import CREDENTIALS, FORWARDED, sign
 from shard_router.errors import ProblemError
 from shard_router.topology import TopologyWatch
 
@@ -28,10 +28,11 @@ FORWARDED_HEADER: Final = "Loyalty-Forwarded"
 DEADLINE_HEADER: Final = "Loyalty-Deadline-Ms"
 _PASSED_ON: Final = (
     "Authorization", "Content-Type", "Idempotency-Key", "Consistency-Token", "If-None-Match", "Last-Event-ID", "Accept",
+    "traceparent", "tracestate",
 )  # fmt: skip
 _PASSED_BACK: Final = (
     "Content-Type", "Consistency-Token", "Idempotent-Replayed", "ETag", "Loyalty-Region", "Loyalty-Source",
-    "Retry-After", "Cache-Control", "X-Accel-Buffering",
+    "Retry-After", "Cache-Control", "X-Accel-Buffering", "Content-Encoding", "Vary",
 )  # fmt: skip
 _CONNECT_TIMEOUT_S: Final = 1.0
 _ANSWER_MARGIN_S: Final = 0.25  # so that the home node's own deadline answer arrives before ours is over
@@ -80,7 +81,8 @@ class Forwarder:
             kept = _kept(answer)
             if answer.status != web.HTTPOk.status_code:
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
-            response = web.StreamResponse(headers=kept | {"Request-Id": request[REQUEST_ID]})
+            response = web.StreamResponse(headers=kept)
+            sign(request.app, request, response)
             with suppress(ConnectionError, aiohttp.ClientError, TimeoutError):  # the client comes back with its last id
                 await response.prepare(request)
                 async for piece in answer.content.iter_any():
@@ -128,6 +130,7 @@ class Forwarder:
 
     def _headers(self, request: web.Request, method: str) -> dict[str, str]:
         kept = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        kept["Accept-Encoding"] = request.headers.get("Accept-Encoding", "identity")  # what comes is handed on as it is
         request_id = request[REQUEST_ID]
         mark = request.app[CREDENTIALS].sign(_signed(self._region, method, _target(request), request_id))
         return kept | {FORWARDED_HEADER: f"{self._region};{mark}", "Request-Id": request_id}
@@ -135,7 +138,7 @@ class Forwarder:
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)  # the bulkhead bounds it, region by region
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
 

@@ -19,7 +19,10 @@ class Output:
 
     def write(self, text: str) -> None:
         """Write as much as there is room for."""
-        left = text.encode("utf-8", "backslashreplace")
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+    def write_bytes(self, left: bytes) -> None:
+        """Write as much as there is room for."""
         with suppress(OSError):
             while left:
                 left = left[os.write(STANDARD_ERROR, left) :]

@@ -1,7 +1,5 @@
-"""Problem documents (RFC 9457): how every error is answered, and the request id they carry."""
+"""Problem documents (RFC 9457): how every error is answered."""
 
-import itertools
-import secrets
 from typing import Any, Final
 
 import orjson
@@ -11,23 +9,10 @@ from aiohttp import web
 from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
-_GIVEN_LENGTH_MAX: Final = 64
 _SHOWN_MAX: Final = 300  # characters of one text: what was sent is not sent back by the megabyte
 _CHALLENGE: Final = 'Bearer realm="loyalty"'
 
-# Unique is enough for a request id, and a system call for each is not needed.
-_PROCESS: Final = secrets.token_hex(4)
-_NUMBERS: Final = itertools.count()
-
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
-
-
-def request_id_of(request: web.BaseRequest) -> str:
-    """The id the caller gave this request when it can serve as one, else a new one."""
-    given = request.headers.get("Request-Id", "")
-    if given.isascii() and given.isalnum() and len(given) <= _GIVEN_LENGTH_MAX:
-        return given
-    return f"{_PROCESS}{next(_NUMBERS):08x}"
 
 
 def render_exception(request: web.BaseRequest, error: Exception) -> web.Response:

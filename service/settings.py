@@ -1,12 +1,13 @@
 """Settings of every process: flags, then LOYALTY_* variables, then the TOML file named by --config."""
 
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from aiohttp import web
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -18,6 +19,13 @@ from shard_router.errors import DocumentError
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lambda v: str(v).lower())
 ]
+ANY_ORIGIN: Final = "*"
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s*]+)$")]
+
+
+def _listed(value: Any) -> Any:
+    """A variable lists them with blanks or commas between."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
 class NodeSettings(BaseSettings):
@@ -48,6 +56,8 @@ class NodeSettings(BaseSettings):
     """How long a request's head may take, from its first byte or from when a client connects."""
     idle_timeout_s: float = 75.0
     """How long a connection may ask nothing, or take nothing of an answer; more than proxies keep theirs (60 s)."""
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Origins whose pages may ask this node, like `https://app.example`; `*` for any."""
     drain_s: float = 5.0
     """How long a stopping node finishes what it has."""
 

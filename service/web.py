@@ -15,11 +15,15 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from service.access import ACCESS, AccessLog, request_id_of
+from service.coding import compress
+from service.cors import CORS, CrossOrigin
 from service.credential import Credentials, Principal, Role
 from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, answer_livez, answer_metrics, answer_readyz
+from service.log import Output
 from service.payload import ARRIVING, BODY, read_payload
 from service.place import Places
-from service.problem import REQUEST_ID, malformed_parameter, render_exception, request_id_of
+from service.problem import REQUEST_ID, malformed_parameter, render_exception
 from service.settings import SETTINGS, NodeSettings
 from shard_router.errors import ProblemError
 
@@ -81,6 +85,8 @@ def build_app(settings: NodeSettings, credentials: Credentials) -> web.Applicati
     app[CHECKS] = {}
     app[WARNINGS] = {"credentials": credentials.look}
     app[GUARDS] = {}
+    app[CORS] = CrossOrigin(settings.cors_origins)
+    app[ACCESS] = access = AccessLog(settings, Output())
     app[UNDER_WAY] = Places(settings.in_flight_max, "under way")
     app[ARRIVING] = Places(settings.bodies_arriving_max, "arriving")
     app[DRAINING] = asyncio.Event()
@@ -89,6 +95,7 @@ def build_app(settings: NodeSettings, credentials: Credentials) -> web.Applicati
         app[REGISTRY].register(collector)
     for path, handler in (("/livez", answer_livez), ("/readyz", answer_readyz), ("/metrics", answer_metrics)):
         add_route(app, "GET", path, handler, guard=OPEN)
+    app.on_cleanup.append(functools.partial(_flush, access))
     return app
 
 
@@ -104,10 +111,12 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Take a request the straight way, and give its answer the headers that every answer has."""
     started_at = time.perf_counter()
     app = request.app
-    request[REQUEST_ID] = request_id = request_id_of(request)
+    request[REQUEST_ID] = request_id_of(request)
+    guard = app[GUARDS].get(request.match_info.handler, _DEFAULT)
     try:
-        guard = app[GUARDS].get(request.match_info.handler, _DEFAULT)
-        if guard.open:
+        if request.method == "OPTIONS" and (preflight := app[CORS].preflight(request)):
+            response = preflight
+        elif guard.open:
             response = await handler(request)
         else:
             principal = guard.identify(request) if guard.identify else None
@@ -126,25 +135,36 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:  # noqa: BLE001 - the last resort is an answer too
         response = render_exception(request, error)
     if not response.prepared:
-        sign(response, request_id, region=app[SETTINGS].region)
+        sign(app, request, response)
+        compress(request, response)
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
-    _histogram(request.method, route, response.status).observe(time.perf_counter() - started_at)
+    took_s = time.perf_counter() - started_at
+    _histogram(request.method, route, response.status).observe(took_s)
+    if not guard.open or response.status >= 400:  # noqa: PLR2004 - probes come every second
+        label = request[PRINCIPAL].label if PRINCIPAL in request else None
+        app[ACCESS].note(request, response, route=route, took_ms=round(took_s * 1000, 1), credential=label)
     return response
 
 
-def sign(response: web.StreamResponse, request_id: str, *, region: str) -> None:
-    """Give an answer the headers that every answer has."""
+def sign(app: web.Application, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Give an answer the headers that every answer has. One that is prepared by its handler needs them before."""
     headers = response.headers
-    headers["Request-Id"] = request_id
+    headers["Request-Id"] = request[REQUEST_ID]
     headers["Server"] = "loyalty"
-    headers.setdefault("Loyalty-Region", region)
+    headers.setdefault("Loyalty-Region", app[SETTINGS].region)
+    if app[CORS].origins:
+        app[CORS].allow(request, response)
 
 
 def render_json(body: bytes | object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON answer from bytes as they are, or from an object."""
     content = body if isinstance(body, bytes) else orjson.dumps(body)
     return web.Response(status=status, body=content, content_type="application/json", headers=headers)
+
+
+async def _flush(access: AccessLog, _app: web.Application) -> None:
+    access.flush()
 
 
 def _check(guard: Guard, request: web.Request, principal: Principal) -> None:

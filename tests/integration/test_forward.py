@@ -1,6 +1,7 @@
 """A foreign member's request on its way to the home region, over real sockets: whom to ask next, and when nobody."""
 
 import asyncio
+import gzip
 import json
 import socket
 from collections.abc import AsyncGenerator, Generator
@@ -20,6 +21,7 @@ from shard_router.topology import TopologyWatch
 from tests.engine import free_port
 
 FORWARD_KEY = "f" * 32
+LONG = b"x" * 5_000
 
 
 @contextmanager
@@ -45,6 +47,8 @@ async def home_node(asked: list[web.Request] | None = None) -> AsyncGenerator[tu
         got.append(await request.read())
         if asked is not None:
             asked.append(request)
+        if "long" in request.query:
+            return web.Response(body=gzip.compress(LONG), headers={"Content-Encoding": "gzip"})
         return web.json_response({}, status=201)
 
     app = web.Application()
@@ -174,3 +178,19 @@ async def test_an_absolute_target_is_forwarded_as_a_path(tmp_path: Path, method:
         assert [(request.method, request.raw_path) for request in asked] == [
             ("GET" if method == "HEAD" else "POST", "/v1/adjustments?a=%2Fb%20c")
         ]
+
+
+async def test_id_trace_and_coding_of_a_request_go_along_and_the_answer_comes_back_as_it_is(tmp_path: Path) -> None:
+    """What is packed at home is not unpacked and packed again on the way."""
+    asked: list[web.Request] = []
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    given = {"Request-Id": "till-7", "traceparent": trace, "Accept-Encoding": "gzip;q=0.7"}
+    async with home_node(asked) as (home, _), far_node(tmp_path, [home]) as (url, key):
+        async with (
+            ClientSession(auto_decompress=False) as session,
+            session.get(f"{url}?long", headers={"Authorization": f"Bearer {key}"} | given) as answer,
+        ):
+            assert answer.headers.get("Content-Encoding") == "gzip"
+            assert gzip.decompress(await answer.read()) == LONG
+            assert answer.headers["Request-Id"] == "till-7"
+        assert {name: asked[0].headers[name] for name in given} == given

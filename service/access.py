@@ -1,0 +1,78 @@
+"""What names a request, and the line that its answer leaves in the log of whatever node did the work.
+
+A caller's own `Request-Id`, else the trace of its `traceparent`, names the request here and in every region it is
+handed to. Lines are written some at a time: one system call for each would cost more than the rest of the line.
+"""
+
+import asyncio
+import itertools
+import re
+import secrets
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from service.log import Output
+from service.settings import NodeSettings
+
+_GIVEN: Final = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
+_TRACE: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # w3.org/TR/trace-context
+_LOGGED_AT: Final = frozenset({"debug", "info"})
+_PAUSE_S: Final = 0.1
+_HELD_MAX: Final = 256  # lines, about 64 kB
+
+# Unique is enough for a request id, and a system call for each is not needed.
+_PROCESS: Final = secrets.token_hex(4)
+_NUMBERS: Final = itertools.count()
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The id the caller gave this request when it can serve as one, else that of its trace, else a new one."""
+    headers = request.headers
+    if "Request-Id" in headers and _GIVEN.fullmatch(given := headers["Request-Id"]):
+        return given
+    if "traceparent" in headers and (trace := _TRACE.match(headers["traceparent"])):
+        return trace[1]
+    return f"{_PROCESS}{next(_NUMBERS):08x}"
+
+
+class AccessLog:
+    """The lines of answers."""
+
+    def __init__(self, settings: NodeSettings, output: Output) -> None:
+        self._enabled = settings.log_level in _LOGGED_AT
+        self._output = output
+        self._held: list[bytes] = []
+
+    def note(self, request: web.BaseRequest, response: web.StreamResponse, **about: Any) -> None:
+        """Add the line of an answer; `about` are fields of its own. It names no member and quotes no path."""
+        if not self._enabled:
+            return
+        line = {
+            "request_id": response.headers["Request-Id"],
+            "method": request.method,
+            "status": response.status,
+            "region": response.headers["Loyalty-Region"],
+            **about,
+            "event": "answered",
+            "level": "info",
+            "timestamp": datetime.now(UTC),
+        }
+        if trace := _TRACE.match(request.headers.get("traceparent", "")):
+            line["trace_id"] = trace[1]
+        if not self._held:
+            asyncio.get_running_loop().call_later(_PAUSE_S, self.flush)
+        self._held.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+        if len(self._held) >= _HELD_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self._held:
+            self._output.write_bytes(b"".join(self._held))
+            self._held.clear()
+
+
+ACCESS: Final = web.AppKey("access", AccessLog)
