@@ -33,6 +33,9 @@ from shard_router.member_id import format_member_id, format_reference
 
 CREATED: Final = 201
 OK: Final = 200
+REFUSED: Final = 400
+MAY_CHANGE: Final = frozenset({404, 429})
+"""Refusals that are not stored: what is missing may still arrive, and what was asked too often may be asked later."""
 _ON_WHAT_IS_THERE: Final = (CaptureHold, VoidHold, UseRedemption, CancelRedemption, CloseMember)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from command.answer import RenderedEntry, accepted, problem_answer, refused, render_entry
+from command.answer import MAY_CHANGE, REFUSED, RenderedEntry, accepted, problem_answer, refused, render_entry
 from command.binding import not_at_store
 from command.envelope import Answer, Envelope, ReceiptName
 from command.load import Extras, KnownReceipt, Loaded, NamedEntry, account_of, purchase_of
@@ -44,9 +44,6 @@ from shard_router.errors import ProblemError
 
 PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
 """Entries whose answers show personal data."""
-
-MAY_CHANGE: Final = frozenset({404, 429})
-"""Refusals that are not stored: what is missing may still arrive, and what was asked too often may be asked later."""
 
 
 class Batch:
@@ -247,7 +244,7 @@ class Batch:
 
     def _keep(self, envelope: Envelope, answer: Answer) -> Answer:
         """Store the first answer under its key; the settler has none."""
-        if envelope.key is not None:
+        if envelope.key is not None and (envelope.stores_refusal or answer.status < REFUSED):
             self.writes.add_answer(envelope, answer)
         return answer
 

@@ -50,6 +50,7 @@ class Envelope:
     `deadline` is a monotonic instant. `key` is None for settler and courier. A refusal for the reason
     `not_final` is not stored: the caller does something about it and runs the command again. `holds_of` is the member
     whose holds the command names: of another one they do not exist. `store`: the one that the credential is bound to.
+    Without `stores_refusal` a "no" is not stored (see refusal).
     """
 
     command: Command
@@ -67,6 +68,7 @@ class Envelope:
     not_final: str | None = None
     holds_of: int | None = None
     store: str | None = None
+    stores_refusal: bool = True
 
 
 @dataclass(frozen=True, slots=True)

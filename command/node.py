@@ -1,14 +1,16 @@
 """From a member to the lane that serves it, or to the region that does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from command.answer import MAY_CHANGE, REFUSED
 from command.claim import Claims
 from command.envelope import Answer, Envelope
 from command.lane import LaneMetrics, Lanes
 from command.program import ProgramCache
+from command.refusal import StoredRefusals
 from command.stock import StockKeeper
 from command.store import Store
 from rules.program import Program
@@ -52,6 +54,7 @@ class CommandNode:
         self.stock = StockKeeper(pools, self.detached)
         self.programs = ProgramCache()
         self.lanes_per_shard = 1
+        self._refusals = StoredRefusals()
 
     @property
     def region_number(self) -> int:
@@ -96,7 +99,12 @@ class CommandNode:
 
     async def run(self, envelope: Envelope) -> Answer:
         """Answer a command for a member of this region (see Lanes)."""
-        return await self.lanes_at(envelope.slot).run(envelope)
+        credential = envelope.credential
+        stores = self._refusals.may_store(credential)
+        answer = await self.lanes_at(envelope.slot).run(envelope if stores else replace(envelope, stores_refusal=False))
+        if answer.status >= REFUSED and answer.status not in MAY_CHANGE and not (answer.replayed or answer.not_final):
+            self._refusals.note(credential)
+        return answer
 
     def lanes_of(self, shard: str) -> Lanes:
         """The lanes of a shard of this region."""

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from command.migrate import migrate
-from tests.command_node import RunningNode, running_command_node, running_regions
+from command.refusal import OF_MEMBER_MAX
+from tests.command_node import Reply, RunningNode, running_command_node, running_regions
 from tests.engine import PostgresServer
 from tests.integration.test_command import basket
 
@@ -100,3 +101,21 @@ async def test_a_members_key_is_the_same_from_whichever_region(
         assert (first.status, again.status, again.body) == (201, 201, first.body)
         assert first.headers["Loyalty-Region"] == "eu"
     await postgres_server.drop_database(far)
+
+
+async def test_a_member_who_is_refused_again_and_again_fills_no_table(node: RunningNode) -> None:
+    ada, bob = await node.enrol(), await node.enrol()
+    role = node.as_member(ada["member_id"])
+
+    async def ask(number: int) -> Reply:
+        return await node.post("/v1/transfers", transfer(ada, bob), role=role, key=f"poor-{number}")
+
+    replies = [await ask(number) for number in range(OF_MEMBER_MAX + 20)]
+    assert {(reply.status, reply.code) for reply in replies} == {(422, "insufficient_points")}
+    connection = await asyncpg.connect(node.dsn)
+    rows = await connection.fetchval("SELECT count(*) FROM idempotency WHERE credential LIKE 'member:%'")
+    await connection.close()
+    assert rows == OF_MEMBER_MAX
+    await node.give(ada["member_id"], 10)
+    stored, decided_anew = await ask(0), await ask(OF_MEMBER_MAX)
+    assert (stored.status, stored.body, decided_anew.status) == (422, replies[0].body, 201)
