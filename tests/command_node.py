@@ -12,8 +12,6 @@ from typing import Any
 
 from aiohttp import ClientResponse, ClientSession, web
 from aiohttp.test_utils import TestServer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from command.__main__ import build
 from command.courier import Courier
@@ -21,9 +19,10 @@ from command.node import CommandNode
 from command.program import apply_program, learn_program
 from command.request import COURIER, NODE
 from command.settings import CommandSettings
-from service.credential import mint_member_token, new_key
+from service.credential import mint_member_token
 from shard_router.member_id import parse_member_id
 from tests.engine import free_port
+from tests.keys import write_credentials
 
 PROGRAM = """
 [program]
@@ -178,15 +177,7 @@ def _settings(folder: Path, region: str) -> dict[str, Any]:
 def _write_documents(folder: Path, regions: dict[str, Any], shards: dict[str, Any]) -> tuple[dict[str, str], str]:
     """Write topology and credentials; tells the keys by role and the key that signs members' tokens."""
     (folder / "topology.json").write_text(json.dumps({"epoch": 1, "regions": regions, "shards": shards}))
-    made = {role: new_key(role) for role in ("pos", "service", "admin")}
-    made |= {f"till{store}": new_key("pos", store) for store in ("330", "331")}
-    made["desk330"] = new_key("pos", "330", desk=True)
-    private = Ed25519PrivateKey.generate()
-    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    credentials = {"keys": [record.model_dump() for _, record in made.values()], "jwt_public_keys": [public]}
-    (folder / "credentials.json").write_text(json.dumps(credentials))
-    signing_key = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    return {role: text for role, (text, _) in made.items()}, signing_key
+    return write_credentials(folder / "credentials.json")
 
 
 @asynccontextmanager

@@ -12,17 +12,16 @@ import asyncpg
 import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from redis.asyncio import Redis
 
 from query import views
 from query.__main__ import build
 from query.settings import QuerySettings
 from rules.version import place_of
-from service.credential import mint_member_token, new_forward_key, new_key
+from service.credential import mint_member_token
 from shard_router.member_id import compose_member_id, format_member_id
 from tests.engine import free_port
+from tests.keys import write_credentials
 
 START = datetime(2026, 11, 1, 9, tzinfo=UTC)
 REGIONS = {"eu": 1, "us": 2}
@@ -99,7 +98,7 @@ async def open_world(folder: Path, shards: dict[str, ShardPlace], **settings: An
     nodes = {name.partition("-")[0]: f"http://127.0.0.1:{free_port()}" for name in shards}
     topology = folder / "topology.json"
     topology.write_bytes(orjson.dumps(_topology(shards, nodes)))
-    keys, signing_key = _write_credentials(folder / "credentials.json")
+    keys, signing_key = write_credentials(folder / "credentials.json")
     async with AsyncExitStack() as stack:
         apps: dict[str, web.Application] = {}
         for region, url in nodes.items():
@@ -247,17 +246,3 @@ def _topology(shards: dict[str, ShardPlace], nodes: dict[str, str]) -> dict[str,
         for name, place in shards.items()
     }
     return {"epoch": 1, "regions": regions, "shards": rows}
-
-
-def _write_credentials(path: Path) -> tuple[dict[str, str], str]:
-    private = Ed25519PrivateKey.generate()
-    public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    made = {role: new_key(role) for role in ("pos", "service", "admin")} | {
-        "other_pos": new_key("pos"),
-        "till330": new_key("pos", "330"),
-    }
-    records = [record.model_dump() for _, record in made.values()]
-    document = {"keys": records, "jwt_public_keys": [public_pem], "forward_keys": [new_forward_key()]}
-    path.write_bytes(orjson.dumps(document))
-    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    return {role: text for role, (text, _) in made.items()}, pem
