@@ -4,7 +4,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,7 @@ async def test_what_was_never_taken_back_is_found(pair: Pair) -> None:
 
 async def test_a_purchase_and_both_its_returns_in_one_batch_take_the_thanks_back(pair: Pair) -> None:
     number = parse_member_id(pair.newcomer["member_id"])
-    now, day = now_utc(), date(2026, 11, 22)
+    now = now_utc()
     receipts = [Receipt("330", "1", name) for name in ("sold", "back-1", "back-2")]
     lines = (Line("a", Decimal(2), 1000),)
     part = (ReturnedLine(1, Decimal(1)),)
@@ -200,7 +199,7 @@ async def test_a_purchase_and_both_its_returns_in_one_batch_take_the_thanks_back
         Envelope(
             command=command, slot=slot_of(number), deadline=time.monotonic() + 5, request_id="t", credential="t",
             member_id=number, reference=2 if kind == "return" else None,
-            receipt=ReceiptKey(one.store, one.till, day, one.receipt, kind, Fingerprint(f"{1:032x}")),
+            receipt=ReceiptKey(one.store, one.till, one.receipt, kind, Fingerprint(f"{1:032x}"), occurred_at=now),
         )
         for command, one, kind in zip(commands, receipts, ("purchase", "return", "return"), strict=True)
     ]  # fmt: skip
