@@ -1,13 +1,29 @@
 """The bodies of commands: everything is checked here, once, so that behind the edge there is only sense."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import ConfigDict, FailFast, Field, model_validator
 
 from rules.command import ReturnedLine
 from service.body import LINES_MAX, POINTS_MAX, MemberReference, StrictModel
-from service.field import BirthDate, CardNumber, Email, EntityId, Flag, Instant, LongText, Phone, Quantity, Text
+from service.field import (
+    EACH_ONCE,
+    BirthDate,
+    CardNumber,
+    Email,
+    EntityId,
+    Flag,
+    Instant,
+    LongText,
+    Phone,
+    Quantity,
+    Text,
+    WholeNumber,
+)
 from service.identifier import canonical_identifier
+from service.schema import at_least_one, exactly_one
+
+_OF_POINTS_GIVEN: Final = ("pending_until", "expires_at")
 
 
 class EnrolBody(StrictModel):
@@ -34,7 +50,7 @@ class EnrolBody(StrictModel):
 class ReturnedLineBody(StrictModel):
     """So much of a line came back; lines count from 1."""
 
-    line: Annotated[int, Field(strict=True, ge=1, le=LINES_MAX)]
+    line: Annotated[int, WholeNumber(1, LINES_MAX)]
     quantity: Quantity
 
     def line_returned(self) -> ReturnedLine:
@@ -70,11 +86,12 @@ class AdjustmentBody(StrictModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"member": {"card": "0100000000000000008"}, "points": 50, "reason": "goodwill"}]
+            "examples": [{"member": {"card": "0100000000000000008"}, "points": 50, "reason": "goodwill"}],
+            "dependentSchemas": {name: {"properties": {"points": {"minimum": 1}}} for name in _OF_POINTS_GIVEN},
         }
     )
     member: MemberReference
-    points: Annotated[int, Field(strict=True, ge=-POINTS_MAX, le=POINTS_MAX)]
+    points: Annotated[int, WholeNumber(-POINTS_MAX, POINTS_MAX)] = Field(json_schema_extra={"not": {"const": 0}})
     reason: LongText
     pending_until: Instant | None = None
     expires_at: Instant | None = None
@@ -97,17 +114,17 @@ class HoldBody(StrictModel):
         }
     )
     member: MemberReference
-    points: Annotated[int, Field(strict=True, ge=1, le=POINTS_MAX)]
+    points: Annotated[int, WholeNumber(1, POINTS_MAX)]
     store: Text | None = None
     till: Text | None = None
-    expires_in_s: Annotated[int, Field(strict=True, ge=1, le=366 * 86_400)] | None = None
+    expires_in_s: Annotated[int, WholeNumber(1, 366 * 86_400)] | None = None
 
 
 class CaptureBody(StrictModel):
     """How much of a hold to spend; absent: all of it. The rest is released."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"points": 80}]})
-    points: Annotated[int, Field(strict=True, ge=1, le=POINTS_MAX)] | None = None
+    points: Annotated[int, WholeNumber(1, POINTS_MAX)] | None = None
 
 
 class VoidBody(StrictModel):
@@ -124,7 +141,7 @@ class TransferBody(StrictModel):
     )
     from_: MemberReference = Field(alias="from")
     to: MemberReference
-    points: Annotated[int, Field(strict=True, ge=1, le=POINTS_MAX)]
+    points: Annotated[int, WholeNumber(1, POINTS_MAX)]
 
 
 class RedemptionBody(StrictModel):
@@ -136,7 +153,7 @@ class RedemptionBody(StrictModel):
     member: MemberReference
     reward: Text
     store: Text | None = None
-    quantity: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 1
+    quantity: Annotated[int, WholeNumber(1, 1_000)] = 1
 
 
 class UseBody(StrictModel):
@@ -162,6 +179,7 @@ class CancelBody(StrictModel):
 class IdentifierBody(StrictModel):
     """A card, a phone or an e-mail: exactly one."""
 
+    model_config = exactly_one({"phone": "+4930123456"})
     card: CardNumber | None = None
     phone: Phone | None = None
     email: Email | None = None
@@ -187,11 +205,14 @@ class IdentifierBody(StrictModel):
 class IdentifiersBody(StrictModel):
     """What a member is found by from now on: a lost card is replaced by `new_card` and its number under `remove`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"new_card": True, "remove": [{"card": "0100000000000000008"}]}]}
+    model_config = at_least_one(
+        {"new_card": True, "remove": [{"card": "0100000000000000008"}]},
+        add={"minItems": 1},
+        remove={"minItems": 1},
+        new_card={"const": True},
     )
-    add: Annotated[list[IdentifierBody], Field(max_length=5)] = Field(default=[])
-    remove: Annotated[list[IdentifierBody], Field(max_length=20)] = Field(default=[])
+    add: Annotated[list[IdentifierBody], Field(max_length=5), EACH_ONCE] = Field(default=[])
+    remove: Annotated[list[IdentifierBody], Field(max_length=20), EACH_ONCE] = Field(default=[])
     new_card: Flag = Field(default=False, description="Draw a new card number; the answer shows it under `added`.")
 
     @property

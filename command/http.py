@@ -153,9 +153,15 @@ async def _sender(asked: CommandRequest[TransferBody]) -> Target:
     return await asked.node.find(*asked.body.from_.names)
 
 
+def _in_path(asked: CommandRequest[Any]) -> str:
+    """The one id that a path names."""
+    (text,) = asked.request.match_info.values()
+    return text
+
+
 async def _member_in_path(asked: CommandRequest[Any]) -> Target:
     """The member a path names; `member_not_found` for none, and for another one than a member's own."""
-    member_id = parse_or("member_not_found", parse_member_id, asked.request.match_info["id"])
+    member_id = parse_or("member_not_found", parse_member_id, _in_path(asked))
     if not asked.principal.may_see(member_id):
         raise ProblemError("member_not_found")
     return parse_or("member_not_found", asked.node.home_of, member_id)
@@ -165,7 +171,7 @@ def _entry_in_path(kind: str, missing: str) -> Callable[[CommandRequest[Any]], A
     """The member of an earlier entry that a path names, and that entry."""
 
     async def target(asked: CommandRequest[Any]) -> Target:
-        reference = parse_or(missing, parse_reference, kind, asked.request.match_info["id"])
+        reference = parse_or(missing, parse_reference, kind, _in_path(asked))
         home = parse_or(missing, asked.node.home_of, reference.member_id)
         return replace(home, reference=reference.version)
 

@@ -1,7 +1,7 @@
 """The calls of the write side: what they take, answer and refuse. Routes and OpenAPI come from this one list."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -161,7 +161,7 @@ class RedemptionClosedAnswer(BaseModel):
     """What became of a redemption: `used` or `cancelled`."""
 
     redemption_id: str
-    status: str
+    status: Literal["used", "cancelled"]
     account: Account
 
 
@@ -180,9 +180,9 @@ class VoidAnswer(BaseModel):
     account: Account
 
 
-def _id(what: str, example: str) -> Parameter:
+def _id(what: str, example: str, name: str = "") -> Parameter:
     return Parameter(
-        "id",
+        name or f"{what}_id",
         "path",
         f"The {what}'s id, from the answer that made it.",
         {"type": "string", "examples": [example]},
@@ -209,7 +209,7 @@ def _command(path: str, operation_id: str, summary: str, *, body: Any, answer: A
 
 
 _HOLD: Final = (_id("hold", f"hld_{MEMBER_EXAMPLE}-8"),)
-_REDEMPTION: Final = (_id("redemption", f"red_{MEMBER_EXAMPLE}-9"),)
+_REDEMPTION: Final = (_id("redemption", f"red_{MEMBER_EXAMPLE}-9", "id"),)
 _PURCHASE: Final = (_id("purchase", f"pur_{MEMBER_EXAMPLE}-7"),)
 
 OPERATIONS: Final = (
@@ -219,7 +219,7 @@ OPERATIONS: Final = (
         "Enrol a member",
         body=EnrolBody,
         answer=EnrolAnswer,
-        problems=("member_exists", "unknown_store"),
+        problems=("member_exists", "member_not_found", "unknown_store"),
         description="The member's home is the region of the node that takes the call.",
     ),
     _command(
@@ -238,7 +238,7 @@ OPERATIONS: Final = (
         tag="purchases",
     ),
     _command(
-        "/v1/purchases/{id}/returns",
+        "/v1/purchases/{purchase_id}/returns",
         "return_purchase",
         "Take goods back and reverse exactly what they earned",
         body=ReturnBody,
@@ -270,7 +270,7 @@ OPERATIONS: Final = (
         tag="holds",
     ),
     _command(
-        "/v1/holds/{id}/capture",
+        "/v1/holds/{hold_id}/capture",
         "capture_hold",
         "Spend a hold, wholly or in part",
         body=CaptureBody,
@@ -281,7 +281,7 @@ OPERATIONS: Final = (
         tag="holds",
     ),
     _command(
-        "/v1/holds/{id}/void",
+        "/v1/holds/{hold_id}/void",
         "void_hold",
         "Give a hold's points back",
         body=VoidBody,
@@ -292,7 +292,7 @@ OPERATIONS: Final = (
         tag="holds",
     ),
     _command(
-        "/v1/members/{id}",
+        "/v1/members/{member_id}",
         "erase_member",
         "Close a membership and erase everything personal",
         body=EraseBody,
@@ -305,7 +305,7 @@ OPERATIONS: Final = (
         description="What is left of the points is forfeited; the member's identifiers are free again.",
     ),
     _command(
-        "/v1/members/{id}/identifiers",
+        "/v1/members/{member_id}/identifiers",
         "change_identifiers",
         "Add and remove cards, phones and e-mails; replace a lost card",
         body=IdentifiersBody,

@@ -3,6 +3,7 @@
 from typing import Final
 
 from query import shape
+from query.catalogue import NEAR
 from query.evaluation import EvaluationBody
 from service.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
 from service.shape import MEMBER_EXAMPLE, Account
@@ -25,7 +26,7 @@ _TOKEN: Final = Parameter(
     "Consistency-Token",
     "header",
     "From a command's answer: see at least that. A token of another member is `malformed`.",
-    {"type": "string", "examples": [f"v1.{MEMBER_EXAMPLE}.7"]},
+    {"type": "string", "pattern": r"^v1\.[0-9A-Za-z]{14}\.[0-9]{1,19}$", "examples": [f"v1.{MEMBER_EXAMPLE}.7"]},
 )
 _IF_NONE_MATCH: Final = Parameter(
     "If-None-Match", "header", "The ETag kept; 304 when it still holds.", {"type": "string", "examples": ['W/"7"']}
@@ -37,7 +38,10 @@ _PAGE_SIZE: Final = Parameter(
     {"type": "integer", "minimum": 1, "default": 50},
 )
 _PAGE_TOKEN: Final = Parameter(
-    "page_token", "query", "`next_page_token` of the page before, with the same other parameters.", {"type": "string"}
+    "page_token",
+    "query",
+    "`next_page_token` of the page before, with the same other parameters.",
+    {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
 )
 _OF_MEMBER: Final = (_MEMBER, _TOKEN, _IF_NONE_MATCH)
 _READ: Final = ("shard_unavailable", "not_yet_visible", "state_lost")
@@ -104,7 +108,12 @@ OPERATIONS: Final = (
         problems=("member_not_found", "rate_limited", "shard_unavailable"),
         parameters=(
             _MEMBER,
-            Parameter("Last-Event-ID", "header", "The last version seen.", {"type": "string", "examples": ["7"]}),
+            Parameter(
+                "Last-Event-ID",
+                "header",
+                "The last version seen.",
+                {"type": "string", "pattern": "^[0-9]{1,19}$", "examples": ["7"]},
+            ),
             Parameter("ticket", "query", "A ticket instead of a credential; it opens one stream.", {"type": "string"}),
         ),
         answer_headers=("Cache-Control",),
@@ -233,7 +242,10 @@ OPERATIONS: Final = (
         problems=("shard_unavailable",),
         parameters=(
             Parameter(
-                "near", "query", "Latitude and longitude in degrees.", {"type": "string", "examples": ["52.52,13.405"]}
+                "near",
+                "query",
+                "Latitude and longitude in degrees.",
+                {"type": "string", "pattern": NEAR, "examples": ["52.52,13.405"]},
             ),
             Parameter("region", "query", "Only stores of this region.", {"type": "string", "examples": ["eu"]}),
             _PAGE_SIZE,

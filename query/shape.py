@@ -42,6 +42,18 @@ _ENTRY: Final = {
 _EXPLANATION: Final = {"campaign": "base", "applied": True, "points": 12, "why": "applied"}
 
 
+EntryKind = Literal[
+    "member_enrolled", "identifiers_changed", "member_closed",
+    "purchase_recorded", "purchase_returned",
+    "points_adjusted", "points_activated", "points_expired", "referral_credited", "referral_returned",
+    "hold_placed", "hold_captured", "hold_voided", "hold_lapsed",
+    "reward_redeemed", "redemption_used", "redemption_cancelled", "redemption_expired",
+    "transfer_sent", "transfer_received", "transfer_settled", "transfer_cancelled",
+    "tier_changed", "tier_renewed",
+]  # fmt: skip
+"""What entries say happened; a test holds it to what the rules write."""
+
+
 class Profile(BaseModel):
     """Personal data; what was never given is absent, and all of it after an erasure."""
 
@@ -67,7 +79,7 @@ class Entry(BaseModel):
 
     model_config = with_example(_ENTRY)
     entry_id: str
-    kind: str = Field(description="What happened, past tense: `purchase_recorded`, `points_adjusted`, ...")
+    kind: EntryKind = Field(description="What happened.")
     occurred_at: datetime
     store: str | None
     points: int = Field(description="What the entry gave (positive) or took (negative).")

@@ -8,7 +8,20 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
-from service.field import CardNumber, Category, CouponCode, Email, EntityId, Instant, Phone, Quantity, Text
+from service.field import (
+    EACH_ONCE,
+    CardNumber,
+    Category,
+    CouponCode,
+    Email,
+    EntityId,
+    Instant,
+    Phone,
+    Quantity,
+    Text,
+    WholeNumber,
+)
+from service.schema import exactly_one
 
 LINES_MAX: Final = 1_000
 POINTS_MAX: Final = 10**12
@@ -24,7 +37,7 @@ class StrictModel(BaseModel):
 class MemberReference(StrictModel):
     """How a till names a member: exactly one of these."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"card": "0100000000000000008"}]})
+    model_config = exactly_one({"card": "0100000000000000008"})
     member_id: Annotated[Text, EntityId] | None = None
     card: CardNumber | None = None
     phone: Phone | None = None
@@ -47,7 +60,7 @@ class LineBody(StrictModel):
 
     sku: Text
     quantity: Quantity = Field(description="Pieces, or a weight with up to three places; a number or a text.")
-    amount: Annotated[int, Field(strict=True, ge=0, le=AMOUNT_MAX)] = Field(
+    amount: Annotated[int, WholeNumber(0, AMOUNT_MAX)] = Field(
         description="The line's total in minor units of the currency."
     )
     category: Category | None = None
@@ -78,15 +91,15 @@ class PurchaseBody(StrictModel):
     occurred_at: Instant
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     lines: Annotated[list[LineBody], FailFast(), Field(min_length=1, max_length=LINES_MAX)]
-    capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20)] = Field(
+    capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20), EACH_ONCE] = Field(
         default=[],
         description="Holds of this member that pay this basket, in this order. They are spent as far as the amount due "
         "takes them, and the rest is released; in a program without a worth of points they are spent whole.",
     )
-    coupons: Annotated[list[CouponCode], Field(max_length=20)] = Field(
+    coupons: Annotated[list[CouponCode], Field(max_length=20), EACH_ONCE] = Field(
         default=[], description="Codes of coupons, in capitals or small letters."
     )
-    pay_with_points: Annotated[int, Field(strict=True, ge=0, le=POINTS_MAX)] = Field(
+    pay_with_points: Annotated[int, WholeNumber(0, POINTS_MAX)] = Field(
         default=0,
         description="Points that pay part of the basket, at the program's worth, on top of the holds. No more than "
         "the fewest that pay the same money: else `limit_exceeded`, which names the number that would do.",

@@ -5,12 +5,23 @@ sent and get theirs in JSON, so that equal content is equal text there.
 """
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
+from pydantic_core import core_schema
 
 from rules.codec import quantity_text
 from rules.text import BLANK, REFUSED, canonical_text
@@ -20,7 +31,7 @@ from shard_router.member_id import canonical_id
 _TEXT: Final = rf"^[^{REFUSED}]*[^{REFUSED}{BLANK}][^{REFUSED}]*$"
 _LABEL: Final = rf"[^@{DOTS}{REFUSED}{BLANK}]+"
 _QUANTITY: Final = r"^(?=.*[1-9])[0-9]{1,9}(\.[0-9]{1,3})?$"
-_DATE: Final = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
+_DATE: Final = r"^(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 _INSTANT: Final = (
     r"^(19[7-9][0-9]|2[01][0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
     r"[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
@@ -75,6 +86,29 @@ def _quantity(value: Any) -> Decimal:
     return _decimal(str(value))
 
 
+@dataclass(frozen=True, slots=True)
+class WholeNumber:
+    """Of an int: a number without a fraction, from `least` to `most`; 1 and 1.0 are one number in JSON."""
+
+    least: int
+    most: int
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Check it without a call of Python, unless it is written with a fraction."""
+        whole = core_schema.int_schema(strict=True, ge=self.least, le=self.most)
+        written_so = core_schema.float_schema(strict=True, ge=self.least, le=self.most, multiple_of=1)
+        return core_schema.union_schema(
+            [whole, core_schema.no_info_after_validator_function(int, written_so)],
+            mode="left_to_right",
+            custom_error_type="whole_number",
+            custom_error_message=f"send a whole number from {self.least} to {self.most}",
+        )
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe it."""
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+
 def _possible(text: str) -> str:
     canonical_phone(text)
     return text
@@ -127,6 +161,8 @@ Quantity = Annotated[
         }
     ),
 ]
+EACH_ONCE: Final = Field(json_schema_extra={"uniqueItems": True})
+"""Of a list whose items are checked to differ."""
 Flag = Annotated[bool, Field(strict=True)]
 Phone = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$"), AfterValidator(_possible), _CANONICAL_PHONE]
 Email = Annotated[str, Field(max_length=254, pattern=_EMAIL), AfterValidator(str.lower), _CANONICAL_EMAIL]

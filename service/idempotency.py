@@ -10,7 +10,9 @@ from typing import Final
 from service.credential import Principal
 from shard_router.member_id import format_member_id
 
-_KEY: Final = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21-\x7e]{1,255})')
+KEY: Final = r'^("[!#-~]{1,255}"|[!-~]{1,255})$'
+"""A key as a header has it: visible ASCII characters, bare or quoted (a structured string)."""
+_KEY: Final = re.compile(r'"([!#-~]{1,255})"|([!-~]{1,255})')
 
 
 def parse_key(text: str) -> str | None:

@@ -13,15 +13,16 @@ What an operation declares is also enforced: its roles, and that no undeclared q
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
 
 from service.credential import Role
 from service.docs import add_docs
+from service.idempotency import KEY
+from service.schema import Mode, schemas_of
 from service.ticket import PARAMETER, holder_of
 from service.web import OPEN, STREAMS, UNDER_WAY, Guard, Handler, add_route
 from shard_router.errors import PROBLEMS
@@ -34,7 +35,6 @@ QUERY_HEADERS: Final = ("ETag", "Loyalty-Source", "Cache-Control")
 _ALWAYS: Final = ("malformed", "unauthenticated", "rate_limited", "internal", "overloaded")
 _DESK: Final = " A `pos` key that is bound to a store needs the right `desk`."
 _ANY_SEGMENT: Final = re.compile(r"{(\w+)}")  # aiohttp's own parameters match no braces
-_REF: Final = "#/components/schemas/{model}"
 
 Place = Literal["path", "query", "header"]
 
@@ -110,24 +110,23 @@ def add_operations(
 def describe(operations: Iterable[Operation], about: About) -> dict[str, Any]:
     """Write the OpenAPI 3.1 document of some operations."""
     listed = tuple(operations)
-    wanted: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [(ProblemDocument, "serialization")]
+    wanted: list[tuple[type[BaseModel], Mode]] = [(ProblemDocument, "serialization")]
     for operation in listed:
-        if operation.request_model:
-            wanted.append((operation.request_model, "validation"))
+        if body := _described_body(operation):
+            wanted.append((body, "validation"))
         if operation.answer_model:
             wanted.append((operation.answer_model, "serialization"))
-    references, definitions = models_json_schema(wanted, ref_template=_REF)
-    schemas = definitions.get("$defs", {})
+    references, schemas = schemas_of(wanted)
     paths: dict[str, dict[str, Any]] = {}
     for operation in listed:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, references, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": about.title, "version": about.version, "description": about.description},
+        "info": {"title": about.title, "version": about.version, "description": about.description} | _INFO,
         "servers": [{"url": "/", "description": "Any node of any region takes any member's request."}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in listed)],
+        "tags": [{"name": tag, "description": _TAGS[tag]} for tag in dict.fromkeys(one.tag for one in listed)],
         "paths": paths,
-        "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": _SECURITY},
+        "components": {"schemas": schemas, "headers": _used_headers(listed), "securitySchemes": _used_security(listed)},
     }
 
 
@@ -135,7 +134,6 @@ class MalformedField(BaseModel):
     """One thing wrong with the input."""
 
     pointer: str
-    """JSON pointer (RFC 6901) into the body, or `/` and the parameter's name."""
     detail: str
 
 
@@ -144,9 +142,9 @@ class ProblemDocument(BaseModel):
 
     type: str
     title: str
-    status: int
+    status: int = Field(ge=400, le=599)
     detail: str
-    code: str
+    code: Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(PROBLEMS)})]
     retryable: bool
     request_id: str
     errors: list[MalformedField] = []
@@ -174,11 +172,34 @@ def _operation(operation: Operation, references: Mapping[Any, Any], schemas: Map
         "parameters": [_parameter(parameter) for parameter in _parameters(operation)],
         "responses": _responses(operation, references, schemas),
     }
-    if operation.request_model:
-        reference = references[operation.request_model, "validation"]
-        content = {"application/json": _content(reference, schemas)}
-        document["requestBody"] = {"required": True, "content": content}
+    if body := _described_body(operation):
+        content = {"application/json": _content(references[body, "validation"], schemas)}
+        document["requestBody"] = {"required": not _may_be_absent(body), "content": content}
     return document
+
+
+def _described_body(operation: Operation) -> type[BaseModel] | None:
+    """The body; that of a DELETE may come and means nothing."""
+    return None if operation.method == "DELETE" else operation.request_model
+
+
+def _may_be_absent(model: type[BaseModel]) -> bool:
+    """Whether no body is a body: nothing in it is required."""
+    try:
+        model.model_validate({})
+    except ValidationError:
+        return False
+    return True
+
+
+def _used_security(operations: Iterable[Operation]) -> dict[str, Any]:
+    used = {name for operation in operations for scheme in _security(operation) for name in scheme}
+    return {name: scheme for name, scheme in _SECURITY.items() if name in used}
+
+
+def _used_headers(operations: Iterable[Operation]) -> dict[str, Any]:
+    used = {"Retry-After"}.union(*(_headers(operation) for operation in operations))
+    return {name: header for name, header in _HEADERS.items() if name in used}
 
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:
@@ -272,7 +293,7 @@ IDEMPOTENCY_KEY: Final = Parameter(
     "header",
     "Names this attempt: 1-255 visible ASCII characters, bare or quoted. Send the same key with the same body again "
     "after a timeout or a 503; the command takes effect once.",
-    {"type": "string", "minLength": 1, "maxLength": 257, "examples": ["till-7-20261122-000431"]},
+    {"type": "string", "pattern": KEY, "examples": ["till-7-20261122-000431"]},
     required=True,
 )
 
@@ -296,6 +317,20 @@ _HEADERS: Final = {
     "Retry-After": _header("Seconds to wait before sending the same request again.", "1"),
 }
 
+_INFO: Final[dict[str, Any]] = {
+    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    "contact": {"name": "Whoever runs this node"},
+}
+_TAGS: Final = {
+    "members": "Enrol members, change what they are found by, read and end memberships.",
+    "purchases": "Baskets, what they earn and why, and goods that come back.",
+    "points": "Points given, taken and handed on.",
+    "holds": "Points set aside while a basket is being paid.",
+    "rewards": "Rewards redeemed, handed out and given up.",
+    "lookup": "Members behind cards, phone numbers and e-mail addresses.",
+    "commands": "What became of a command.",
+    "program": "Rewards, tiers and stores.",
+}
 _SECURITY: Final = {
     "apiKey": {
         "type": "http",

@@ -19,6 +19,12 @@ SMALL_BYTES: Final = 4_096
 """A body as small is not counted: it cannot hold much."""
 _SLACK: Final = 1.25  # so that a list a little too long is told by its name
 
+_WORDS: Final = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such field",
+    "string_pattern_mismatch": "is not in the form that /openapi.json shows",
+}
+
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
@@ -49,7 +55,8 @@ def _separators_of(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
         return 1 + sum(1 + _separators_of(one, definitions) for one in schema["properties"].values())
     if schema.get("type") == "array":
         return 1 + schema["maxItems"] * (1 + _separators_of(schema["items"], definitions))
-    return max((_separators_of(one, definitions) for one in schema.get("anyOf", ())), default=0)
+    choices = (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
+    return max((_separators_of(one, definitions) for one in choices), default=0)
 
 
 def _separators(raw: bytes, *, at_most: int) -> int:
@@ -131,8 +138,13 @@ def _second_name(value: Any, path: tuple[int | str, ...]) -> str | None:
 
 def _malformed(error: ValidationError) -> ProblemError:
     wrong = error.errors(include_url=False, include_context=False, include_input=False)
-    errors = [{"pointer": _pointer(one["loc"]), "detail": one["msg"]} for one in wrong[:ERRORS_MAX]]
+    errors = [{"pointer": _pointer(one["loc"]), "detail": _words(dict(one))} for one in wrong[:ERRORS_MAX]]
     return ProblemError("malformed", f"{errors[0]['pointer'] or 'body'}: {errors[0]['detail']}", errors)
+
+
+def _words(error: dict[str, Any]) -> str:
+    """What is wrong, in our words where the validator's own would show what it is made of."""
+    return _WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rules.state import Bucket
+
 MEMBER_EXAMPLE: Final = "042D00BFXR71NV"
 ACCOUNT_EXAMPLE: Final[dict[str, Any]] = {
     "member_id": MEMBER_EXAMPLE,
@@ -108,9 +110,10 @@ class Posting(BaseModel):
 
     model_config = with_example(POSTING_EXAMPLE)
     points: int = Field(ge=0)
-    from_: str = Field(
-        alias="from", description="`program`, `pending`, `available`, `held`, `spent`, `expired` or `debt`."
-    )
-    to: str
+    from_: Bucket = Field(alias="from")
+    to: Bucket
     expires_at: datetime | None = None
     reason: str
+    available_at: datetime | None = None
+    hold: int | None = None
+    expires_before: datetime | None = None

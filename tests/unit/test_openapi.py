@@ -1,19 +1,35 @@
 """The OpenAPI document: valid, and its examples keep to its own schemas."""
 
+import ast
 import asyncio
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from aiohttp import web
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+import command.operation
+import service.body
+from command import body
 from query.http import HANDLERS
 from query.operation import ABOUT, OPERATIONS
+from query.shape import EntryKind
 from service.openapi import About, Operation, Parameter, add_operations, describe
 from shard_router.errors import PROBLEMS
 
 DOCUMENT = describe(OPERATIONS, ABOUT)
+DOCUMENTS = (describe(command.operation.OPERATIONS, command.operation.ABOUT), DOCUMENT)
+NEW_YEAR = "2028-01-01T00:00:00Z"
+WORDS_OF_JSON_SCHEMA = {
+    "$ref", "additionalProperties", "anyOf", "const", "dependentSchemas", "description", "enum", "examples",
+    "exclusiveMaximum", "exclusiveMinimum", "format", "items", "maxItems", "maxLength", "maximum", "minItems",
+    "minLength", "minimum", "multipleOf", "not", "oneOf", "pattern", "properties", "required", "type", "uniqueItems",
+}  # fmt: skip
+"""Those that may stand there; `default` is none of them: generators take it for "always there"."""
 
 
 class Wish(BaseModel):
@@ -54,6 +70,81 @@ def test_a_command_names_its_key_body_roles_and_problems() -> None:
     assert call["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Wish"}
     assert call["security"] == [{"apiKey": []}]
     assert set(call["responses"]) == {"201", "400", "401", "403", "422", "429", "500", "503"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=["command", "query"])
+def test_schemas_speak_json_schema_and_say_what_each_property_means(document: dict[str, Any]) -> None:
+    for where, schema in schemas_in(document["components"]["schemas"], ""):
+        assert set(schema) <= WORDS_OF_JSON_SCHEMA, where
+        for name, part in schema.get("properties", {}).items():
+            assert "description" in part or "/dependentSchemas/" in where, f"{where}.{name}"
+
+
+def schemas_in(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema among some by name, with those within."""
+    for name, schema in value.items():
+        yield f"{where}/{name}", schema
+        for part in ("properties", "dependentSchemas"):
+            inner = ((f"{where}/{name}/{part}", one) for one in [schema.get(part, {})])
+            for at, named in inner:
+                yield from schemas_in(named, at)
+        several = [*schema.get("anyOf", []), *schema.get("oneOf", [])]
+        for one in (*several, *(schema[key] for key in ("items", "not", "additionalProperties") if key in schema)):
+            if isinstance(one, dict):
+                yield from schemas_in({name: one}, where)
+
+
+def test_kinds_of_entries_are_those_that_the_rules_write() -> None:
+    written: set[str] = set()
+    for file in Path("rules").glob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "entry":
+                written |= constants(call.args[0])
+            elif (
+                isinstance(call, ast.Assign) and isinstance(call.targets[0], ast.Name) and call.targets[0].id == "kind"
+            ):
+                written |= constants(call.value)  # which of two it is stands in a name before the call
+    assert set(get_args(EntryKind)) == written
+
+
+def constants(expression: ast.expr) -> set[str]:
+    return {node.value for node in ast.walk(expression) if isinstance(node, ast.Constant)}
+
+
+def test_one_resource_has_one_name_in_both_documents() -> None:
+    first_segments = [{path.split("{")[0]: path for path in document["paths"] if "{" in path} for document in DOCUMENTS]
+    for start in first_segments[0].keys() & first_segments[1].keys():
+        names = {documents[start].split("{")[1].split("}")[0] for documents in first_segments}
+        assert len(names) == 1, start
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "right"),
+    [
+        ("MemberReference", {"card": "1234"}, True),
+        ("MemberReference", {"card": "1234", "phone": "+4930123456"}, False),
+        ("MemberReference", {}, False),
+        ("IdentifiersBody", {}, False),
+        ("IdentifiersBody", {"add": []}, False),
+        ("IdentifiersBody", {"new_card": False}, False),
+        ("IdentifiersBody", {"new_card": True, "remove": [{"card": "1234"}]}, True),
+        ("AdjustmentBody", {"member": {"card": "1234"}, "points": 0, "reason": "x"}, False),
+        ("AdjustmentBody", {"member": {"card": "1234"}, "points": -1, "reason": "x"}, True),
+        ("AdjustmentBody", {"member": {"card": "1234"}, "points": -1, "reason": "x", "expires_at": NEW_YEAR}, False),
+        ("ReturnedLineBody", {"line": 1, "quantity": -5}, False),
+        ("ReturnedLineBody", {"line": 1, "quantity": "abc"}, False),
+        ("ReturnedLineBody", {"line": 1, "quantity": "0.375"}, True),
+    ],
+)
+def test_the_schema_of_a_body_is_as_strict_as_the_node(model: str, given: Any, right: Any) -> None:
+    schema = {"$ref": f"#/components/schemas/{model}", "components": DOCUMENTS[0]["components"]}
+    assert Draft202012Validator(schema).is_valid(given) is right
+    try:
+        (getattr(body, model, None) or getattr(service.body, model)).model_validate(given)
+    except ValidationError:
+        assert not right
+    else:
+        assert right
 
 
 def test_every_path_parameter_is_described() -> None:
