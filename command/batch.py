@@ -187,13 +187,15 @@ class Batch:
         self.writes.add_guess(target, version, command.received_at)
 
     def _write_entry(self, entry: Entry, envelope: Envelope) -> RenderedEntry:
-        # What ended before a new version came into force was decided by the old one.
-        ruling = self.program if entry.program_version is None else self.program.at(entry.occurred_at)
-        rendered = render_entry(entry, ruling)
+        rendered = render_entry(entry, self.program)
+        version = self.program.version if entry.program_version is None else entry.program_version
+        if version != self.program.version:
+            # Decided by the version of its instant; what the account is worth today is told by the one in force.
+            rendered.detail["shown_by"] = self.program.version
         if entry.kind in PERSONAL:
             # Erasing the member later finds the stored answers that show personal data by this.
             rendered.detail["key"] = envelope.key
-        self.writes.add_entry(entry, rendered, ruling.version)
+        self.writes.add_entry(entry, rendered, version)
         name = (rendered.member_id, rendered.version)
         self._extras.entries[name] = NamedEntry(entry.kind, entry.store, entry.detail.get("code"))
         if "referral" in rendered.detail:

@@ -56,9 +56,9 @@ async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
     found = await _find_member(request, body.member, raw)
     if isinstance(found, web.Response):
         return found
-    at = body.at or datetime.now(UTC)
+    at, occurred_at = body.at or datetime.now(UTC), body.at or body.occurred_at
     holds = named_holds(body, found)
-    question = StandingQuestion(found, tuple(hold.version for hold in holds), at)
+    question = StandingQuestion(found, tuple(hold.version for hold in holds), at, occurred_at)
     answer = await node.read_servers(request, question, at_least=demanded_version(request, found))
     if answer.body is None:
         raise ProblemError("member_not_found")
@@ -70,7 +70,10 @@ async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
     if standing["program_version"] is None:
         raise ProblemError("shard_unavailable", "no program is applied")
     program = await node.catalogue.version(standing["program_version"], node.reader_of(found))
-    command = basket_command(body, holds, occurred_at=body.at or body.occurred_at, received_at=at)
+    if not program.knows(occurred_at):
+        ruling = await node.catalogue.version(standing["ruling_version"], node.reader_of(found))
+        program = program.with_history([*program.history, (occurred_at, ruling)])
+    command = basket_command(body, holds, occurred_at=occurred_at, received_at=at)
     evaluation = evaluate(_account(found, standing), command, program, at, _facts(standing))
     headers = {"Loyalty-Source": answer.source, "Cache-Control": "private, no-cache"}
     return render_json(_document(evaluation), headers=headers)

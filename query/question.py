@@ -196,11 +196,15 @@ class UnlessErased:
 
 @dataclass(frozen=True, slots=True)
 class StandingQuestion:
-    """What deciding on a member takes: see find_standing. `holds` are versions that may have placed one."""
+    """What deciding on a member takes: see find_standing. `holds` are versions that may have placed one.
+
+    `at` is when it is decided, `occurred_at` when the basket was bought.
+    """
 
     member_id: int
     holds: tuple[int, ...]
     at: datetime
+    occurred_at: datetime
 
     async def ask_cache(self, cache: Cache) -> Seen | None:  # noqa: ARG002
         """No view holds it."""
@@ -208,7 +212,7 @@ class StandingQuestion:
 
     async def ask_server(self, server: Server) -> Seen:
         """One row."""
-        rows = await server.fetch("find_standing", self.member_id, self.holds, self.at)
+        rows = await server.fetch("find_standing", self.member_id, self.holds, self.at, self.occurred_at)
         if not rows:
             return NOTHING
         return Seen(rows[0]["version"], rows[0]["version"], rows[0]["standing"].encode())

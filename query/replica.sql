@@ -31,7 +31,8 @@ WHERE account.member_id = $1
 
 -- name: find_standing
 -- All that deciding on a member takes, in one document: the account's state, the birth date, which of some versions ($2)
--- placed a hold and in which store, and the program of an instant ($3): the one in force then, before the first one the first.
+-- placed a hold and in which store, the program of an instant ($3), and the one that an earlier instant ($4) had: the
+-- version in force then, before the first one the first.
 SELECT account.version, json_build_object(
     'version', account.version, 'status', account.status, 'state', account.state,
     'totals', json_build_object('spent', spent, 'expired', expired, 'debt', debt, 'issued', issued),
@@ -42,6 +43,10 @@ SELECT account.version, json_build_object(
     ),
     'program_version', coalesce(
         (SELECT program.version FROM program WHERE effective_at <= $3 ORDER BY program.version DESC LIMIT 1),
+        (SELECT program.version FROM program ORDER BY program.version LIMIT 1)
+    ),
+    'ruling_version', coalesce(
+        (SELECT program.version FROM program WHERE effective_at <= least($3, $4) ORDER BY program.version DESC LIMIT 1),
         (SELECT program.version FROM program ORDER BY program.version LIMIT 1)
     )
 )::text AS standing

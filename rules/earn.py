@@ -12,6 +12,7 @@ from rules import counters
 from rules.document import ExplanationDocument, NotAppliedDocument
 from rules.offer import Basket, Offer, weigh, why_not
 from rules.program import Program
+from rules.program_file import PointLimits
 
 BASE: Final = "base"
 REFERRAL: Final = "referral"
@@ -63,15 +64,17 @@ def share(points: int, weights: Sequence[int]) -> tuple[int, ...]:
     return tuple(floors)
 
 
-def earn(basket: Basket, program: Program, coupons: Sequence[Offer] = (), referral_points: int = 0) -> Earning:
-    """What a basket earns under a program, up to its limits; `coupons` are shown with it."""
+def earn(
+    basket: Basket, program: Program, coupons: Sequence[Offer] = (), referral_points: int = 0, *, limits: PointLimits
+) -> Earning:
+    """What a basket earns under a program, up to the limits; `coupons` are shown with it."""
     tried: list[tuple[str, Offer | None, Component | str]] = [(BASE, None, _base(basket, program))]
     tier = _tier(basket, program)
     if tier:
         tried.append((tier.reason, None, tier))
     tried += [(offer.code, offer, outcome) for offer, outcome in _best_of_groups(program.campaigns, basket)]
     tried += [(offer.reason, offer, _component(offer, basket)) for offer in coupons]
-    room, reason = _room(basket, program)
+    room, reason = _room(basket, limits)
     components: list[Component] = []
     explanation: list[ExplanationDocument] = []
     applied: list[Offer] = []
@@ -137,9 +140,8 @@ def _unless_beaten(outcome: Component | str, best: Component | None) -> Componen
     return f"group: {best.reason} gives {best.points} points, this {outcome.points}"
 
 
-def _room(basket: Basket, program: Program) -> tuple[int | None, str]:
+def _room(basket: Basket, limits: PointLimits) -> tuple[int | None, str]:
     """How many points the limits leave for a basket (None: any number), and which limit says so."""
-    limits = program.points.limits
     purchases, points = counters.on_day(basket.counters, basket.day)
     rooms: list[tuple[int, str]] = []
     if limits.purchases_per_day and purchases >= limits.purchases_per_day:

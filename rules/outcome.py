@@ -1,6 +1,6 @@
 """What became of a command: a value, never an exception. A business "no" is stored and replayed like a "yes"."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,8 +13,8 @@ class Entry:
     """One entry of the journal: what happened, with its postings and the account after it.
 
     `points` is the entry's effect as a person reads it: positive earned or given back, negative spent or lost.
-    `detail` holds what answers, reversals and explanations need later. `program_version`: the version in force when
-    time alone made the entry; None: the one the command is decided by.
+    `detail` holds what answers, reversals and explanations need later. `program_version`: the version in force at
+    `occurred_at`, which decided; None: the one in force now.
     """
 
     kind: str
@@ -30,6 +30,10 @@ class Entry:
     def version(self) -> int:
         """The member's version that this entry made."""
         return self.account.version
+
+    def decided_by(self, version: int, *, in_force: int) -> "Entry":
+        """The entry as decided by a version of the program, while another may be in force."""
+        return self if version == in_force else replace(self, program_version=version)
 
 
 @dataclass(frozen=True, slots=True)

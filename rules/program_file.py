@@ -74,7 +74,7 @@ def _clock(value: Any) -> Any:
         return value
     if isinstance(value, str) and _CLOCK.fullmatch(value):
         return time.fromisoformat(value)
-    raise ValueError('write the time of day like "08:30"; it is that of the zone of the program')
+    raise ValueError('write the time of day like "08:30"; it is that of the store')
 
 
 def _clock_end(value: Any) -> Any:
@@ -216,7 +216,7 @@ class TierPolicy(_Part):
 
 
 class When(_Part):
-    """The conditions of a campaign: all that are given must hold. Days and hours are those of the program's zone.
+    """The conditions of a campaign: all that are given must hold. Days and hours are those of the store's zone.
 
     From `from` up to, but not at, `to`; a `to` before `from` lies on the next day, midnight ends the day.
     `min_amount` compares the money paid for the lines that count: what is left after points.
@@ -318,7 +318,7 @@ class Reward(_Part):
 
 
 class Store(_Part):
-    """A store and the region its tills post to. Its business dates are by its `time_zone`, else by the program's.
+    """A store and the region its tills post to. Its dates and hours are by its `time_zone`, else by the program's.
 
     Points become available and expire by days of the program's zone, whichever store they come from.
     """

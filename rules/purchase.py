@@ -25,23 +25,27 @@ from rules.tier import risen
 
 
 def record_purchase(account: Account, command: RecordPurchase, program: Program, facts: Facts) -> Outcome:
-    """Earn on a basket. A basket so late that its points have expired earns and expires in one entry."""
-    refused = wrong_store(command.receipt, program) or _wrong_currency(command, program)
+    """Earn on a basket, as the version in force at its instant says. A basket may come so late that its points expire.
+
+    Limits and tiers are of the member's state, so they are those of `program`, which is in force now.
+    """
+    ruling = program.at(command.occurred_at)
+    refused = wrong_store(command.receipt, ruling) or _wrong_currency(command, ruling)
     if refused:
         return refused
     draft = Draft(account)
-    payment = pay(draft, command, program, facts)
+    payment = pay(draft, command, ruling, facts)
     if isinstance(payment, Refused):
         return payment
     paid = paid_amounts(command, payment) if payment.points else (0,) * len(command.lines)
-    basket = _basket(account, command, program, paid, facts)
-    coupons = _coupons(command, basket, program)
+    basket = _basket(account, command, ruling, paid, facts)
+    coupons = _coupons(command, basket, ruling)
     if isinstance(coupons, Refused):
         return coupons
-    referral = _referral(basket, program)
-    earning = earn(basket, program, coupons, referral.get("newcomer", 0))
-    expires_at = draft.expires_at(program, command.occurred_at)
-    available_at = _still_ahead(program.available_at(command.occurred_at), command.received_at)
+    referral = _referral(basket, ruling)
+    earning = earn(basket, ruling, coupons, referral.get("newcomer", 0), limits=program.points.limits)
+    expires_at = draft.expires_at(ruling, command.occurred_at)
+    available_at = _still_ahead(ruling.available_at(command.occurred_at), command.received_at)
     parts = [(component.points, component.reason) for component in earning.components]
     draft.earn_all(parts, expires_at, available_at, command.received_at)
     if earning.points or payment.points:
@@ -52,6 +56,7 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     document = _document(command, earning, payment, paid, (expires_at, available_at))
     document["counted"] = noted
     receipt = receipt_document(command.receipt)
+    entry = entry.decided_by(ruling.version, in_force=program.version)
     return Accepted(entry, Purchase(entry.version, receipt, command.occurred_at, document), earning.explanation)
 
 
@@ -62,7 +67,7 @@ def _basket(account: Account, command: RecordPurchase, program: Program, paid: S
         command.receipt.store,
         program.tiers[program.rank(account.tier.code)].code,
         command.occurred_at,
-        command.occurred_at.astimezone(program.zone),
+        program.at_store(command.receipt.store, command.occurred_at),
         facts.birth_date,
         account.counters,
     )

@@ -18,7 +18,10 @@ from rules.tier import fallen
 
 
 def return_purchase(account: Account, command: ReturnPurchase, program: Program, facts: Facts) -> Outcome:
-    """Take back what the returned part of each line earned, whatever the program says today."""
+    """Take back what the returned part of each line earned, whatever the program says today.
+
+    The store is one of the version in force when the goods came back, `on_return` that of the purchase's.
+    """
     purchase = facts.purchase
     if purchase is None:
         return Refused("purchase_not_found", "no such purchase")
@@ -27,13 +30,14 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     document = purchase.document.copy()
     document["lines"] = [line.copy() for line in document["lines"]]
     money_before = money_back(document)
-    refused = wrong_store(command.receipt, program) or bring_back(document["lines"], _returned(command))
+    ruling = program.at(command.occurred_at)
+    refused = wrong_store(command.receipt, ruling) or bring_back(document["lines"], _returned(command))
     if refused:
         return refused
     reversal = reverse(document)
     draft = Draft(account)
     given = _give_back(draft, document, reversal, command)
-    policy = program.points.on_return
+    policy = program.at(purchase.occurred_at).points.on_return
     forgiven = sum(_reverse(draft, points, reason, document, policy) for reason, points in reversal.taken.items())
     if forgiven and policy == "refuse":
         return Refused("insufficient_points", "the points of this purchase are spent already")
@@ -57,7 +61,7 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
         store=command.receipt.store,
         detail=detail | _consequences(returned, facts),
     )
-    return Accepted(entry, returned)
+    return Accepted(entry.decided_by(ruling.version, in_force=program.version), returned)
 
 
 def _consequences(purchase: Purchase, facts: Facts) -> dict[str, Any]:

@@ -6,7 +6,6 @@ each under the version of the program that was in force at its instant.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -44,7 +43,7 @@ def _steps(account: Account, now: datetime, program: Program) -> Iterator[Entry]
         )
         if entry is None:
             raise ValueError(f"account {account.member_id} is due at {due_at} for no reason")
-        yield entry if ruling.version == program.version else replace(entry, program_version=ruling.version)
+        yield entry.decided_by(ruling.version, in_force=program.version)
         account = entry.account
     raise ValueError(f"account {account.member_id} does not settle")
 

@@ -21,6 +21,7 @@ ZERO_SUM: Final = "postings sum to zero"
 NEGATIVE: Final = "no bucket is negative"
 FOLD: Final = "balance and lots equal the fold of the journal"
 SHOWN: Final = "every entry shows the account as it was then"
+RULED: Final = "every entry was decided by a program in force then"
 EFFECT: Final = "an entry's points are what its postings moved"
 COUNTED: Final = "what is counted of a member is in the journal"
 ANSWERS: Final = "every stored answer matches its entry"
@@ -29,8 +30,8 @@ PURCHASES: Final = "a purchase earned and gave back what its entries say"
 ERASED: Final = "nothing personal is left of an erased member"
 STOCK: Final = "redeemed stock is what the journal redeemed"
 CHECKS: Final = (
-    READABLE, WHOLE, VERSIONS, ZERO_SUM, NEGATIVE, FOLD, SHOWN, EFFECT, COUNTED, ANSWERS, RECEIPTS, PURCHASES, ERASED,
-    STOCK,
+    READABLE, WHOLE, VERSIONS, ZERO_SUM, NEGATIVE, FOLD, SHOWN, RULED, EFFECT, COUNTED, ANSWERS, RECEIPTS, PURCHASES,
+    ERASED, STOCK,
 )  # fmt: skip
 
 PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
@@ -96,6 +97,8 @@ class Books:
     programs: dict[int, Program] = field(default_factory=dict[int, Program])
     incarnation: int = 0
     redeemed: Counter[str] = field(default_factory=Counter[str])
+    in_force: Program | None = None
+    """the newest program, knowing since when each has counted"""
     findings: dict[str, Finding] = field(init=False)
     _zones: dict[str, frozenset[ZoneInfo]] = field(default_factory=dict[str, frozenset[ZoneInfo]])
 
@@ -107,11 +110,15 @@ class Books:
 
     def read_programs(self, rows: Iterable[Row]) -> None:
         """Read the programs of the shard; one that cannot be read is a fault."""
+        since: list[tuple[datetime, Program]] = []
         for row in rows:
             version, name = row["version"], f"program {row['version']}"
             program = attempt(self[READABLE], name, parse_program, row["source"], version)
             if program is not None:
                 self.programs[version] = program
+                since.append((row["effective_at"], program))
+        if since:
+            self.in_force = since[-1][1].with_history(since)
 
     def days_of(self, store: str, moment: datetime) -> set[date]:
         """What may be the business date of a store's document of an instant: its day by one version or another."""

@@ -4,13 +4,14 @@ What an answer says is written down here once more, apart from the write side th
 """
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
 from rules.codec import instant_text
 from rules.describe import describe_account
 from rules.state import Account
-from verify.books import ANSWERS, EFFECT, SHOWN, Books, MemberRows, ReadEntry
+from verify.books import ANSWERS, EFFECT, RULED, SHOWN, Books, MemberRows, ReadEntry
 from verify.stream import Row, attempt, parsed
 
 _REFUSED: Final = 400
@@ -57,6 +58,9 @@ _DETAIL: Final[dict[str, dict[str, str]]] = {
 }
 """Which points of an entry's detail are which way of its postings."""
 
+SLACK: Final = timedelta(hours=1)
+"""Clocks of nodes and servers differ, and a new version waits for a standby before it is seen."""
+
 NOTHING: Final = frozenset[str]()
 COUNTED_FIELDS: Final = frozenset({"qualifying_points", "next"})
 """Of a shown account, what hangs on counters: only those after the last entry are known."""
@@ -90,9 +94,10 @@ def _sum(terms: tuple[str, ...], entry: ReadEntry) -> int:
 def check_shown(books: Books, entry: ReadEntry, account: Account, hidden: frozenset[str]) -> None:
     """Check the account an entry shows against what it was then, except for the `hidden` fields."""
     finding, shown = books[SHOWN], entry.account_after
-    program = books.programs.get(entry.row["program_version"])
+    version = entry.detail.get("shown_by", entry.row["program_version"])
+    program = books.programs.get(version)
     if program is None:
-        finding.fault(f"{entry.name}: decided under program {entry.row['program_version']}, which is not on this shard")
+        finding.fault(f"{entry.name}: shown under program {version}, which is not on this shard")
         return
     should: Any = describe_account(account, program, _member(entry))
     should["as_of"] = instant_text(entry.row["recorded_at"])
@@ -100,6 +105,19 @@ def check_shown(books: Books, entry: ReadEntry, account: Account, hidden: frozen
     difference = _difference(shown, should)
     if difference:
         finding.fault(f"{entry.name}: {difference}")
+
+
+def check_ruling(books: Books, entry: ReadEntry) -> None:
+    """Check that an entry was decided by what was in force when it happened; earlier releases: when it was recorded."""
+    finding = books[RULED]
+    finding.checked += 1
+    if books.in_force is None:
+        return
+    moments = entry.row["occurred_at"], entry.row["recorded_at"]
+    first, last = (books.in_force.at(moment).version for moment in (min(moments) - SLACK, max(moments) + SLACK))
+    if not first <= entry.row["program_version"] <= last:
+        told = f"{first} to {last}" if first < last else f"{first}"
+        finding.fault(f"{entry.name}: decided by program {entry.row['program_version']}, in force was {told}")
 
 
 def _difference(shown: Any, should: Any, path: str = "account") -> str | None:

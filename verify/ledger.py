@@ -30,7 +30,7 @@ from verify.books import (
     ReadEntry,
 )
 from verify.counted import REDEEMED, check_counted
-from verify.entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_shown
+from verify.entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_ruling, check_shown
 from verify.finding import Finding
 from verify.purchase import check_purchases, check_receipts
 from verify.stream import STATEMENTS, Row, Rows, attempt, merged, parsed
@@ -69,6 +69,7 @@ def check_member(books: Books, rows: MemberRows) -> None:
     check_purchases(books, rows)
     for entry in rows.entries.values():
         check_effect(books, entry)
+        check_ruling(books, entry)
         if entry.kind in REDEEMED:
             attempt(books[READABLE], f"{entry.name}: detail", _count_redeemed, books, rows, entry)
     if rows.account is None:

@@ -32,7 +32,7 @@ SELECT member_id, version, key, status, answer FROM idempotency WHERE version IS
 SELECT key FROM idempotency WHERE version IS NULL AND status < 400;
 
 -- name: programs
-SELECT version, source FROM program ORDER BY version;
+SELECT version, effective_at, source FROM program ORDER BY version;
 
 -- name: incarnation
 SELECT coalesce(max(number), 0) FROM incarnation;

@@ -1,5 +1,6 @@
 """Programs that follow one another, and documents of tills that come before, between and after them."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,8 +10,10 @@ from typing import Any
 import asyncpg
 
 from command.program import VERSIONS_KNOWN, apply_program
+from shard_router.topology import TopologyWatch
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.integration.test_command import basket
+from verify.ledger import check_ledger
 
 NEW_YORK = PROGRAM.replace("Europe/Berlin", "America/New_York")
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -158,3 +161,41 @@ async def test_versions_older_than_a_node_keeps_are_read_for_the_batch_that_need
         dates = [row["business_date"] for row in await rows(node, "SELECT * FROM purchase ORDER BY version")]
         tomorrow = timedelta(days=1)  # in Berlin; the first version counts before it was applied, too
         assert dates == [moments[0].date() + tomorrow, moments[1].date() + tomorrow, moments[2].date()]
+
+
+async def test_one_batch_decides_each_basket_by_the_version_of_its_instant(database: str, tmp_path: Path) -> None:
+    campaign = '[[campaigns]]\ncode = "ten"\neffect = { fixed = 10 }\n'
+    gone = PROGRAM.replace('code = "331"', 'code = "332"').replace('per_unit = "1"', 'per_unit = "3"')
+    async with node_under(
+        database, tmp_path, (timedelta(days=9), PROGRAM + campaign), (timedelta(days=2), gone)
+    ) as node:
+        members = [{"member_id": (await node.enrol())["member_id"]} for _ in range(4)]
+        old, new = ((datetime.now(UTC) - timedelta(days=days)).isoformat() for days in (3, 1))
+        lines = [{"sku": "a", "quantity": 1, "amount": 1000}]
+        bodies = [
+            basket(member, f"{n}-{at}", occurred_at=at, store=store, lines=lines)
+            for n, member in enumerate(members)
+            for at, store in ((old, "331"), (new, "332"), (old, "332"), (new, "331"))
+        ]
+        replies = await asyncio.gather(*(node.post("/v1/purchases", body) for body in bodies))
+        told = [reply.json.get("points_earned", reply.json.get("code")) for reply in replies]
+        assert told == [20, 30, "unknown_store", "unknown_store"] * 4
+        again = await asyncio.gather(*(node.post("/v1/purchases", body) for body in bodies))
+        assert [reply.json.get("points_earned") for reply in again[:2]] == [20, 30]
+        bought = await rows(node, "SELECT program_version, points FROM journal WHERE kind = 'purchase_recorded'")
+        assert sorted(map(tuple, bought)) == [(1, 20)] * 4 + [(2, 30)] * 4
+        paths = [f"/v1/purchases/{reply.json['purchase_id']}/returns" for reply in replies[:2]]
+        assert [(await node.post(path, back("r", at=at))).status for path in paths for at in (old, new)] == [
+            201, 422, 201, 422,
+        ]  # fmt: skip
+        await found_right(node, tmp_path)
+
+
+async def found_right(node: RunningNode, folder: Path) -> None:
+    """`verify` finds nothing wrong with the ledger."""
+    topology = TopologyWatch(folder / "topology.json").current
+    connection = await asyncpg.connect(node.dsn)
+    async with connection.transaction():
+        findings = await check_ledger(connection, "eu-1", topology)
+    await connection.close()
+    assert [(one.check, one.examples) for one in findings if not one.ok] == []

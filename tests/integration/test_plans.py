@@ -28,8 +28,8 @@ FILES = (
 STATEMENTS = {
     f"{file}:{name}": statement for file in FILES for name, statement in load_statements(PROJECT / file).items()
 }
-SMALL = {"program_pkey", "stock_move"}
-"""What never grows with the members: versions of the program, and stock on its way (a row goes when it has arrived)."""
+SMALL = {"program_pkey", "incarnation_pkey", "stock_move"}
+"""What never grows with the members: program versions, restores, stock on its way (a row goes when it has arrived)."""
 JOINS = {"Hash Join", "Merge Join"}
 
 FILL = """

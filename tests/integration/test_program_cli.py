@@ -182,7 +182,12 @@ async def test_a_command_node_decides_by_the_new_version_at_once(tmp_path: Path,
         assert (await node.post("/v1/purchases", basket(card, "1"))).json["points_earned"] == 13
         code, printed = await System(tmp_path, [database]).program("apply", file=DOUBLED)
         assert code == 0, printed
-        assert (await node.post("/v1/purchases", basket(card, "2"))).json["points_earned"] == 26
+        now = datetime.now(UTC).isoformat()
+        late, new = [
+            await node.post("/v1/purchases", body)
+            for body in (basket(card, "2"), basket(card, "3", occurred_at=now))  # of a minute ago, and of now
+        ]
+        assert (late.json["points_earned"], new.json["points_earned"]) == (13, 26)
 
 
 async def test_of_two_who_apply_at_once_each_makes_a_version_of_its_own_the_same_on_every_shard(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from command.program import apply_program
@@ -142,8 +143,11 @@ async def test_each_instant_has_its_program(both: Both, database_pair: DatabaseP
     given = await both.command.give(ada["member_id"], 1)
     await apply_program([database_pair.primary], tripled, tomorrow)
 
+    def just_now() -> dict[str, Any]:
+        return basket(ada) | {"occurred_at": datetime.now(UTC).isoformat()}
+
     async def points(at: datetime | None) -> int:
-        body = basket(ada) | ({"at": at.isoformat()} if at else {})
+        body = just_now() | ({"at": at.isoformat()} if at else {})
         reply = await both.evaluate(body, headers=seen(given))
         assert reply.status == 200, reply.body
         return reply.json["points"]
@@ -157,7 +161,7 @@ async def test_each_instant_has_its_program(both: Both, database_pair: DatabaseP
 
     await eventually(visible)
     assert await points(datetime(2031, 12, 24, tzinfo=UTC)) > 3 * 3 * base
-    assert (await both.command.post("/v1/purchases", basket(ada))).json["points_earned"] // base == 2
+    assert (await both.command.post("/v1/purchases", just_now())).json["points_earned"] // base == 2
 
 
 @pytest.mark.parametrize(
@@ -300,3 +304,27 @@ async def test_a_till_bound_to_a_store_evaluates_with_the_holds_of_its_store_onl
         assert (await both.evaluate(body, headers=seen(here))).status == 200
         assert (await both.evaluate(body, headers=seen(here), credential=till)).status == expected
     assert (await both.evaluate(basket(ada) | {"store": "331"}, credential=till)).json["code"] == "forbidden"
+
+
+async def test_a_basket_of_a_version_long_gone_is_evaluated_as_it_is_then_recorded(
+    both: Both, database_pair: DatabasePair
+) -> None:
+    ada = await both.command.enrol()
+    connection = await asyncpg.connect(database_pair.primary)
+    insert = "INSERT INTO program (version, effective_at, source) VALUES ($1, now() - $2::interval, $3)"
+    await connection.execute("UPDATE program SET effective_at = now() - interval '99 days'")
+    for version in range(2, 70):
+        source = RULES.replace('per_unit = "1"', f'per_unit = "{version}"')
+        await connection.execute(insert, version, timedelta(days=70 - version), source)
+    await connection.close()
+    for days, version in ((80, 1), (66.5, 3), (0.5, 69)):
+        at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+        body = basket(ada, receipt=f"r-{days}") | {
+            "occurred_at": at,
+            "lines": [{"sku": "a", "quantity": 1, "amount": 100}],
+        }
+        evaluated = await both.evaluate(body)
+        bought = await both.command.post("/v1/purchases", body)
+        assert evaluated.json["points"] == bought.json["points_earned"]
+        base = next(one["points"] for one in evaluated.json["explanation"] if one["campaign"] == "base")
+        assert base == version

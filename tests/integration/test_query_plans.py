@@ -14,7 +14,7 @@ ADA = MEMBERS[70]
 HOT: dict[str, tuple[Any, ...]] = {
     "find_accounts": (MEMBERS[100:132],),
     "find_member": (ADA,),
-    "find_standing": (ADA, [2, 3], START),
+    "find_standing": (ADA, [2, 3], START, START),
     "find_activity": (ADA, 10**15, 51),
     "find_purchase": (ADA, 1),
     "find_identifier": ("phone", "+71"),

@@ -67,19 +67,20 @@ def rows_of(member: Member, deciding: list[Program]) -> MemberRows:
 
 
 def journal_row(entry: Entry, program: Program) -> dict[str, Any]:
-    ruling = program if entry.program_version is None else program.at(entry.occurred_at)
-    shown = describe_account(entry.account, ruling, format_member_id(ADA))
+    ruling = program.version if entry.program_version is None else entry.program_version
+    shown = describe_account(entry.account, program, format_member_id(ADA))
+    detail = entry.detail | ({"shown_by": program.version} if ruling != program.version else {})
     return {
         "member_id": ADA,
         "version": entry.version,
         "kind": entry.kind,
-        "program_version": ruling.version,
+        "program_version": ruling,
         "occurred_at": entry.occurred_at,
         "recorded_at": entry.account.changed_at,
         "store": entry.store,
         "points": entry.points,
         "postings": orjson.dumps([posting_document(posting) for posting in entry.postings]),
-        "detail": orjson.dumps(entry.detail),
+        "detail": orjson.dumps(detail),
         "account_after": orjson.dumps(shown),
     }
 

@@ -257,6 +257,15 @@ TAMPERING = {
     books.ZERO_SUM: {"more issued than there is": "UPDATE account SET issued = issued + 1 WHERE $ADA"},
     books.FOLD: ACCOUNTS,
     books.SHOWN: SHOWN,
+    books.RULED: {
+        "one of a program to come": """
+            INSERT INTO program SELECT 9, now() + interval '9 days', now(), source FROM program;
+            UPDATE journal SET program_version = 9 WHERE $points_adjusted
+        """,
+        "one of a program that had ended": """
+            INSERT INTO program SELECT 9, now() - interval '99 days', now(), source FROM program
+        """,
+    },
     books.EFFECT: EFFECTS,
     books.COUNTED: COUNTED,
     books.ANSWERS: ANSWERS,
