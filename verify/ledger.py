@@ -52,6 +52,8 @@ async def check_ledger(connection: Any, shard: str, topology: Topology) -> list[
         check_member(books, one)
     for row in await connection.fetch(STATEMENTS["answers_of_nothing"]):
         books[ANSWERS].fault(f"key {row['key']}: a yes that names no entry")
+    for row in await connection.fetch(STATEMENTS["answers_out_of_place"]):
+        books[ANSWERS].fault(f"key {row['key']} of {row['credential']}: in the name space of others")
     _check_stock(books, await connection.fetch(STATEMENTS["stock"]))
     return list(books.findings.values())
 

@@ -31,6 +31,10 @@ SELECT member_id, version, key, status, answer FROM idempotency WHERE version IS
 -- A "yes" that names no entry.
 SELECT key FROM idempotency WHERE version IS NULL AND status < 400;
 
+-- name: answers_out_of_place
+-- What a member's token sent stands in that member's name space, anything else outside.
+SELECT key, credential FROM idempotency WHERE (credential LIKE 'member:%') <> (key LIKE 'member:% %');
+
 -- name: programs
 SELECT version, effective_at, source FROM program ORDER BY version;
 
@@ -154,6 +158,7 @@ SELECT
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM purchase t)::text AS purchase,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM receipt t)::text AS receipt,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM idempotency t)::text AS idempotency,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM wrong_guess t)::text AS wrong_guess,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM member t)::text AS member,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM identifier t)::text AS identifier,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM claim t)::text AS claim,

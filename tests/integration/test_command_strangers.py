@@ -149,3 +149,15 @@ async def test_failed_look_ups_are_bounded_for_each_member_and_hour(node: Runnin
     await connection.execute("UPDATE wrong_guess SET guessed_at = guessed_at - interval '1 hour'")
     await connection.close()
     assert (await node.post("/v1/transfers", right, role=role, key="limited")).status == 201
+
+
+async def test_erasing_anybody_else_is_answered_alike(regions: dict[str, RunningNode]) -> None:
+    eu, us = regions["eu"], regions["us"]
+    ada, eve, bob = await eu.enrol(), await eu.enrol(), await us.enrol()
+    ids = [format_member_id(new_member_id(number, 7)) for number in (1, 2, 9)]
+    ids += [eve["member_id"], bob["member_id"], "0" * 14, "x"]
+    for node in (eu, us):
+        role = node.as_member(ada["member_id"])
+        replies = [await node.delete(f"/v1/members/{one}", role=role) for one in ids]
+        assert [shown(reply) for reply in replies] == [shown(replies[0])] * len(ids)
+        assert (replies[0].status, replies[0].code) == (404, "member_not_found")

@@ -128,6 +128,7 @@ ANSWERS = {
         UPDATE idempotency i SET version = j.version FROM journal j
         WHERE i.member_id = $bea AND i.version = 1 AND j.member_id = $bea AND j.kind = 'transfer_received'
     """,
+    "under a key that is not the asker's": "UPDATE idempotency SET credential = 'member:X' WHERE $FIRST",
     "a list": "UPDATE idempotency SET answer = '[]' WHERE $FIRST",
 }
 RECEIPTS = {
