@@ -24,6 +24,7 @@ from rules.command import (
     VoidHold,
 )
 from rules.describe import describe_account
+from rules.detail import HeldDetail, HoldEndDetail, PurchaseDetail, RedeemedDetail, RedemptionEndDetail, ReturnDetail
 from rules.outcome import Entry, Refused
 from rules.program import Program
 from rules.purchase import told_of_holds
@@ -40,13 +41,16 @@ _ON_WHAT_IS_THERE: Final = (CaptureHold, VoidHold, UseRedemption, CancelRedempti
 
 
 class RenderedEntry(NamedTuple):
-    """An entry as it is stored: its JSON parts rendered once, for the journal, the answer and the view alike."""
+    """An entry as it is stored: its JSON parts rendered once, for the journal, the answer and the view alike.
+
+    `detail` has the layout of the entry's kind (rules/detail.py).
+    """
 
     member_id: int
     version: int
     points: int
     postings: bytes
-    detail: dict[str, Any]
+    detail: Any
     account_after: bytes
 
 
@@ -99,7 +103,7 @@ def _enrolment(command: EnrolMember, entry: RenderedEntry) -> dict[str, Any]:
 
 
 def _purchase(_command: RecordPurchase, entry: RenderedEntry) -> dict[str, Any]:
-    detail = entry.detail
+    detail: PurchaseDetail = entry.detail
     return {
         "purchase_id": _reference("pur", entry),
         "entry_id": _reference("ent", entry),
@@ -111,10 +115,11 @@ def _purchase(_command: RecordPurchase, entry: RenderedEntry) -> dict[str, Any]:
 
 
 def _return(_command: ReturnPurchase, entry: RenderedEntry) -> dict[str, Any]:
+    detail: ReturnDetail = entry.detail
     return {
         "return_id": _reference("ret", entry),
         "entry_id": _reference("ent", entry),
-        "points_reversed": entry.detail.get("points_reversed", -entry.points),
+        "points_reversed": detail.get("points_reversed", -entry.points),
         "postings": orjson.Fragment(entry.postings),
     }
 
@@ -125,24 +130,28 @@ def _identifiers(command: ChangeIdentifiers, entry: RenderedEntry) -> dict[str, 
 
 
 def _hold(_command: PlaceHold, entry: RenderedEntry) -> dict[str, Any]:
-    detail = entry.detail
+    detail: HeldDetail = entry.detail
     return {"hold_id": _reference("hld", entry), "points": detail["held"], "expires_at": detail["expires_at"]}
 
 
 def _hold_closed(_command: CaptureHold | VoidHold, entry: RenderedEntry) -> dict[str, Any]:
-    detail = entry.detail
+    detail: HoldEndDetail = entry.detail
     hold_id = format_reference("hld", entry.member_id, detail["hold"])
-    return {"hold_id": hold_id} | {name: detail[name] for name in ("captured", "released") if name in detail}
+    document: dict[str, Any] = {"hold_id": hold_id}
+    if "captured" in detail:
+        document["captured"] = detail["captured"]
+    return document | {"released": detail.get("released", 0)}
 
 
 def _redemption(_command: RedeemReward, entry: RenderedEntry) -> dict[str, Any]:
-    detail = entry.detail
+    detail: RedeemedDetail = entry.detail
     return {"redemption_id": _reference("red", entry), "code": detail["code"], "points": detail["redeemed"]}
 
 
 def _redemption_closed(_command: UseRedemption | CancelRedemption, entry: RenderedEntry) -> dict[str, Any]:
-    redemption_id = format_reference("red", entry.member_id, entry.detail["redemption"])
-    return {"redemption_id": redemption_id, "status": entry.detail["status"]}
+    detail: RedemptionEndDetail = entry.detail
+    redemption_id = format_reference("red", entry.member_id, detail["redemption"])
+    return {"redemption_id": redemption_id, "status": detail["status"]}
 
 
 def _transfer(_command: SendTransfer, entry: RenderedEntry) -> dict[str, Any]:

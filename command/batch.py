@@ -34,6 +34,7 @@ from rules.command import (
     RedeemReward,
 )
 from rules.decide import decide
+from rules.detail import ReferralDocument
 from rules.facts import Facts
 from rules.guess import guessed
 from rules.outcome import Accepted, Decision, Entry, Purchase, Refused
@@ -57,7 +58,7 @@ class Batch:
         self._extras = extras
         self._accounts: dict[int, Account | None] = {}
         self._purchases: dict[tuple[int, int], tuple[Purchase, int]] = {}
-        self._referrals: dict[tuple[int, int], Mapping[str, int]] = {}
+        self._referrals: dict[tuple[int, int], ReferralDocument] = {}
         self._receipts: dict[ReceiptName, KnownReceipt] = {}
 
     def decide(self, loaded: Loaded) -> Answer:

@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, overload
 
-from rules.document import LotRow
+from rules.document import LotRow, PostingDocument
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding
 
 
@@ -29,9 +29,9 @@ def quantity_text(quantity: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def posting_document(posting: Posting) -> dict[str, Any]:
+def posting_document(posting: Posting) -> PostingDocument:
     """A posting as API.md shows it; `available_at`, `hold` and `expires_before` only where they matter."""
-    document: dict[str, Any] = {
+    document: PostingDocument = {
         "points": posting.points,
         "from": posting.source,
         "to": posting.target,
@@ -47,7 +47,7 @@ def posting_document(posting: Posting) -> dict[str, Any]:
     return document
 
 
-def parse_posting(document: dict[str, Any]) -> Posting:
+def parse_posting(document: PostingDocument) -> Posting:
     """The posting of its document."""
     return Posting(
         document["points"],

@@ -10,6 +10,22 @@ LotRow = list[Any]
 """Points, when they expire, and the activation of those still pending."""
 
 
+PostingDocument = TypedDict(
+    "PostingDocument",
+    {
+        "points": int,
+        "from": str,
+        "to": str,
+        "expires_at": str | None,
+        "reason": str,
+        "available_at": NotRequired[str | None],
+        "hold": NotRequired[int],
+        "expires_before": NotRequired[str | None],
+    },
+)
+"""A posting as API.md shows it; the last three only where they matter."""
+
+
 class ExpiringDocument(TypedDict):
     """Available points with the instant at which they expire."""
 

@@ -3,13 +3,22 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import TypedDict, Unpack
 
 from rules.codec import instant, instant_text
+from rules.detail import Detail, EntryDetail, TierChangeDocument
 from rules.outcome import Entry
 from rules.program import Program
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding, apply
 from rules.version import next_version
+
+
+class _Told(TypedDict, total=False):
+    """What an entry tells beside its postings; `points` is its effect as a person reads it."""
+
+    points: int
+    store: str | None
+    detail: Detail
 
 
 class Draft:
@@ -152,12 +161,15 @@ class Draft:
         """The latest activity known, this one or another that came before it: baskets come in any order."""
         return max(active_at, instant(self.counters.get("active_at")) or active_at)
 
-    def entry(self, kind: str, *, occurred_at: datetime, recorded_at: datetime, points: int = 0, **rest: Any) -> Entry:
-        """Close the entry. `points` is its effect as a person reads it; `rest` is `store` and `detail`."""
+    def entry(self, kind: str, *, occurred_at: datetime, recorded_at: datetime, **rest: Unpack[_Told]) -> Entry:
+        """Close the entry."""
+        detail = rest.get("detail", EntryDetail())
         if self.tier is not self.account.tier:
-            rest["detail"] = rest.get("detail", {}) | {"tier": _tier_document(self.account.tier, self.tier)}
+            detail = detail.copy()
+            detail["tier"] = _tier_document(self.account.tier, self.tier)
         account = replace(self.account, changed_at=recorded_at, counters=self.counters, tier=self.tier)
-        return Entry(kind, occurred_at, tuple(self.postings), account, points, **rest)
+        postings, points = tuple(self.postings), rest.get("points", 0)
+        return Entry(kind, occurred_at, postings, account, points, rest.get("store"), detail)
 
 
 def _by_inactivity(program: Program) -> bool:
@@ -172,7 +184,7 @@ def _renewal(lot: Lot, bucket: Bucket, expires_at: datetime, hold: int | None = 
     return Posting(lot.points, bucket, bucket, "renewed", expires_at, lot.available_at, hold, lot.expires_at)
 
 
-def _tier_document(before: TierStanding, after: TierStanding) -> dict[str, str | None]:
+def _tier_document(before: TierStanding, after: TierStanding) -> TierChangeDocument:
     return {
         "from": before.code,
         "to": after.code,

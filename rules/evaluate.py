@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import cast
 
 from rules.command import RecordPurchase
 from rules.decide import decide
 from rules.describe import describe_tier
+from rules.detail import PurchaseDetail
 from rules.document import ExplanationDocument, NotAppliedDocument, TierDocument
 from rules.facts import NO_FACTS, Facts
 from rules.outcome import Accepted, Refused
@@ -39,8 +41,8 @@ def evaluate(
     outcome = decide(account, asked, program, facts).outcome
     if not isinstance(outcome, Accepted):
         return outcome
-    entry = outcome.entry
-    points = entry.detail.get("points_earned", entry.points)
-    tier, holds = describe_tier(entry.account, program), told_of_holds(entry.detail)
-    not_applied = entry.detail.get("not_applied", ())
+    entry, detail = outcome.entry, cast("PurchaseDetail", outcome.entry.detail)
+    points = detail.get("points_earned", entry.points)
+    tier, holds = describe_tier(entry.account, program), told_of_holds(detail)
+    not_applied = detail.get("not_applied", ())
     return Evaluation(points, entry.postings, tier, outcome.explanation, not_applied, holds)

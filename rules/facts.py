@@ -1,10 +1,10 @@
 """What a command refers to beyond the member's own account: looked up by the caller, in the same transaction."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
 
+from rules.detail import ReferralDocument
 from rules.outcome import Purchase
 
 
@@ -24,7 +24,7 @@ class Facts:
     """
 
     purchase: Purchase | None = None
-    referral: Mapping[str, int] | None = None
+    referral: ReferralDocument | None = None
     hold_existed: bool = False
     redemption_existed: bool = False
     transfer_existed: bool = False

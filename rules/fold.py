@@ -3,11 +3,12 @@
 Everything but the counters comes out: buckets, lots, holds, redemptions, tier and status.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rules.codec import instant, parse_posting
+from rules.detail import ClosedDetail, EntryDetail, RedeemedDetail, RedemptionEndDetail
 from rules.membership import closed
 from rules.state import Account, Hold, Lot, Posting, Redemption, TierStanding, apply
 from rules.version import follows
@@ -15,12 +16,12 @@ from rules.version import follows
 
 @dataclass(frozen=True, slots=True)
 class FoldedEntry:
-    """What of a journal row the fold needs."""
+    """What of a journal row the fold needs; the documents are as stored, so they may be broken."""
 
     version: int
     kind: str
-    postings: list[dict[str, Any]]
-    detail: dict[str, Any]
+    postings: Sequence[Any]
+    detail: Any
 
 
 def fold(blank: Account, entries: Iterable[FoldedEntry]) -> Account:
@@ -41,7 +42,7 @@ def fold(blank: Account, entries: Iterable[FoldedEntry]) -> Account:
     return account
 
 
-def _with_tier(account: Account, detail: dict[str, Any]) -> Account:
+def _with_tier(account: Account, detail: EntryDetail) -> Account:
     tier = detail.get("tier")
     if tier is None:
         return account
@@ -49,28 +50,28 @@ def _with_tier(account: Account, detail: dict[str, Any]) -> Account:
     return replace(account, tier=TierStanding(tier["to"], since, instant(tier["until"])))
 
 
-def _nothing(account: Account, _detail: dict[str, Any], _postings: list[Posting]) -> Account:
+def _nothing(account: Account, _detail: EntryDetail, _postings: list[Posting]) -> Account:
     return account
 
 
-def _open_redemption(account: Account, detail: dict[str, Any], postings: list[Posting]) -> Account:
+def _open_redemption(account: Account, detail: RedeemedDetail, postings: list[Posting]) -> Account:
     lots = tuple(Lot(one.points, one.expires_at) for one in postings if one.reason == "redeemed")
     expires_at = instant(detail["expires_at"])
     redemption = Redemption(account.version, detail["reward"], detail["quantity"], expires_at, lots)
     return replace(account, redemptions=(*account.redemptions, redemption))
 
 
-def _close_redemption(account: Account, detail: dict[str, Any], _postings: list[Posting]) -> Account:
+def _close_redemption(account: Account, detail: RedemptionEndDetail, _postings: list[Posting]) -> Account:
     kept = tuple(one for one in account.redemptions if one.version != detail["redemption"])
     return replace(account, redemptions=kept)
 
 
-def _close(account: Account, _detail: dict[str, Any], _postings: list[Posting]) -> Account:
+def _close(account: Account, _detail: ClosedDetail, _postings: list[Posting]) -> Account:
     return closed(account)
 
 
 _OPENS_HOLD: Final = {"hold_placed": "hold", "transfer_sent": "transfer"}
-_EFFECTS: Final[dict[str, Callable[[Account, dict[str, Any], list[Posting]], Account]]] = {
+_EFFECTS: Final[dict[str, Callable[[Account, Any, list[Posting]], Account]]] = {
     "reward_redeemed": _open_redemption,
     "redemption_used": _close_redemption,
     "redemption_cancelled": _close_redemption,

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from rules.codec import instant_text
 from rules.command import AdjustPoints, ChangeIdentifiers, CloseMember, EnrolMember
+from rules.detail import EnrolledDetail
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.hold import insufficient
@@ -19,9 +20,10 @@ def enrol_member(command: EnrolMember, program: Program, facts: Facts) -> Outcom
         return Refused("unknown_store", f"the program has no store {command.store!r}", "/store")
     tier = TierStanding(program.tiers[0].code, command.received_at)
     draft = Draft(Account(command.member_id, command.received_at, tier, incarnation=facts.incarnation))
-    detail = {}
+    detail = EnrolledDetail()
     if command.referrer is not None:
-        draft.counters = detail = {"referred_by": command.referrer}
+        draft.counters = {"referred_by": command.referrer}
+        detail["referred_by"] = command.referrer
     entry = draft.entry(
         "member_enrolled",
         occurred_at=command.received_at,

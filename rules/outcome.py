@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
+from rules.detail import Detail, EntryDetail
 from rules.document import ExplanationDocument, PurchaseDocument, ReceiptDocument
 from rules.state import Account, Posting
 
@@ -23,7 +23,7 @@ class Entry:
     account: Account
     points: int
     store: str | None = None
-    detail: dict[str, Any] = field(default_factory=dict[str, Any])
+    detail: Detail = field(default_factory=EntryDetail)
     program_version: int | None = None
 
     @property

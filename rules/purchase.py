@@ -6,12 +6,12 @@ program says then: what each line earned for which reason, which lots paid for i
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from rules import counters
 from rules.codec import instant_text, lots_document, quantity_text
 from rules.command import Line, Receipt, RecordPurchase
 from rules.counting import count
+from rules.detail import PurchaseDetail
 from rules.document import LineDocument, PurchaseDocument, ReceiptDocument
 from rules.draft import Draft
 from rules.earn import Component, Earning, earn, ran, share
@@ -101,10 +101,10 @@ def _referral(basket: Basket, program: Program) -> dict[str, int]:
 def _entry(
     draft: Draft, command: RecordPurchase, payment: Payment, earning: Earning, referral: dict[str, int]
 ) -> Entry:
-    detail: dict[str, Any] = {}
+    detail: PurchaseDetail = {}
     if command.capture_holds or payment.points:
-        holds = [{"hold": hold, "points": points} for hold, points in payment.holds.items()]
-        detail |= {"points_earned": earning.points, "points_paid": payment.points, "captured": holds}
+        detail["points_earned"], detail["points_paid"] = earning.points, payment.points
+        detail["captured"] = [{"hold": hold, "points": points} for hold, points in payment.holds.items()]
     if command.capture_holds:
         detail["released"] = payment.released
     if earning.not_applied:
@@ -121,11 +121,12 @@ def _entry(
     )
 
 
-def told_of_holds(detail: dict[str, Any]) -> dict[str, int]:
+def told_of_holds(detail: PurchaseDetail) -> dict[str, int]:
     """How many points of holds a purchase captured and released, from its entry's detail; empty without holds."""
     if "released" not in detail:
         return {}
-    return {"captured": sum(hold["points"] for hold in detail["captured"]), "released": detail["released"]}
+    captured = sum(hold["points"] for hold in detail.get("captured", ()))
+    return {"captured": captured, "released": detail["released"]}
 
 
 def _document(

@@ -8,6 +8,7 @@ from typing import Final
 
 from rules import counters
 from rules.command import CreditReferral, ReturnReferral
+from rules.detail import ReferralDetail
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.outcome import Accepted, Outcome, Refused
@@ -45,7 +46,7 @@ def return_referral(account: Account, command: ReturnReferral, program: Program,
         return Refused("already_done", "nothing was given for this purchase, or it was taken back")
     draft = Draft(account)
     missing = command.points - draft.take(command.points, Bucket.PROGRAM, _REASON)
-    detail = {"referee": command.referee, "purchase": command.purchase}
+    detail: ReferralDetail = {"referee": command.referee, "purchase": command.purchase}
     if program.points.on_return == "debt":
         draft.post(Posting(missing, Bucket.DEBT, Bucket.PROGRAM, _REASON))
         missing = 0

@@ -1,11 +1,11 @@
 """Taking part of a purchase back, pinned to what its lines really earned and to the lots that paid for them."""
 
 from collections import Counter
-from typing import Any
 
 from rules.codec import instant, instant_text, parse_lots, quantity_text
 from rules.command import ReturnPurchase
 from rules.counting import count_out, is_undone
+from rules.detail import ReturnDetail
 from rules.document import PurchaseDocument, ReturnDocument, ReversedDocument, payment_of
 from rules.draft import Draft
 from rules.facts import Facts
@@ -52,24 +52,32 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     change = {"points": undone, "amount": money_back(document) - money_before}
     counted = count_out(draft.counters, returned, change, program)
     draft.tier, draft.counters = fallen(account, counted, program, command.received_at)
-    detail = {"purchase": purchase.version} | (told if given or forgiven else {})
+    detail: ReturnDetail = _detail(returned, facts)
+    if given or forgiven:
+        detail = {**told, **detail}
     entry = draft.entry(
         "purchase_returned",
         occurred_at=command.occurred_at,
         recorded_at=command.received_at,
         points=given + forgiven - undone,
         store=command.receipt.store,
-        detail=detail | _consequences(returned, facts),
+        detail=detail,
     )
     return Accepted(entry.decided_by(ruling.version, in_force=program.version), returned)
 
 
-def _consequences(purchase: Purchase, facts: Facts) -> dict[str, Any]:
-    """What follows when nothing of a purchase is left: it never happened, and whom it thanked gives that back."""
-    told: dict[str, Any] = {"undone": True} if is_undone(purchase.document) else {}
+def _detail(purchase: Purchase, facts: Facts) -> ReturnDetail:
+    """When nothing of a purchase is left, it never happened, and whom it thanked gives that back."""
+    detail: ReturnDetail = {"purchase": purchase.version}
+    if is_undone(purchase.document):
+        detail["undone"] = True
     if facts.referral and came_back_whole(purchase.document):
-        told["referral_return"] = {**facts.referral, "purchase": purchase.version}
-    return told
+        detail["referral_return"] = {
+            "referrer": facts.referral["referrer"],
+            "points": facts.referral["points"],
+            "purchase": purchase.version,
+        }
+    return detail
 
 
 def _returned(command: ReturnPurchase) -> Counter[int]:

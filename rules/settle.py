@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
+from rules.detail import RedemptionEndDetail
 from rules.draft import Draft
 from rules.outcome import Entry
 from rules.program import Program
@@ -87,7 +88,7 @@ def _end_redemption(account: Account, due_at: datetime, now: datetime) -> Entry 
         return None
     draft = Draft(account)
     draft.close_redemption(redemption.version)
-    detail = {"redemption": redemption.version, "status": "expired", "reward": redemption.reward}
+    detail: RedemptionEndDetail = {"redemption": redemption.version, "status": "expired", "reward": redemption.reward}
     return draft.entry("redemption_expired", occurred_at=due_at, recorded_at=now, detail=detail)
 
 

@@ -1,4 +1,4 @@
-"""What the rules store has the layout of rules/document.py, and what is shown of it that of the OpenAPI document."""
+"""What the rules store has its layout (rules/document.py, detail.py); what answers show of it has that of OpenAPI."""
 
 import inspect
 from typing import Any, get_args, get_origin, get_type_hints
@@ -9,14 +9,22 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from query import shape
-from rules import document
+from rules import detail, document
+from rules.codec import posting_document
 from rules.describe import describe_account
+from rules.detail import DETAILS
 from rules.document import AccountDocument, PurchaseDocument
 from rules.program import Program
 from service import shape as service_shape
 from tests.unit.test_rules_laws import LAW, live, programs
+from verify.entry import _DETAIL, _POINTS
 
-LAYOUTS = {name: one for name, one in inspect.getmembers(document) if hasattr(one, "__required_keys__")}
+LAYOUTS = {
+    name: one
+    for module in (detail, document)
+    for name, one in inspect.getmembers(module)
+    if hasattr(one, "__required_keys__")
+}
 
 
 def wrong(value: Any, layout: Any, path: str = "") -> list[str]:
@@ -39,8 +47,17 @@ def wrong(value: Any, layout: Any, path: str = "") -> list[str]:
 @given(st.data(), programs())
 def test_everything_is_stored_in_its_layout(data: st.DataObject, rules: Program) -> None:
     member = live(data, rules, steps=12)
+    for entry in member.journal:
+        assert wrong(entry.detail, DETAILS[entry.kind]) == [], entry.kind
+        assert wrong([posting_document(posting) for posting in entry.postings], list[document.PostingDocument]) == []
     assert wrong(describe_account(member.now, rules, "7"), AccountDocument) == []
     assert [one for purchase in member.purchases.values() for one in wrong(purchase.document, PurchaseDocument)] == []
+
+
+def test_verify_knows_every_kind_and_only_keys_that_it_has() -> None:
+    assert _POINTS.keys() == DETAILS.keys()
+    for kind, names in _DETAIL.items():
+        assert set(names) <= DETAILS[kind].__required_keys__ | DETAILS[kind].__optional_keys__, kind
 
 
 def test_a_key_that_no_layout_knows_is_found() -> None:
