@@ -94,7 +94,8 @@ def account_row(member: Member) -> dict[str, Any]:
 
 def purchase_row(member: Member, version: int, programs: dict[int, Program]) -> dict[str, Any]:
     purchase = member.purchases[version]
-    returned = [entry.version for entry in member.journal if entry.detail.get("purchase") == version]
+    returns = [entry for entry in member.journal if entry.kind == "purchase_returned"]
+    returned = [entry.version for entry in returns if entry.detail["purchase"] == version]
     row = {"member_id": ADA, "version": version, "changed_version": max([version, *returned])}
     row |= {
         "occurred_at": purchase.occurred_at,
