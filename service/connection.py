@@ -178,7 +178,7 @@ class _Connection(web.RequestHandler):
         response = render_problem(request, error)
         sign(self._app, request, response)
         response.force_close()
-        self._app[ACCESS].note(request, response, route="none")
+        self._app[ACCESS].note(request, response, route="none", took_s=0.0, credential=None)
         return response
 
 

@@ -19,10 +19,7 @@ class Output:
 
     def write(self, text: str) -> None:
         """Write as much as there is room for."""
-        self.write_bytes(text.encode("utf-8", "backslashreplace"))
-
-    def write_bytes(self, left: bytes) -> None:
-        """Write as much as there is room for."""
+        left = text.encode("utf-8", "backslashreplace")
         with suppress(OSError):
             while left:
                 left = left[os.write(STANDARD_ERROR, left) :]

@@ -143,7 +143,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     _histogram(request.method, route, response.status).observe(took_s)
     if not guard.open or response.status >= 400:  # noqa: PLR2004 - probes come every second
         label = request[PRINCIPAL].label if PRINCIPAL in request else None
-        app[ACCESS].note(request, response, route=route, took_ms=round(took_s * 1000, 1), credential=label)
+        app[ACCESS].note(request, response, route=route, took_s=took_s, credential=label)
     return response
 
 
