@@ -5,7 +5,7 @@ from datetime import date, datetime
 from typing import Final
 
 from command.fingerprint import NO_FINGERPRINT, Fingerprint
-from rules.command import Command
+from rules.command import Command, RecordPurchase, ReturnPurchase
 from rules.program import Program
 
 NO_DATE: Final = date(1970, 1, 1)
@@ -69,6 +69,11 @@ class Envelope:
     holds_of: int | None = None
     store: str | None = None
     stores_refusal: bool = True
+
+    @property
+    def lines(self) -> int:
+        """How many lines of goods the command has."""
+        return len(self.command.lines) if isinstance(self.command, RecordPurchase | ReturnPurchase) else 0
 
 
 @dataclass(frozen=True, slots=True)

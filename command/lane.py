@@ -20,6 +20,8 @@ from shard_router.errors import ProblemError
 
 BATCH_MAX: Final = 64
 """Beyond 64 commands per batch throughput hardly grows, but everybody in it waits longer (ledger-and-throughput)."""
+LINES_MAX: Final = 2_000
+"""Lines of the baskets in a batch, two of the longest: they are decided in one go, at about 2 us a line."""
 WAIT_MAX_S: Final = 1.0
 QUEUE_MAX: Final = 4_096
 """What one lane does in well under WAIT_MAX_S times ten; bounds memory whatever the clock says."""
@@ -91,7 +93,11 @@ class Lane:
         """The next commands in order, without those nobody waits for any more: they have not begun, nothing is lost."""
         now = time.monotonic()
         batch: list[_Waiting] = []
+        lines = 0
         while self._queue and len(batch) < BATCH_MAX:
+            lines += self._queue[0].envelope.lines
+            if batch and lines > LINES_MAX:
+                break
             waiting = self._queue.popleft()
             self._metrics.waited.observe(now - waiting.queued_at)
             if waiting.envelope.deadline <= now:

@@ -61,8 +61,8 @@ class AccessLog:
             return
         headers = response.headers
         about = _about(request.method, route, response.status, headers["Loyalty-Region"], credential)
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = f'{{"request_id":"{headers["Request-Id"]}",{about},"took_ms":{took_s * 1000:.1f},"timestamp":"{at}"'
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6]  # without +00:00
+        line = f'{{"request_id":"{headers["Request-Id"]}",{about},"took_ms":{took_s * 1000:.1f},"timestamp":"{at}Z"'
         if "traceparent" in request.headers and (trace := _TRACE.match(request.headers["traceparent"])):
             line = f'{line},"trace_id":"{trace[1]}"'
         if not self._held:

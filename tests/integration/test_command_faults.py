@@ -115,6 +115,19 @@ async def test_who_is_erased_beside_a_change_of_identifiers_leaves_none(node: Ru
     assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
 
 
+async def test_no_batch_has_more_lines_than_two_of_the_longest_baskets(node: RunningNode) -> None:
+    """They are decided in one go: a batch of 64 such baskets would keep everybody else waiting."""
+    member_id = (await node.enrol())["member_id"]
+    lines = [{"sku": "a", "quantity": 1, "amount": 100}] * 1_000
+    baskets = [basket({"member_id": member_id}, f"long-{number}", lines=lines) for number in range(8)]
+    replies = await asyncio.gather(*(node.post("/v1/purchases", body) for body in baskets))
+    assert {reply.status for reply in replies} == {201}
+    async with node.session.get(f"{node.url}/metrics") as answer:
+        text = await answer.text()
+    counts = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("loyalty_batch_commands_bucket"))
+    assert counts['loyalty_batch_commands_bucket{le="2.0"}'] == counts['loyalty_batch_commands_bucket{le="+Inf"}']
+
+
 async def test_commands_on_identifiers_never_share_a_batch_with_others_of_the_member(node: RunningNode) -> None:
     ada = await node.enrol()
     store = node.inner.lanes_for(parse_member_id(ada["member_id"])).store
