@@ -13,6 +13,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from cluster.errors import StartFailed
 from cluster.os_user import Account
@@ -21,6 +22,7 @@ Probe = Callable[[], Awaitable[str | None]]
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOG_BYTES_MAX = 32 * 1024 * 1024  # about 130,000 answers
+LOG_MODE = 0o640
 LOG_TAIL_LINES = 15
 LOG_TAIL_BYTES = 16 * 1024
 PROBE_INTERVAL_S = 0.05
@@ -53,7 +55,7 @@ async def spawn(spec: ProcessSpec) -> asyncio.subprocess.Process:
     """Start the process in its own session, so that Ctrl-C at the terminal reaches only the supervisor."""
     argv = spec.argv if spec.account is None else spec.account.argv(spec.argv, spec.death_signal)
     try:
-        with spec.log.open("ab") as log:
+        with open_log(spec.log) as log:
             return await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -160,19 +162,27 @@ def describe_exit(returncode: int) -> str:
     return f"killed by {signal.Signals(-returncode).name}"
 
 
+def open_log(path: Path) -> BinaryIO:
+    """The log to append to, for the eyes of its owner and their group."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, LOG_MODE)
+    os.fchmod(handle, LOG_MODE)  # one from before may be open to all
+    return open(handle, "ab")  # noqa: PTH123 - a handle; whoever asked closes it
+
+
 def rotate_log(path: Path) -> None:
     """Keep one older log when the present one has grown large; whoever writes to it may go on.
 
     The content is copied and the file emptied, because its process holds it open (to append: it goes on at the new
     end). Lines written between the two are lost, and on a full disk what has no room even without the older log.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.stat().st_size <= LOG_BYTES_MAX:
         return
     older = path.with_suffix(".log.1")
     older.unlink(missing_ok=True)
     try:
-        shutil.copyfile(path, older)
+        with path.open("rb") as content, open_log(older) as copy:
+            shutil.copyfileobj(content, copy)
     finally:
         os.truncate(path, 0)
 

@@ -82,7 +82,7 @@ class Supervisor:
 
     async def start(self, spec: ProcessSpec) -> None:
         """Start a process and keep it; returns when it is ready, StartFailed when it does not come up."""
-        self._bound_log(spec)
+        self._bound_log(spec.name, spec.log)
         child = await spawn(spec)
         record = ProcessRecord("starting", str(spec.log), port=spec.port, stop_signal=int(spec.stop_signal))
         kept = Kept(spec, child, record, self._now())
@@ -111,13 +111,14 @@ class Supervisor:
         while True:
             await asyncio.sleep(self.ask_interval_s)
             asked_at, child = self._now(), kept.child
-            if kept.record.state != READY or kept.spec.alive is None or await self._answers(kept.spec.alive):
+            max_s = self.silent_max_s if kept.record.state == READY else kept.spec.ready_deadline_s
+            if kept.spec.alive is None or await self._answers(kept.spec.alive) or child.returncode is not None:
                 silent_s = 0.0
                 continue
             waited_s = self._now() - asked_at
             # Who waited longer than it wanted to was itself away: asleep with the machine, or starved.
             silent_s = 0.0 if waited_s > 2 * self.silent_max_s else silent_s + self.ask_interval_s + waited_s
-            if silent_s >= self.silent_max_s and child is kept.child:
+            if silent_s >= max_s and child is kept.child:
                 self.note(kept.spec.name, f"silent for {silent_s:.0f} s, killed")
                 kill_group(child.pid)
                 silent_s = 0.0
@@ -147,21 +148,27 @@ class Supervisor:
         ended = asyncio.create_task(kept.child.wait())
         try:
             while not (await asyncio.wait({ended}, timeout=self.upkeep_s))[0]:
-                self._bound_log(kept.spec)
+                self._bound_log(kept.spec.name, kept.spec.log)
+                self._bound_log("supervisor", self.log)
                 if self._unsaved:
                     self._save()
         finally:
             ended.cancel()
         return ended.result()
 
-    def _bound_log(self, spec: ProcessSpec) -> None:
+    @property
+    def log(self) -> Path:
+        """Its own log, where it runs in the background."""
+        return self.data / "logs" / "supervisor.log"
+
+    def _bound_log(self, name: str, log: Path) -> None:
         try:
-            rotate_log(spec.log)
+            rotate_log(log)
         except OSError as error:
-            self._tell(spec.name, f"log not rotated: {error}")
+            self._tell(name, f"log not rotated: {error}")
 
     async def _restart(self, kept: Kept) -> None:
-        self._bound_log(kept.spec)
+        self._bound_log(kept.spec.name, kept.spec.log)
         try:
             kept.child = await spawn(kept.spec)
         except StartFailed as failure:
@@ -171,7 +178,7 @@ class Supervisor:
         kept.record.restarts += 1
         self._remember(kept)
         while kept.child.returncode is None and (reason := await probe(kept.spec)) is not None:
-            self._bound_log(kept.spec)  # what is never ready may say so often
+            self._bound_log(kept.spec.name, kept.spec.log)  # what is never ready may say so often
             if kept.record.state != reason:
                 self.note(kept.spec.name, "restarting")
             await asyncio.sleep(READY_POLL_S)

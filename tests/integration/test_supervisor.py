@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -13,27 +14,26 @@ from pathlib import Path
 
 import pytest
 
-from cluster import process, valkey
+from cluster import process
 from cluster.errors import ClusterError, StartFailed
 from cluster.node import PROJECT
 from cluster.process import ProcessSpec, rotate_log
 from cluster.run_file import Identity, ProcessRecord, RunRecord, exclusive, read_run, stop_orphans
 from cluster.supervisor import Supervisor
 from tests.conftest import eventually
-from tests.engine import free_port, server_folder
+from tests.engine import free_port, server_folder, valkey_process
 
 # A supervisor of one Valkey that tells when it is up and then waits to be killed.
 LONELY_SUPERVISOR = """
 import asyncio, os, sys
 from pathlib import Path
-from cluster import process, valkey
 from cluster.run_file import Identity, RunRecord
 from cluster.supervisor import Supervisor
+from tests.engine import valkey_process
 
 async def live(data, port):
     supervisor = Supervisor(data, RunRecord(Identity.of(os.getpid())))
-    program = valkey.find_valkey(None)
-    await supervisor.start(valkey.valkey_process(name="valkey", program=program, port=port, log=data / "valkey.log"))
+    await supervisor.start(valkey_process(data, port)[0])
     print("up", flush=True)
     await asyncio.Event().wait()
 
@@ -50,8 +50,7 @@ async def supervisor() -> AsyncGenerator[Supervisor]:
 
 
 def valkey_spec(supervisor: Supervisor, port: int) -> ProcessSpec:
-    program = valkey.find_valkey(None)
-    return valkey.valkey_process(name="valkey", program=program, port=port, log=supervisor.data / "valkey.log")
+    return valkey_process(supervisor.data, port)[0]
 
 
 def recorded(data: Path) -> Identity:
@@ -200,12 +199,14 @@ async def test_trouble_nobody_foresaw_does_not_end_the_keeping(
 def test_a_log_is_emptied_beneath_the_process_that_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "LOG_BYTES_MAX", 3)
     log = tmp_path / "one.log"
-    with log.open("ab", buffering=0) as child:
-        child.write(b"old\n")
-        rotate_log(log)
-        child.write(b"new")
-        rotate_log(log)
+    log.touch(mode=0o644)
+    with process.open_log(log) as child:
+        for line in (b"old\n", b"new"):
+            child.write(line)
+            child.flush()
+            rotate_log(log)
     assert (log.read_bytes(), (tmp_path / "one.log.1").read_bytes()) == (b"new", b"old\n")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (log, tmp_path / "one.log.1")] == [0o640, 0o640]
 
 
 async def test_a_log_is_kept_small_while_its_process_runs(
