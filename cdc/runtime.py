@@ -22,6 +22,7 @@ from cdc.slot import connect, find_primary, resume_position, secure_slot
 from cdc.source import Change, ChangeSource
 from query.views import mark_key
 from shard_router.incarnation import ensure_incarnation
+from shard_router.login import read_logins
 from shard_router.pool import ShardPools
 from shard_router.topology import Shard, Topology, TopologyWatch
 
@@ -36,7 +37,7 @@ class Runtime:
 
     def __init__(self, settings: CdcSettings) -> None:
         self.settings = settings
-        self.topology = TopologyWatch(settings.topology)
+        self.topology = TopologyWatch(settings.topology, read_logins(settings.secrets, "projector", "projector"))
         self._shard: Shard = self.topology.current.document.shards[settings.shard]
         self.moved = asyncio.Event()
         """The topology gives the shard another Valkey or other servers: for a new process to take up."""

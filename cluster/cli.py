@@ -144,9 +144,9 @@ def verify(*, data: Data = None, as_json: Json = False) -> None:
     from cluster.verdict import render_verdict, verdict_document  # noqa: PLC0415
     from verify.verify import verify as verify_promises  # noqa: PLC0415
 
-    path = Documents(_plan(data=data).data).topology
-    asyncio.run(running_topology(path))
-    findings = asyncio.run(verify_promises(path))
+    documents = Documents(_plan(data=data).data)
+    asyncio.run(running_topology(documents.topology))
+    findings = asyncio.run(verify_promises(documents.topology, documents.logins()))
     if as_json:
         sys.stdout.write(json.dumps(verdict_document(findings), indent=2) + "\n")
     else:

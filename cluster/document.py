@@ -5,6 +5,7 @@ because nodes adopt a higher epoch only.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cluster.files import read_json, write_atomic, write_json
 from cluster.plan import HOST, ClusterPlan, RegionPlan, ShardPlan
 from service.credential import CredentialDocument, Role, new_forward_key, new_key
 from shard_router.document import read_document
+from shard_router.login import Logins, read_logins
 
 KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
 
@@ -50,9 +52,22 @@ class Documents:
         return self.data / "regions.json"
 
     @property
-    def password(self) -> Path:
-        """Password of the embedded Postgres servers."""
+    def secrets(self) -> Path:
+        """Folder with the passwords of the servers; LOYALTY_SECRETS names another."""
+        return Path(os.environ.get("LOYALTY_SECRETS") or self.data / "secrets")
+
+    @property
+    def superuser_before(self) -> Path:
+        """Where versions until 0.1 kept the one password there was."""
         return self.data / "postgres.password"
+
+    def logins(self) -> Logins:
+        """The logins of whoever keeps this folder; none where no passwords are kept."""
+        return read_logins(self.secrets, "owner", "projector") if self.secrets.is_dir() else Logins()
+
+    def projector(self) -> Logins:
+        """The logins of a projector, who makes its own slot; likewise."""
+        return read_logins(self.secrets, "projector", "projector") if self.secrets.is_dir() else Logins()
 
     def node(self, name: str) -> Path:
         """Settings of one node."""
@@ -68,12 +83,12 @@ def known_region_numbers(data: Path) -> dict[str, int]:
     return read_json(Documents(data).regions) or {}
 
 
-def write_documents(plan: ClusterPlan, password: str) -> None:
+def write_documents(plan: ClusterPlan) -> None:
     """Write all documents for the plan; keys that exist are kept."""
     documents = Documents(plan.data)
     numbers = {region.name: region.number for region in plan.regions}
     write_json(documents.regions, known_region_numbers(plan.data) | numbers)
-    write_topology(documents.topology, _topology(plan, password))
+    write_topology(documents.topology, _topology(plan))
     ensure_keys(documents)
     for region in plan.regions:
         _write_node(plan, f"{region.name}-command", region.name, region.command_port)
@@ -83,10 +98,10 @@ def write_documents(plan: ClusterPlan, password: str) -> None:
         _write_node(plan, f"{shard.name}-cdc", shard.region, shard.cdc_port, extra)
 
 
-def _topology(plan: ClusterPlan, password: str) -> dict[str, Any]:
+def _topology(plan: ClusterPlan) -> dict[str, Any]:
     return {
         "regions": {region.name: _region_row(region) for region in plan.regions},
-        "shards": {shard.name: _shard_row(shard, password) for shard in plan.shards},
+        "shards": {shard.name: _shard_row(shard) for shard in plan.shards},
     }
 
 
@@ -94,11 +109,11 @@ def _region_row(region: RegionPlan) -> dict[str, Any]:
     return {"number": region.number, "command": [region.command_url], "query": [region.query_url]}
 
 
-def _shard_row(shard: ShardPlan, password: str) -> dict[str, Any]:
+def _shard_row(shard: ShardPlan) -> dict[str, Any]:
     return {
         "region": shard.region,
         "slots": [list(pair) for pair in shard.slots],
-        "servers": shard.server_urls(password),
+        "servers": shard.server_urls,
         "valkey": shard.valkey_url,
         "cdc": shard.cdc_url,
     }
@@ -126,6 +141,7 @@ def _write_node(plan: ClusterPlan, name: str, region: str, port: int, extra: dic
         "port": port,
         "topology": str(documents.topology),
         "credentials": str(documents.credentials),
+        "secrets": str(documents.secrets),
         "log_level": plan.log_level,
     } | (extra or {})
     # A JSON string or number is also a TOML one.

@@ -111,7 +111,8 @@ def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Conso
 
     board, status = uvloop.run(post())
     with console.status("verifying every promise on the data at rest …"):
-        findings = asyncio.run(verify(Documents(plan.data).topology))
+        documents = Documents(plan.data)
+        findings = asyncio.run(verify(documents.topology, documents.logins()))
     console.print(render_verdict(findings))
     for name, region in status.topology.regions.items():
         console.print(f"  {name}: commands {region.command[0]}  queries {region.query[0]}", highlight=False)

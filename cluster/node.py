@@ -25,7 +25,7 @@ KEY_DEADLINE_S = 5.0
 KEY_INTERVAL_S = 0.1
 READY_DEADLINE_S = 180.0  # three JVMs starting on two busy cores took more than 60 s
 # What a node's settings file says; the same names in our own environment mean the whole system, not the node.
-NODE_SETTINGS = ("REGION", "HOST", "PORT", "TOPOLOGY", "CREDENTIALS", "LOG_LEVEL", "SHARD", "SOURCE")
+NODE_SETTINGS = ("REGION", "HOST", "PORT", "TOPOLOGY", "CREDENTIALS", "SECRETS", "LOG_LEVEL", "SHARD", "SOURCE")
 
 
 def node_process(plan: ClusterPlan, *, module: str, name: str, port: int) -> ProcessSpec:

@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from cluster.errors import ClusterError
 from service.settings import LogLevel
+from shard_router.login import complete_as_it_is
 
 PORT_BASE = 8410
 PORTS_PER_REGION = 10
@@ -108,21 +109,25 @@ class ShardPlan:
     name: str
     region: str
     slots: tuple[tuple[int, int], ...]
+    folder: Path
     servers: tuple[ServerPlan, ...]
     valkey_port: int | None
     cdc_port: int
     external_servers: tuple[str, ...] = ()
     external_valkey: str | None = None
 
-    def server_urls(self, password: str) -> list[str]:
-        """DSNs of all Postgres servers of the shard."""
-        ours = [f"postgresql://loyalty:{password}@{HOST}:{server.port}/loyalty" for server in self.servers]
-        return list(self.external_servers) or ours
+    @property
+    def server_urls(self) -> list[str]:
+        """Addresses of all Postgres servers of the shard; to those of ours each process comes with its own login."""
+        ours = [f"postgresql://loyalty@{HOST}:{server.port}/loyalty" for server in self.servers]
+        return [complete_as_it_is(url) for url in self.external_servers] or ours
 
     @property
     def valkey_url(self) -> str:
-        """Where the shard's views live."""
-        return self.external_valkey or f"redis://{HOST}:{self.valkey_port}/0"
+        """Where the shard's views live; likewise."""
+        if self.external_valkey:
+            return complete_as_it_is(self.external_valkey)
+        return f"redis://loyalty@{HOST}:{self.valkey_port}/0"
 
     @property
     def cdc_url(self) -> str:
@@ -253,6 +258,7 @@ def _plan_shard(settings: ClusterSettings, folder: Path, shard: ShardSettings, p
         name=folder.name,
         region=shard.region,
         slots=shard.slots,
+        folder=folder,
         servers=tuple(
             ServerPlan(name=f"{folder.name}-postgres-{n}", folder=folder / f"postgres-{n}", port=port + 1 + n)
             for n in range(1, count + 1)

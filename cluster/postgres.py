@@ -7,7 +7,6 @@ is the primary the folders themselves tell (standby.signal, and after a promotio
 import asyncio
 import importlib.util
 import os
-import secrets
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,15 @@ import psutil
 
 from cluster.errors import ClusterError, StartFailed
 from cluster.files import write_atomic
+from cluster.login import CONNECT_TIMEOUT_S, SUPERUSER_NAME, address
 from cluster.os_user import Account, choose_account, reachable_copy
 from cluster.plan import HOST, ServerPlan
 from cluster.process import ProcessSpec, describe_exit, run_to_end
+from shard_router.login import POSTGRES_USERS
 from shard_router.statement import load_statements
 
+STANDBY_USER = POSTGRES_USERS["standby"]
 WHEEL_BIN = Path("pginstall18") / "bin"
-PASSWORD_BYTES = 24
-CONNECT_TIMEOUT_S = 3
 STREAM_DEADLINE_S = 30.0
 POLL_INTERVAL_S = 0.05
 OUTPUT_CHARS_MAX = 2000
@@ -103,20 +103,13 @@ def _wheel_folder() -> Path:
     return Path(wheel.origin).parent / WHEEL_BIN
 
 
-def server_password(path: Path) -> str:
-    """The password of all embedded servers, made at the first start and kept for the owner only."""
-    if not path.exists():
-        write_atomic(path, secrets.token_hex(PASSWORD_BYTES), mode=0o600)
-    return path.read_text(encoding="utf-8").strip()
-
-
-def server_url(server: ServerPlan, password: str, database: str = "loyalty") -> str:
-    """The DSN of one embedded server."""
-    return f"postgresql://loyalty:{password}@{HOST}:{server.port}/{database}"
+def server_address(server: ServerPlan) -> str:
+    """The address of one embedded server, without a user."""
+    return f"postgresql://{HOST}:{server.port}/postgres"
 
 
 async def create_primary(tools: PostgresTools, server: ServerPlan, password: str) -> None:
-    """Make the server's folder with initdb unless it is there."""
+    """Make the server's folder with initdb unless it is there; the password is its superuser's."""
     if server.folder.exists():
         return
     building = _building_folder(tools, server)
@@ -128,7 +121,8 @@ async def create_primary(tools: PostgresTools, server: ServerPlan, password: str
         await _run(
             tools,
             server.name,
-            (tools.program("initdb"), "--pgdata", str(building), "--username=loyalty", "--data-checksums"),
+            (tools.program("initdb"), "--pgdata", str(building), "--data-checksums"),
+            (f"--username={SUPERUSER_NAME}",),
             ("--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C"),
             ("--set", "include_if_exists=" + CONFIGURATION, "--no-instructions"),
         )
@@ -138,7 +132,10 @@ async def create_primary(tools: PostgresTools, server: ServerPlan, password: str
 
 
 async def clone_standby(tools: PostgresTools, standby: ServerPlan, primary: ServerPlan, password: str) -> None:
-    """Make the standby's folder from the running primary unless it is there; its slot must exist."""
+    """Make the standby's folder from the running primary unless it is there; its slot must exist.
+
+    The password is that of the login for standbys.
+    """
     if standby.folder.exists():
         return
     building = _building_folder(tools, standby)
@@ -146,7 +143,7 @@ async def clone_standby(tools: PostgresTools, standby: ServerPlan, primary: Serv
         tools,
         standby.name,
         (tools.program("pg_basebackup"), "--pgdata", str(building), "--host", HOST, "--port", str(primary.port)),
-        ("--username=loyalty", "--wal-method=stream", "--slot=standby", "--checkpoint=fast", "--no-password"),
+        (f"--username={STANDBY_USER}", "--wal-method=stream", "--slot=standby", "--checkpoint=fast", "--no-password"),
         password=password,
     )
     signal_file = building / "standby.signal"
@@ -199,13 +196,13 @@ def primary_settings(*, with_standby: bool) -> dict[str, str]:
 
 
 def standby_settings(primary: ServerPlan, password: str) -> dict[str, str]:
-    """Stream from the primary and keep copies of its failover slots (which needs dbname)."""
+    """Stream from the primary and keep copies of its failover slots (which needs dbname; see quiet_slot_sync)."""
     connection = {
         "host": HOST,
         "port": str(primary.port),
-        "user": "loyalty",
+        "user": STANDBY_USER,
         "password": password,
-        "dbname": "loyalty",
+        "dbname": "postgres",
         "application_name": "standby",
     }
     return {
@@ -221,13 +218,16 @@ def _quote(value: str) -> str:
 
 
 def postgres_process(tools: PostgresTools, server: ServerPlan, *, password: str, log: Path) -> ProcessSpec:
-    """The server as a process. Fast shutdown to stop; immediate shutdown, safe by crash recovery, when we die."""
+    """The server as a process, asked whether it is there as a standby would (whose password it is).
+
+    Fast shutdown to stop; immediate shutdown, safe by crash recovery, when we die.
+    """
     return ProcessSpec(
         name=server.name,
         argv=(tools.program("postgres"), "-D", str(server.folder)),
         log=log,
         port=server.port,
-        probe=lambda: answers(server_url(server, password, "postgres")),
+        probe=lambda: answers(address(server_address(server), STANDBY_USER, password, "postgres")),
         env=server_environment(),
         account=tools.account,
         stop_signal=signal.SIGINT,
@@ -237,23 +237,22 @@ def postgres_process(tools: PostgresTools, server: ServerPlan, *, password: str,
 
 
 async def answers(url: str) -> str | None:
-    """None when the server takes connections, else the reason."""
+    """None when the server takes connections, else the reason. One that asks who we are does."""
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+    except asyncpg.InvalidAuthorizationSpecificationError:
+        return None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return str(error) or type(error).__name__
     await connection.close()
     return None
 
 
-async def bootstrap(url: str, *, with_standby: bool) -> None:
-    """Database and standby slot, idempotent. `url` names the database `postgres`."""
+async def keep_for_standby(url: str) -> None:
+    """Make the standby's slot, idempotent: it may wait for nobody, there is no standby yet."""
     connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings={"synchronous_commit": "local"})
     try:
-        if await connection.fetchval(STATEMENTS["database_exists"]) is None:
-            await connection.execute(STATEMENTS["create_database"])
-        if with_standby:
-            await connection.execute(STATEMENTS["create_standby_slot"])
+        await connection.execute(STATEMENTS["create_standby_slot"])
     finally:
         await connection.close()
 

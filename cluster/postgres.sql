@@ -1,10 +1,4 @@
--- What a fresh primary needs before its standby exists. Run with synchronous_commit = local: there is nobody to wait for yet.
-
--- name: database_exists
-SELECT 1 FROM pg_database WHERE datname = 'loyalty';
-
--- name: create_database
-CREATE DATABASE loyalty;
+-- What a start and `loyalty status` ask a server.
 
 -- name: create_standby_slot
 -- Permanent: the primary keeps WAL for a standby that is away (up to max_slot_wal_keep_size).

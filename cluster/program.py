@@ -18,7 +18,8 @@ import asyncpg
 
 from cdc.slot import find_primary
 from cluster.errors import ClusterError
-from cluster.postgres import CONNECT_TIMEOUT_S, STATEMENTS
+from cluster.login import CONNECT_TIMEOUT_S
+from cluster.postgres import STATEMENTS
 from cluster.running import running_topology
 from cluster.setup import with_password
 from command.program import ApplyUnderWayError, apply_program

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from cluster.document import Documents
 from cluster.errors import ClusterError
 from command.migrate import find_mark, set_mark
 from command.node import CommandNode
@@ -47,7 +48,7 @@ async def respell_system(topology: Path, *, once: bool = False) -> Respelling | 
 
 @asynccontextmanager
 async def _node(topology: Path) -> AsyncGenerator[CommandNode]:
-    watch = TopologyWatch(topology)
+    watch = TopologyWatch(topology, Documents(topology.parent).logins())
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     node = CommandNode(next(iter(watch.current.document.regions)), watch, pools, CollectorRegistry())
     try:

@@ -13,9 +13,9 @@ from pathlib import Path
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.node import PROJECT
+from cluster.password import ensure_passwords
 from cluster.plan import ClusterPlan
-from cluster.postgres import server_password
-from cluster.process import log_tail, rotate_log
+from cluster.process import log_tail, open_log
 from cluster.run_file import Identity, RunRecord, exclusive, locked, read_run, stop_orphans, wait_gone
 from cluster.supervisor import Listener, Supervisor
 from cluster.system import System
@@ -38,7 +38,8 @@ async def _live(plan: ClusterPlan, on_change: Listener, on_ready: Callable[[int]
     run = RunRecord(Identity.of(os.getpid()), cdc_source=plan.cdc_source)
     run.save(plan.data)
     supervisor = Supervisor(plan.data, run, on_change)
-    system = System(plan, supervisor, server_password(Documents(plan.data).password))
+    documents = Documents(plan.data)
+    system = System(plan, supervisor, ensure_passwords(documents.secrets, documents.superuser_before))
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
@@ -74,8 +75,8 @@ def detach(plan: ClusterPlan, arguments: Sequence[str]) -> None:
         with exclusive(plan.data):  # raises with the message that names the owner
             return
     log = Documents(plan.data).log(SUPERVISOR)
-    rotate_log(log)
-    with log.open("wb") as output:
+    log.unlink(missing_ok=True)
+    with open_log(log) as output:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "cluster", "up", *arguments],
             stdin=subprocess.DEVNULL,

@@ -4,8 +4,9 @@ import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cluster.document import Documents
 from cluster.errors import ClusterError
-from shard_router.errors import TopologyError
+from shard_router.errors import DocumentError
 from shard_router.topology import TopologyDocument, read_topology
 
 CONNECT_TIMEOUT_S = 1.0
@@ -29,8 +30,8 @@ def _read(path: Path) -> TopologyDocument:
             f"nothing was ever started in {path.parent}: `loyalty up` brings a system up, --data names another folder"
         )
     try:
-        return read_topology(path).document
-    except TopologyError as error:
+        return read_topology(path, Documents(path.parent).logins()).document
+    except DocumentError as error:
         raise ClusterError(str(error)) from error
 
 

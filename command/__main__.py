@@ -22,6 +22,7 @@ from service.process import run_process
 from service.serve import serve
 from service.web import build_app
 from shard_router.errors import ProblemError
+from shard_router.login import read_logins
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
 
@@ -34,7 +35,7 @@ _LEARN_INTERVAL_S: Final = 0.5
 
 def build(settings: CommandSettings) -> web.Application:
     """Wire a command node; `run` adds what works in the background. DocumentError without a usable topology."""
-    topology = TopologyWatch(settings.topology)
+    topology = TopologyWatch(settings.topology, read_logins(settings.secrets, "node"))
     pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     app = build_app(settings, Credentials(settings.credentials))
     node = CommandNode(settings.region, topology, pools, app[REGISTRY])

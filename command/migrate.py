@@ -18,10 +18,14 @@ SLOT: Final = "loyalty_cdc"
 
 _FILES: Final = {file.name: file.read_text(encoding="utf-8") for file in sorted(MIGRATIONS.glob("*.sql"))}
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("migrate.sql"))
+_GRANTS: Final = load_statements(Path(__file__).with_name("grant.sql"))
 
 
 async def migrate(dsn: str) -> None:
-    """Apply what is missing and publish what queries need. May be called again, also at the same time."""
+    """Apply what is missing, publish what queries need, and say which login may do what.
+
+    May be called again, also at the same time. `dsn` is that of the owner of the tables.
+    """
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(_STATEMENTS["lock_migrations"])
@@ -32,6 +36,7 @@ async def migrate(dsn: str) -> None:
                 await _apply(connection, name, text)
         if not await connection.fetchval(_STATEMENTS["find_publication"], PUBLICATION):
             await connection.execute(_STATEMENTS["create_publication"])
+        await connection.execute(_GRANTS["grant_logins"])
     finally:
         await connection.close()
 
@@ -50,6 +55,7 @@ async def create_slot(dsn: str, slot: str = SLOT) -> None:
     """Create the change stream's failover slot unless it is there. Changes from now on are kept for it.
 
     Where it is gone the shard was restored, and a new incarnation begins.
+    `dsn` is of a login that may replicate.
     """
     connection = await asyncpg.connect(dsn)
     try:

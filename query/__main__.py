@@ -24,6 +24,7 @@ from service.process import run_process
 from service.serve import serve
 from service.ticket import TICKETS, Tickets
 from service.web import CREDENTIALS, STREAMS, build_app
+from shard_router.login import read_logins
 from shard_router.topology import TopologyWatch
 
 _COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY_READS)
@@ -32,7 +33,7 @@ _COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY
 def build(settings: QuerySettings) -> web.Application:
     """Wire a query node; it connects when the application starts. DocumentError when what it reads cannot be used."""
     app = build_app(settings, Credentials(settings.credentials))
-    node = QueryNode(settings, TopologyWatch(settings.topology))
+    node = QueryNode(settings, TopologyWatch(settings.topology, read_logins(settings.secrets, "reader", "query")))
     app[NODE] = node
     app[STREAMS] = streams = Places(settings.streams_max, "streaming", member_max=settings.streams_per_member_max)
     app.cleanup_ctx.append(_running)

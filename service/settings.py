@@ -38,6 +38,8 @@ class NodeSettings(BaseSettings):
     port: int
     topology: Path
     credentials: Path
+    secrets: Path | None = None
+    """Folder with a file per password, for server addresses in the topology that name a user and no password."""
     log_level: LogLevel = "info"
     deadline_ms: int = 5_000
     """Longest time a request may take when the client names none; tills give up at 5 to 6 s (Toast, ECRS)."""

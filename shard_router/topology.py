@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from shard_router.card import parse_card
 from shard_router.document import parse_document, read_document
 from shard_router.errors import DocumentError, MalformedIdError, TopologyError
+from shard_router.login import Logins, complete
 from shard_router.member_id import REGION_NUMBER_MAX, SLOT_COUNT, region_number_of, slot_of
 
 WATCH_INTERVAL_S: Final = 1.0
+NOBODY: Final = Logins()
 
 
 class Region(BaseModel):
@@ -101,21 +103,36 @@ def parse_topology(text: str | bytes) -> Topology:
     return Topology(parse_document(text, TopologyDocument))
 
 
-def read_topology(path: Path) -> Topology:
-    """The topology of a file; DocumentError when it cannot be read or used."""
-    document = read_document(path, TopologyDocument)
+def read_topology(path: Path, logins: Logins = NOBODY) -> Topology:
+    """The topology of a file, for a process with these logins; DocumentError when it cannot be read or used."""
+    document = with_logins(read_document(path, TopologyDocument), logins)
     try:
         return Topology(document)
     except TopologyError as error:
         raise TopologyError(f"{path}: {error}") from error
 
 
+def with_logins(document: TopologyDocument, logins: Logins) -> TopologyDocument:
+    """The document with addresses completed (see login.py)."""
+    shards = {
+        name: shard.model_copy(
+            update={
+                "servers": [complete(url, logins.postgres) for url in shard.servers],
+                "valkey": complete(shard.valkey, logins.valkey),
+            }
+        )
+        for name, shard in document.shards.items()
+    }
+    return document.model_copy(update={"shards": shards})
+
+
 class TopologyWatch:
     """The topology in force. `watch` adopts a higher epoch while the process runs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, logins: Logins = NOBODY) -> None:
         self.path = path
-        self.current = read_topology(path)
+        self._logins = logins
+        self.current = read_topology(path, logins)
         self.trouble: str | None = None
         """Why what the file says now is not in force; None when it is."""
         self._listeners: list[Callable[[Topology], None]] = []
@@ -147,7 +164,7 @@ class TopologyWatch:
             modified_ns = self.path.stat().st_mtime_ns
             if modified_ns == self._seen_ns:
                 return
-            self.trouble = self._take(read_topology(self.path))
+            self.trouble = self._take(read_topology(self.path, self._logins))
             self._seen_ns = modified_ns
         except (OSError, DocumentError) as error:
             self._seen_ns = 0  # a file that comes back may have the time it had

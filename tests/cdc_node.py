@@ -14,7 +14,7 @@ import aiohttp
 
 from service.credential import new_key
 from tests.conftest import eventually
-from tests.engine import free_port
+from tests.engine import as_login, as_valkey_user, free_port
 
 ROOT = Path(__file__).parents[1]
 START_DEADLINE_S = 60
@@ -95,7 +95,9 @@ async def cdc_node(
 
 
 def write_topology(folder: Path, servers: list[str], valkey: str, *, epoch: int = 1) -> None:
-    """Where the one shard lives."""
+    """Where the one shard lives, as its projector finds it."""
+    servers = [as_login(server, "projector") for server in servers]
+    valkey = as_valkey_user(valkey, "projector")
     topology = {
         "epoch": epoch,
         "regions": {"eu": {"number": 1, "command": [], "query": []}},

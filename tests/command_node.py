@@ -21,7 +21,7 @@ from command.request import COURIER, NODE
 from command.settings import CommandSettings
 from service.credential import mint_member_token
 from shard_router.member_id import parse_member_id
-from tests.engine import free_port
+from tests.engine import as_login, as_superuser, free_port
 from tests.keys import write_credentials
 
 PROGRAM = """
@@ -161,12 +161,22 @@ async def running_regions(
         yield nodes
 
 
+def topology_of_operator(folder: Path) -> Path:
+    """The node's topology as somebody reads it who may do everything."""
+    document = json.loads((folder / "topology.json").read_text())
+    for shard in document["shards"].values():
+        shard["servers"] = [as_superuser(url) for url in shard["servers"]]
+    file = folder / "topology-of-operator.json"
+    file.write_text(json.dumps(document))
+    return file
+
+
 def _region(number: int, *nodes: str) -> dict[str, Any]:
     return {"number": number, "command": list(nodes), "query": []}
 
 
 def _shard(region: str, dsn: str, slots: list[int]) -> dict[str, Any]:
-    return {"region": region, "slots": [slots], "servers": [dsn], "valkey": "redis://none"}
+    return {"region": region, "slots": [slots], "servers": [as_login(dsn, "node")], "valkey": "redis://none"}
 
 
 def _settings(folder: Path, region: str) -> dict[str, Any]:

@@ -12,17 +12,23 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 import redis.asyncio
 
 from cluster import postgres, valkey
+from cluster.login import SUPERUSER_NAME, address, secure
+from cluster.password import FILES
 from cluster.plan import ServerPlan
 from cluster.process import ProcessSpec, spawn, terminate, wait_ready
 from command.migrate import migrate
+from shard_router.login import POSTGRES_USERS, VALKEY_USERS, PostgresRole, ValkeyRole
 
 PASSWORD = "test"
+PASSWORDS = dict.fromkeys(FILES, PASSWORD)
+VALKEY_ADMIN = f"user tester on >{PASSWORD} allkeys allchannels +@all\n"
 VALKEY_DATABASES = 16
 # A throw-away server needs no crash safety; everything else is as in the real system.
 FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB"}
@@ -106,6 +112,24 @@ def in_database(url: str, name: str) -> str:
     return f"{url.rpartition('/')[0]}/{name}"
 
 
+def as_login(url: str, role: PostgresRole) -> str:
+    """A server of ours as one of its logins; any other address as it is."""
+    parts = urlsplit(url)
+    if parts.username != SUPERUSER_NAME:
+        return url
+    return address(url, POSTGRES_USERS[role], PASSWORD, parts.path.lstrip("/"))
+
+
+def as_superuser(url: str) -> str:
+    """A server of ours as a test may use it to do what no node can."""
+    return address(url, SUPERUSER_NAME, PASSWORD, urlsplit(url).path.lstrip("/"))
+
+
+def as_valkey_user(url: str, role: ValkeyRole) -> str:
+    """A Valkey of ours as one of its users; any other address as it is."""
+    return url.replace("//tester:", f"//{VALKEY_USERS[role]}:")
+
+
 def free_port() -> int:
     """A port nobody listens on now."""
     with socket.socket() as listener:
@@ -147,27 +171,37 @@ async def embedded_postgres(
         await postgres.create_primary(tools, one, PASSWORD)
         postgres.configure(tools, one, FAST | postgres.primary_settings(with_standby=standby))
         spec = postgres.postgres_process(tools, one, password=PASSWORD, log=folder / "primary.log")
-        url = postgres.server_url(one, PASSWORD, "postgres")
+        url = address(postgres.server_address(one), SUPERUSER_NAME, PASSWORD, "postgres")
         if not standby:
             await stack.enter_async_context(running(spec))
+            await secure(url, PASSWORDS)
             yield PostgresServer(url)
             return
         # Entered in this order the primary stops last: its commits must not wait for a standby that went first.
         await stack.enter_async_context(running(spec))
-        await postgres.bootstrap(url, with_standby=True)
+        await secure(url, PASSWORDS)
+        await postgres.keep_for_standby(url)
         await postgres.clone_standby(tools, two, one, PASSWORD)
         postgres.configure(tools, two, FAST | postgres.standby_settings(one, PASSWORD))
         spec = postgres.postgres_process(tools, two, password=PASSWORD, log=folder / "standby.log")
         await stack.enter_async_context(running(spec))
         await postgres.wait_streaming(url, "standby")
-        yield PostgresServer(url, postgres.server_url(two, PASSWORD, "postgres"))
+        yield PostgresServer(url, address(postgres.server_address(two), SUPERUSER_NAME, PASSWORD, "postgres"))
+
+
+def valkey_process(folder: Path, port: int | None = None) -> tuple[ProcessSpec, str]:
+    """A Valkey with the users of a real one and `tester`, who may do everything; and the latter's address."""
+    port = port or free_port()
+    tools = valkey.find_tools(None, folder)
+    valkey.configure(tools, folder / "valkey", port=port, acl=valkey.access_list(PASSWORDS) + VALKEY_ADMIN)
+    url = f"redis://tester:{PASSWORD}@127.0.0.1:{port}"
+    return valkey.valkey_process(tools, folder / "valkey", name="valkey", url=url, log=folder / "valkey.log"), url
 
 
 @asynccontextmanager
 async def embedded_valkey() -> AsyncGenerator[ValkeyServer]:
     """Valkey from the wheel."""
     with server_folder() as folder:
-        port, program = free_port(), valkey.find_valkey(None)
-        spec = valkey.valkey_process(name="valkey", program=program, port=port, log=folder / "valkey.log")
+        spec, url = valkey_process(folder)
         async with running(spec):
-            yield ValkeyServer(f"redis://127.0.0.1:{port}")
+            yield ValkeyServer(url)

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cluster import valkey
 from cluster.process import ProcessSpec, spawn, terminate, wait_ready
-from tests.engine import free_port, server_folder
+from tests.engine import server_folder, valkey_process
 
 
 @dataclass
@@ -37,10 +36,8 @@ class OwnValkey:
 @asynccontextmanager
 async def own_valkey() -> AsyncGenerator[OwnValkey]:
     with server_folder() as folder:
-        port = free_port()
-        log = folder / "valkey.log"
-        spec = valkey.valkey_process(name="valkey", program=valkey.find_valkey(None), port=port, log=log)
-        server = OwnValkey(spec, f"redis://127.0.0.1:{port}/0")
+        spec, url = valkey_process(folder)
+        server = OwnValkey(spec, f"{url}/0")
         await server.start()
         try:
             yield server

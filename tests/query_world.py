@@ -20,7 +20,7 @@ from query.settings import QuerySettings
 from rules.version import place_of
 from service.credential import mint_member_token
 from shard_router.member_id import compose_member_id, format_member_id
-from tests.engine import free_port
+from tests.engine import as_login, as_valkey_user, free_port
 from tests.keys import write_credentials
 
 START = datetime(2026, 11, 1, 9, tzinfo=UTC)
@@ -240,8 +240,8 @@ def _topology(shards: dict[str, ShardPlace], nodes: dict[str, str]) -> dict[str,
         name: {
             "region": name.partition("-")[0],
             "slots": [[0, 4095]],
-            "servers": place.servers,
-            "valkey": place.valkey,
+            "servers": [as_login(server, "reader") for server in place.servers],
+            "valkey": as_valkey_user(place.valkey, "query"),
         }
         for name, place in shards.items()
     }

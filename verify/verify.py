@@ -18,8 +18,9 @@ from redis.exceptions import RedisError
 
 from shard_router.directory import Directory
 from shard_router.errors import ProblemError
+from shard_router.login import Logins
 from shard_router.pool import Connection, ShardPools, ShardServers
-from shard_router.topology import Topology, TopologyWatch
+from shard_router.topology import NOBODY, Topology, TopologyWatch
 from verify.across import ALL, Across, check_across
 from verify.finding import Finding
 from verify.identifier import check_identifiers
@@ -34,9 +35,9 @@ STANDBY_PATIENCE_S: Final = 10.0
 _RETRY_S: Final = 0.25
 
 
-async def verify(topology_path: Path) -> list[Finding]:
+async def verify(topology_path: Path, logins: Logins = NOBODY) -> list[Finding]:
     """Check every shard of a topology; what cannot be reached or read is a violation too."""
-    watch = TopologyWatch(topology_path)
+    watch = TopologyWatch(topology_path, logins)
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False)
     findings: list[Finding] = []
     try:

@@ -1,13 +1,13 @@
 """The projector process against what can happen to it: the views always come to what the tables hold."""
 
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from cluster.valkey import find_valkey, valkey_process
 from command.migrate import create_slot
 from tests import engine
 from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node, write_topology
@@ -63,13 +63,18 @@ async def test_an_emptied_valkey_is_refilled(projector: CdcNode, client: asyncpg
     assert await valkey.hget(MARK, "complete") == b"1"
 
 
+@pytest.fixture
+def own_folder() -> Generator[Path]:
+    with engine.server_folder() as folder:
+        yield folder
+
+
 async def test_a_valkey_that_is_away_is_waited_for_and_refilled_when_it_comes_back_empty(
-    tmp_path: Path, database: str, client: asyncpg.Connection
+    tmp_path: Path, own_folder: Path, database: str, client: asyncpg.Connection
 ) -> None:
     await create_slot(database, SLOT_OF_TESTS)
-    port = engine.free_port()
-    spec = valkey_process(name="valkey", program=find_valkey(None), port=port, log=tmp_path / "valkey.log")
-    url = f"redis://127.0.0.1:{port}/0"
+    spec, url = engine.valkey_process(own_folder)
+    url = f"{url}/0"
     places = {"source": "pgoutput", "database": database, "valkey": url}
     async with cdc_node(tmp_path, **places, silence_max_ms=1000) as node:
         async with engine.running(spec):

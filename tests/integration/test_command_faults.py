@@ -24,7 +24,7 @@ from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id, slot_of
 from tests.command_node import RunningNode, running_command_node
 from tests.conftest import eventually
-from tests.engine import PostgresServer
+from tests.engine import PostgresServer, as_superuser
 from tests.integration.test_command import basket
 from tests.integration.test_command_saga import REWARDS, value
 
@@ -195,7 +195,7 @@ async def test_a_redemption_made_before_there_was_a_stock_gives_none_back(node: 
     await node.give(ada["member_id"], 100)
     mug = await node.post("/v1/redemptions", {"member": {"member_id": ada["member_id"]}, "reward": "mug"})
     assert mug.status == 201
-    dsns = [shard.servers[0] for shard in node.inner.topology.current.document.shards.values()]
+    dsns = [as_superuser(shard.servers[0]) for shard in node.inner.topology.current.document.shards.values()]
     await apply_program(dsns, REWARDS.replace("per_member = 2", "per_member = 2\nstock = 10"))
     cancelled = await node.post(f"/v1/redemptions/{mug.json['redemption_id']}/cancel")
     assert (cancelled.status, cancelled.json["account"]["balance"]["available"]) == (200, 100)

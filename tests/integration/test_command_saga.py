@@ -13,7 +13,7 @@ from command.stock import allot
 from rules.program import parse_program
 from shard_router.member_id import parse_member_id
 from tests.command_node import PROGRAM, RunningNode, running_command_node
-from tests.engine import PostgresServer
+from tests.engine import PostgresServer, as_superuser
 from tests.integration.test_command import basket
 
 REWARDS = (
@@ -46,10 +46,16 @@ async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -
 
 async def value(node: RunningNode, sql: str, *arguments: Any) -> list[Any]:
     values = []
-    for shard in node.inner.shards():
-        async with node.inner.pools[shard].primary() as connection:
-            values.append(await connection.fetchval(sql, *arguments))
+    for dsn in dsns(node):
+        connection = await asyncpg.connect(dsn)
+        values.append(await connection.fetchval(sql, *arguments))
+        await connection.close()
     return values
+
+
+def dsns(node: RunningNode) -> list[str]:
+    shards = node.inner.topology.current.document.shards
+    return [as_superuser(shards[name].servers[0]) for name in node.inner.shards()]
 
 
 async def two_far_apart(node: RunningNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -195,10 +201,8 @@ async def test_holds_points_and_coupons_pay_one_basket_or_none(node: RunningNode
 
 
 async def test_the_stock_of_a_new_program_version_changes_by_the_difference(node: RunningNode) -> None:
-
-    dsns = [node.inner.topology.current.document.shards[shard].servers[0] for shard in node.inner.shards()]
     for stock in (50, 7, 7):
-        await apply_program(dsns, REWARDS.replace("stock = 20", f"stock = {stock}"))
+        await apply_program(dsns(node), REWARDS.replace("stock = 20", f"stock = {stock}"))
         assert sum(await value(node, "SELECT allotted FROM reward_stock WHERE reward = 'coffee'")) == stock
 
 

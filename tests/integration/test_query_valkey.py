@@ -257,10 +257,10 @@ def busy(seconds: float) -> None:
 
 
 async def test_the_url_names_database_user_and_password(run: Run, killable: OwnValkey) -> None:
-    place = killable.url.removeprefix("redis://").removesuffix("/0")
+    place = killable.url.rpartition("@")[2].removesuffix("/0")
     async with Redis.from_url(killable.url) as client:
         await client.execute_command("ACL", "SETUSER", "reader", "on", ">s3cret@:/", "~*", "+@all")
-        await client.execute_command("CONFIG", "SET", "requirepass", "pass")
+        await client.execute_command("ACL", "SETUSER", "default", "on", ">pass", "~*", "+@all")
 
     async def scenario() -> None:
         for login in (":pass@", "reader:s3cret%40%3A%2F@"):
@@ -293,7 +293,8 @@ async def test_a_connection_may_be_encrypted(run: Run, killable: OwnValkey, tmp_
 
     async def scenario() -> None:
         server = await asyncio.start_server(carry, "127.0.0.1", 0, ssl=server_side)
-        place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}/2"
+        login = killable.url.removeprefix("redis://").partition("@")[0]
+        place = f"{login}@127.0.0.1:{server.sockets[0].getsockname()[1]}/2"
         trusting = f"rediss://{place}?ssl_ca_certs={tmp_path / 'pair.pem'}"
         async with (
             server,

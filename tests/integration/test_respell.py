@@ -13,7 +13,7 @@ from command.migrate import MIGRATIONS
 from command.respell import Respelling
 from shard_router.directory import Identifier
 from shard_router.member_id import parse_member_id
-from tests.command_node import RunningNode, running_command_node
+from tests.command_node import RunningNode, running_command_node, topology_of_operator
 from tests.engine import PostgresServer
 from verify.finding import Finding
 from verify.verify import verify
@@ -74,13 +74,13 @@ async def claims(node: RunningNode) -> dict[Identifier, int]:
 
 
 async def respelled(folder: Path) -> Respelling:
-    told = await respell_system(folder / "topology.json")
+    told = await respell_system(topology_of_operator(folder))
     assert told is not None
     return told
 
 
 async def findings(folder: Path) -> list[Finding]:
-    return [one for one in await verify(folder / "topology.json") if one.where == "all shards"]
+    return [one for one in await verify(topology_of_operator(folder)) if one.where == "all shards"]
 
 
 async def test_what_was_stored_before_comes_to_its_one_form(node: RunningNode, tmp_path: Path) -> None:

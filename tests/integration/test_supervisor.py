@@ -226,7 +226,7 @@ async def test_a_log_is_kept_small_while_its_process_runs(
 async def test_a_log_is_rotated_at_a_restart(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = valkey_spec(supervisor, free_port())
     await supervisor.start(spec)
-    spec.log.write_bytes(b"x" * 100_000)
+    spec.log.write_bytes(b"x" * 100_001)
     monkeypatch.setattr(process, "LOG_BYTES_MAX", 100_000)
     os.kill(recorded(supervisor.data).pid, signal.SIGKILL)
     await restarted(supervisor.run.processes["valkey"])

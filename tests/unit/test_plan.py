@@ -57,7 +57,7 @@ def test_what_is_configured_is_used_and_not_started(tmp_path: Path) -> None:
     )
     (shard,) = plan().shards
     assert (shard.servers, shard.valkey_port) == ((), None)
-    assert (shard.server_urls("unused"), shard.valkey_url) == (["postgresql://db/loyalty"], "redis://cache/0")
+    assert (shard.server_urls, shard.valkey_url) == (["postgresql://db/loyalty"], "redis://cache/0")
     assert sorted(plan().ports()) == [8410, 8411, 8412]
 
 
