@@ -12,7 +12,16 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from command.answer import MAY_CHANGE, REFUSED, RenderedEntry, accepted, problem_answer, refused, render_entry
+from command.answer import (
+    MAY_CHANGE,
+    NOTHING_TO_DO,
+    REFUSED,
+    RenderedEntry,
+    accepted,
+    problem_answer,
+    refused,
+    render_entry,
+)
 from command.binding import not_at_store
 from command.envelope import Answer, Envelope, ReceiptName
 from command.load import Extras, KnownReceipt, Loaded, NamedEntry, account_of, purchase_of
@@ -37,7 +46,7 @@ from rules.decide import decide
 from rules.detail import ReferralDocument
 from rules.facts import Facts
 from rules.guess import guessed
-from rules.outcome import Accepted, Decision, Entry, Purchase, Refused
+from rules.outcome import Accepted, Decision, Entry, NothingToDo, Purchase, Refused
 from rules.program import Program
 from rules.state import Account
 from shard_router.directory import Identifier
@@ -168,6 +177,8 @@ class Batch:
             self.writes.accounts[account.member_id] = account
         if isinstance(decision.outcome, Refused):
             return self._refuse(loaded, decision.outcome)
+        if isinstance(decision.outcome, NothingToDo):
+            return NOTHING_TO_DO
         rendered = self._write_entry(decision.outcome.entry, envelope)
         self._write_beside(loaded, decision.outcome, rendered)
         return self._keep(envelope, accepted(envelope.command, rendered))

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import orjson
 import structlog
 
+from command.answer import NOTHING_TO_DO
 from command.batch import now_utc
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
@@ -33,9 +34,9 @@ _DEADLINE_S: Final = 5.0
 _BACKOFF_MAX_S: Final = 30.0
 _NEVER: Final = frozenset({"member_closed", "member_not_found"})
 """Answers by which a receiver can never have the points."""
-_ENDED: Final = frozenset({"already_done", "not_found", "member_not_found"})
-"""Answers by which another courier has ended a transfer."""
-_REFERRED: Final = frozenset({None, "already_done", *_NEVER})
+_ENDED: Final = frozenset({"not_found", "member_not_found"})
+"""Answers by which there is no such transfer to end."""
+_REFERRED: Final = frozenset({None, *_NEVER})
 """Answers by which a referrer has their thanks or has given them back, now or before, or is gone."""
 
 
@@ -117,7 +118,8 @@ class Courier:
             end = CancelTransfer(errand.version, now, code)
         else:  # it may still be received: neither half may end yet
             raise ProblemError(code, f"transfer {errand.member_id}-{errand.version} waits")
-        if _code(await self._run(errand.member_id, end, None, reference=errand.version)) in _ENDED:
+        ended = await self._run(errand.member_id, end, None, reference=errand.version)
+        if ended == NOTHING_TO_DO or _code(ended) in _ENDED:
             await self._finish(errand)
 
     async def _deliver_referral(self, errand: Errand) -> None:

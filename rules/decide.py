@@ -32,7 +32,7 @@ from rules.command import (
 from rules.facts import NO_FACTS, Facts
 from rules.hold import capture_hold, place_hold, void_hold
 from rules.membership import adjust_points, change_identifiers, close_member, enrol_member
-from rules.outcome import Accepted, Decision, Entry, Outcome, Refused
+from rules.outcome import Accepted, Decision, Entry, NothingToDo, Outcome, Refused
 from rules.program import Program
 from rules.purchase import record_purchase
 from rules.redemption import cancel_redemption, redeem_reward, use_redemption
@@ -76,7 +76,7 @@ def _exists(_account: Account, _command: EnrolMember, _program: Program, _facts:
 
 
 def _settled(_account: Account, _command: SettleAccount, _program: Program, _facts: Facts) -> Outcome:
-    return Refused("in_progress", "there is nothing else to do")
+    return NothingToDo()
 
 
 _RULES: Final[dict[type, Callable[[Account, Any, Program, Facts], Outcome]]] = {

@@ -39,8 +39,10 @@ def evaluate(
     """The purchase as if received at `at` (bought when it says), on the account with time let pass up to `at`."""
     asked = replace(command, received_at=at)
     outcome = decide(account, asked, program, facts).outcome
-    if not isinstance(outcome, Accepted):
+    if isinstance(outcome, Refused):
         return outcome
+    if not isinstance(outcome, Accepted):
+        raise TypeError("a purchase is always something to do")
     entry, detail = outcome.entry, cast("PurchaseDetail", outcome.entry.detail)
     points = detail.get("points_earned", entry.points)
     tier, holds = describe_tier(entry.account, program), told_of_holds(detail)

@@ -13,14 +13,13 @@ class Facts:
     """What `decide` may need to know. Leaving one out means: there is no such thing.
 
     `purchase`: the purchase a return names, and `referral`: the `referrer` and `points` its entry owes them, if it owes
-    any. `hold_existed`, `redemption_existed`, `transfer_existed`: the entry the
-    command names did place a hold (make a redemption, send a transfer), whatever became of it. `holds_existed`: which
-    of `capture_holds` did so. `birth_date`: of a buyer. `stock_left`: how many of the reward this shard may still give;
-    asked only for rewards with a stock. `redemption_code`: of the redemption the command names; `wrong_guesses`: when
-    it (or a member's receiver) was guessed wrong lately, oldest first. `already_done`: an entry of this transfer's
-    receipt stands in the receiver's journal. `identifiers`: (kind, value) of all the member has now, and `taken`: the
-    kinds of those to be added that another member has; asked only when identifiers change. `incarnation`: of the
-    shard, for a new member's first entry.
+    any. `hold_existed`, `redemption_existed`, `transfer_existed`: the entry the command names did place a hold (make a
+    redemption, send a transfer), whatever became of it. `holds_existed`: which of `capture_holds` did so. `birth_date`:
+    of a buyer. `stock_left`: how many of the reward this shard may still give; asked only for rewards with a stock.
+    `redemption_code`: of the redemption the command names; `wrong_guesses`: when it (or a member's receiver) was
+    guessed wrong lately, oldest first. `identifiers`: (kind, value) of all the member has now, and `taken`: the kinds
+    of those to be added that another member has; asked only when identifiers change. `incarnation`: of the shard, for a
+    new member's first entry.
     """
 
     purchase: Purchase | None = None
@@ -33,7 +32,6 @@ class Facts:
     stock_left: int | None = None
     redemption_code: str = ""
     wrong_guesses: tuple[datetime, ...] = ()
-    already_done: bool = False
     identifiers: frozenset[tuple[str, str]] = frozenset()
     taken: frozenset[str] = frozenset()
     incarnation: int = 0

@@ -69,7 +69,12 @@ class Refused:
     retry_after_s: int | None = None
 
 
-Outcome = Accepted | Refused
+@dataclass(frozen=True, slots=True)
+class NothingToDo:
+    """What was asked is as it should be already, by time or by an earlier command: no entry, and no "no" either."""
+
+
+Outcome = Accepted | Refused | NothingToDo
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from rules.command import CreditReferral, ReturnReferral
 from rules.detail import ReferralDetail
 from rules.draft import Draft
 from rules.facts import Facts
-from rules.outcome import Accepted, Outcome, Refused
+from rules.outcome import Accepted, NothingToDo, Outcome
 from rules.program import Program
 from rules.state import Account, Bucket, Lot, Posting
 
@@ -19,9 +19,9 @@ _REASON: Final = "referral"
 
 
 def credit_referral(account: Account, command: CreditReferral, program: Program, _facts: Facts) -> Outcome:
-    """Thank a member for one they brought, once for each."""
+    """Thank a member for one they brought; nothing to do where they are thanked for them."""
     if counters.thanked_for(account.counters, command.referee) is not None:
-        return Refused("already_done", "this referral was credited")
+        return NothingToDo()
     draft = Draft(account)
     expires_at = draft.expires_at(program, command.received_at)
     draft.earn(Lot(command.points, expires_at), _REASON, command.received_at)
@@ -38,12 +38,13 @@ def credit_referral(account: Account, command: CreditReferral, program: Program,
 
 
 def return_referral(account: Account, command: ReturnReferral, program: Program, _facts: Facts) -> Outcome:
-    """Take the thanks for a purchase back. What is missing is owed, or forgiven where no return makes debt.
+    """Take the thanks for a purchase back; nothing to do where none were given, or no more.
 
-    The goods are back already, so nothing can be refused. Who was forgiven has been thanked, and is not again.
+    What is missing is owed, or forgiven where no return makes debt: the goods are back already, so nothing can be
+    refused. Who was forgiven has been thanked, and is not again.
     """
     if counters.thanked_for(account.counters, command.referee) not in {command.purchase, counters.ANY_PURCHASE}:
-        return Refused("already_done", "nothing was given for this purchase, or it was taken back")
+        return NothingToDo()
     draft = Draft(account)
     missing = command.points - draft.take(command.points, Bucket.PROGRAM, _REASON)
     detail: ReferralDetail = {"referee": command.referee, "purchase": command.purchase}

@@ -11,7 +11,7 @@ from rules.draft import Draft
 from rules.facts import Facts
 from rules.guess import STRANGERS_MAX, too_many
 from rules.hold import insufficient, too_many_open
-from rules.outcome import Accepted, Outcome, Refused
+from rules.outcome import Accepted, NothingToDo, Outcome, Refused
 from rules.program import Program
 from rules.state import Account, Bucket, Hold
 
@@ -47,10 +47,8 @@ def send_transfer(account: Account, command: SendTransfer, program: Program, fac
     return Accepted(entry)
 
 
-def receive_transfer(account: Account, command: ReceiveTransfer, program: Program, facts: Facts) -> Outcome:
-    """Take the sender's lots in, once; what has expired on the way expires at once."""
-    if facts.already_done:
-        return Refused("already_done", "this transfer was received")
+def receive_transfer(account: Account, command: ReceiveTransfer, program: Program, _facts: Facts) -> Outcome:
+    """Take the sender's lots in, once for each receipt; what has expired on the way expires at once."""
     draft = Draft(account)
     for lot in command.lots:
         draft.earn(lot, "transfer", command.received_at)
@@ -112,7 +110,8 @@ def _under_way(account: Account, version: int) -> Hold | None:
     return hold if hold and hold.kind == "transfer" else None
 
 
-def _none_open(facts: Facts) -> Refused:
+def _none_open(facts: Facts) -> Refused | NothingToDo:
+    """A transfer that was settled or cancelled before, or there never was one."""
     if facts.transfer_existed:
-        return Refused("already_done", "this transfer is settled or cancelled")
+        return NothingToDo()
     return Refused("not_found", "no such transfer")

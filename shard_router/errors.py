@@ -57,7 +57,6 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "member_exists": Problem(409, "There is a member with this identifier"),
     "hold_closed": Problem(409, "The hold was captured, voided or has lapsed"),
     "redemption_closed": Problem(409, "The redemption was used, cancelled or has ended"),
-    "already_done": Problem(409, "This was done before"),
     "state_lost": Problem(409, "A restore took back the state this token is of"),
     "member_closed": Problem(409, "The membership is closed"),
     "too_large": Problem(413, "The request is too large"),

@@ -11,7 +11,7 @@ from rules.codec import parse_state, posting_document, state_document
 from rules.command import Command, EnrolMember, Line, Receipt, RecordPurchase, ReturnedLine, ReturnPurchase
 from rules.decide import Facts, decide
 from rules.fold import FoldedEntry, fold
-from rules.outcome import Accepted, Entry, Purchase, Refused
+from rules.outcome import Accepted, Entry, NothingToDo, Purchase, Refused
 from rules.program import Program, parse_program
 from rules.state import Account, Bucket, Posting, TierStanding
 
@@ -72,7 +72,7 @@ class Member:
         assert self.account is not None
         return self.account
 
-    def say(self, command: Command, **facts: Any) -> Entry | Refused:
+    def say(self, command: Command, **facts: Any) -> Entry | Refused | NothingToDo:
         given = Facts(**facts)
         self.said.append((command, self.program, given))
         decision = decide(self.account, command, self.program, given)
@@ -82,7 +82,7 @@ class Member:
             self.purchases[decision.outcome.purchase.version] = replace(decision.outcome.purchase, document=document)
         self.account = stored(decision.account)
         check_books(self.journal, self.account)
-        if isinstance(decision.outcome, Refused):
+        if not isinstance(decision.outcome, Accepted):
             return decision.outcome
         self.explanation = decision.outcome.explanation
         return decision.outcome.entry
@@ -91,6 +91,11 @@ class Member:
         entry = self.say(command, **facts)
         assert isinstance(entry, Entry), entry
         return entry
+
+    def idle(self, command: Command, **facts: Any) -> bool:
+        """Whether there was nothing to do, and nothing was done."""
+        before = self.account
+        return isinstance(self.say(command, **facts), NothingToDo) and self.account == before
 
     def refused(self, command: Command, **facts: Any) -> str:
         before = self.account

@@ -18,7 +18,7 @@ from command.envelope import Envelope
 from command.lane import _Waiting
 from command.program import apply_program
 from command.store import BatchConflictError
-from rules.command import AdjustPoints, CloseMember, ReceiveTransfer
+from rules.command import AdjustPoints, CloseMember, ReceiveTransfer, ReturnReferral, SettleAccount
 from rules.state import Lot
 from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id, slot_of
@@ -99,6 +99,19 @@ async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_du
     (again,) = await store.run([replace(receive, request_id="again")])
     assert again.replayed
     assert max(one or 0 for one in await value(node, written)) > first
+
+
+async def test_what_is_as_it_should_be_already_is_counted_as_done_and_not_as_a_conflict(node: RunningNode) -> None:
+    ada = await node.enrol()
+    number = parse_member_id(ada["member_id"])
+    for command in (SettleAccount(now_utc()), ReturnReferral(1, 2, 3, now_utc())):
+        answer = await node.inner.lanes_for(number).run(envelope(ada["member_id"], command=command))
+        assert (answer.status, answer.body) == (204, b"")
+        async with node.session.get(f"{node.url}/metrics") as metrics:
+            name = f'command="{type(command).__name__}"'
+            counted = [line for line in (await metrics.text()).splitlines() if name in line and "_total" in line]
+        assert counted == [f'loyalty_commands_total{{{name},status="204"}} 1.0']
+    assert (await node.give(ada["member_id"], 1)).json["account"]["version"] == 2
 
 
 async def test_who_is_erased_beside_a_change_of_identifiers_leaves_none(node: RunningNode) -> None:
