@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, overload
+from typing import overload
 
-from rules.document import LotRow, PostingDocument
+from rules.document import LotRow, PostingDocument, StateDocument
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding
 
 
@@ -61,9 +61,9 @@ def parse_posting(document: PostingDocument) -> Posting:
     )
 
 
-def state_document(account: Account) -> dict[str, Any]:
+def state_document(account: Account) -> StateDocument:
     """What the bucket columns do not say: lots, holds, redemptions, tier, counters. Empty parts are left out."""
-    document: dict[str, Any] = {
+    document: StateDocument = {
         "tier": [account.tier.code, instant_text(account.tier.since), instant_text(account.tier.until)],
         "changed_at": instant_text(account.changed_at),
     }
@@ -84,7 +84,7 @@ def state_document(account: Account) -> dict[str, Any]:
 
 
 def parse_state(
-    member_id: int, document: dict[str, Any], *, version: int, status: str, totals: dict[str, int]
+    member_id: int, document: StateDocument, *, version: int, status: str, totals: dict[str, int]
 ) -> Account:
     """The account of its document; `totals` are the columns `spent`, `expired`, `debt`, `issued`."""
     code, since, until = document["tier"]

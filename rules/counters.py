@@ -9,9 +9,12 @@ only a replay counts on, a few. All functions return new values: nothing here ch
 
 from collections.abc import Iterable, Mapping
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
-Counters = Mapping[str, Any]
+from rules.document import CountersDocument
+
+Counters = CountersDocument
+Counted = Literal["purchases", "days", "applied", "applied_on", "rewards", "metric", "tier_before", "referrals"]
 
 DAYS_KEPT: Final = 40
 """A till may be 35 days late."""
@@ -41,13 +44,13 @@ def on_day(counters: Counters, day: date) -> tuple[int, int]:
     return 0, 0
 
 
-def with_purchase(counters: Counters, day: date, points: int) -> dict[str, Any]:
+def with_purchase(counters: Counters, day: date, points: int) -> Counters:
     """One more purchase of a business date."""
     days = _without_old(add_on_day(counters.get("days", ()), day, (1, points)), day, width=3)
     return {**counters, "purchases": purchase_count(counters) + 1, "days": days}
 
 
-def without_purchase(counters: Counters, day: date, points: int) -> dict[str, Any]:
+def without_purchase(counters: Counters, day: date, points: int) -> Counters:
     """One purchase of a business date, and what it earned, as if it had never been."""
     days = take_off_day(counters.get("days", ()), day, (1, points))
     return with_value(with_value(counters, "purchases", max(purchase_count(counters) - 1, 0)), "days", days)
@@ -65,23 +68,23 @@ def times_applied_on(counters: Counters, reason: str, day: date) -> int:
     return sum(days[index + 1] for index in range(0, len(days), 2) if days[index] == ordinal)
 
 
-def with_applied(counters: Counters, reason: str, change: int = 1) -> dict[str, Any]:
+def with_applied(counters: Counters, reason: str, change: int = 1) -> Counters:
     """An offer with a limit applied once more, or once less."""
     return _with_times(counters, "applied", reason, change)
 
 
-def with_applied_on(counters: Counters, reason: str, day: date) -> dict[str, Any]:
+def with_applied_on(counters: Counters, reason: str, day: date) -> Counters:
     """An offer with a daily limit applied once more on a business date."""
     applied_on = counters.get("applied_on", {})
     days = _without_old(add_on_day(applied_on.get(reason, ()), day, (1,)), day, width=2)
     return {**counters, "applied_on": {**applied_on, reason: days}}
 
 
-def without_applied_on(counters: Counters, reason: str, day: date) -> dict[str, Any]:
+def without_applied_on(counters: Counters, reason: str, day: date) -> Counters:
     """An offer with a daily limit applied once less on a business date."""
     applied_on = counters.get("applied_on", {})
     days = take_off_day(applied_on.get(reason, ()), day, (1,))
-    return with_value(counters, "applied_on", with_value(applied_on, reason, days))
+    return with_value(counters, "applied_on", _with(applied_on, reason, days))
 
 
 def times_redeemed(counters: Counters, reward: str) -> int:
@@ -89,7 +92,7 @@ def times_redeemed(counters: Counters, reward: str) -> int:
     return counters.get("rewards", {}).get(reward, 0)
 
 
-def with_redeemed(counters: Counters, reward: str, change: int) -> dict[str, Any]:
+def with_redeemed(counters: Counters, reward: str, change: int) -> Counters:
     """So many more of a reward redeemed, or fewer."""
     return _with_times(counters, "rewards", reward, change)
 
@@ -99,12 +102,12 @@ def thanked_for(counters: Counters, referee: int) -> int | None:
     return next((purchase for known, purchase in map(_thanks, counters.get("referrals", ())) if known == referee), None)
 
 
-def with_thanks(counters: Counters, referee: int, purchase: int) -> dict[str, Any]:
+def with_thanks(counters: Counters, referee: int, purchase: int) -> Counters:
     """Thanked for a purchase of a newcomer's."""
     return {**counters, "referrals": [*counters.get("referrals", ()), [referee, purchase]]}
 
 
-def without_thanks(counters: Counters, referee: int) -> dict[str, Any]:
+def without_thanks(counters: Counters, referee: int) -> Counters:
     """Thanked no more for a newcomer."""
     kept = [one for one in counters.get("referrals", ()) if _thanks(one)[0] != referee]
     return with_value(counters, "referrals", kept)
@@ -115,16 +118,20 @@ def _thanks(one: int | list[int]) -> tuple[int, int]:
     return (one, ANY_PURCHASE) if isinstance(one, int) else (one[0], one[1])
 
 
-def with_value(counters: Counters, name: str, value: Any) -> dict[str, Any]:
+def with_value(counters: Counters, name: Counted, value: Any) -> Counters:
     """The counters with another value, or without it when there is nothing to count."""
+    return cast("Counters", _with(counters, name, value))
+
+
+def _with_times(counters: Counters, kind: Literal["applied", "rewards"], code: str, change: int) -> Counters:
+    times = counters.get(kind, {})
+    return with_value(counters, kind, _with(times, code, max(times.get(code, 0) + change, 0)))
+
+
+def _with(values: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
     if value:
-        return {**counters, name: value}
-    return {known: kept for known, kept in counters.items() if known != name}
-
-
-def _with_times(counters: Counters, kind: str, code: str, change: int) -> dict[str, Any]:
-    times: Counters = counters.get(kind, {})
-    return with_value(counters, kind, with_value(times, code, max(times.get(code, 0) + change, 0)))
+        return {**values, name: value}
+    return {known: kept for known, kept in values.items() if known != name}
 
 
 def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...]) -> list[int]:

@@ -6,7 +6,6 @@ counters' own names. What the member was forgiven they have had: such a purchase
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Any
 
 from rules import counters
 from rules.document import CountedDocument, PartlyCountedDocument, PurchaseDocument
@@ -20,7 +19,7 @@ from rules.tier import metric_of_purchase, with_metric, without_metric
 
 def count(
     before: counters.Counters, basket: Basket, earning: Earning, program: Program
-) -> tuple[dict[str, Any], CountedDocument]:
+) -> tuple[counters.Counters, CountedDocument]:
     """The counters with a purchase, and the note of what a return of it counts back out."""
     limited = sum(component.points for component in earning.components if component.reason != REFERRAL)
     counted = counters.with_purchase(before, basket.day, limited)
@@ -42,7 +41,7 @@ def count(
 
 def count_out(
     counted: counters.Counters, purchase: Purchase, change: Mapping[str, int], program: Program
-) -> dict[str, Any]:
+) -> counters.Counters:
     """The counters without what now came back of a purchase: `change` of each metric, and all of it once it is undone.
 
     `purchase` is as the return leaves it.
@@ -57,7 +56,7 @@ def count_out(
         for reason in noted["applied_on"]:
             counted = counters.without_applied_on(counted, reason, day)
     if "metric" not in noted:
-        return dict(counted)
+        return counted
     changes = {**change, "purchases": int(came_back_whole(document))}
     return without_metric(counted, noted["metric"], day, changes[noted["metric"]])
 

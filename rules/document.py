@@ -10,6 +10,36 @@ LotRow = list[Any]
 """Points, when they expire, and the activation of those still pending."""
 
 
+class CountersDocument(TypedDict, total=False):
+    """What is counted of a member beside points (see counters).
+
+    Of days: flat rows of a day's ordinal and its values, `metric` behind its name. `tier_before`: rows of code, since
+    and until. `referrals`: pairs of referee and purchase, in earlier versions the referee alone.
+    """
+
+    purchases: int
+    days: list[int]
+    applied: dict[str, int]
+    applied_on: dict[str, list[int]]
+    rewards: dict[str, int]
+    metric: list[Any]
+    tier_before: list[list[Any]]
+    active_at: str
+    referred_by: int
+    referrals: list[Any]
+
+
+class StateDocument(TypedDict):
+    """What the columns of an account do not say, in short rows: of the tier, each hold and each open redemption."""
+
+    tier: list[Any]
+    changed_at: str
+    lots: NotRequired[list[LotRow]]
+    holds: NotRequired[list[list[Any]]]
+    redemptions: NotRequired[list[list[Any]]]
+    counters: NotRequired[CountersDocument]
+
+
 PostingDocument = TypedDict(
     "PostingDocument",
     {

@@ -7,6 +7,7 @@ from typing import TypedDict, Unpack
 
 from rules.codec import instant, instant_text
 from rules.detail import Detail, EntryDetail, TierChangeDocument
+from rules.document import CountersDocument
 from rules.outcome import Entry
 from rules.program import Program
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding, apply
@@ -27,7 +28,7 @@ class Draft:
     def __init__(self, account: Account) -> None:
         self.account = replace(account, version=next_version(account.version, account.incarnation))
         self.postings: list[Posting] = []
-        self.counters = account.counters
+        self.counters: CountersDocument = account.counters
         self.tier = account.tier
 
     def post(self, posting: Posting) -> None:

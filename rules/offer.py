@@ -35,7 +35,7 @@ class Basket:
     occurred_at: datetime
     local: datetime
     birth_date: date | None
-    counters: Mapping[str, Any]
+    counters: counters.Counters
 
     @property
     def money(self) -> int:

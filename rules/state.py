@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from rules.document import CountersDocument
+
 
 class Bucket(StrEnum):
     """Where points can be. `program` is the issuer; `debt` is what the member owes."""
@@ -108,7 +110,7 @@ class Account:
     debt: int = 0
     issued: int = 0
     incarnation: int = field(default=0, compare=False)
-    counters: dict[str, Any] = field(default_factory=dict[str, Any])
+    counters: CountersDocument = field(default_factory=CountersDocument)
 
     @property
     def available(self) -> int:

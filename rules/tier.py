@@ -21,14 +21,14 @@ from rules.state import Account, TierStanding
 _YEAR_DAYS: Final = 366
 _ONE_DAY: Final = timedelta(days=1)
 
-Ranked = tuple[TierStanding, dict[str, Any]]
+Ranked = tuple[TierStanding, Counters]
 """A standing and the counters beside it."""
 
 
-def with_metric(counters: Counters, program: Program, day: date, change: int) -> dict[str, Any]:
+def with_metric(counters: Counters, program: Program, day: date, change: int) -> Counters:
     """The counters with `change` of the metric on a day; what lies before any window goes."""
     if not change:
-        return dict(counters)
+        return counters
     policy = program.tier_policy
     kept = policy.return_days + (_YEAR_DAYS if policy.window.kind == "calendar_year" else 31 * policy.window.months)
     days = add_on_day(_days(counters, program), day, (change,))
@@ -38,11 +38,11 @@ def with_metric(counters: Counters, program: Program, day: date, change: int) ->
     return {**counters, "metric": [program.tier_policy.metric, *days[start:]]}
 
 
-def without_metric(counters: Counters, metric: str, day: date, change: int) -> dict[str, Any]:
+def without_metric(counters: Counters, metric: str, day: date, change: int) -> Counters:
     """The counters without `change` of a metric counted on a day, unless it is no longer counted or forgotten."""
     name, days = _metric(counters)
     if name != metric:
-        return dict(counters)
+        return counters
     left = take_off_day(days, day, (change,))
     return with_value(counters, "metric", [name, *left] if left else [])
 
@@ -106,7 +106,7 @@ def fallen(account: Account, counters: Counters, program: Program, now: datetime
         else:
             standing = below.pop()
     while standing.until and standing.until <= now:  # it ended while a higher one was held
-        ended = replace(account, tier=standing, counters=dict(counters))
+        ended = replace(account, tier=standing, counters=counters)
         standing, below = after_period(ended, program.at(standing.until), standing.until), []
     return standing, _with_below(counters, below)
 
@@ -130,11 +130,11 @@ def _since(standing: TierStanding, counters: Counters, program: Program) -> int:
 
 
 def _below(counters: Counters) -> list[TierStanding]:
-    rows: list[tuple[str, str, str | None]] = counters.get("tier_before", [])
+    rows = counters.get("tier_before", ())
     return [TierStanding(code, datetime.fromisoformat(since), instant(until)) for code, since, until in rows]
 
 
-def _with_below(counters: Counters, below: list[TierStanding]) -> dict[str, Any]:
+def _with_below(counters: Counters, below: list[TierStanding]) -> Counters:
     rows = [[one.code, instant_text(one.since), instant_text(one.until)] for one in below]
     return with_value(counters, "tier_before", rows)
 

@@ -11,6 +11,7 @@ from rules.counters import (
     COUNT_MAX,
     DAYS_KEPT,
     NO_PURCHASE,
+    Counters,
     purchase_count,
     times_redeemed,
     with_thanks,
@@ -38,7 +39,7 @@ def check_counted(finding: Finding, rows: MemberRows, stored: Account) -> None:
         finding.fault(f"{rows.name}: {wrong}")
 
 
-def _wrong_count(rows: MemberRows, counters: dict[str, Any]) -> Iterator[str]:
+def _wrong_count(rows: MemberRows, counters: Counters) -> Iterator[str]:
     entries = rows.entries.values()
     undone = {entry.detail["purchase"] for entry in entries if entry.detail.get("undone")}
     bought = sum(entry.kind == "purchase_recorded" for entry in entries) - len(undone)
@@ -66,7 +67,7 @@ def _wrong_count(rows: MemberRows, counters: dict[str, Any]) -> Iterator[str]:
 
 def _thanked(rows: MemberRows) -> list[Any]:
     """For which newcomers the journal thanks, and for which purchase of theirs; earlier versions did not say which."""
-    thanks: dict[str, Any] = {}
+    thanks: Counters = {}
     for entry in rows.entries.values():
         detail = entry.detail
         if entry.kind == "referral_credited" and "purchase" in detail:
@@ -88,7 +89,7 @@ def _standings(rows: MemberRows) -> list[list[str | None]]:
     return first + [[one["to"], one["since"], one["until"]] for one in changes]
 
 
-def _wrong_offers(rows: MemberRows, counters: dict[str, Any], undone: set[int]) -> Iterator[str]:
+def _wrong_offers(rows: MemberRows, counters: Counters, undone: set[int]) -> Iterator[str]:
     """What the notes of the purchases that were not undone sum to; earlier versions noted less than they counted."""
     documents = {row["version"]: parsed_purchase(row) for row in rows.purchases}
     notes: dict[int, CountedDocument] = {}

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from query import shape
 from rules import detail, document
-from rules.codec import posting_document
+from rules.codec import posting_document, state_document
 from rules.describe import describe_account
 from rules.detail import DETAILS
 from rules.document import AccountDocument, PurchaseDocument
@@ -37,7 +37,7 @@ def wrong(value: Any, layout: Any, path: str = "") -> list[str]:
     if isinstance(value, dict) and get_origin(layout) is not dict:
         choices = [wrong(value, one, path) for one in get_args(layout) if one in LAYOUTS.values()]
         return min(choices, key=len, default=[f"{path}: an object"])
-    if isinstance(value, list):
+    if isinstance(value, list) and layout is not Any:
         (part,) = get_args(layout)
         return [one for index, part_value in enumerate(value) for one in wrong(part_value, part, f"{path}[{index}]")]
     return []
@@ -50,6 +50,7 @@ def test_everything_is_stored_in_its_layout(data: st.DataObject, rules: Program)
     for entry in member.journal:
         assert wrong(entry.detail, DETAILS[entry.kind]) == [], entry.kind
         assert wrong([posting_document(posting) for posting in entry.postings], list[document.PostingDocument]) == []
+    assert wrong(state_document(member.now), document.StateDocument) == []
     assert wrong(describe_account(member.now, rules, "7"), AccountDocument) == []
     assert [one for purchase in member.purchases.values() for one in wrong(purchase.document, PurchaseDocument)] == []
 
