@@ -12,6 +12,7 @@ from query.node import NODE
 from shard_router.card import compose_card
 from shard_router.member_id import format_member_id, slot_of
 from shard_router.token import format_token
+from shard_router.topology import Topology
 from tests.conftest import eventually
 from tests.engine import PostgresServer, ValkeyServer
 from tests.query_world import START, ShardPlace, World, member, open_world, project, put_view, write_member, write_row
@@ -100,10 +101,15 @@ async def test_a_foreign_member_is_answered_by_the_home_region(world: World, us:
 
 async def test_a_request_is_forwarded_once_only(world: World, us: ShardPlace) -> None:
     await project(us.valkey, BOB, 2)
-    reply = await world.get(account_path(BOB), headers={"Loyalty-Forwarded": "ap"})
-    assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
-    reply = await world.get(f"/v1/members/{format_member_id(BOB)}/events", headers={"Loyalty-Forwarded": "ap"})
-    assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
+    assert (await world.get(account_path(BOB), headers={"Loyalty-Forwarded": "ap"})).status == 200, "a stranger's word"
+    watch = world.apps["us"][NODE].topology
+    document = watch.current.document
+    numbers = {"eu": document.regions["us"].number, "us": document.regions["eu"].number}
+    regions = {name: region.model_copy(update={"number": numbers[name]}) for name, region in document.regions.items()}
+    watch.adopt(Topology(document.model_copy(update={"epoch": 2, "regions": regions})))
+    for path in (account_path(BOB), f"/v1/members/{format_member_id(BOB)}/events"):
+        reply = await world.get(path)
+        assert (reply.status, reply.json["code"]) == (503, "shard_unavailable"), "nodes disagree about the home"
 
 
 @pytest.mark.parametrize(
