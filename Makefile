@@ -13,7 +13,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
-.PHONY: setup setup-all demo test check bench up down lock
+.PHONY: setup setup-all demo test check bench up down lock fuzz clients
 
 setup: $(READY)
 	@:
@@ -59,6 +59,17 @@ up: setup
 
 down: setup
 	@$(BIN)/loyalty down $(ARGS)
+
+# A quarter of an hour of Schemathesis on each node; `make test` gives it seconds.
+fuzz: setup-all
+	@LOYALTY_CAMPAIGN_S=900 $(BIN)/python -m pytest tests/integration/test_openapi_campaign.py $(ARGS)
+
+# The tools that tests/integration/test_openapi_tools.py tries on the OpenAPI documents; needs npm.
+clients: setup
+	@mkdir -p .clients
+	cd .clients && npm install --no-audit --no-fund @redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3 \
+		openapi-typescript@7.13.0 typescript@5.9.3
+	$(PYTHON) -m venv .clients/venv && .clients/venv/bin/python -m pip install --quiet openapi-python-client==0.29.1
 
 # After a change of dependencies in pyproject.toml; needs uv.
 lock:

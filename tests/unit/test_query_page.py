@@ -49,12 +49,12 @@ def test_activity_tokens_are_bound_to_their_member() -> None:
         decode_activity_page(BOB, token)
 
 
-@pytest.mark.parametrize(("text", "size"), [(None, 50), ("1", 1), ("200", 200), ("201", SIZE_MAX), ("999999999", 200)])
+@pytest.mark.parametrize(("text", "size"), [(None, 50), ("1", 1), ("200", 200), ("201", SIZE_MAX), ("9" * 5000, 200)])
 def test_page_sizes(text: str | None, size: int) -> None:
     assert page_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "ten", "\u0661", "9" * 5000])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "ten", "\u0661", "9\u0661"])
 def test_a_page_size_is_a_positive_number(text: str) -> None:
     with pytest.raises(ProblemError):
         page_size(text)
