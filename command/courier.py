@@ -129,7 +129,8 @@ class Courier:
     async def _return_referral(self, errand: Errand) -> None:
         """Take back what a purchase gave its referrer; by then that errand has ended, see `due_errands`."""
         document = errand.document
-        back = ReturnReferral(errand.member_id, document["purchase"], document["points"], now_utc())
+        purchase, points, on_return = document["purchase"], document["points"], document.get("on_return")
+        back = ReturnReferral(errand.member_id, purchase, points, now_utc(), on_return)
         await self._tell_referrer(errand, back)
 
     async def _tell_referrer(self, errand: Errand, command: Command) -> None:

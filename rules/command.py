@@ -201,12 +201,13 @@ class CreditReferral:
 
 @dataclass(frozen=True, slots=True)
 class ReturnReferral:
-    """That purchase came back whole: the points for it are due back."""
+    """That purchase came back whole: the points for it are due back, by its own `on_return` (None: that of now)."""
 
     referee: int
     purchase: int
     points: int
     received_at: datetime
+    on_return: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

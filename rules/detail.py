@@ -55,9 +55,10 @@ class ReferralDocument(TypedDict):
 
 
 class ReferralReturnDocument(ReferralDocument):
-    """The same, to be taken back: for which purchase they were."""
+    """The same, to be taken back: for which purchase they were, and what becomes of what is missing."""
 
     purchase: int
+    on_return: NotRequired[str]
 
 
 class PurchaseDetail(EntryDetail, total=False):

@@ -48,7 +48,7 @@ def return_referral(account: Account, command: ReturnReferral, program: Program,
     draft = Draft(account)
     missing = command.points - draft.take(command.points, Bucket.PROGRAM, _REASON)
     detail: ReferralDetail = {"referee": command.referee, "purchase": command.purchase}
-    if program.points.on_return == "debt":
+    if (command.on_return or program.points.on_return) == "debt":
         draft.post(Posting(missing, Bucket.DEBT, Bucket.PROGRAM, _REASON))
         missing = 0
     draft.counters = counters.without_thanks(draft.counters, command.referee)

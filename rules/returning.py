@@ -52,7 +52,7 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     change = {"points": undone, "amount": money_back(document) - money_before}
     counted = count_out(draft.counters, returned, change, program)
     draft.tier, draft.counters = fallen(account, counted, program, command.received_at)
-    detail: ReturnDetail = _detail(returned, facts)
+    detail: ReturnDetail = _detail(returned, facts, policy)
     if given or forgiven:
         detail = {**told, **detail}
     entry = draft.entry(
@@ -66,7 +66,7 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     return Accepted(entry.decided_by(ruling.version, in_force=program.version), returned)
 
 
-def _detail(purchase: Purchase, facts: Facts) -> ReturnDetail:
+def _detail(purchase: Purchase, facts: Facts, on_return: str) -> ReturnDetail:
     """When nothing of a purchase is left, it never happened, and whom it thanked gives that back."""
     detail: ReturnDetail = {"purchase": purchase.version}
     if is_undone(purchase.document):
@@ -76,6 +76,7 @@ def _detail(purchase: Purchase, facts: Facts) -> ReturnDetail:
             "referrer": facts.referral["referrer"],
             "points": facts.referral["points"],
             "purchase": purchase.version,
+            "on_return": on_return,
         }
     return detail
 

@@ -226,7 +226,9 @@ def _wrong_consequences(document: PurchaseDocument, entry: ReadEntry, returns: l
         undone, thanked = whole and is_undone(document), entry.detail.get("referral") if whole else None
         if bool(one.detail.get("undone")) != undone:
             yield f"return {one.version} must {'' if undone else 'not '}say that it undid the purchase"
-        if one.detail.get("referral_return") != (thanked and thanked | {"purchase": entry.version}):
+        due_back = {**one.detail.get("referral_return", {})}
+        due_back.pop("on_return", None)
+        if due_back != (thanked | {"purchase": entry.version} if thanked else {}):
             yield f"return {one.version} takes back from a referrer what the purchase did not owe them, or does not"
 
 

@@ -29,7 +29,9 @@ def test_a_first_purchase_that_came_back_whole_tells_what_is_due_back_from_the_r
     first = newcomer.buy(line(1000, 2))
     assert "referral_return" not in newcomer.bring_back(first.version, (1, 1)).detail
     back = newcomer.bring_back(first.version, (1, 1))
-    assert back.detail["referral_return"] == {"referrer": 8, "points": 200, "purchase": first.version}
+    assert back.detail["referral_return"] == {
+        "referrer": 8, "points": 200, "purchase": first.version, "on_return": "debt",
+    }  # fmt: skip
     again = newcomer.buy(line(1000, 2))
     assert again.detail["referral"] == first.detail["referral"]
     assert earned(again) == earned(first)
@@ -79,6 +81,13 @@ def test_thanks_that_were_spent_follow_the_policy_and_who_was_forgiven_is_not_th
         assert member.idle(CreditReferral(REFEREE, 5, 200, NOW))
         member.ok(AdjustPoints(500, "gift", NOW))
         assert take_back(member, 5) == "nothing to do"
+
+
+def test_what_is_missing_follows_the_policy_of_the_purchase_where_it_is_told() -> None:
+    member = thanked("forgive")
+    member.ok(AdjustPoints(-150, "spent", NOW))
+    member.ok(ReturnReferral(REFEREE, 2, 200, NOW, "debt"))
+    assert (member.now.available, member.now.debt, member.now.counters) == (0, 150, {})
 
 
 def test_a_referrer_in_debt_owes_more() -> None:
