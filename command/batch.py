@@ -46,7 +46,7 @@ from rules.decide import decide
 from rules.detail import ReferralDocument
 from rules.facts import Facts
 from rules.guess import guessed
-from rules.outcome import Accepted, Decision, Entry, NothingToDo, Purchase, Refused
+from rules.outcome import Accepted, Decision, Entry, NothingToDo, Purchase, Reason, Refused
 from rules.program import Program
 from rules.state import Account
 from shard_router.directory import Identifier
@@ -101,7 +101,7 @@ class Batch:
         if name is not None and envelope.key is None:
             self.writes.add("receipt_again", receipt_row(name))
         if not same or known.member_id != loaded.target:
-            return refused(envelope, Refused("receipt_conflict", "this receipt was recorded with other content"))
+            return refused(envelope, Refused(Reason.RECEIPT_CONFLICT, "this receipt was recorded with other content"))
         return accepted(envelope.command, known.entry, replayed=True)
 
     def _decide(self, loaded: Loaded) -> Decision:
@@ -109,12 +109,12 @@ class Batch:
         if isinstance(envelope.command, EnrolMember):
             taken = set(identifiers_of(envelope.command)) & self._extras.taken_identifiers
             for kind in (*envelope.taken, *(kind for kind, _ in taken)):
-                refusal = Refused("member_exists", f"there is a member with this {kind}", f"/{kind}")
+                refusal = Refused(Reason.MEMBER_EXISTS, f"there is a member with this {kind}", f"/{kind}")
                 return Decision(refusal, (), None)
         if target is None:
-            return Decision(Refused("member_not_found", "no such member"), (), None)
+            return Decision(Refused(Reason.MEMBER_NOT_FOUND, "no such member"), (), None)
         if envelope.holds_of not in {None, target}:
-            return Decision(Refused("hold_not_found", "this member has no such hold", "/capture_holds"), (), None)
+            return Decision(Refused(Reason.HOLD_NOT_FOUND, "this member has no such hold", "/capture_holds"), (), None)
         self._note_entry(loaded, target)
         refusal = not_at_store(envelope, lambda version: self._extras.entries.get((target, version)))
         if refusal:

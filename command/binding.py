@@ -5,7 +5,7 @@ from collections.abc import Callable
 from command.envelope import Envelope
 from command.load import NamedEntry
 from rules.command import CancelRedemption, CaptureHold, RecordPurchase, VoidHold
-from rules.outcome import Refused
+from rules.outcome import Reason, Refused
 
 
 def not_at_store(envelope: Envelope, entry: Callable[[int], NamedEntry | None]) -> Refused | None:
@@ -14,11 +14,11 @@ def not_at_store(envelope: Envelope, entry: Callable[[int], NamedEntry | None]) 
         return None
     match envelope.command:
         case CaptureHold(hold=version) | VoidHold(hold=version):
-            refusal, versions = Refused("hold_not_found", "no such hold"), (version,)
+            refusal, versions = Refused(Reason.HOLD_NOT_FOUND, "no such hold"), (version,)
         case RecordPurchase(capture_holds=versions):
-            refusal = Refused("hold_not_found", "this store placed no such hold", "/capture_holds")
+            refusal = Refused(Reason.HOLD_NOT_FOUND, "this store placed no such hold", "/capture_holds")
         case CancelRedemption(redemption=version, code=None):
-            refusal, versions = Refused("not_found", "no such redemption"), (version,)
+            refusal, versions = Refused(Reason.NOT_FOUND, "no such redemption"), (version,)
         case _:
             return None
     made = [entry(version) for version in versions]

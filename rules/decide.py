@@ -32,7 +32,7 @@ from rules.command import (
 from rules.facts import NO_FACTS, Facts
 from rules.hold import capture_hold, place_hold, void_hold
 from rules.membership import adjust_points, change_identifiers, close_member, enrol_member
-from rules.outcome import Accepted, Decision, Entry, NothingToDo, Outcome, Refused
+from rules.outcome import Accepted, Decision, Entry, NothingToDo, Outcome, Reason, Refused
 from rules.program import Program
 from rules.purchase import record_purchase
 from rules.redemption import cancel_redemption, redeem_reward, use_redemption
@@ -53,9 +53,9 @@ def decide(account: Account | None, command: Command, program: Program, facts: F
     if account is None:
         if isinstance(command, EnrolMember):
             return _decided(enrol_member(command, program, facts), (), None)
-        return Decision(Refused("member_not_found", "no such member"), (), None)
+        return Decision(Refused(Reason.MEMBER_NOT_FOUND, "no such member"), (), None)
     if account.status != "open" and not isinstance(command, SettleTransfer | CancelTransfer):
-        return Decision(Refused("member_closed", "the membership is closed"), (), account)
+        return Decision(Refused(Reason.MEMBER_CLOSED, "the membership is closed"), (), account)
     account, settled = settle(account, command.received_at, program)
     outcome = _RULES[type(command)](account, command, program, facts)
     return _decided(outcome, settled, account)
@@ -65,14 +65,14 @@ def _decided(outcome: Outcome, settled: tuple[Entry, ...], account: Account | No
     if isinstance(outcome, Accepted):
         after = outcome.entry.account
         if after.issued + after.debt > POINTS_MAX:  # what all other buckets sum to
-            outcome = Refused("limit_exceeded", "the account would hold more points than there can be")
+            outcome = Refused(Reason.LIMIT_EXCEEDED, "the account would hold more points than there can be")
         else:
             account = after
     return Decision(outcome, settled, account)
 
 
 def _exists(_account: Account, _command: EnrolMember, _program: Program, _facts: Facts) -> Outcome:
-    return Refused("member_exists", "this member exists")
+    return Refused(Reason.MEMBER_EXISTS, "this member exists")
 
 
 def _settled(_account: Account, _command: SettleAccount, _program: Program, _facts: Facts) -> Outcome:

@@ -6,7 +6,7 @@ from math import ceil
 from typing import Final
 
 from rules.command import CancelRedemption, Command, SendTransfer, UseRedemption
-from rules.outcome import Refused
+from rules.outcome import Reason, Refused
 
 WINDOW: Final = timedelta(hours=1)
 CODES_MAX: Final = 5
@@ -32,4 +32,4 @@ def too_many(wrong_at: Sequence[datetime], now: datetime, *, guesses_max: int, w
     if len(recent) < guesses_max:
         return None
     wait_s = ceil((recent[-guesses_max] + WINDOW - now).total_seconds())
-    return Refused("rate_limited", f"{what} {guesses_max} times within an hour", retry_after_s=wait_s)
+    return Refused(Reason.RATE_LIMITED, f"{what} {guesses_max} times within an hour", retry_after_s=wait_s)

@@ -8,7 +8,7 @@ from rules.codec import instant_text
 from rules.command import CaptureHold, PlaceHold, VoidHold
 from rules.draft import Draft
 from rules.facts import Facts
-from rules.outcome import Accepted, Outcome, Refused
+from rules.outcome import Accepted, Outcome, Reason, Refused
 from rules.program import Program
 from rules.state import Account, Bucket, Hold
 
@@ -19,11 +19,11 @@ OPEN_MAX: Final = 100
 def place_hold(account: Account, command: PlaceHold, program: Program, _facts: Facts) -> Outcome:
     """Move available points aside, first to expire first."""
     if command.store is not None and command.store not in program.stores:
-        return Refused("unknown_store", f"the program has no store {command.store!r}", "/store")
+        return Refused(Reason.UNKNOWN_STORE, f"the program has no store {command.store!r}", "/store")
     seconds_max = program.points.hold_max_s
     seconds = seconds_max if command.expires_in_s is None else command.expires_in_s
     if seconds > seconds_max:
-        return Refused("limit_exceeded", f"a hold lasts at most {seconds_max} s", "/expires_in_s")
+        return Refused(Reason.LIMIT_EXCEEDED, f"a hold lasts at most {seconds_max} s", "/expires_in_s")
     refused = too_many_open(account.holds, "holds and transfers")
     if refused:
         return refused
@@ -50,7 +50,7 @@ def capture_hold(account: Account, command: CaptureHold, program: Program, facts
         return _no_hold(facts)
     points = hold.points if command.points is None else command.points
     if points > hold.points:
-        return Refused("insufficient_points", f"the hold has {hold.points} points, not {points}", "/points")
+        return Refused(Reason.INSUFFICIENT_POINTS, f"the hold has {hold.points} points, not {points}", "/points")
     draft = Draft(account)
     draft.spend_held(hold, points, "captured")
     released = draft.release(hold, "hold_released", command.received_at)
@@ -89,15 +89,15 @@ def _open(account: Account, version: int) -> Hold | None:
 
 def _no_hold(facts: Facts) -> Refused:
     if facts.hold_existed:
-        return Refused("hold_closed", "the hold was captured, voided or has lapsed")
-    return Refused("hold_not_found", "no such hold")
+        return Refused(Reason.HOLD_CLOSED, "the hold was captured, voided or has lapsed")
+    return Refused(Reason.HOLD_NOT_FOUND, "no such hold")
 
 
 def insufficient(account: Account, points: int) -> Refused:
     """The refusal of more points than there are."""
-    return Refused("insufficient_points", f"{points} points asked for, {account.available} available", "/points")
+    return Refused(Reason.INSUFFICIENT_POINTS, f"{points} points asked for, {account.available} available", "/points")
 
 
 def too_many_open(opened: Sequence[object], what: str) -> Refused | None:
     """The refusal of one more of what a member has open."""
-    return Refused("limit_exceeded", f"{OPEN_MAX} {what} are open") if len(opened) >= OPEN_MAX else None
+    return Refused(Reason.LIMIT_EXCEEDED, f"{OPEN_MAX} {what} are open") if len(opened) >= OPEN_MAX else None

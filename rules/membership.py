@@ -9,7 +9,7 @@ from rules.detail import EnrolledDetail
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.hold import insufficient
-from rules.outcome import Accepted, Outcome, Refused
+from rules.outcome import Accepted, Outcome, Reason, Refused
 from rules.program import Program
 from rules.state import Account, Bucket, Lot, Posting, TierStanding
 
@@ -17,7 +17,7 @@ from rules.state import Account, Bucket, Lot, Posting, TierStanding
 def enrol_member(command: EnrolMember, program: Program, facts: Facts) -> Outcome:
     """A blank account in the first tier; who brought the member is kept until the first purchase."""
     if command.store is not None and command.store not in program.stores:
-        return Refused("unknown_store", f"the program has no store {command.store!r}", "/store")
+        return Refused(Reason.UNKNOWN_STORE, f"the program has no store {command.store!r}", "/store")
     tier = TierStanding(program.tiers[0].code, command.received_at)
     draft = Draft(Account(command.member_id, command.received_at, tier, incarnation=facts.incarnation))
     detail = EnrolledDetail()
@@ -55,24 +55,26 @@ def adjust_points(account: Account, command: AdjustPoints, program: Program, _fa
 def _wrong_times(command: AdjustPoints, expires_at: datetime | None) -> Refused | None:
     """The refusal of points that would be available never; `expires_at` is the command's own or the program's."""
     if command.pending_until and command.pending_until <= command.received_at:
-        return Refused("malformed", "pending_until must lie in the future", "/pending_until")
+        return Refused(Reason.MALFORMED, "pending_until must lie in the future", "/pending_until")
     if expires_at and expires_at <= (command.pending_until or command.received_at):
         if command.expires_at:
-            return Refused("malformed", "expires_at must lie after the points are available", "/expires_at")
-        return Refused("malformed", f"the points would expire before, at {instant_text(expires_at)}", "/pending_until")
+            return Refused(Reason.MALFORMED, "expires_at must lie after the points are available", "/expires_at")
+        return Refused(
+            Reason.MALFORMED, f"the points would expire before, at {instant_text(expires_at)}", "/pending_until"
+        )
     return None
 
 
 def change_identifiers(account: Account, command: ChangeIdentifiers, _program: Program, facts: Facts) -> Outcome:
     """Add and remove what the member is found by; the last one stays, or nobody could find him."""
     for kind in sorted(facts.taken):
-        return Refused("member_exists", f"there is a member with this {kind}", "/add")
+        return Refused(Reason.MEMBER_EXISTS, f"there is a member with this {kind}", "/add")
     for kind, value in command.remove:
         if (kind, value) not in facts.identifiers:
-            return Refused("not_found", f"the member has no such {kind}", "/remove")
+            return Refused(Reason.NOT_FOUND, f"the member has no such {kind}", "/remove")
     left = (facts.identifiers | set(command.add)) - set(command.remove)
     if not left:
-        return Refused("limit_exceeded", "a member keeps at least one identifier", "/remove")
+        return Refused(Reason.LIMIT_EXCEEDED, "a member keeps at least one identifier", "/remove")
     draft = Draft(account)
     entry = draft.entry(
         "identifiers_changed",

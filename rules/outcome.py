@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 
 from rules.detail import Detail, EntryDetail
 from rules.document import ExplanationDocument, PurchaseDocument, ReceiptDocument
@@ -55,14 +56,37 @@ class Accepted:
     explanation: tuple[ExplanationDocument, ...] = ()
 
 
+class Reason(StrEnum):
+    """Why a command is refused: codes of API.md, each with its row in PROBLEMS."""
+
+    HOLD_CLOSED = "hold_closed"
+    HOLD_NOT_FOUND = "hold_not_found"
+    INSUFFICIENT_POINTS = "insufficient_points"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    MALFORMED = "malformed"
+    MEMBER_CLOSED = "member_closed"
+    MEMBER_EXISTS = "member_exists"
+    MEMBER_NOT_FOUND = "member_not_found"
+    NOT_FOUND = "not_found"
+    OUT_OF_STOCK = "out_of_stock"
+    PURCHASE_NOT_FOUND = "purchase_not_found"
+    RATE_LIMITED = "rate_limited"
+    RECEIPT_CONFLICT = "receipt_conflict"
+    REDEMPTION_CLOSED = "redemption_closed"
+    RETURN_EXCEEDS_PURCHASE = "return_exceeds_purchase"
+    REWARD_NOT_FOUND = "reward_not_found"
+    UNKNOWN_COUPON = "unknown_coupon"
+    UNKNOWN_STORE = "unknown_store"
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why not: a code of API.md, in words a till can act on. `pointer` names the guilty part of the body.
+    """Why not, in words a till can act on. `pointer` names the guilty part of the body.
 
     `wrong_guess`: it counts against the next guess (see guess). `retry_after_s`: when asking again makes sense.
     """
 
-    reason: str
+    reason: Reason
     detail: str
     pointer: str | None = None
     wrong_guess: bool = False

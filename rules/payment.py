@@ -13,7 +13,7 @@ from rules.command import RecordPurchase
 from rules.draft import Draft
 from rules.earn import share
 from rules.facts import Facts
-from rules.outcome import Refused
+from rules.outcome import Reason, Refused
 from rules.program import Program
 from rules.state import Bucket, Hold, Lot, Posting
 
@@ -58,8 +58,10 @@ def _holds(draft: Draft, command: RecordPurchase, facts: Facts) -> list[Hold] | 
         hold, twice = draft.account.hold(version), version in command.capture_holds[:index]
         if hold is None or hold.kind != "hold" or twice:
             known = version in facts.holds_existed or twice
-            reason, words = ("hold_closed", "was captured, voided or has lapsed") if known else ("hold_not_found", "")
-            return Refused(reason, f"the hold {words}" if words else "no such hold", f"/capture_holds/{index}")
+            pointer = f"/capture_holds/{index}"
+            if known:
+                return Refused(Reason.HOLD_CLOSED, "the hold was captured, voided or has lapsed", pointer)
+            return Refused(Reason.HOLD_NOT_FOUND, "no such hold", pointer)
         holds.append(hold)
     return holds
 
@@ -79,13 +81,15 @@ def _spend(draft: Draft, command: RecordPurchase, program: Program, *, held: int
     if not points:
         return None
     if program.points.worth is None:
-        return Refused("limit_exceeded", "this program takes no points for money", "/pay_with_points")
+        return Refused(Reason.LIMIT_EXCEEDED, "this program takes no points for money", "/pay_with_points")
     if points > room:
         due = sum(line.amount for line in command.lines)
-        return Refused("limit_exceeded", _too_many(points, room, _least(program, held, due)), "/pay_with_points")
+        return Refused(Reason.LIMIT_EXCEEDED, _too_many(points, room, _least(program, held, due)), "/pay_with_points")
     available = draft.account.available
     if draft.take(points, Bucket.SPENT, "paid") < points:
-        return Refused("insufficient_points", f"{points} points asked for, {available} available", "/pay_with_points")
+        return Refused(
+            Reason.INSUFFICIENT_POINTS, f"{points} points asked for, {available} available", "/pay_with_points"
+        )
     return None
 
 

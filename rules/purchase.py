@@ -17,7 +17,7 @@ from rules.draft import Draft
 from rules.earn import Component, Earning, earn, ran, share
 from rules.facts import Facts
 from rules.offer import Basket, Offer, out_of_window, used_up
-from rules.outcome import Accepted, Entry, Outcome, Purchase, Refused
+from rules.outcome import Accepted, Entry, Outcome, Purchase, Reason, Refused
 from rules.payment import Payment, paid_amounts, pay
 from rules.program import Program
 from rules.state import Account
@@ -80,10 +80,10 @@ def _coupons(command: RecordPurchase, basket: Basket, program: Program) -> list[
         offer = program.coupons.get(code.upper())
         if offer is None or offer in offers:
             words = "no such coupon" if offer is None else "this coupon is shown twice"
-            return Refused("unknown_coupon", words, f"/coupons/{index}")
+            return Refused(Reason.UNKNOWN_COUPON, words, f"/coupons/{index}")
         over = out_of_window(offer, basket) or used_up(offer, basket)
         if over:
-            return Refused("unknown_coupon", over, f"/coupons/{index}")
+            return Refused(Reason.UNKNOWN_COUPON, over, f"/coupons/{index}")
         offers.append(offer)
     return offers
 
@@ -197,7 +197,7 @@ def wrong_store(receipt: Receipt, program: Program) -> Refused | None:
     """The refusal of a store the program does not know."""
     if receipt.store in program.stores:
         return None
-    return Refused("unknown_store", f"the program has no store {receipt.store!r}", "/store")
+    return Refused(Reason.UNKNOWN_STORE, f"the program has no store {receipt.store!r}", "/store")
 
 
 def _still_ahead(moment: datetime | None, now: datetime) -> datetime | None:
@@ -207,4 +207,4 @@ def _still_ahead(moment: datetime | None, now: datetime) -> datetime | None:
 def _wrong_currency(command: RecordPurchase, program: Program) -> Refused | None:
     if command.currency == program.currency:
         return None
-    return Refused("malformed", f"this program counts in {program.currency}, not {command.currency}", "/currency")
+    return Refused(Reason.MALFORMED, f"this program counts in {program.currency}, not {command.currency}", "/currency")

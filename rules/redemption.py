@@ -15,7 +15,7 @@ from rules.draft import Draft
 from rules.facts import Facts
 from rules.guess import CODES_MAX, too_many
 from rules.hold import insufficient, too_many_open
-from rules.outcome import Accepted, Outcome, Refused
+from rules.outcome import Accepted, Outcome, Reason, Refused
 from rules.program import Program, Reward
 from rules.state import Account, Bucket
 
@@ -24,7 +24,7 @@ def redeem_reward(account: Account, command: RedeemReward, program: Program, fac
     """Spend points for a reward, within its stock and the member's own limit."""
     reward = program.rewards.get(command.reward)
     if reward is None:
-        return Refused("reward_not_found", f"the program has no reward {command.reward!r}", "/reward")
+        return Refused(Reason.REWARD_NOT_FOUND, f"the program has no reward {command.reward!r}", "/reward")
     refused = (
         _unavailable(account, command, reward, facts)
         or _unknown_store(command.store, program)
@@ -65,16 +65,16 @@ def _unavailable(account: Account, command: RedeemReward, reward: Reward, facts:
     had = counters.times_redeemed(account.counters, reward.code)
     if reward.per_member is not None and had + command.quantity > reward.per_member:
         words = f"member_limit: {had} of at most {reward.per_member} per member redeemed"
-        return Refused("limit_exceeded", words, "/quantity")
+        return Refused(Reason.LIMIT_EXCEEDED, words, "/quantity")
     if reward.stock is not None and command.quantity > (facts.stock_left or 0):
-        return Refused("out_of_stock", f"{facts.stock_left or 0} of {reward.name!r} left", "/quantity")
+        return Refused(Reason.OUT_OF_STOCK, f"{facts.stock_left or 0} of {reward.name!r} left", "/quantity")
     return None
 
 
 def _unknown_store(store: str | None, program: Program) -> Refused | None:
     if store is None or store in program.stores:
         return None
-    return Refused("unknown_store", f"the program has no store {store!r}", "/store")
+    return Refused(Reason.UNKNOWN_STORE, f"the program has no store {store!r}", "/store")
 
 
 def use_redemption(account: Account, command: UseRedemption, program: Program, facts: Facts) -> Outcome:
@@ -132,8 +132,8 @@ def cancel_redemption(account: Account, command: CancelRedemption, _program: Pro
 
 def _none_open(facts: Facts) -> Refused:
     if facts.redemption_existed:
-        return Refused("redemption_closed", "the redemption was used, cancelled or has ended")
-    return Refused("not_found", "no such redemption")
+        return Refused(Reason.REDEMPTION_CLOSED, "the redemption was used, cancelled or has ended")
+    return Refused(Reason.NOT_FOUND, "no such redemption")
 
 
 def _wrong_code(command: UseRedemption | CancelRedemption, facts: Facts) -> Refused | None:
@@ -143,4 +143,4 @@ def _wrong_code(command: UseRedemption | CancelRedemption, facts: Facts) -> Refu
     refused = too_many(facts.wrong_guesses, command.received_at, guesses_max=CODES_MAX, what="wrong codes")
     if refused or compare_digest(command.code.upper().encode(), facts.redemption_code.encode()):
         return refused
-    return Refused("not_found", "no such redemption, or its code is another one", "/code", wrong_guess=True)
+    return Refused(Reason.NOT_FOUND, "no such redemption, or its code is another one", "/code", wrong_guess=True)

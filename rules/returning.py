@@ -9,7 +9,7 @@ from rules.detail import ReturnDetail
 from rules.document import PurchaseDocument, ReturnDocument, ReversedDocument, payment_of
 from rules.draft import Draft
 from rules.facts import Facts
-from rules.outcome import Accepted, Outcome, Purchase, Refused
+from rules.outcome import Accepted, Outcome, Purchase, Reason, Refused
 from rules.program import Program
 from rules.purchase import receipt_document, wrong_store
 from rules.reversal import Reversal, bring_back, came_back_whole, money_back, reverse, thousandths, units
@@ -24,9 +24,9 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     """
     purchase = facts.purchase
     if purchase is None:
-        return Refused("purchase_not_found", "no such purchase")
+        return Refused(Reason.PURCHASE_NOT_FOUND, "no such purchase")
     if purchase.receipt["store"] != command.receipt.store and not program.document.program.cross_store_returns:
-        return Refused("purchase_not_found", f"store {command.receipt.store!r} has no such purchase")
+        return Refused(Reason.PURCHASE_NOT_FOUND, f"store {command.receipt.store!r} has no such purchase")
     document = purchase.document.copy()
     document["lines"] = [line.copy() for line in document["lines"]]
     money_before = money_back(document)
@@ -40,7 +40,7 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
     policy = program.at(purchase.occurred_at).points.on_return
     forgiven = sum(_reverse(draft, points, reason, document, policy) for reason, points in reversal.taken.items())
     if forgiven and policy == "refuse":
-        return Refused("insufficient_points", "the points of this purchase are spent already")
+        return Refused(Reason.INSUFFICIENT_POINTS, "the points of this purchase are spent already")
     undone = sum(reversal.taken.values())
     told: ReversedDocument = {"points_reversed": undone - forgiven}
     if given:

@@ -15,7 +15,7 @@ from math import lcm
 from typing import Final
 
 from rules.document import LineDocument, PurchaseDocument, payment_of
-from rules.outcome import Refused
+from rules.outcome import Reason, Refused
 
 _WHOLE: Final = 1000
 """Quantities are counted in thousandths: three places are all there are."""
@@ -63,12 +63,12 @@ def bring_back(lines: Sequence[LineDocument], quantities: Counter[int]) -> Refus
     """Count so many thousandths, by line number, as returned; the refusal of a line or a quantity that is not there."""
     for number, quantity in quantities.items():
         if not 1 <= number <= len(lines):
-            return Refused("return_exceeds_purchase", f"the purchase has no line {number}", "/lines")
+            return Refused(Reason.RETURN_EXCEEDS_PURCHASE, f"the purchase has no line {number}", "/lines")
         line = lines[number - 1]
         returned = thousandths(line["returned"]) + quantity
         if returned > thousandths(line["quantity"]):
             told = f"{line['quantity']} bought, {line['returned']} returned before, {units(quantity)} now"
-            return Refused("return_exceeds_purchase", f"line {number}: {told}", "/lines")
+            return Refused(Reason.RETURN_EXCEEDS_PURCHASE, f"line {number}: {told}", "/lines")
         line["returned"] = units(returned)
     return None
 

@@ -11,7 +11,7 @@ from rules.draft import Draft
 from rules.facts import Facts
 from rules.guess import STRANGERS_MAX, too_many
 from rules.hold import insufficient, too_many_open
-from rules.outcome import Accepted, NothingToDo, Outcome, Refused
+from rules.outcome import Accepted, NothingToDo, Outcome, Reason, Refused
 from rules.program import Program
 from rules.state import Account, Bucket, Hold
 
@@ -19,7 +19,7 @@ from rules.state import Account, Bucket, Hold
 def send_transfer(account: Account, command: SendTransfer, program: Program, facts: Facts) -> Outcome:
     """Set available points aside for another member, first to expire first."""
     if command.to == account.member_id:
-        return Refused("malformed", "sender and receiver are the same member", "/to")
+        return Refused(Reason.MALFORMED, "sender and receiver are the same member", "/to")
     refused = _limited(command, facts) or too_many_open(account.holds, "holds and transfers")
     if refused:
         return refused
@@ -29,7 +29,7 @@ def send_transfer(account: Account, command: SendTransfer, program: Program, fac
         return insufficient(account, command.points)
     if command.to is None:  # last: whoever may not send learns nothing about the receiver
         detail = "no member that may receive points is named so"
-        return Refused("member_not_found", detail, "/to", wrong_guess=command.by_member)
+        return Refused(Reason.MEMBER_NOT_FOUND, detail, "/to", wrong_guess=command.by_member)
     draft.keep_alive(program, command.received_at)
     hold = draft.account.hold(version)
     entry = draft.entry(
@@ -114,4 +114,4 @@ def _none_open(facts: Facts) -> Refused | NothingToDo:
     """A transfer that was settled or cancelled before, or there never was one."""
     if facts.transfer_existed:
         return NothingToDo()
-    return Refused("not_found", "no such transfer")
+    return Refused(Reason.NOT_FOUND, "no such transfer")
