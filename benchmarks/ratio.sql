@@ -14,3 +14,13 @@ INSERT INTO account SELECT number, 0, 0 FROM generate_series(1, 10000) AS number
 
 -- name: durability
 SELECT current_setting('synchronous_commit') || ', ' || count(*) || ' synchronous standby' FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum');
+
+-- name: settle_down
+-- Statistics and visibility as after a quiet hour, before anything is measured.
+VACUUM ANALYZE
+
+-- name: spent
+-- The other backends of this database, and how far the server's log has come in bytes.
+SELECT pid, pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS wal
+FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()

@@ -1,0 +1,174 @@
+"""What a one-line purchase costs: CPU of the command node and of its backend, and WAL, by the size of the batch.
+
+In one process, without HTTP: `Store.run` on a scratch database of a given server on this machine. CPU time, not the
+clock, so that other work on the machine changes little; compare two trees by runs in turn.
+
+    python -m benchmarks.command_cost postgresql://superuser@127.0.0.1:5432/postgres
+"""
+
+import asyncio
+import itertools
+import json
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from command.envelope import Envelope, ReceiptKey
+from command.fingerprint import Fingerprint
+from command.migrate import migrate
+from command.program import ProgramCache, apply_program, learn_program
+from command.store import Store
+from rules.command import Command, EnrolMember, Line, Receipt, RecordPurchase
+from shard_router.card import new_card
+from shard_router.member_id import new_member_id, slot_of
+from shard_router.pool import ShardPools
+from shard_router.statement import load_statements
+from shard_router.topology import TopologyWatch
+
+SHARD: Final = "eu-1"
+MEMBERS: Final = 1024
+WARM_BATCHES: Final = 40
+SIZES: Final = ((1, 1500), (8, 250), (64, 50))
+"""Batch sizes, and how many batches of each are measured."""
+_FOLDER: Final = Path(__file__).parent
+_STATEMENTS: Final = load_statements(_FOLDER / "ratio.sql")
+_PROGRAM: Final = _FOLDER.parent / "rules" / "main_street.toml"
+_SCRATCH: Final = "loyalty_bench_scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one command costs in batches of `size`."""
+
+    size: int
+    node_us: float
+    backend_us: float
+    wal_bytes: float
+
+
+@dataclass(slots=True)
+class Till:
+    """Makes envelopes of enrolments and purchases."""
+
+    store: str
+    members: list[int]
+    numbers: Iterator[int]
+
+    def enrolment(self) -> Envelope:
+        """A new member."""
+        member_id = new_member_id(1, secrets.randbelow(4096))
+        card = new_card(1, slot_of(member_id))
+        self.members.append(member_id)
+        return _envelope(member_id, EnrolMember(member_id, card, datetime.now(UTC), {"card": card}))
+
+    def purchase(self) -> Envelope:
+        """A basket of one line, of a member that had none lately."""
+        number, now = next(self.numbers), datetime.now(UTC)
+        member_id = self.members[number * 7919 % len(self.members)]
+        receipt = Receipt(self.store, "till-1", f"r{number}")
+        lines = (Line("sku-1", Decimal(1), 1299, None),)
+        key = ReceiptKey(self.store, "till-1", f"r{number}", "purchase", _fingerprint(), occurred_at=now)
+        return _envelope(member_id, RecordPurchase(receipt, "EUR", lines, now, now), key)
+
+
+def _envelope(member_id: int, command: Command, receipt: ReceiptKey | None = None) -> Envelope:
+    return Envelope(
+        command=command, slot=slot_of(member_id), deadline=time.monotonic() + 60, request_id="cost", credential="cost",
+        key=secrets.token_hex(8), fingerprint=_fingerprint(), member_id=member_id, receipt=receipt,
+    )  # fmt: skip
+
+
+def _fingerprint() -> Fingerprint:
+    return Fingerprint(secrets.token_hex(16))
+
+
+async def measure(dsn: str) -> list[Cost]:
+    """The costs on an empty migrated database of a server on this machine."""
+    await apply_program([dsn], _PROGRAM.read_text())
+    async with _store(dsn) as (store, programs):
+        program = programs.newest
+        assert program is not None
+        till = Till(next(iter(program.stores)), [], itertools.count())
+        for _ in range(MEMBERS // 64):
+            await store.run([till.enrolment() for _ in range(64)])
+        for _ in range(WARM_BATCHES):
+            await store.run([till.purchase() for _ in range(64)])
+        admin = await asyncpg.connect(dsn)
+        await admin.execute(_STATEMENTS["settle_down"])
+        costs = [await _measure(store, till, admin, size=size, rounds=rounds) for size, rounds in SIZES]
+        await admin.close()
+    return costs
+
+
+async def _measure(store: Store, till: Till, admin: Any, *, size: int, rounds: int) -> Cost:
+    for _ in range(20):  # until Postgres has taken its generic plan, and pages have had their first full image
+        await store.run([till.purchase() for _ in range(size)])
+    batches = [[till.purchase() for _ in range(size)] for _ in range(rounds)]
+    before = await admin.fetch(_STATEMENTS["spent"])
+    node = time.process_time()
+    backend = sum(_cpu_s(row["pid"]) for row in before)
+    for batch in batches:
+        answers = await store.run(batch)
+        assert answers[0].status == 201, answers[0]  # noqa: PLR2004
+    node, backend = time.process_time() - node, sum(_cpu_s(row["pid"]) for row in before) - backend
+    after = await admin.fetch(_STATEMENTS["spent"])
+    done = size * rounds
+    wal = after[0]["wal"] - before[0]["wal"]
+    return Cost(size, 1e6 * node / done, 1e6 * backend / done, float(wal) / done)
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time of a process by the scheduler's own count, in nanoseconds there."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+@asynccontextmanager
+async def _store(dsn: str) -> AsyncGenerator[tuple[Store, ProgramCache]]:
+    """A store on one shard, as a node has it."""
+    shard = {"region": "eu", "slots": [[0, 4095]], "servers": [dsn], "valkey": "redis://none"}
+    regions = {"eu": {"number": 1, "command": [], "query": []}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "topology.json"
+        path.write_text(json.dumps({"epoch": 1, "regions": regions, "shards": {SHARD: shard}}))
+        pools = ShardPools(TopologyWatch(path), size_max=10, statement_timeout_ms=5000)
+        programs = ProgramCache()
+        await learn_program(pools[SHARD], programs)
+        store = Store(pools, SHARD, programs, lambda _: False)
+        try:
+            yield store, programs
+        finally:
+            await store.close()
+            await pools.close()
+
+
+async def main(server: str) -> None:
+    """Measure on a scratch database of a server, and print the table."""
+    admin = await asyncpg.connect(server)
+    dsn = urlunsplit(urlsplit(server)._replace(path=f"/{_SCRATCH}"))
+    try:
+        await admin.execute(_STATEMENTS["scratch_drop"])
+        await admin.execute(_STATEMENTS["scratch_create"])
+        await migrate(dsn)
+        for cost in await measure(dsn):
+            sys.stdout.write(
+                f"batch of {cost.size:2}: node {cost.node_us:6.1f} us, backend {cost.backend_us:6.1f} us, "
+                f"WAL {cost.wal_bytes:5.0f} bytes\n"
+            )
+    finally:
+        await admin.execute(_STATEMENTS["scratch_drop"])
+        await admin.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
