@@ -1,7 +1,7 @@
 """What a batch reads before it decides: one row per command, and the facts that only some commands need."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -122,9 +122,9 @@ def account_of(loaded: Loaded) -> Account | None:
     if row["version"] is None or loaded.target is None:
         return None
     totals = {name: row[name] for name in ("spent", "expired", "debt", "issued")}
+    totals["incarnation"] = row["incarnation"] or 0
     state = orjson.loads(row["state"])
-    account = parse_state(loaded.target, state, version=row["version"], status=row["status"], totals=totals)
-    return replace(account, incarnation=row["incarnation"] or 0)
+    return parse_state(loaded.target, state, version=row["version"], status=row["status"], totals=totals)
 
 
 def purchase_of(row: Mapping[str, Any]) -> Purchase:

@@ -1,12 +1,16 @@
 """Values to JSON and back: instants, postings, and the part of an account that is kept as one document."""
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import overload
+from functools import lru_cache
+from typing import Final, overload
 
 from rules.document import LotRow, PostingDocument, StateDocument
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding
+
+_TEXTS_KEPT: Final = 4096
+"""One entry writes each of its few instants several times, and all members' points expire at the same ones."""
 
 
 @overload
@@ -15,7 +19,13 @@ def instant_text(moment: datetime) -> str: ...
 def instant_text(moment: datetime | None) -> str | None: ...
 def instant_text(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC with `Z`; None stays None."""
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+    return None if moment is None else _text(moment)
+
+
+@lru_cache(_TEXTS_KEPT)
+def _text(moment: datetime) -> str:
+    # In UTC whatever zone it came in: instants that are equal share their text.
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def instant(text: str | None) -> datetime | None:
@@ -84,9 +94,9 @@ def state_document(account: Account) -> StateDocument:
 
 
 def parse_state(
-    member_id: int, document: StateDocument, *, version: int, status: str, totals: dict[str, int]
+    member_id: int, document: StateDocument, *, version: int, status: str, totals: Mapping[str, int]
 ) -> Account:
-    """The account of its document; `totals` are the columns `spent`, `expired`, `debt`, `issued`."""
+    """The account of its document; `totals` are the columns `spent`, `expired`, `debt`, `issued`, and `incarnation`."""
     code, since, until = document["tier"]
     return Account(
         member_id=member_id,

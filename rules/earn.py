@@ -80,13 +80,13 @@ def earn(
     applied: list[Offer] = []
     not_applied: list[NotAppliedDocument] = []
     for source, offer, outcome in tried:
-        given, why = _within(outcome, room, reason)
-        explanation.append({"campaign": source, "applied": given is not None, "points": 0, "why": why})
+        given, why = (None, outcome) if isinstance(outcome, str) else _within(outcome, room, reason)
+        points = given.points if given else 0
+        explanation.append({"campaign": source, "applied": given is not None, "points": points, "why": why})
         if given is None:
             if offer and ran(why):
                 not_applied.append({"code": offer.code, "why": why})
             continue
-        explanation[-1]["points"] = given.points
         room = None if room is None else room - given.points
         components.append(given)
         if offer:
@@ -153,9 +153,7 @@ def _room(basket: Basket, limits: PointLimits) -> tuple[int | None, str]:
     return min(rooms, default=(None, ""), key=lambda room: room[0] or 0)
 
 
-def _within(outcome: Component | str, room: int | None, limit: str) -> tuple[Component | None, str]:
-    if isinstance(outcome, str):
-        return None, outcome
+def _within(outcome: Component, room: int | None, limit: str) -> tuple[Component | None, str]:
     if room is None or outcome.points <= room:
         return outcome, "applied"
     why = f"{limit}; {room} of {outcome.points} points"

@@ -143,11 +143,11 @@ class Account:
     @property
     def due_at(self) -> datetime | None:
         """When time alone next changes this account; None: never."""
-        moments = [moment for lot in self.lots for moment in (lot.available_at, lot.expires_at)]
-        moments += [hold.expires_at for hold in self.holds]
-        moments += [redemption.expires_at for redemption in self.redemptions]
-        moments.append(self.tier.until)
-        return min((moment for moment in moments if moment is not None), default=None)
+        moments = [moment for lot in self.lots for moment in (lot.available_at, lot.expires_at) if moment]
+        moments += [one.expires_at for one in (*self.holds, *self.redemptions) if one.expires_at]
+        if self.tier.until:
+            moments.append(self.tier.until)
+        return min(moments, default=None)
 
 
 def apply(account: Account, posting: Posting) -> Account:

@@ -10,6 +10,7 @@ still take it: [code, since, until] each, the last one the nearest.
 
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from rules.codec import instant, instant_text
@@ -20,6 +21,7 @@ from rules.state import Account, TierStanding
 
 _YEAR_DAYS: Final = 366
 _ONE_DAY: Final = timedelta(days=1)
+_DAYS_KEPT: Final = 1000  # nearly all are today
 
 Ranked = tuple[TierStanding, Counters]
 """A standing and the counters beside it."""
@@ -70,10 +72,13 @@ def _days(counters: Counters, program: Program) -> list[int]:
 
 def _window_start(program: Program, day: date) -> date:
     window = program.tier_policy.window
-    if window.kind == "calendar_year":
-        return date(day.year, 1, 1)
-    first = add_months(day, -window.months) + _ONE_DAY
-    while add_months(first, window.months) <= day:  # the last days of a longer month end with a shorter one
+    return date(day.year, 1, 1) if window.kind == "calendar_year" else _rolling_start(day, window.months)
+
+
+@lru_cache(_DAYS_KEPT)
+def _rolling_start(day: date, months: int) -> date:
+    first = add_months(day, -months) + _ONE_DAY
+    while add_months(first, months) <= day:  # the last days of a longer month end with a shorter one
         first += _ONE_DAY
     return first
 

@@ -9,6 +9,7 @@ which catches every single wrong digit and every swap of two neighbours. What an
 
 import secrets
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from shard_router.errors import MalformedIdError
@@ -25,6 +26,7 @@ _NO_DIGIT: Final = 0xFF
 # For bytes.translate, because every request parses an id: character to value, and value to what int(..., 32) reads.
 _VALUES: Final = bytes(_ALPHABET.find(chr(byte).upper()) & 0xFF if byte < 0x80 else _NO_DIGIT for byte in range(256))  # noqa: PLR2004
 _PYTHON_DIGITS: Final = b"0123456789abcdefghijklmnopqrstuv".ljust(256, b"!")
+_TEXTS_KEPT: Final = 4096  # a command writes its member's id four times, an item of a list twice
 _VERSION_DIGITS_MAX: Final = 16
 _VERSION_MAX: Final = 2**53 - 1  # what JSON readers and Valkey hold exactly
 
@@ -59,6 +61,7 @@ def slot_of(member_id: int) -> int:
     return member_id >> _UNIQUE_BITS & SLOT_COUNT - 1
 
 
+@lru_cache(_TEXTS_KEPT)
 def format_member_id(member_id: int) -> str:
     """The text form, 14 characters."""
     digits = [member_id >> shift & 31 for shift in range(5 * (_DIGITS - 1), -1, -5)]
