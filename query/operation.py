@@ -1,6 +1,6 @@
 """The calls of a query node: routes and OpenAPI document come from this list."""
 
-from typing import Final
+from typing import Any, Final
 
 from query import shape
 from query.catalogue import NEAR
@@ -25,11 +25,12 @@ _MEMBER: Final = Parameter(
 _TOKEN: Final = Parameter(
     "Consistency-Token",
     "header",
-    "From a command's answer: see at least that. A token of another member is `malformed`.",
-    {"type": "string", "pattern": r"^v1\.[0-9A-Za-z]{14}\.[0-9]{1,19}$", "examples": [f"v1.{MEMBER_EXAMPLE}.7"]},
+    f"From a command's answer (like `v1.{MEMBER_EXAMPLE}.7`): see at least that. A token of another member is "
+    "`malformed`.",
+    {"type": "string", "pattern": r"^v1\.[0-9A-Za-z]{14}\.[0-9]{1,19}$"},
 )
 _IF_NONE_MATCH: Final = Parameter(
-    "If-None-Match", "header", "The ETag kept; 304 when it still holds.", {"type": "string", "examples": ['W/"7"']}
+    "If-None-Match", "header", 'The ETag kept, like `W/"7"`; 304 when it still holds.', {"type": "string"}
 )
 _PAGE_SIZE: Final = Parameter(
     "page_size",
@@ -48,10 +49,8 @@ _READ: Final = ("shard_unavailable", "not_yet_visible", "state_lost")
 _MEMBER_READ: Final = ("member_not_found", *_READ)
 
 
-def _identifier(name: str, description: str, example: str) -> Parameter:
-    return Parameter(
-        name, "query", f"{description} Send exactly one of the three.", {"type": "string", "examples": [example]}
-    )
+def _identifier(name: str, description: str, **schema: Any) -> Parameter:
+    return Parameter(name, "query", f"{description} Send exactly one of the three.", {"type": "string", **schema})
 
 
 OPERATIONS: Final = (
@@ -112,7 +111,7 @@ OPERATIONS: Final = (
                 "Last-Event-ID",
                 "header",
                 "The last version seen.",
-                {"type": "string", "pattern": "^[0-9]{1,19}$", "examples": ["7"]},
+                {"type": "string", "pattern": "^[0-9]{1,19}$"},
             ),
             Parameter("ticket", "query", "A ticket instead of a credential; it opens one stream.", {"type": "string"}),
         ),
@@ -141,9 +140,9 @@ OPERATIONS: Final = (
         roles=STAFF,
         problems=_MEMBER_READ,
         parameters=(
-            _identifier("card", "A card number.", "0100770000123456786"),
-            _identifier("phone", "E.164, the plus sign as %2B.", "+493012345678"),
-            _identifier("email", "An e-mail address, in any case.", "ada@example.com"),
+            _identifier("card", "A card number.", examples=["0100770000123456786"]),
+            _identifier("phone", "E.164, like `+493012345678`; a blank is taken for an unescaped plus sign."),
+            _identifier("email", "An e-mail address, in any case and composition; a blank is a plus sign too."),
             _TOKEN,
             _IF_NONE_MATCH,
         ),

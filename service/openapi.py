@@ -162,11 +162,11 @@ def _guard_of(operation: Operation) -> Guard:
 
 
 def _operation(operation: Operation, references: Mapping[Any, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
-    described = operation.description or operation.summary
+    described = f"{operation.description}\n\n" if operation.description else ""
     document: dict[str, Any] = {
         "operationId": operation.operation_id,
         "summary": operation.summary,
-        "description": f"{described}\n\nRoles: {', '.join(operation.roles)}.{_DESK if operation.desk else ''}",
+        "description": f"{described}Roles: {', '.join(operation.roles)}.{_DESK if operation.desk else ''}",
         "tags": [operation.tag],
         "security": _security(operation),
         "parameters": [_parameter(parameter) for parameter in _parameters(operation)],

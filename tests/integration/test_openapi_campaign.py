@@ -51,8 +51,7 @@ async def nodes(tmp_path: Path, database: str, valkey_url: str) -> AsyncGenerato
         open_world(folders[1], {"eu-1": ShardPlace([database], valkey_url)}) as query,
     ):
         member, doomed = await command.enrol(name="Ada"), await command.enrol()
-        for _ in range(7):  # the examples' tokens are of version 7
-            await command.give(member["member_id"], 1_000)
+        await command.give(member["member_id"], 7_000)
         bought = (await command.post("/v1/purchases", basket({"card": member["card"]}, "1"))).json
         existing = {
             f"pur_{MEMBER_EXAMPLE}-7": bought["purchase_id"],
