@@ -6,6 +6,7 @@ from typing import Final
 
 from command.fingerprint import NO_FINGERPRINT, Fingerprint
 from rules.command import Command, RecordPurchase, ReturnPurchase
+from rules.outcome import Reason
 from rules.program import Program
 
 NO_DATE: Final = date(1970, 1, 1)
@@ -65,7 +66,7 @@ class Envelope:
     reference: int | None = None
     receipt: ReceiptKey | None = None
     taken: tuple[str, ...] = ()
-    not_final: str | None = None
+    not_final: Reason | None = None
     holds_of: int | None = None
     store: str | None = None
     stores_refusal: bool = True

@@ -48,6 +48,7 @@ from rules.command import (
     UseRedemption,
     VoidHold,
 )
+from rules.outcome import Reason
 from service.basket import basket_command, named_holds
 from service.body import PurchaseBody
 from service.forward import is_forwarded
@@ -114,7 +115,7 @@ async def _with_stock(asked: CommandRequest[RedemptionBody], envelope: Envelope)
     """Run a redemption; a shard that runs out of a reward fetches stock from the others before it refuses."""
     node, reward, enough = asked.node, asked.body, True
     while enough:  # others may take what was fetched, until the stock or the time is up
-        answer = await node.run(replace(envelope, not_final="out_of_stock"))
+        answer = await node.run(replace(envelope, not_final=Reason.OUT_OF_STOCK))
         if not answer.not_final:
             return render(answer)
         enough = await node.fetch_stock(
@@ -128,7 +129,7 @@ async def _with_receiver(asked: CommandRequest[TransferBody], envelope: Envelope
 
     So neither answer nor time tells a sender without points, or one who guessed too often, who is a member.
     """
-    answer = await asked.node.run(replace(envelope, not_final="member_not_found"))
+    answer = await asked.node.run(replace(envelope, not_final=Reason.MEMBER_NOT_FOUND))
     if answer.not_final and isinstance(envelope.command, SendTransfer):
         receiver = await asked.node.find_open(*asked.body.to.names)
         answer = await asked.node.run(replace(envelope, command=replace(envelope.command, to=receiver)))

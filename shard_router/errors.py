@@ -1,11 +1,12 @@
-"""The one tree of exceptions, and what each answers. A business "no" is no exception: see rules.outcome.
+"""The exceptions that several folders raise and catch, and what each problem answers.
 
 LoyaltyError
   MalformedIdError        an id, card or token that is not one of ours
   DocumentError           settings, or a document of the operator's, that cannot be used
     TopologyError           a topology document that cannot be used
-  ProblemError            has an HTTP answer (RFC 9457)
-    ...                   made by `problem(code, detail)`, one code per row of PROBLEMS
+  ProblemError            has an HTTP answer (RFC 9457): its code is a row of PROBLEMS
+
+A business "no" is no exception: its reason is a code of PROBLEMS too, see rules.outcome.
 """
 
 from collections.abc import Callable
@@ -78,7 +79,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "method_not_allowed": Problem(405, "This resource has no such method"),
     "internal": Problem(500, "A fault of ours", retryable=True),
 }
-"""Every code there is (API.md), with its answer. Tests prove the table total over refusals and exceptions."""
+"""Every code there is (API.md), with its answer: no refusal and no exception has another, and each is used."""
 
 
 @dataclass(eq=False)
