@@ -15,6 +15,7 @@ from command.program import NoProgramError, learn_program
 from command.request import COURIER, NODE
 from command.settings import CommandSettings
 from command.settler import settle_until
+from command.store import DEBT_WRITTEN_OFF
 from service.credential import Credentials
 from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS
 from service.openapi import add_operations
@@ -41,6 +42,7 @@ def build(settings: CommandSettings) -> web.Application:
     node = CommandNode(settings.region, topology, pools, app[REGISTRY])
     node.lanes_per_shard = settings.lanes_per_shard
     app[NODE] = node
+    app[REGISTRY].register(DEBT_WRITTEN_OFF)
     app[COURIER] = Courier(node)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, node)

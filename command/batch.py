@@ -63,6 +63,7 @@ class Batch:
         """`needs_claim`: whether another shard may keep the claim of an identifier."""
         self.program = program
         self.writes = Writes()
+        self.debt_written_off = 0
         self._needs_claim = needs_claim
         self._extras = extras
         self._accounts: dict[int, Account | None] = {}
@@ -157,6 +158,7 @@ class Batch:
             identifiers=frozenset(extras.identifiers.get(target, ())),
             taken=self._taken(envelope, target),
             incarnation=row["incarnation"] or 0,
+            enrolled_at=extras.enrolled_at.get(target),
         )
 
     def _taken(self, envelope: Envelope, target: int) -> frozenset[str]:
@@ -219,6 +221,7 @@ class Batch:
         command, member_id = envelope.command, rendered.member_id
         referred = self._extras.programs.get(loaded.row["referred_program_version"], self.program)
         self._write_receipt(loaded, rendered)
+        self.debt_written_off += rendered.detail.get("written_off", 0)
         write_side(self.writes, envelope, rendered, referred)
         if isinstance(command, ChangeIdentifiers):
             write_identifiers(self.writes, envelope, rendered, self._extras.profiles.setdefault(member_id, {}))

@@ -20,6 +20,7 @@ from rules.command import (
     EnrolMember,
     RecordPurchase,
     RedeemReward,
+    SendTransfer,
 )
 from rules.document import ReceiptDocument
 from rules.guess import guessed
@@ -49,6 +50,7 @@ class Extras:
     taken_identifiers: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     entries: dict[tuple[int, int], NamedEntry] = field(default_factory=dict[tuple[int, int], NamedEntry])
     wrong_guesses: dict[tuple[int, int], list[datetime]] = field(default_factory=dict[tuple[int, int], list[datetime]])
+    enrolled_at: dict[int, datetime] = field(default_factory=dict[int, datetime])
     stock_left: dict[str, int] = field(default_factory=dict[str, int])
     identifiers: dict[int, set[tuple[str, str]]] = field(default_factory=dict[int, set[tuple[str, str]]])
     profiles: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
@@ -168,6 +170,10 @@ async def load_extras(connection: Connection, loaded: Sequence[Loaded], program:
     if guesses:
         rows = await connection.fetch(STATEMENTS["wrong_guesses"], *pairs(guesses))
         extras.wrong_guesses = {(row["member_id"], row["version"]): row["guessed_at"] for row in rows}
+    senders = [target for target, command in commands if target and isinstance(command, SendTransfer)]
+    if senders and program.transfers.min_account_days:
+        rows = await connection.fetch(STATEMENTS["enrolled_at"], senders)
+        extras.enrolled_at = {row["member_id"]: row["enrolled_at"] for row in rows}
     await _load_identifiers(connection, commands, extras)
     if any(isinstance(command, RedeemReward | CancelRedemption) for _, command in commands):
         stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]

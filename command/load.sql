@@ -75,6 +75,9 @@ ORDER BY asked.position
 -- name: identifiers_of_members
 SELECT member_id, kind, value FROM identifier WHERE member_id = ANY ($1::bigint[])
 
+-- name: enrolled_at
+SELECT member_id, enrolled_at FROM member WHERE member_id = ANY ($1::bigint[])
+
 -- name: profiles
 SELECT member_id, profile FROM member WHERE member_id = ANY ($1::bigint[])
 

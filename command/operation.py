@@ -327,7 +327,9 @@ OPERATIONS: Final = (
         description="The points keep their expiry. Should the receiver's membership end meanwhile they come back. "
         "`member_not_found` with the pointer `/to`: nobody who may receive points is named so. That is told only where "
         "nothing else is missing, and to a member's own token ten times an hour. With such a token `from` is that "
-        "member; anything else is `member_not_found`.",
+        "member; anything else is `member_not_found`. `limit_exceeded`: the program has no transfers, not of so many "
+        "points on a day, or not by members so new. `insufficient_points` tells how many are settled: points of a "
+        "purchase that may still be returned are not sent, unless the program says so.",
         tag="points",
     ),
     _command(

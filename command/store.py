@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import asyncpg
+import prometheus_client
 import structlog
 
 from command.batch import Batch, now_utc
@@ -36,6 +37,11 @@ from shard_router.pool import CONNECTION_ERRORS, Connection, ShardPools, ShardSe
 from shard_router.statement import load_statements
 
 Result = TypeVar("Result")
+
+DEBT_WRITTEN_OFF: Final = prometheus_client.Counter(
+    "loyalty_debt_written_off_points", "Points that erased members owed.", registry=None
+)
+"""Counted once it is durable."""
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("store.sql"))
 ALWAYS_LOCKED: Final = (RedeemReward, UseRedemption, CancelRedemption)
@@ -126,21 +132,23 @@ class Store:
             await _finally(kept, transaction.commit())
         elif not batch.writes.empty:
             await _finally(kept, _record_and_commit(connection, batch))
+        DEBT_WRITTEN_OFF.inc(batch.debt_written_off)
         return answers
 
     async def _run_locked(self, kept: "_KeptConnection", envelopes: Sequence[Envelope]) -> list[Answer]:
         connection = kept.taken.connection
         transaction = connection.transaction()
         await transaction.start()
-        answers = await _in(transaction, self._decide_locked(connection, envelopes))
+        batch, answers = await _in(transaction, self._decide_locked(connection, envelopes))
         await _finally(kept, transaction.commit())
+        DEBT_WRITTEN_OFF.inc(batch.debt_written_off)
         return answers
 
-    async def _decide_locked(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Answer]:
+    async def _decide_locked(self, connection: Connection, envelopes: Sequence[Envelope]) -> tuple[Batch, list[Answer]]:
         batch, answers = await self._decide(connection, envelopes, locked=True)
         if not batch.writes.empty:
             await _record(connection, batch)
-        return answers
+        return batch, answers
 
     async def due_members(self, limit: int) -> list[int]:
         """Members whom time alone changes now."""

@@ -2,7 +2,7 @@
 
 `purchases` all so far; `days` flat triples (day, purchases, points); `applied` times per offer;
 `applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` and `tier_before` see tier;
-`active_at` the latest activity, where points expire by inactivity.
+`active_at` the latest activity, where points expire by inactivity; `sent` (day, points) to others; see unsettled.
 Days are ordinals of business dates, kept for the time a purchase may be late; of older ones, which
 only a replay counts on, a few. All functions return new values: nothing here changes what it was given.
 """
@@ -14,7 +14,9 @@ from typing import Any, Final, Literal, cast
 from rules.document import CountersDocument
 
 Counters = CountersDocument
-Counted = Literal["purchases", "days", "applied", "applied_on", "rewards", "metric", "tier_before", "referrals"]
+Counted = Literal[
+    "purchases", "days", "applied", "applied_on", "rewards", "metric", "tier_before", "referrals", "unsettled"
+]
 
 DAYS_KEPT: Final = 40
 """A till may be 35 days late."""
@@ -97,14 +99,32 @@ def with_redeemed(counters: Counters, reward: str, change: int) -> Counters:
     return _with_times(counters, "rewards", reward, change)
 
 
+def sent_on(counters: Counters, day: date) -> int:
+    """How many points were sent to other members on a business date, the latest there is."""
+    known, points = counters.get("sent", (0, 0))
+    return points if known == day.toordinal() else 0
+
+
+def with_sent(counters: Counters, day: date, points: int) -> Counters:
+    """So many more points sent; whatever becomes of them, they count for their day."""
+    return {**counters, "sent": [day.toordinal(), sent_on(counters, day) + points]}
+
+
 def thanked_for(counters: Counters, referee: int) -> int | None:
     """The purchase of a newcomer's that one was thanked for; None: for none."""
     return next((purchase for known, purchase in map(_thanks, counters.get("referrals", ())) if known == referee), None)
 
 
-def with_thanks(counters: Counters, referee: int, purchase: int) -> Counters:
-    """Thanked for a purchase of a newcomer's."""
-    return {**counters, "referrals": [*counters.get("referrals", ()), [referee, purchase]]}
+def thanks_since(counters: Counters) -> list[tuple[date, int]]:
+    """On which days one was thanked, with how many points; earlier versions did not note that."""
+    told = (one for one in counters.get("referrals", ()) if not isinstance(one, int))
+    return [(date.fromordinal(since[0]), since[1]) for _, _, *since in told if since]
+
+
+def with_thanks(counters: Counters, referee: int, purchase: int, since: tuple[date, int] | None = None) -> Counters:
+    """Thanked for a purchase of a newcomer's: on which day, with how many points."""
+    thanks = [referee, purchase, *((since[0].toordinal(), since[1]) if since else ())]
+    return {**counters, "referrals": [*counters.get("referrals", ()), thanks]}
 
 
 def without_thanks(counters: Counters, referee: int) -> Counters:

@@ -15,10 +15,11 @@ from rules.outcome import Purchase
 from rules.program import Program
 from rules.reversal import came_back_whole
 from rules.tier import metric_of_purchase, with_metric, without_metric
+from rules.unsettled import may_come_back, with_unsettled, without_unsettled
 
 
 def count(
-    before: counters.Counters, basket: Basket, earning: Earning, program: Program
+    before: counters.Counters, basket: Basket, earning: Earning, program: Program, today: date
 ) -> tuple[counters.Counters, CountedDocument]:
     """The counters with a purchase, and the note of what a return of it counts back out."""
     limited = sum(component.points for component in earning.components if component.reason != REFERRAL)
@@ -36,7 +37,9 @@ def count(
         metric = metric_of_purchase(program, points=earning.points, amount=basket.money)
         counted = with_metric(counted, program, basket.day, metric)
         noted["metric"] = program.tier_policy.metric
-    return counted, noted
+    if may_come_back(basket.day, program, today):
+        noted["unsettled"] = True
+    return with_unsettled(counted, basket.day, earning.points, program, today), noted
 
 
 def count_out(
@@ -55,6 +58,8 @@ def count_out(
             counted = counters.with_applied(counted, reason, -1)
         for reason in noted["applied_on"]:
             counted = counters.without_applied_on(counted, reason, day)
+    if noted.get("unsettled"):
+        counted = without_unsettled(counted, day, change["points"])
     if "metric" not in noted:
         return counted
     changes = {**change, "purchases": int(came_back_whole(document))}

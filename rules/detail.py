@@ -14,11 +14,13 @@ TierChangeDocument = TypedDict("TierChangeDocument", {"from": str, "to": str, "s
 class EntryDetail(TypedDict):
     """What an entry tells beside its postings: answers, returns and verify read it. Each kind has a layout of its own.
 
-    `key`: the key under which personal data were answered, so that they can be erased.
+    `key`: the key under which personal data were answered, so that they can be erased. `shown_by`: the version of the
+    program by which the account is shown, when the one that decided is another.
     """
 
     tier: NotRequired[TierChangeDocument]
     key: NotRequired[str | None]
+    shown_by: NotRequired[int]
 
 
 class EnrolledDetail(EntryDetail, total=False):
@@ -35,9 +37,10 @@ class IdentifiersDetail(EntryDetail):
 
 
 class ClosedDetail(EntryDetail):
-    """Points that were left."""
+    """Points that were left, and those that were owed."""
 
     forfeited: int
+    written_off: NotRequired[int]
 
 
 class CapturedDocument(TypedDict):
@@ -84,10 +87,11 @@ class ReturnDetail(EntryDetail):
 
 
 class ReferralDetail(EntryDetail):
-    """For which member thanks were given or taken back, for which purchase of theirs, and what was missing."""
+    """For which member thanks were given or taken back, for which purchase of theirs, when, and what was missing."""
 
     referee: int
     purchase: NotRequired[int]
+    day: NotRequired[str]
     points_forgiven: NotRequired[int]
 
 

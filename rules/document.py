@@ -14,7 +14,8 @@ class CountersDocument(TypedDict, total=False):
     """What is counted of a member beside points (see counters).
 
     Of days: flat rows of a day's ordinal and its values, `metric` behind its name. `tier_before`: rows of code, since
-    and until. `referrals`: pairs of referee and purchase, in earlier versions the referee alone.
+    and until. `referrals`: rows of referee, purchase, day and points; in earlier versions the first two, or the
+    referee alone. `sent`: a day and the points sent to others on it. `unsettled`: points of a day that may come back.
     """
 
     purchases: int
@@ -27,6 +28,8 @@ class CountersDocument(TypedDict, total=False):
     active_at: str
     referred_by: int
     referrals: list[Any]
+    sent: list[int]
+    unsettled: list[int]
 
 
 class StateDocument(TypedDict):
@@ -186,6 +189,7 @@ class CountedDocument(TypedDict):
     applied: list[str]
     applied_on: list[str]
     metric: NotRequired[str]
+    unsettled: NotRequired[bool]
 
 
 class PartlyCountedDocument(TypedDict, total=False):

@@ -19,7 +19,8 @@ class Facts:
     `redemption_code`: of the redemption the command names; `wrong_guesses`: when it (or a member's receiver) was
     guessed wrong lately, oldest first. `identifiers`: (kind, value) of all the member has now, and `taken`: the kinds
     of those to be added that another member has; asked only when identifiers change. `incarnation`: of the shard, for a
-    new member's first entry.
+    new member's first entry. `enrolled_at`: when the membership of who sends points began; asked only where the program
+    wants to know.
     """
 
     purchase: Purchase | None = None
@@ -35,6 +36,7 @@ class Facts:
     identifiers: frozenset[tuple[str, str]] = frozenset()
     taken: frozenset[str] = frozenset()
     incarnation: int = 0
+    enrolled_at: datetime | None = None
 
 
 NO_FACTS: Final = Facts()

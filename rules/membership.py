@@ -5,7 +5,7 @@ from datetime import datetime
 
 from rules.codec import instant_text
 from rules.command import AdjustPoints, ChangeIdentifiers, CloseMember, EnrolMember
-from rules.detail import EnrolledDetail
+from rules.detail import ClosedDetail, EnrolledDetail
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.hold import insufficient
@@ -86,7 +86,10 @@ def change_identifiers(account: Account, command: ChangeIdentifiers, _program: P
 
 
 def close_member(account: Account, command: CloseMember, _program: Program, _facts: Facts) -> Outcome:
-    """Release what is held and forfeit what is left. A transfer under way still waits for its receiver."""
+    """Release what is held, forfeit what is left and write off what is owed.
+
+    A transfer under way still waits for its receiver.
+    """
     draft = Draft(account)
     for hold in account.holds:
         if hold.kind == "hold":
@@ -95,13 +98,18 @@ def close_member(account: Account, command: CloseMember, _program: Program, _fac
     draft.take(draft.account.available, Bucket.EXPIRED, "forfeited")
     for lot in draft.account.lots:
         draft.post(Posting(lot.points, Bucket.PENDING, Bucket.EXPIRED, "forfeited", lot.expires_at, lot.available_at))
+    owed = draft.account.debt
+    draft.post(Posting(owed, Bucket.PROGRAM, Bucket.DEBT, "debt_written_off"))
     draft.counters = {}
+    detail: ClosedDetail = {"forfeited": forfeited}
+    if owed:
+        detail["written_off"] = owed
     entry = draft.entry(
         "member_closed",
         occurred_at=command.received_at,
         recorded_at=command.received_at,
         points=-forfeited,
-        detail={"forfeited": forfeited},
+        detail=detail,
     )
     return Accepted(replace(entry, account=closed(entry.account)))
 

@@ -306,6 +306,19 @@ class Referral(_Part):
     min_amount: Count = 0
 
 
+class Transfers(_Part):
+    """Who may send points to another member.
+
+    `per_day`: points at most on one day (0: no limit). `min_account_days`: how long one must have been a member.
+    `only_settled`: not points of purchases that may still be returned, those of the last `return_days` (tier policy).
+    """
+
+    enabled: Flag = True
+    per_day: Count = 10_000
+    min_account_days: Whole = Field(default=7, ge=0, le=3660)
+    only_settled: Flag = True
+
+
 class Reward(_Part):
     """Something to redeem points for. An unused redemption ends after `valid_days`."""
 
@@ -341,5 +354,6 @@ class ProgramDocument(_Part):
     campaigns: tuple[Campaign, ...] = ()
     coupons: tuple[Coupon, ...] = ()
     referral: Referral | None = None
+    transfers: Transfers = Transfers()
     rewards: tuple[Reward, ...] = ()
     stores: tuple[Store, ...] = ()

@@ -50,7 +50,7 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     draft.earn_all(parts, expires_at, available_at, command.received_at)
     if earning.points or payment.points:
         draft.keep_alive(program, command.occurred_at)
-    draft.counters, noted = count(draft.counters, basket, earning, program)
+    draft.counters, noted = count(draft.counters, basket, earning, program, program.business_date(command.received_at))
     draft.tier, draft.counters = risen(account, draft.counters, program, command.received_at)
     entry = _entry(draft, command, payment, earning, referral)
     document = _document(command, earning, payment, paid, (expires_at, available_at))

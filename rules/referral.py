@@ -25,14 +25,16 @@ def credit_referral(account: Account, command: CreditReferral, program: Program,
     draft = Draft(account)
     expires_at = draft.expires_at(program, command.received_at)
     draft.earn(Lot(command.points, expires_at), _REASON, command.received_at)
-    draft.counters = counters.with_thanks(draft.counters, command.referee, command.purchase)
+    today = program.business_date(command.received_at)
+    since = (today, command.points)
+    draft.counters = counters.with_thanks(draft.counters, command.referee, command.purchase, since)
     draft.keep_alive(program, command.received_at)
     entry = draft.entry(
         "referral_credited",
         occurred_at=command.received_at,
         recorded_at=command.received_at,
         points=command.points,
-        detail={"referee": command.referee, "purchase": command.purchase},
+        detail={"referee": command.referee, "purchase": command.purchase, "day": today.isoformat()},
     )
     return Accepted(entry)
 

@@ -7,6 +7,7 @@ points are conserved whenever both halves are looked at, and in doubt only while
 
 from rules.codec import lots_document
 from rules.command import CancelTransfer, ReceiveTransfer, SendTransfer, SettleTransfer
+from rules.counters import sent_on, with_sent
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.guess import STRANGERS_MAX, too_many
@@ -14,13 +15,15 @@ from rules.hold import insufficient, too_many_open
 from rules.outcome import Accepted, NothingToDo, Outcome, Reason, Refused
 from rules.program import Program
 from rules.state import Account, Bucket, Hold
+from rules.unsettled import unsettled
 
 
 def send_transfer(account: Account, command: SendTransfer, program: Program, facts: Facts) -> Outcome:
     """Set available points aside for another member, first to expire first."""
     if command.to == account.member_id:
         return Refused(Reason.MALFORMED, "sender and receiver are the same member", "/to")
-    refused = _limited(command, facts) or too_many_open(account.holds, "holds and transfers")
+    refused = _limited(command, facts) or _not_allowed(account, command, program, facts)
+    refused = refused or too_many_open(account.holds, "holds and transfers")
     if refused:
         return refused
     draft = Draft(account)
@@ -30,6 +33,7 @@ def send_transfer(account: Account, command: SendTransfer, program: Program, fac
     if command.to is None:  # last: whoever may not send learns nothing about the receiver
         detail = "no member that may receive points is named so"
         return Refused(Reason.MEMBER_NOT_FOUND, detail, "/to", wrong_guess=command.by_member)
+    draft.counters = with_sent(draft.counters, program.business_date(command.received_at), command.points)
     draft.keep_alive(program, command.received_at)
     hold = draft.account.hold(version)
     entry = draft.entry(
@@ -45,6 +49,25 @@ def send_transfer(account: Account, command: SendTransfer, program: Program, fac
         },
     )
     return Accepted(entry)
+
+
+def _not_allowed(account: Account, command: SendTransfer, program: Program, facts: Facts) -> Refused | None:
+    """Why the program lets this member send so many points not now; too few in all is another matter."""
+    terms, today = program.transfers, program.business_date(command.received_at)
+    if not terms.enabled:
+        return Refused(Reason.LIMIT_EXCEEDED, "in this program points are not sent to other members")
+    since = program.business_date(facts.enrolled_at or command.received_at)
+    if (today - since).days < terms.min_account_days:
+        return Refused(Reason.LIMIT_EXCEEDED, f"points are sent after {terms.min_account_days} days of membership")
+    sent = sent_on(account.counters, today)
+    if terms.per_day and sent + command.points > terms.per_day:
+        told = f"at most {terms.per_day} points are sent on a day, {sent} have been today"
+        return Refused(Reason.LIMIT_EXCEEDED, told, "/points")
+    settled = max(account.available - unsettled(account.counters, program, today), 0)
+    if terms.only_settled and settled < command.points <= account.available:
+        told = f"{settled} points can be sent, the others are from purchases that may still be returned"
+        return Refused(Reason.INSUFFICIENT_POINTS, told, "/points")
+    return None
 
 
 def receive_transfer(account: Account, command: ReceiveTransfer, program: Program, _facts: Facts) -> Outcome:

@@ -33,6 +33,8 @@ time_zone = "Europe/Berlin"
 [points]
 per_unit = "1"
 expiry = { kind = "rolling", months = 12, round = "month_end" }
+[transfers]
+min_account_days = 0
 [[stores]]
 code = "330"
 name = "Store 330"

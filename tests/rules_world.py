@@ -25,9 +25,13 @@ BY_TIME = {
 def program(*parts: str, points: str = "", version: int = 1, zone: str = "UTC") -> Program:
     """A small program; `points` are lines of its [points] table, `parts` further tables."""
     head = f'[program]\ncode = "t"\nname = "T"\ncurrency = "EUR"\ntime_zone = "{zone}"\n'
+    if not any("[transfers]" in part for part in parts):
+        parts = (*parts, ANY_TRANSFER)
     stores = "".join(f'[[stores]]\ncode = "{code}"\nname = "S"\nregion = "eu"\n' for code in ("330", "331"))
     return parse_program("\n".join([head, f"[points]\n{points}", *parts, stores]), version)
 
+
+ANY_TRANSFER = "[transfers]\nper_day = 0\nmin_account_days = 0\nonly_settled = false\n"
 
 TIERS = """
 [[tiers]]

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import date
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from rules.codec import instant_text
@@ -20,8 +21,7 @@ from rules.counters import (
 from rules.counting import limited_points
 from rules.document import CountedDocument
 from rules.state import Account
-from verify.books import MemberRows
-from verify.finding import Finding
+from verify.books import COUNTED, Books, MemberRows
 from verify.stream import attempt, parsed_purchase
 
 REDEEMED: Final = {"reward_redeemed": 1, "redemption_cancelled": -1}
@@ -31,12 +31,49 @@ Days = dict[int, tuple[int, ...]]
 """Values by the ordinal of their day."""
 
 
-def check_counted(finding: Finding, rows: MemberRows, stored: Account) -> None:
+def check_counted(books: Books, rows: MemberRows, stored: Account) -> None:
     """Check the counters of an open account; who is closed is counted no more."""
+    finding = books[COUNTED]
     finding.checked += 1
-    wrong = attempt(finding, rows.name, partial(next, _wrong_count(rows, stored.counters), None))
-    if wrong:
-        finding.fault(f"{rows.name}: {wrong}")
+    wrong = chain(
+        _wrong_count(rows, stored.counters), _wrong_sent(books, rows, stored), _unsettled(books, rows, stored)
+    )
+    words = attempt(finding, rows.name, partial(next, wrong, None))
+    if words:
+        finding.fault(f"{rows.name}: {words}")
+
+
+def _wrong_sent(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:
+    """What was sent to others on the latest day of it."""
+    day, points = stored.counters.get("sent", (0, 0))
+    sent = 0
+    for entry in rows.entries.values():
+        program = books.programs.get(entry.row["program_version"])
+        if entry.kind == "transfer_sent" and program is not None:
+            on_day = program.business_date(entry.row["recorded_at"]).toordinal() == day
+            sent += entry.detail["sent"] if on_day else 0
+    if sent != points:
+        yield f"{points} points counted as sent on a day, {sent} in the journal"
+
+
+def _unsettled(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:
+    """What purchases gave that may come back, by day; a day goes once its purchases can come back no more."""
+    given = Counter[int]()
+    for row in rows.purchases:
+        document = parsed_purchase(row)
+        note = document.get("counted")
+        if note is not None and "applied" in note and note.get("unsettled"):
+            undone = sum(sum(line["reversed"].values()) for line in document["lines"])
+            given[_ordinal(note)] += document["points_earned"] - undone
+    told = {day: points for day, (points,) in _days(stored.counters.get("unsettled", []), width=2).items()}
+    days_kept = min((program.tier_policy.return_days for program in books.programs.values()), default=0)
+    newest = stored.changed_at.date().toordinal()
+    for day, points in (+given).items():
+        if told.get(day, points) != points or (day not in told and newest - day < days_kept):
+            words = f"counted as unsettled, {points} by the purchases"
+            yield f"{told.get(day, 0)} points of {date.fromordinal(day)} {words}"
+    if told.keys() - (+given).keys():
+        yield "points counted as unsettled that no purchase gave"
 
 
 def _wrong_count(rows: MemberRows, counters: Counters) -> Iterator[str]:
@@ -71,7 +108,8 @@ def _thanked(rows: MemberRows) -> list[Any]:
     for entry in rows.entries.values():
         detail = entry.detail
         if entry.kind == "referral_credited" and "purchase" in detail:
-            thanks = with_thanks(thanks, detail["referee"], detail["purchase"])
+            since = (date.fromisoformat(detail["day"]), entry.row["points"]) if "day" in detail else None
+            thanks = with_thanks(thanks, detail["referee"], detail["purchase"], since)
         elif entry.kind == "referral_credited":
             thanks = {"referrals": [*thanks.get("referrals", ()), detail["referee"]]}
         elif entry.kind == "referral_returned":

@@ -45,7 +45,7 @@ _POINTS: Final[dict[str, tuple[str, ...]]] = {
 """What `points` of each kind of entry counts: ways of its postings that add or take (see moved_points)."""
 
 _DETAIL: Final[dict[str, dict[str, str]]] = {
-    "member_closed": {"forfeited": "forfeited"},
+    "member_closed": {"forfeited": "forfeited", "written_off": "program>debt"},
     "purchase_recorded": {"points_earned": "program>", "points_paid": ">spent", "released": "held>available"},
     "purchase_returned": {"points_reversed": ">program", "points_returned": "spent>"},
     "hold_placed": {"held": ">held"},

@@ -14,7 +14,6 @@ from shard_router.errors import MalformedIdError
 from shard_router.topology import Topology
 from verify.books import (
     ANSWERS,
-    COUNTED,
     ERASED,
     FOLD,
     NEGATIVE,
@@ -194,7 +193,7 @@ def _check_fold(books: Books, rows: MemberRows, row: Row, stored: Account) -> No
     if wrong:
         finding.fault(f"{rows.name}: {wrong}")
     if stored.status == "open":  # who is closed is counted no more
-        check_counted(books[COUNTED], rows, stored)
+        check_counted(books, rows, stored)
 
 
 def _blank(books: Books, rows: MemberRows, stored: Account) -> Account:

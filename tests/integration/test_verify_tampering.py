@@ -93,6 +93,7 @@ EFFECTS = {
     "another kind": "UPDATE journal SET kind = 'hold_voided' WHERE $hold_placed",
     "points held": detail("held", "1", "$hold_placed"),
     "points released": detail("released", "1", "$SECOND"),
+    "debt written off": detail("written_off", "1", "kind = 'member_closed'"),
     "points earned and paid": detail("points_earned", "1", "$SECOND"),
 }
 COUNTED = {
@@ -106,6 +107,11 @@ COUNTED = {
     "an offer of a day": state("counters,applied_on,campaign:hello,1", "9", "$ADA"),
     "purchases of a day": state("counters,days,1", "1", "$ADA"),
     "points of a day": state("counters,days,2", "7", "$ADA"),
+    "points sent on a day": state("counters,sent,1", "7", "$ADA"),
+    "points that may come back": state("counters,unsettled,1", "1", "$ADA"),
+    "points that may come back forgotten": state("counters,unsettled", "[]", "$ADA"),
+    "points that may come back of another day": state("counters,unsettled,0", "700000", "$ADA"),
+    "thanks of another day": state("counters,referrals,0,2", "700000", "$ADA"),
     "a day forgotten": state("counters,days", "[]", "$ADA"),
     "a purchase of which a return says that it never was": detail("undone", "true", "$purchase_returned"),
 }

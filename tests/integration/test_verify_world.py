@@ -132,7 +132,7 @@ async def live(node: RunningNode, world: World) -> None:
     change = {"add": [{"phone": "+4930222"}], "new_card": True, "remove": [{"card": bea["card"]}]}
     await done(node, f"/v1/members/{bea['member_id']}/identifiers", change)
     await bring_all_back(node, bea["member_id"], "bea")
-    await done(node, "/v1/purchases", basket({"member_id": dan["member_id"]}, "dan-1"))
+    await leave_debt(node, dan["member_id"])
     assert (await node.delete(f"/v1/members/{dan['member_id']}")).status == 200
     await node.run_errands()
     await refer(node, ada["member_id"])
@@ -165,6 +165,16 @@ async def refer(node: RunningNode, referrer: str) -> None:
             await node.run_errands()
             await done(node, "/v1/purchases", basket({"member_id": newcomer}, "eve-again"))
             await node.run_errands()
+
+
+async def leave_debt(node: RunningNode, member: str) -> None:
+    """A basket whose points are spent, and then its goods come back."""
+    sold = basket({"member_id": member}, "dan-1")
+    purchase = (await done(node, "/v1/purchases", sold)).json["purchase_id"]
+    hold = (await done(node, "/v1/holds", {"member": {"member_id": member}, "points": 14})).json["hold_id"]
+    await done(node, f"/v1/holds/{hold}/capture", {})
+    back = {name: sold[name] for name in ("store", "till", "occurred_at")} | {"receipt": "dan-back"}
+    await done(node, f"/v1/purchases/{purchase}/returns", back | {"lines": [{"line": 1, "quantity": 2}]})
 
 
 async def bring_all_back(node: RunningNode, member: str, receipt: str) -> None:

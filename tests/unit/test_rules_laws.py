@@ -86,6 +86,9 @@ def programs(draw: st.DrawFn, policy: str | None = None) -> Program:
         f'[tier_policy]\nmetric = "{draw(st.sampled_from(["points", "amount", "purchases"]))}"\n'
         f'window = {{ {window} }}\nstep = "{draw(st.sampled_from(["one", "earned"]))}"\n'
         f'downgrade = "{draw(st.sampled_from(["period_end", "never"]))}"\n'
+        f"return_days = {draw(st.sampled_from([2, 30]))}\n"
+        f"[transfers]\nmin_account_days = 0\nper_day = {draw(st.sampled_from([0, 30]))}\n"
+        f"only_settled = {draw(st.sampled_from(['true', 'false']))}\n"
     )
     others = (
         '[[coupons]]\ncode = "SAVE"\neffect = { fixed = 7 }\n[referral]\nreferrer = 20\nnewcomer = 10\n'

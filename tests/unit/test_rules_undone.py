@@ -1,5 +1,6 @@
 """A purchase that came back whole never happened: what it counted for counts back out, and nothing else does."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from rules.command import AdjustPoints, CaptureHold, PlaceHold
 from rules.outcome import Entry
 from rules.program import Program
 from rules.tier import qualifying
+from rules.unsettled import unsettled
 from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
 from tests.unit.test_rules_laws import LAW, baskets, live, programs
 from tests.unit.test_rules_return_laws import parts_of
@@ -98,6 +100,7 @@ def test_a_purchase_of_before_notes_named_every_offer_counts_out_as_it_would_tod
         del document["counted"]
     else:
         document["counted"] = note | ({"day": "2026-11-22"} if "metric" in note else {})
+    member.account = replace(member.now, counters=without(member.now.counters, "unsettled"))
     member.bring_all_back(first.version)
     assert without(member.now.counters, "metric") == before
     assert earned(member.buy(line(1000), coupons=("SAVE",))) == earned(first)
@@ -117,11 +120,12 @@ def test_whatever_was_before_buying_and_returning_leaves_the_counters_as_they_we
     for part in parts_of(data, member.purchases[first.version].document):
         member.bring_back(first.version, part, at=at)
     after = member.now.counters
-    moved = ("metric", "tier_before", "active_at")  # points kept alive stay so
+    moved = ("metric", "tier_before", "active_at", "unsettled")  # points kept alive stay so; days long settled go
     assert without(after, *moved) == without(before, *moved)
     assert member.now.tier == tier
     day = rules.business_date(at)
     assert qualifying(after, rules, day) == qualifying(before, rules, day)
+    assert unsettled(after, rules, day) == unsettled(before, rules, day)
     assert earned(member.ok(asked)) == earned(first)
 
 
