@@ -20,11 +20,11 @@ from cluster.cli_program import app as program_app
 from cluster.command_line import Commands
 from cluster.document import Documents
 from cluster.errors import ClusterError
-from cluster.files import read_json
 from cluster.node import key_in_force
 from cluster.plan import ClusterPlan, make_plan, read_settings
 from cluster.progress import Progress
-from shard_router.topology import TopologyDocument
+from shard_router.errors import DocumentError
+from shard_router.topology import read_topology
 
 app = Commands(
     no_args_is_help=True,
@@ -43,7 +43,7 @@ def main() -> None:
     """Entry point of the `loyalty` program."""
     try:
         app()
-    except ClusterError as error:
+    except (ClusterError, DocumentError, OSError) as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
@@ -218,8 +218,8 @@ def key(
         asyncio.run(check_store(documents.topology, store))
     elif desk:
         raise ClusterError("--desk is a right of a key that is bound by --store; others have it")
+    nodes = read_topology(documents.topology).document if documents.topology.exists() else None
     text = document.add_key(documents, role, store, desk=desk)
-    topology = read_json(documents.topology)
-    if topology is not None:
-        asyncio.run(key_in_force(TopologyDocument.model_validate(topology), text))
+    if nodes is not None:
+        asyncio.run(key_in_force(nodes, text))
     sys.stdout.write(text + "\n")

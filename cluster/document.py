@@ -12,17 +12,30 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from pydantic import BaseModel, RootModel
 
 from cluster.errors import ClusterError
-from cluster.files import read_json, write_atomic, write_json
+from cluster.files import write_atomic, write_json
 from cluster.plan import HOST, ClusterPlan, RegionPlan, ShardPlan
 from service.credential import CredentialDocument, Role, new_forward_key, new_key
 from shard_router.document import read_document
 from shard_router.login import Logins, read_logins
+from shard_router.topology import TopologyDocument
 
 KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
 
 POLL_INTERVAL_MS = 20  # an idle engine spins away 10 % of a core at 10 ms, half of that at 20; three share this machine
+
+
+class RegionNumbers(RootModel[dict[str, int]]):
+    """The number of every region a folder ever had."""
+
+
+class Keys(BaseModel):
+    """The raw development keys by role, and the private key (PEM) that signs members' tokens."""
+
+    keys: dict[str, str]
+    jwt_private_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,8 @@ class Documents:
 
 def known_region_numbers(data: Path) -> dict[str, int]:
     """Region numbers in use below a data folder."""
-    return read_json(Documents(data).regions) or {}
+    path = Documents(data).regions
+    return read_document(path, RegionNumbers).root if path.exists() else {}
 
 
 def write_documents(plan: ClusterPlan) -> None:
@@ -121,7 +135,8 @@ def _shard_row(shard: ShardPlan) -> dict[str, Any]:
 
 def write_topology(path: Path, content: dict[str, Any]) -> None:
     """Write the topology (without its epoch) under a higher epoch, unless the file already says the same."""
-    before: dict[str, Any] = read_json(path) or {"epoch": 0}
+    known = read_document(path, TopologyDocument) if path.exists() else None
+    before: dict[str, Any] = known.model_dump(mode="json") if known else {"epoch": 0}
     epoch: int = before.pop("epoch")
     # The regions of the first start keep the claims for ever: a new one must not change where they are looked for.
     claims: list[str] = before.get("claims") or sorted(content["regions"])
@@ -178,29 +193,27 @@ def _complete_credentials(documents: Documents) -> None:
 
 def read_keys(documents: Documents) -> dict[str, str]:
     """The raw development keys by role; ClusterError before the first start."""
-    return _read_secrets(documents)["keys"]
+    return _read_keys(documents).keys
 
 
 def signing_key(documents: Documents) -> str:
     """The private key (PEM) of member tokens."""
-    return _read_secrets(documents)["jwt_private_key"]
+    return _read_keys(documents).jwt_private_key
 
 
-def _read_secrets(documents: Documents) -> dict[str, Any]:
-    document = read_json(documents.keys)
-    if document is None:
+def _read_keys(documents: Documents) -> Keys:
+    if not documents.keys.exists():
         raise ClusterError(f"no keys in {documents.data}: start the system once with `loyalty up`")
-    return document
+    return read_document(documents.keys, Keys)
 
 
 def add_key(documents: Documents, role: Role, store: str | None = None, *, desk: bool = False) -> str:
     """A new API key, which nodes know within a second; the text is shown once and not kept."""
     if role == "member":
         raise ClusterError("members use tokens: `loyalty token member ID`")
-    document = read_json(documents.credentials)
-    if document is None:
+    if not documents.credentials.exists():
         raise ClusterError(f"no credentials in {documents.data}: start the system once with `loyalty up`")
-    credentials = CredentialDocument.model_validate(document)
+    credentials = read_document(documents.credentials, CredentialDocument)
     text, record = new_key(role, store, desk=desk)
     changed = credentials.model_copy(update={"keys": [*credentials.keys, record]})
     write_json(documents.credentials, changed.model_dump(), mode=0o600)

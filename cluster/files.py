@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import ClusterError
+
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Replace the file in one step: a reader, or a crash, sees the old text or the new one."""
@@ -29,8 +31,12 @@ def write_json(path: Path, document: Any, *, mode: int = 0o644) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The document, or None when the file does not exist."""
+    """The document, or None when the file does not exist; ClusterError says in one line what is wrong with it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ClusterError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ClusterError(f"{path}: {error}") from error

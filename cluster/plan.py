@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from cluster.errors import ClusterError
 from service.settings import LogLevel
+from shard_router.document import describe_faults
 from shard_router.login import complete_as_it_is
 
 PORT_BASE = 8410
@@ -51,7 +52,7 @@ class ShardSettings(BaseModel):
 class ClusterSettings(BaseSettings):
     """The settings of `loyalty up`."""
 
-    model_config = SettingsConfigDict(env_prefix="LOYALTY_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="LOYALTY_", extra="forbid", frozen=True)
 
     regions: Annotated[tuple[str, ...], NoDecode] = ("eu", "us", "ap")
     cdc: CdcSource = "pgoutput"
@@ -89,8 +90,7 @@ class ClusterSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then environment, then the TOML file that LOYALTY_CONFIG names (default loyalty.toml here)."""
-        toml = Path(os.environ.get("LOYALTY_CONFIG", "loyalty.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=toml)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_settings_file())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,14 +187,20 @@ class ClusterPlan:
         return wanted
 
 
+def _settings_file() -> Path:
+    return Path(os.environ.get("LOYALTY_CONFIG", "loyalty.toml"))
+
+
 def read_settings(flags: Mapping[str, Any]) -> ClusterSettings:
     """The settings with these flags on top (None: not given); ClusterError in plain words when one is wrong."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return ClusterSettings(**given)
     except ValidationError as error:
-        problems = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ClusterError("The settings are wrong:\n" + "\n".join(problems)) from error
+        sources = f"flags, LOYALTY_* variables and {_settings_file()}"
+        raise ClusterError(f"The settings from {sources} are wrong: {describe_faults(error)}") from error
+    except (OSError, ValueError) as error:  # ValueError: the file is no TOML, or no UTF-8
+        raise ClusterError(f"{_settings_file()}: {error}") from error
 
 
 def make_plan(settings: ClusterSettings, known_numbers: Mapping[str, int] | None = None) -> ClusterPlan:

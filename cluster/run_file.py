@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_json
 from cluster.process import kill_group
+from shard_router.document import describe_faults
 
 START_TOLERANCE_S = 2.0  # psutil derives start times from the boot time, which drifts with the clock
 ORPHAN_DEADLINE_S = 10.0
@@ -83,11 +84,14 @@ def run_path(data: Path) -> Path:
 
 
 def read_run(data: Path) -> RunRecord | None:
-    """The record of a data folder, None when nothing was started there."""
+    """The record of a data folder, None when nothing was started there; ClusterError when it is not one."""
     document = read_json(run_path(data))
     if document is None:
         return None
-    return TypeAdapter(RunRecord).validate_python(document)
+    try:
+        return TypeAdapter(RunRecord).validate_python(document)
+    except ValidationError as error:
+        raise ClusterError(f"{run_path(data)}: {describe_faults(error)}") from error
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """What runs now and how it is: read from outside, so that it tells the truth when the supervisor is gone too."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import asyncpg
@@ -13,15 +13,23 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster import node, valkey
+from cluster.disk import Disk, disks_of
 from cluster.document import Documents, read_keys
 from cluster.errors import ClusterError
-from cluster.files import read_json
 from cluster.login import CONNECT_TIMEOUT_S
+from cluster.node import Health
+from cluster.plan import HOST
 from cluster.postgres import STATEMENTS
 from cluster.run_file import RunRecord, locked, read_run
-from shard_router.topology import Shard, TopologyDocument, with_logins
+from service.credential import Credentials
+from shard_router.errors import DocumentError
+from shard_router.topology import Shard, TopologyDocument, read_topology
+
+T = TypeVar("T")
 
 HTTP_TIMEOUT_S = 5.0
+NODE_NAMES = ("-command", "-query", "-cdc")
+NO_TOPOLOGY = TopologyDocument(epoch=1, regions={}, shards={})
 CDC_SLOT = "loyalty_cdc"
 LAG_METRIC = "loyalty_cdc_lag_now_seconds"
 SLOT_BYTES_LARGE = 256 * 1024 * 1024
@@ -52,13 +60,26 @@ class StatusReport:
     topology: TopologyDocument
     keys: Mapping[str, str]
     shards: dict[str, ShardHealth]
-    nodes: dict[str, str | None]
+    nodes: dict[str, Health]
+    disks: list[Disk]
+    mistakes: list[str]
+    """Documents of the folder that cannot be used; what was in force before stays so in the nodes."""
 
     @property
     def ready(self) -> bool:
-        """Whether every part answers."""
+        """Whether every part answers; without a topology nobody can tell."""
         well = all(s.primary and not s.unreachable and s.valkey_problem is None for s in self.shards.values())
-        return self.running and well and not any(self.nodes.values())
+        return self.running and bool(self.shards) and well and not any(answer.problem for answer in self.nodes.values())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong, or soon will be, though everything answers."""
+        by_nodes: dict[str, list[str]] = {}
+        for name, answer in self.nodes.items():
+            for words in answer.warnings:
+                by_nodes.setdefault(words, []).append(name)
+        told = [f"{', '.join(names)}: {words}" for words, names in by_nodes.items()]
+        return [*self.mistakes, *told, *(words for disk in self.disks for words in disk.shortages)]
 
     @property
     def program_version(self) -> int | None:
@@ -77,6 +98,8 @@ class StatusReport:
                 name: {"state": process.state, "restarts": process.restarts, "port": process.port, "log": process.log}
                 for name, process in (self.run.processes if self.run else {}).items()
             },
+            "disks": [disk._asdict() for disk in self.disks],
+            "warnings": self.warnings,
         }
 
     def _region(self, name: str) -> dict[str, Any]:
@@ -98,30 +121,45 @@ class StatusReport:
 async def read_status(data: Path) -> StatusReport:
     """Ask every part of the system on a data folder; ClusterError when nothing was ever started there."""
     documents = Documents(data)
-    text = read_json(documents.topology)
-    if text is None:
+    if not documents.topology.exists():
         raise ClusterError(f"nothing was ever started in {data}: `loyalty up` brings it up")
-    topology = with_logins(TopologyDocument.model_validate(text), documents.logins())
-    nodes = _node_urls(topology)
-    health = await asyncio.gather(*(_shard_health(shard) for shard in topology.shards.values()))
-    problems = await asyncio.gather(*(node.ready(url) for url in nodes.values()))
+    mistakes: list[str] = []
+    topology = _noting(mistakes, lambda: read_topology(documents.topology, documents.logins()).document, NO_TOPOLOGY)
+    _noting(mistakes, lambda: Credentials(documents.credentials), None)
     run = read_run(data)
+    nodes = _node_urls(topology, run)
+    health = await asyncio.gather(*(_shard_health(shard) for shard in topology.shards.values()))
+    answers = await asyncio.gather(*(node.health(url) for url in nodes.values()))
     return StatusReport(
         data=data,
         running=locked(data) or run is None,  # without a supervisor (containers) the parts speak for themselves
         run=run,
         topology=topology,
-        keys=read_keys(documents),
+        keys=_noting(mistakes, lambda: read_keys(documents), {}),
         shards=dict(zip(topology.shards, health, strict=True)),
-        nodes=dict(zip(nodes, problems, strict=True)),
+        nodes=dict(zip(nodes, answers, strict=True)),
+        disks=disks_of(data),
+        mistakes=mistakes,
     )
 
 
-def _node_urls(topology: TopologyDocument) -> dict[str, str]:
+def _noting(mistakes: list[str], read: Callable[[], T], otherwise: T) -> T:
+    """What is read, or the other with the mistake noted."""
+    try:
+        return read()
+    except DocumentError as error:
+        mistakes.append(f"{error}; what was in force before stays, and nothing starts anew with it")
+        return otherwise
+
+
+def _node_urls(topology: TopologyDocument, run: RunRecord | None) -> dict[str, str]:
+    """The nodes of the topology; without a usable one, those that the supervisor keeps."""
     urls: dict[str, str] = {}
     for name, region in topology.regions.items():
         urls |= {f"{name}-command": region.command[0], f"{name}-query": region.query[0]}
-    return urls | {f"{name}-cdc": shard.cdc for name, shard in topology.shards.items() if shard.cdc}
+    urls |= {f"{name}-cdc": shard.cdc for name, shard in topology.shards.items() if shard.cdc}
+    kept = run.processes if run and not urls else {}
+    return urls | {name: f"http://{HOST}:{one.port}" for name, one in kept.items() if name.endswith(NODE_NAMES)}
 
 
 async def _shard_health(shard: Shard) -> ShardHealth:
@@ -175,14 +213,16 @@ def render_status(report: StatusReport) -> Group:
         table.add_column(column, justify="right" if column in {"port", "restarts"} else "left")
     details = _details(report)
     for name, process in sorted((report.run.processes if report.run else {}).items()):
-        problem = report.nodes.get(name)
+        answer = report.nodes.get(name)
+        problem = answer and answer.problem
         well = report.running and process.state == "ready" and not problem
         state = process.state if report.running else "not running"
         mark = Text("●", "green" if well else "red")
         table.add_row(mark, name, state, str(process.port), str(process.restarts), problem or details.get(name, ""))
     advice = _advice(report)
     head = Text(f"{'ready' if report.ready else 'NOT READY'}  {report.data}", "green" if report.ready else "red")
-    return Group(head, table, *(Text(f"→ {line}", "yellow") for line in advice))
+    warnings = [Text(f"! {line}", "bold red") for line in report.warnings]
+    return Group(head, *warnings, table, *(Text(f"→ {line}", "yellow") for line in advice))
 
 
 def _details(report: StatusReport) -> dict[str, str]:
