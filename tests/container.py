@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import AsyncGenerator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster import postgres
-from tests.engine import FAST, PASSWORD, PostgresServer, ValkeyServer
+from cluster.login import SUPERUSER_NAME, secure
+from tests.engine import (
+    FAST,
+    PASSWORD,
+    PASSWORDS,
+    VALKEY_ADMIN,
+    PostgresServer,
+    ValkeyServer,
+    server_folder,
+)
 
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
-POSTGRES_FILES = Path(__file__).resolve().parents[1] / "deploy" / "postgres"
+DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 ALONE = {"synchronous_standby_names": "", "synchronized_standby_slots": ""}
 
 
@@ -29,44 +38,57 @@ async def container_postgres(*, standby: bool = False) -> AsyncGenerator[Postgre
 
     with ExitStack() as stack:
         network = stack.enter_context(Network())
+        secrets = stack.enter_context(_secrets())
         settings = FAST if standby else FAST | ALONE
-        one = _server(network, "one", {"PEER": "two", "FOUNDER": "yes"}, settings)
+        one = _server(network, "one", {"PEER": "two", "FOUNDER": "yes"}, settings, secrets)
         url = _address(stack.enter_context(one))
+        await secure(url, PASSWORDS)
         if not standby:
             yield PostgresServer(url)
             return
-        await postgres.bootstrap(url, with_standby=True)
-        two = stack.enter_context(_server(network, "two", {"PEER": "one"}, settings))
+        await postgres.keep_for_standby(url)
+        two = stack.enter_context(_server(network, "two", {"PEER": "one"}, settings, secrets))
         await postgres.wait_streaming(url, "standby")
         yield PostgresServer(url, _address(two))
 
 
-def _server(network: object, name: str, role: dict[str, str], settings: dict[str, str]) -> DockerContainer:
+@contextmanager
+def _secrets() -> Generator[Path]:
+    """The folder that compose.yml mounts as secrets: whatever user a container has, it must read them."""
+    with server_folder() as folder:
+        for name, password in PASSWORDS.items():
+            (folder / name).write_text(f"{password}\n")
+            (folder / name).chmod(0o644)
+        yield folder
+
+
+def _server(
+    network: object, name: str, role: dict[str, str], settings: dict[str, str], secrets: Path
+) -> DockerContainer:
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
     from testcontainers.core.wait_strategies import ExecWaitStrategy  # noqa: PLC0415
 
     environment = {
-        "POSTGRES_USER": "loyalty",
+        "POSTGRES_USER": "postgres",
         "POSTGRES_DB": "postgres",
-        "POSTGRES_PASSWORD": PASSWORD,
         "POSTGRES_INITDB_ARGS": "--data-checksums --locale=C",
-        "PGPASSWORD": PASSWORD,
     }
     return (
         DockerContainer("postgres:18", network=network, network_aliases=[name])
         .with_envs(**environment, **role)
         .with_exposed_ports(5432)
-        .with_volume_mapping(POSTGRES_FILES, "/etc/loyalty", "ro")
+        .with_volume_mapping(DEPLOY / "postgres", "/etc/loyalty", "ro")
+        .with_volume_mapping(secrets, "/run/secrets", "ro")
         .with_kwargs(entrypoint=["bash", "/etc/loyalty/postgres.sh"], user="postgres")
         .with_tmpfs_mount("/var/run/postgresql")
         .with_command([word for setting, value in settings.items() for word in ("-c", f"{setting}={value}")])
-        .waiting_for(ExecWaitStrategy(["pg_isready", "--host=127.0.0.1", "--username=loyalty"]))
+        .waiting_for(ExecWaitStrategy(["pg_isready", "--host=127.0.0.1"]))
     )
 
 
 def _address(container: DockerContainer) -> str:
     port = container.get_exposed_port(5432)
-    return f"postgresql://loyalty:{PASSWORD}@{container.get_container_host_ip()}:{port}/postgres"
+    return f"postgresql://{SUPERUSER_NAME}:{PASSWORD}@{container.get_container_host_ip()}:{port}/postgres"
 
 
 @asynccontextmanager
@@ -76,9 +98,20 @@ async def container_valkey() -> AsyncGenerator[ValkeyServer]:
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
     from testcontainers.core.wait_strategies import ExecWaitStrategy  # noqa: PLC0415
 
-    container = DockerContainer("valkey/valkey:9").with_exposed_ports(6379)
-    with container.waiting_for(ExecWaitStrategy(["valkey-cli", "ping"])) as server:
-        yield ValkeyServer(f"redis://{server.get_container_host_ip()}:{server.get_exposed_port(6379)}")
+    with _secrets() as secrets:
+        container = (
+            DockerContainer("valkey/valkey:9")
+            .with_exposed_ports(6379)
+            .with_volume_mapping(DEPLOY / "valkey", "/etc/loyalty", "ro")
+            .with_volume_mapping(secrets, "/run/secrets", "ro")
+            .with_kwargs(entrypoint=["bash", "/etc/loyalty/valkey.sh"], user="999:999")
+            .with_tmpfs_mount("/data")
+            .with_command(["--user", *VALKEY_ADMIN.split()[1:]])
+        )
+        answers = f"valkey-cli --user tester --pass {PASSWORD} --no-auth-warning ping | grep -q PONG"
+        with container.waiting_for(ExecWaitStrategy(["bash", "-c", answers])) as server:
+            place = f"{server.get_container_host_ip()}:{server.get_exposed_port(6379)}"
+            yield ValkeyServer(f"redis://tester:{PASSWORD}@{place}")
 
 
 def require_docker() -> None:

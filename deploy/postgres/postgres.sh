@@ -2,8 +2,15 @@
 # One server of a pair; $PEER is the other. Without data it clones its peer, or founds the pair if it may (FOUNDER=yes).
 # A former primary whose peer was promoted meanwhile is set aside and cloned anew: the higher timeline wins.
 # A folder is renamed when complete, so a half-made one is never used.
+# Passwords are files in /run/secrets: the superuser's, and that of the login by which a standby copies its primary, which
+# `setup` makes: until then a server that is to clone its peer waits.
 set -euo pipefail
-connection="host=$PEER user=loyalty dbname=postgres connect_timeout=3"
+SECRETS=/run/secrets
+export POSTGRES_PASSWORD
+POSTGRES_PASSWORD=$(<"$SECRETS/postgres_superuser")
+passfile=/tmp/standby.pgpass
+(umask 077 && printf '*:*:*:*:%s\n' "$(<"$SECRETS/postgres_standby")" >"$passfile")
+connection="host=$PEER user=loyalty_standby dbname=postgres passfile=$passfile connect_timeout=3"
 
 ask_peer() { psql "$connection" --no-psqlrc --no-align --tuples-only --command "$1"; }
 
@@ -35,4 +42,4 @@ elif [ ! -e "$PGDATA/standby.signal" ] && [ "$(peer_timeline)" -gt "$(own_timeli
   clone
 fi
 exec docker-entrypoint.sh postgres -c config_file=/etc/loyalty/postgresql.conf \
-  -c primary_conninfo="host=$PEER user=loyalty dbname=loyalty application_name=standby" "$@"
+  -c primary_conninfo="host=$PEER user=loyalty_standby dbname=postgres passfile=$passfile application_name=standby" "$@"

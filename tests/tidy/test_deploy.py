@@ -4,6 +4,10 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
+from cluster import valkey
+from cluster.password import FILES
 from cluster.postgres import SETTINGS
 from shard_router.topology import read_topology
 
@@ -42,3 +46,42 @@ def test_every_host_of_the_topology_is_a_service_of_compose() -> None:
         addresses += [*shard.servers, shard.valkey, str(shard.cdc)]
     services = set(re.findall(r"^  ([\w-]+):$", (PROJECT / "compose.yml").read_text(encoding="utf-8"), re.MULTILINE))
     assert {urlsplit(url).hostname for url in addresses} <= services
+
+
+def test_valkey_in_containers_has_the_settings_and_users_of_the_embedded_one() -> None:
+    text = (DEPLOY / "valkey" / "valkey.conf").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    settings = dict(line.split(" ", 1) for line in lines if not line.startswith("user "))
+    assert {k: v for k, v in settings.items() if k not in {"bind", "port", "dir"}} == valkey.SETTINGS
+    users = [re.sub(r"#@\w+@", "#", line) for line in lines if line.startswith("user ")]
+    embedded = valkey.access_list(dict.fromkeys(FILES, "any")).splitlines()
+    assert users == [re.sub(r"#[0-9a-f]{64}", "#", line) for line in embedded]
+
+
+def test_every_password_is_made_by_the_script_and_is_a_secret_of_compose() -> None:
+    script = (DEPLOY / "make_secrets.sh").read_text(encoding="utf-8")
+    assert set(re.findall(r"\b(?:postgres|valkey)_\w+", script)) == set(FILES)
+    text = (PROJECT / "compose.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"^  (\w+): \{file: ", text, re.MULTILINE)) == set(FILES)
+
+
+def test_compose_holds_no_password_and_no_default_for_one() -> None:
+    text = (PROJECT / "compose.yml").read_text(encoding="utf-8")
+    assert not re.findall(r"PASSWORD:|PASSWORD:-|requirepass", text)
+
+
+NEEDED = {
+    "postgres": {"postgres_superuser", "postgres_standby"},
+    "valkey": {"valkey_projector", "valkey_query"},
+    "command": {"postgres_node"},
+    "query": {"postgres_reader", "valkey_query"},
+    "cdc": {"postgres_projector", "valkey_projector"},
+}
+
+
+@pytest.mark.parametrize("part", NEEDED)
+def test_a_service_gets_the_passwords_it_needs_and_no_other(part: str) -> None:
+    text = (PROJECT / "compose.yml").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^x-{part}: &{part}\b.*(?:\n  .*)*", text, re.MULTILINE)
+    (given,) = re.findall(r"secrets: \[(.*?)\]", block)
+    assert set(given.split(", ")) == NEEDED[part]
