@@ -1,1 +1,1 @@
-"""The write side: http -> lane -> decide -> store -> sql."""
+"""The write side: http -> request -> lane -> store -> load -> batch -> rules.decide -> record."""

@@ -50,7 +50,7 @@ show a code: two nodes must not count the guesses at it each for itself."""
 
 
 class BatchConflictError(Exception):
-    """The batch as a whole met a row another node wrote meanwhile: run its commands one by one."""
+    """The batch as a whole met a row another node wrote meanwhile, and did nothing: run it locked, see lane."""
 
 
 class LockedError(Exception):
@@ -81,8 +81,8 @@ class Store:
     async def run(self, envelopes: Sequence[Envelope], *, locked: bool = False) -> list[Answer]:
         """Answer a batch, durably.
 
-        `shard_unavailable` (ProblemError): nothing was done. BatchConflictError: nothing was done, run each alone and
-        locked. UnknownOutcomeError: the same keys tell later.
+        `shard_unavailable` (ProblemError): nothing was done. BatchConflictError: nothing was done, run it again locked,
+        and then each command alone. UnknownOutcomeError: the same keys tell later.
         """
         locked = locked or any(isinstance(envelope.command, ALWAYS_LOCKED) for envelope in envelopes)
         kept = await self._connection()
