@@ -107,7 +107,7 @@ WORDS: Final[dict[str, str]] = {
     "return_id": "The return.",
     "returned": "How much of the line came back.",
     "returns": "The returns of this purchase, oldest first.",
-    "reversed": "Points taken back by returns, by their reason.",
+    "reversed": "Points taken back by returns, by their reason; rounded once over all lines of the basket.",
     "reward": "The reward's code.",
     "since": "Since when the member has it.",
     "sku": "The article.",
