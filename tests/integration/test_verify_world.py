@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from shard_router.card import new_card
 from shard_router.member_id import SLOT_COUNT, parse_member_id, slot_of
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
-from tests.engine import PostgresServer, ValkeyServer
+from tests.engine import PostgresServer, ValkeyServer, as_superuser
 from tests.integration.test_command import basket
 from verify.finding import Finding
 from verify.stream import STATEMENTS
@@ -104,7 +104,8 @@ async def prepared_world(postgres: PostgresServer, valkey: ValkeyServer, folder:
     document = json.loads((folder / "topology.json").read_text())
     for name, shard in document["shards"].items():
         shard["valkey"] = await valkey.fresh_url()
-        world.shards[name] = Shard(await asyncpg.connect(shard["servers"][0]), Redis.from_url(shard["valkey"]))
+        connection = await asyncpg.connect(as_superuser(shard["servers"][0]))
+        world.shards[name] = Shard(connection, Redis.from_url(shard["valkey"]))
         await world.shards[name].keep()
         await world.shards[name].fill_views()
     world.path.write_text(json.dumps(document))
