@@ -29,6 +29,7 @@ from rules.outcome import Entry, Refused
 from rules.program import Program
 from rules.purchase import told_of_holds
 from service.problem import problem_document
+from service.stored_answer import shortened
 from shard_router.errors import PROBLEMS, ProblemError
 from shard_router.member_id import format_member_id, format_reference
 
@@ -75,7 +76,8 @@ def accepted(command: Command, rendered: RenderedEntry, *, replayed: bool = Fals
     document = _document(command, rendered)
     if not isinstance(command, CloseMember):
         document["account"] = orjson.Fragment(rendered.account_after)
-    return Answer(status, orjson.dumps(document), rendered.member_id, rendered.version, replayed)
+    stored = shortened(document)
+    return Answer(status, orjson.dumps(document), rendered.member_id, rendered.version, replayed, stored=stored)
 
 
 def refused(envelope: Envelope, refusal: Refused) -> Answer:

@@ -4,10 +4,10 @@ Two commands of one member in one batch just work, and whatever one command cont
 member's outcome never depends on it: a command that breaks `decide` is answered `internal`, alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import structlog
@@ -49,6 +49,7 @@ from rules.guess import guessed
 from rules.outcome import Accepted, Decision, Entry, NothingToDo, Purchase, Reason, Refused
 from rules.program import Program
 from rules.state import Account
+from service.stored_answer import completed
 from shard_router.directory import Identifier
 from shard_router.errors import ProblemError
 
@@ -75,7 +76,7 @@ class Batch:
         """Answer one command."""
         envelope = loaded.envelope
         if loaded.row["key_fingerprint"] is not None:
-            return self._replay(envelope, loaded.row)
+            return self._replay(loaded)
         name = loaded.receipt_name
         known = self._receipts.get(name) if name else None
         known = known or loaded.recorded
@@ -88,11 +89,12 @@ class Batch:
             return problem_answer(envelope, ProblemError("internal"))
         return self._take(loaded, decision)
 
-    def _replay(self, envelope: Envelope, row: Mapping[str, Any]) -> Answer:
+    def _replay(self, loaded: Loaded) -> Answer:
+        envelope, row = loaded.envelope, loaded.row
         if not envelope.fingerprint.matches(row["key_fingerprint"].hex):
             return problem_answer(envelope, ProblemError("idempotency_key_reused"))
         self.writes.add("replay", envelope.key)
-        body = row["key_answer"].encode()
+        body = completed(row["key_answer"], loaded.answered)
         return Answer(row["key_status"], body, row["key_member_id"], row["key_version"], replayed=True)
 
     def _receipt_again(self, loaded: Loaded, known: KnownReceipt) -> Answer:

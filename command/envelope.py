@@ -82,6 +82,7 @@ class Answer:
     """What goes back: a status, the JSON bytes, and the member's version it speaks of (None for most refusals).
 
     `not_final`: the caller may do something about it; nothing was stored. `retry_after_s`: of a "no" for now.
+    `stored`: the bytes to keep under the key, where they are others.
     """
 
     status: int
@@ -91,3 +92,4 @@ class Answer:
     replayed: bool = False
     not_final: bool = False
     retry_after_s: int | None = None
+    stored: bytes | None = None

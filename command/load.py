@@ -70,12 +70,16 @@ class KnownReceipt:
 
 @dataclass(slots=True)
 class Loaded:
-    """A command with its row, the dates of its receipt (see ReceiptKey), and what that receipt already made."""
+    """A command with its row, the dates of its receipt (see ReceiptKey), and what that receipt already made.
+
+    `answered`: the entry whose answer is stored under its key.
+    """
 
     envelope: Envelope
     row: Mapping[str, Any]
     dates: tuple[date, ...]
     recorded: KnownReceipt | None = None
+    answered: Mapping[str, Any] | None = None
 
     @property
     def receipt_name(self) -> ReceiptName | None:

@@ -55,6 +55,14 @@ WHERE EXISTS (SELECT FROM identifier i WHERE i.kind = wanted.kind AND i.value = 
 -- The entry behind a receipt that came again under a new key: its answer is rebuilt from it.
 SELECT points, postings, account_after, detail FROM journal WHERE member_id = $1 AND version = $2
 
+-- name: entries_answered
+-- The entries whose answers are stored under keys that came again: those answers leave out what stands here.
+SELECT j.member_id, j.version, j.postings, j.detail, j.account_after
+FROM unnest($1::bigint[], $2::bigint[]) AS asked(member_id, version)
+CROSS JOIN LATERAL (
+    SELECT * FROM journal AS x WHERE x.member_id = asked.member_id AND x.version = asked.version OFFSET 0
+) AS j
+
 -- name: receipts_under
 -- Documents under other names than the one they get today, with the entries behind them.
 SELECT asked.position, r.member_id, r.version, r.fingerprint, j.occurred_at, j.points, j.postings, j.account_after, j.detail

@@ -94,7 +94,7 @@ class Writes:
                 "credential": envelope.credential,
                 "fingerprint": envelope.fingerprint.text,
                 "status": answer.status,
-                "answer": orjson.Fragment(answer.body),
+                "answer": orjson.Fragment(answer.stored or answer.body),
             },
         )
 

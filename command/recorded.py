@@ -10,9 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from command.envelope import ReceiptKey, ReceiptName
-from command.load import STATEMENTS, KnownReceipt, Loaded, entry_of
+from command.load import STATEMENTS, KnownReceipt, Loaded, entry_of, pairs
 from rules.program import Program
 from shard_router.pool import Connection
+
+
+async def find_answered(connection: Connection, loaded: Sequence[Loaded]) -> None:
+    """Tell each command whose key came again the entry behind its stored answer."""
+    again = [(one.row["key_member_id"], one.row["key_version"]) for one in loaded if one.row["key_version"] is not None]
+    if not again:
+        return
+    rows = await connection.fetch(STATEMENTS["entries_answered"], *pairs(again))
+    entries = {(row["member_id"], row["version"]): row for row in rows}
+    for one in loaded:
+        one.answered = entries.get((one.row["key_member_id"], one.row["key_version"]))
 
 
 async def find_recorded(connection: Connection, program: Program, loaded: Sequence[Loaded]) -> None:

@@ -22,7 +22,7 @@ from command.envelope import Answer, Envelope
 from command.load import Loaded, load, load_extras
 from command.program import NoProgramError, ProgramCache
 from command.record import record
-from command.recorded import find_recorded
+from command.recorded import find_answered, find_recorded
 from rules.command import (
     CancelRedemption,
     ChangeIdentifiers,
@@ -202,6 +202,7 @@ class Store:
     ) -> tuple[Batch, list[Answer]]:
         program, loaded = await self._load(connection, envelopes, locked=locked)
         _check_company(loaded)
+        await find_answered(connection, loaded)
         await find_recorded(connection, program, loaded)
         extras = await load_extras(connection, loaded, program)
         extras.programs = {

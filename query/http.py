@@ -27,6 +27,7 @@ from query.question import (
 from query.reader import Answer
 from service.idempotency import parse_key
 from service.problem import malformed_parameter
+from service.stored_answer import completed
 from service.web import PRINCIPAL, Handler, render_json
 from shard_router.errors import MalformedIdError, ProblemError, parse_or
 from shard_router.member_id import Reference, format_member_id, parse_member_id, parse_reference
@@ -98,7 +99,8 @@ async def get_command(request: web.Request) -> web.StreamResponse:
     row = await request.app[NODE].find_command(request, key) if key else None
     content: dict[str, Any] = {"status": "unknown"}
     if row is not None:
-        content = {"status": "done", "answer_status": row["status"], "answer": orjson.Fragment(row["answer"])}
+        answer = completed(row["answer"], row if row["version"] is not None else None)
+        content = {"status": "done", "answer_status": row["status"], "answer": orjson.Fragment(answer)}
     return render_json(content, headers={"Loyalty-Source": "replica", "Cache-Control": "private, no-cache"})
 
 

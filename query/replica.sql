@@ -85,8 +85,14 @@ SELECT (SELECT account.version FROM account WHERE member_id = $1) AS seen_versio
     (SELECT identifier.member_id FROM identifier WHERE kind = $2 AND value = $3) AS holder
 
 -- name: find_command
--- The first answer to an Idempotency-Key, if this shard gave it (to that credential, when one is named).
-SELECT status, answer FROM idempotency WHERE key = $1 AND ($2::text IS NULL OR credential = $2)
+-- The first answer to an Idempotency-Key, if this shard gave it (to that credential, when one is named), and what it leaves
+-- out because its entry has it.
+SELECT stored.status, stored.answer, journal.version, journal.postings, journal.detail, journal.account_after
+FROM idempotency AS stored
+LEFT JOIN LATERAL (
+    SELECT * FROM journal WHERE journal.member_id = stored.member_id AND journal.version = stored.version OFFSET 0
+) AS journal ON true
+WHERE stored.key = $1 AND ($2::text IS NULL OR stored.credential = $2)
 
 -- name: find_program_versions
 -- A version and those before it, newest first.

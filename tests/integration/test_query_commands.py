@@ -12,7 +12,7 @@ from yarl import URL
 
 from shard_router.member_id import format_member_id
 from tests.engine import PostgresServer, ValkeyServer
-from tests.query_world import START, ShardPlace, World, member, open_world, write_row
+from tests.query_world import START, ShardPlace, World, entry, member, open_world, write_row
 
 ADA, BOB = member(1), member(2, region="us")
 UNKNOWN = {"status": "unknown"}
@@ -33,7 +33,9 @@ async def world(tmp_path: Path, postgres_server: PostgresServer, valkey_server: 
         await postgres_server.drop_database(database)
 
 
-async def store(place: ShardPlace, key: str, credential: str, answer: dict[str, Any]) -> dict[str, Any]:
+async def store(
+    place: ShardPlace, key: str, credential: str, answer: dict[str, Any], **entry_of: int
+) -> dict[str, Any]:
     """Store an answer as a command node does; tells what is then told of it."""
     row = {
         "key": key,
@@ -43,7 +45,7 @@ async def store(place: ShardPlace, key: str, credential: str, answer: dict[str, 
         "answer": orjson.dumps(answer).decode(),
         "answered_at": START,
     }
-    await write_row(place.primary, "idempotency", row)
+    await write_row(place.primary, "idempotency", row | entry_of)
     return {"status": "done", "answer_status": 201, "answer": answer}
 
 
@@ -71,6 +73,24 @@ async def test_a_till_hears_of_its_own_commands_and_staff_of_all(world: World) -
 async def test_a_key_of_any_visible_characters_is_found(world: World) -> None:
     written = {key: await store(world.shards["us-1"], key, "someone", {"key": key}) for key in KEYS}
     assert {key: await ask(world, key) for key in KEYS} == written
+
+
+async def test_what_a_stored_answer_leaves_out_is_told_from_its_entry(world: World) -> None:
+    place, row = (
+        world.shards["us-1"],
+        entry(BOB, 2, detail='{"not_applied":[{"code":"fuel","why":"no_line: no line matches"}]}'),
+    )
+    await write_row(place.primary, "journal", row)
+    shortened = {"purchase_id": "pur_x-2", "postings": None, "not_applied": None, "account": None}
+    await store(place, "till-8", "someone", shortened, member_id=BOB, version=2)
+    told = (await ask(world, "till-8"))["answer"]
+    assert told == {
+        "purchase_id": "pur_x-2",
+        "postings": orjson.loads(row["postings"]),
+        "not_applied": [{"code": "fuel", "why": "no_line: no line matches"}],
+        "account": orjson.loads(row["account_after"]),
+    }
+    assert list(told) == list(shortened)
 
 
 async def test_a_key_that_two_tills_used_on_two_shards_tells_each_of_its_own(world: World) -> None:

@@ -119,7 +119,7 @@ ANSWERS = {
     "nothing": "UPDATE idempotency SET answer = '{}' WHERE $FIRST",
     "other points": answer("points_earned", "99", "$FIRST"),
     "another entry": answer("entry_id", '"ent_x-1"', "$FIRST"),
-    "another account": answer("account,version", "9", "$FIRST"),
+    "another account": answer("account", '{"version": 9}', "$FIRST"),
     "a coupon that applied after all": answer("not_applied", "[]", "$SECOND"),
     "other points captured": answer("captured", "1", "$SECOND"),
     "other points released": answer("released", "1", "$SECOND"),
