@@ -54,7 +54,7 @@ class Parameter:
 class Operation:
     """One call: what it takes, what it answers, who may use it, and the problem codes of its own.
 
-    Every path parameter must be among `parameters`. Codes of `_ALWAYS`, and `forbidden` where roles exclude anybody,
+    Every path parameter must be among `parameters`. Codes of `_ALWAYS`, and `forbidden` where some may not,
     need not be named. `idempotent` asks for the Idempotency-Key header, `desk` for that right where
     a key is bound to a store.
     """
@@ -244,7 +244,7 @@ def _headers(operation: Operation) -> Iterable[str]:
 
 
 def _problem_responses(operation: Operation) -> dict[str, Any]:
-    own = ("forbidden",) if set(EVERYONE) - set(operation.roles) else ()
+    own = ("forbidden",) if operation.desk or set(EVERYONE) - set(operation.roles) else ()
     codes_by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys((*_ALWAYS, *own, *operation.problems)):
         codes_by_status.setdefault(PROBLEMS[code].status, []).append(code)

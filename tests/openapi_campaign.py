@@ -20,6 +20,8 @@ BEYOND_A_SCHEMA = (
     "send it as the command answered it",  # a token whose check symbol is wrong
     "of another member",
     "not a page token of this list",
+    "sender and receiver are the same member",  # who may be named in two ways
+    "a till sends the code it was shown",  # others need none
     "has more values than this call can take",
 )
 

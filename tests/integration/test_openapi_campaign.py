@@ -1,7 +1,7 @@
 """Schemathesis finds nothing on either node: every check of its own, on the document as published.
 
-`make test` gives it some seconds and one seed, `make fuzz` a quarter of an hour. Members and purchases of the
-examples exist, so that answers are held to their schemas too.
+`make test` gives it some seconds, one seed and an admin's key; `make fuzz` gives every role minutes. Members and
+purchases of the examples exist, so that answers are held to their schemas too.
 """
 
 import asyncio
@@ -17,12 +17,14 @@ import aiohttp
 import pytest
 
 from service.shape import MEMBER_EXAMPLE
+from shard_router.member_id import parse_member_id
 from tests.command_node import RunningNode, running_command_node
 from tests.integration.test_command import basket
 from tests.query_world import ShardPlace, World, open_world
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 SECONDS = int(os.environ.get("LOYALTY_CAMPAIGN_S", "12"))
+ROLES = ("admin",) if SECONDS < 30 else ("admin", "service", "pos", "till330", "member")
 CARD_EXAMPLE = "0100000000000000008"
 
 pytestmark = [
@@ -62,12 +64,20 @@ async def nodes(tmp_path: Path, database: str, valkey_url: str) -> AsyncGenerato
         yield Nodes(command, query, existing, doomed["member_id"])
 
 
-async def test_schemathesis_finds_nothing_on_a_command_node(nodes: Nodes, tmp_path: Path) -> None:
-    await campaign(nodes, nodes.command.url, nodes.command.keys["admin"], tmp_path)
+@pytest.mark.parametrize("role", ROLES)
+async def test_schemathesis_finds_nothing_on_a_command_node(nodes: Nodes, tmp_path: Path, role: str) -> None:
+    member_token = nodes.command.as_member(nodes.existing[MEMBER_EXAMPLE])
+    await campaign(nodes, nodes.command.url, nodes.command.keys[member_token if role == "member" else role], tmp_path)
 
 
-async def test_schemathesis_finds_nothing_on_a_query_node(nodes: Nodes, tmp_path: Path) -> None:
-    await campaign(nodes, nodes.query.nodes["eu"], nodes.query.keys["admin"], tmp_path)
+@pytest.mark.parametrize("role", ROLES)
+async def test_schemathesis_finds_nothing_on_a_query_node(nodes: Nodes, tmp_path: Path, role: str) -> None:
+    key = (
+        nodes.query.member_token(parse_member_id(nodes.existing[MEMBER_EXAMPLE]))
+        if role == "member"
+        else nodes.query.keys[role]
+    )
+    await campaign(nodes, nodes.query.nodes["eu"], key, tmp_path)
 
 
 async def campaign(nodes: Nodes, url: str, key: str, folder: Path) -> None:

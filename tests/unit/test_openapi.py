@@ -179,3 +179,7 @@ def test_handlers_and_operations_of_the_query_node_match() -> None:
         "issue_stream_ticket",
         "evaluate_purchase",
     }
+
+
+def test_a_call_that_a_bound_till_may_not_make_says_so() -> None:
+    assert "403" in DOCUMENTS[0]["paths"]["/v1/transfers"]["post"]["responses"]
