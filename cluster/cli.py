@@ -182,6 +182,35 @@ def rebuild(*, data: Data = None, region: Annotated[str | None, typer.Option(hel
     asyncio.run(run())
 
 
+@app.command()
+def reconcile(
+    *,
+    data: Data = None,
+    region: Annotated[str | None, typer.Option(help="Its shards were restored, whatever they say.")] = None,
+) -> None:
+    """After a restore: bring what shards hold about each other back to what their journals say."""
+    from cluster.rebuild import rebuild as rebuild_views  # noqa: PLC0415
+    from cluster.reconcile import lines_of, reconcile_system, regions_to_rebuild  # noqa: PLC0415
+    from cluster.running import running_topology  # noqa: PLC0415
+
+    folder = _plan(data=data).data
+    path = Documents(folder).topology
+
+    async def run() -> None:
+        document = await running_topology(path)
+        work = await reconcile_system(path, region)
+        for line in lines_of(work):
+            say(line)
+        for name in regions_to_rebuild(document, work, region):
+            async for line in rebuild_views(folder, name):
+                say(line)
+
+    def say(line: str) -> None:
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+    asyncio.run(run())
+
+
 @token_app.command("member")
 def token_member(member: str, *, data: Data = None) -> None:
     """Print a token for one member's own data (valid for an hour)."""

@@ -40,12 +40,12 @@ async def rebuild(data: Path, region: str | None) -> AsyncGenerator[str]:
 
 async def _rebuild(session: aiohttp.ClientSession, shard: str, url: str) -> str:
     began_at = asyncio.get_running_loop().time()
-    before = (await _ask(session, "POST", f"{url}/rebuild"))["rebuild"]
+    before = (await _patiently(session, "POST", f"{url}/rebuild"))["rebuild"]
     # One that is under way may have passed what has changed since: the one asked for follows it.
     wanted = before["completed"] + (2 if before["running"] else 1)
     while True:
         await asyncio.sleep(POLL_S)
-        now = await _patiently(session, f"{url}/status")
+        now = await _patiently(session, "GET", f"{url}/status")
         state = now["rebuild"]
         is_another = state["completed"] < before["completed"]  # it was started anew, and rebuilds by itself if it must
         if state["completed"] >= wanted or (is_another and now["complete"]):
@@ -53,22 +53,16 @@ async def _rebuild(session: aiohttp.ClientSession, shard: str, url: str) -> str:
             return f"{shard}: rebuilt, {state['members_done']:,} members in {took_s:.1f} s"
 
 
-async def _patiently(session: aiohttp.ClientSession, url: str) -> Any:
+async def _patiently(session: aiohttp.ClientSession, method: str, url: str) -> Any:
+    """Its answer, once it answers: it may just be starting."""
     until = asyncio.get_running_loop().time() + SILENCE_S
     while True:
         try:
-            return await _ask(session, "GET", url)
-        except ClusterError:
+            async with session.request(method, url) as answer:
+                if answer.ok:
+                    return await answer.json()
+                raise ClusterError(f"the projector at {url} answered {answer.status}: {(await answer.text()).strip()}")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if asyncio.get_running_loop().time() > until:
-                raise
+                raise ClusterError(f"the projector at {url} does not answer: {type(error).__name__} {error}") from error
             await asyncio.sleep(POLL_S)
-
-
-async def _ask(session: aiohttp.ClientSession, method: str, url: str) -> Any:
-    try:
-        async with session.request(method, url) as answer:
-            if answer.ok:
-                return await answer.json()
-            raise ClusterError(f"the projector at {url} answered {answer.status}: {(await answer.text()).strip()}")
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise ClusterError(f"the projector at {url} does not answer: {error or type(error).__name__}") from error

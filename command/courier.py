@@ -32,11 +32,11 @@ INTERVAL_S: Final = 1.0
 PAGE: Final = 64
 _DEADLINE_S: Final = 5.0
 _BACKOFF_MAX_S: Final = 30.0
-_NEVER: Final = frozenset({"member_closed", "member_not_found"})
+NEVER: Final = frozenset({"member_closed", "member_not_found"})
 """Answers by which a receiver can never have the points."""
 _ENDED: Final = frozenset({"not_found", "member_not_found"})
 """Answers by which there is no such transfer to end."""
-_REFERRED: Final = frozenset({None, *_NEVER})
+_REFERRED: Final = frozenset({None, *NEVER})
 """Answers by which a referrer has their thanks or has given them back, now or before, or is gone."""
 
 
@@ -114,7 +114,7 @@ class Courier:
         code = _code(await self._run(errand.document["receiver"], receive, self._receipt(errand, errand.kind)))
         if code is None:  # received, now or before
             end: Command = SettleTransfer(errand.version, now)
-        elif code in _NEVER:
+        elif code in NEVER:
             end = CancelTransfer(errand.version, now, code)
         else:  # it may still be received: neither half may end yet
             raise ProblemError(code, f"transfer {errand.member_id}-{errand.version} waits")
@@ -171,10 +171,13 @@ class Courier:
         return await self._router.detached.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)
 
     def _receipt(self, errand: Errand, kind: str) -> ReceiptKey:
-        """The natural key of the other half: one per entry, for ever."""
-        digest = blake2b(orjson.dumps(errand.document, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
-        sender = format_member_id(errand.member_id)
-        return ReceiptKey(sender, "-", str(errand.version), kind, Fingerprint(digest))
+        return other_half(errand.member_id, errand.version, errand.document, kind)
+
+
+def other_half(member_id: int, version: int, document: dict[str, Any], kind: str) -> ReceiptKey:
+    """The natural key of what an errand makes for another member: one per entry, for ever."""
+    digest = blake2b(orjson.dumps(document, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+    return ReceiptKey(format_member_id(member_id), "-", str(version), kind, Fingerprint(digest))
 
 
 def _code(answer: Answer) -> str | None:

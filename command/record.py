@@ -18,6 +18,7 @@ from rules.command import (
     CloseMember,
     EnrolMember,
     RedeemReward,
+    RevokeTransfer,
     SendTransfer,
     SettleTransfer,
 )
@@ -25,6 +26,7 @@ from rules.outcome import Entry, Purchase
 from rules.program import Program
 from rules.state import Account
 from shard_router.errors import ProblemError
+from shard_router.member_id import format_member_id
 from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
@@ -142,10 +144,8 @@ def write_side(writes: Writes, envelope: Envelope, entry: RenderedEntry, program
             _write_stock(writes, reward, quantity, program)
         case CancelRedemption():
             _write_stock(writes, entry.detail["reward"], -entry.detail["quantity"], program)
-        case SendTransfer():
-            _write_errand(writes, entry, "transfer", entry.detail)
-        case SettleTransfer(transfer=version) | CancelTransfer(transfer=version):
-            writes.add("errand_done", {"member_id": entry.member_id, "version": version})
+        case SendTransfer() | SettleTransfer() | CancelTransfer() | RevokeTransfer():
+            _write_transfer(writes, command, entry)
         case CloseMember():
             _write_erasure(writes, envelope, entry)
         case _:
@@ -237,6 +237,20 @@ def _write_stock(writes: Writes, reward: str, change: int, program: Program) -> 
     known = program.rewards.get(reward)
     if known is not None and known.stock is not None:
         writes.add("stock", {"reward": reward, "change": change})
+
+
+def _write_transfer(
+    writes: Writes, command: SendTransfer | SettleTransfer | CancelTransfer | RevokeTransfer, entry: RenderedEntry
+) -> None:
+    match command:
+        case SendTransfer():
+            _write_errand(writes, entry, "transfer", entry.detail)
+        case RevokeTransfer():
+            # Unknown again: should its sender's entry come back by another restore, it is delivered anew.
+            row = {"store": format_member_id(command.sender), "receipt": str(command.transfer), "kind": "transfer"}
+            writes.add("receipt_removed", {**row, "member_id": entry.member_id, "version": command.received})
+        case _:
+            writes.add("errand_done", {"member_id": entry.member_id, "version": command.transfer})
 
 
 def _write_errand(writes: Writes, entry: RenderedEntry, kind: str, document: Mapping[str, Any]) -> None:

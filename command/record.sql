@@ -141,6 +141,18 @@ WITH member_written AS (
     INSERT INTO wrong_guess (member_id, version, guessed_at)
     SELECT member_id, version, guessed_at
     FROM json_to_recordset($1::json -> 'wrong_guess') AS t(member_id bigint, version bigint, guessed_at timestamptz)
+), receipt_removed AS (
+    DELETE FROM receipt r
+    USING json_to_recordset($1::json -> 'receipt_removed') AS t(
+        store text, receipt text, kind text, member_id bigint, version bigint
+    )
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM receipt AS x
+        WHERE x.store = t.store AND x.till = '-' AND x.business_date = '1970-01-01' AND x.receipt = t.receipt
+            AND x.kind = t.kind AND x.subject = '' AND x.member_id = t.member_id AND x.version = t.version
+        OFFSET 0
+    ) AS found
+    WHERE r.ctid = found.ctid
 ), erased AS (
     -- All personal data of a member is in this row, in the identifiers and in the stored answers that showed them.
     UPDATE member m

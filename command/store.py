@@ -107,10 +107,11 @@ class Store:
             await self._kept.pop().give_back()
 
     async def _connection(self) -> "_KeptConnection":
-        """A kept connection that still leads to the primary, or a fresh one."""
+        """A kept connection that still leads to the primary and was not ended there, or a fresh one."""
         while self._kept:
             kept = self._kept.pop()
-            if kept.servers is self._servers and kept.servers.still_primary(kept.taken.server):
+            leads_there = kept.servers is self._servers and kept.servers.still_primary(kept.taken.server)
+            if leads_there and kept.is_alive:
                 return kept
             await kept.give_back()
         return _KeptConnection(self._servers, await self._servers.take_primary())
@@ -295,6 +296,13 @@ class _KeptConnection:
         self.taken = taken
         self.wait_was_cancelled = False
         taken.connection.add_log_listener(self._hear)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its session was not ended by the server; one that was is no connection of the pool any more."""
+        with suppress(asyncpg.InterfaceError):
+            return not self.taken.connection.is_closed()
+        return False
 
     async def give_back(self) -> None:
         with suppress(asyncpg.InterfaceError):

@@ -49,6 +49,7 @@ EntryKind = Literal[
     "hold_placed", "hold_captured", "hold_voided", "hold_lapsed",
     "reward_redeemed", "redemption_used", "redemption_cancelled", "redemption_expired",
     "transfer_sent", "transfer_received", "transfer_settled", "transfer_cancelled",
+    "transfer_returned", "transfer_revoked",
     "tier_changed", "tier_renewed",
 ]  # fmt: skip
 """What entries say happened; a test holds it to what the rules write."""

@@ -69,5 +69,7 @@ _SUBJECTS: Final[dict[str, Callable[[int, int, Any], Subject]]] = {
     "transfer_sent": _sent,
     "transfer_settled": _sent,
     "transfer_cancelled": _sent,
+    "transfer_returned": _sent,
     "transfer_received": _received,
+    "transfer_revoked": _received,
 }

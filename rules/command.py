@@ -190,6 +190,26 @@ class CancelTransfer:
 
 
 @dataclass(frozen=True, slots=True)
+class ReturnTransfer:
+    """A restore took one's settled transfer from its receiver, who can never have it now: its lots come back."""
+
+    transfer: int
+    lots: tuple[Lot, ...]
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeTransfer:
+    """A restore took back what its sender sent: the points of the entry `received` go as they came."""
+
+    received: int
+    sender: int
+    transfer: int
+    points: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CreditReferral:
     """The member that one's word brought has made a first purchase, `purchase` of theirs, which is worth `points`."""
 
@@ -252,6 +272,8 @@ Command = (
     | ReceiveTransfer
     | SettleTransfer
     | CancelTransfer
+    | ReturnTransfer
+    | RevokeTransfer
     | CreditReferral
     | ReturnReferral
     | ChangeIdentifiers

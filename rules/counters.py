@@ -115,6 +115,11 @@ def thanked_for(counters: Counters, referee: int) -> int | None:
     return next((purchase for known, purchase in map(_thanks, counters.get("referrals", ())) if known == referee), None)
 
 
+def all_thanks(counters: Counters) -> list[tuple[int, int]]:
+    """For whom one was thanked, and for which purchase of theirs."""
+    return [_thanks(one) for one in counters.get("referrals", ())]
+
+
 def thanks_since(counters: Counters) -> list[tuple[date, int]]:
     """On which days one was thanked, with how many points; earlier versions did not note that."""
     told = (one for one in counters.get("referrals", ()) if not isinstance(one, int))

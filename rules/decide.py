@@ -23,6 +23,8 @@ from rules.command import (
     RedeemReward,
     ReturnPurchase,
     ReturnReferral,
+    ReturnTransfer,
+    RevokeTransfer,
     SendTransfer,
     SettleAccount,
     SettleTransfer,
@@ -40,9 +42,19 @@ from rules.referral import credit_referral, return_referral
 from rules.returning import return_purchase
 from rules.settle import settle
 from rules.state import Account
-from rules.transfer import cancel_transfer, receive_transfer, send_transfer, settle_transfer
+from rules.transfer import (
+    cancel_transfer,
+    receive_transfer,
+    return_transfer,
+    revoke_transfer,
+    send_transfer,
+    settle_transfer,
+)
 
 __all__ = ["NO_FACTS", "Facts", "decide"]
+
+ALSO_WHEN_CLOSED: Final = (SettleTransfer, CancelTransfer, ReturnTransfer, RevokeTransfer)
+"""What still comes to its end after the membership has."""
 
 POINTS_MAX: Final = 2**62
 """All points of one member together stay below this: the columns are 64-bit integers."""
@@ -54,7 +66,7 @@ def decide(account: Account | None, command: Command, program: Program, facts: F
         if isinstance(command, EnrolMember):
             return _decided(enrol_member(command, program, facts), (), None)
         return Decision(Refused(Reason.MEMBER_NOT_FOUND, "no such member"), (), None)
-    if account.status != "open" and not isinstance(command, SettleTransfer | CancelTransfer):
+    if account.status != "open" and not isinstance(command, ALSO_WHEN_CLOSED):
         return Decision(Refused(Reason.MEMBER_CLOSED, "the membership is closed"), (), account)
     account, settled = settle(account, command.received_at, program)
     outcome = _RULES[type(command)](account, command, program, facts)
@@ -94,6 +106,8 @@ _RULES: Final[dict[type, Callable[[Account, Any, Program, Facts], Outcome]]] = {
     ReceiveTransfer: receive_transfer,
     SettleTransfer: settle_transfer,
     CancelTransfer: cancel_transfer,
+    ReturnTransfer: return_transfer,
+    RevokeTransfer: revoke_transfer,
     CreditReferral: credit_referral,
     ReturnReferral: return_referral,
     ChangeIdentifiers: change_identifiers,

@@ -154,7 +154,16 @@ class TransferEndDetail(EntryDetail):
     transfer: int
     settled: NotRequired[int]
     released: NotRequired[int]
+    returned: NotRequired[int]
     why: NotRequired[str]
+
+
+class TransferRevokedDetail(TransferReceivedDetail):
+    """The version of the entry that received what is revoked, and how much of it a closed account no longer owes."""
+
+    revokes: int
+    revoked: int
+    forgiven: int
 
 
 Detail = (
@@ -172,6 +181,7 @@ Detail = (
     | TransferSentDetail
     | TransferReceivedDetail
     | TransferEndDetail
+    | TransferRevokedDetail
 )
 DETAILS: Final[dict[str, Any]] = {
     "member_enrolled": EnrolledDetail,
@@ -194,6 +204,8 @@ DETAILS: Final[dict[str, Any]] = {
     "transfer_received": TransferReceivedDetail,
     "transfer_settled": TransferEndDetail,
     "transfer_cancelled": TransferEndDetail,
+    "transfer_returned": TransferEndDetail,
+    "transfer_revoked": TransferRevokedDetail,
     "points_activated": EntryDetail,
     "points_expired": EntryDetail,
     "tier_changed": EntryDetail,

@@ -3,10 +3,18 @@
 The sender's points wait in an open hold of kind `transfer` until the receiver's journal has them
 (then they are spent) or never can (then they come back). The receiver gets the very lots. So
 points are conserved whenever both halves are looked at, and in doubt only while the hold is open.
+Where a restore has taken one half back, the other is brought to what the journals say (see command.reconcile).
 """
 
 from rules.codec import lots_document
-from rules.command import CancelTransfer, ReceiveTransfer, SendTransfer, SettleTransfer
+from rules.command import (
+    CancelTransfer,
+    ReceiveTransfer,
+    ReturnTransfer,
+    RevokeTransfer,
+    SendTransfer,
+    SettleTransfer,
+)
 from rules.counters import sent_on, with_sent
 from rules.draft import Draft
 from rules.facts import Facts
@@ -14,7 +22,7 @@ from rules.guess import STRANGERS_MAX, too_many
 from rules.hold import insufficient, too_many_open
 from rules.outcome import Accepted, NothingToDo, Outcome, Reason, Refused
 from rules.program import Program
-from rules.state import Account, Bucket, Hold
+from rules.state import Account, Bucket, Hold, Posting
 from rules.unsettled import unsettled
 
 
@@ -126,6 +134,45 @@ def _limited(command: SendTransfer, facts: Facts) -> Refused | None:
         return None
     what = "no such receiver"
     return too_many(facts.wrong_guesses, command.received_at, guesses_max=STRANGERS_MAX, what=what)
+
+
+def return_transfer(account: Account, command: ReturnTransfer, _program: Program, _facts: Facts) -> Outcome:
+    """The spent lots come back, as those of a cancelled transfer do."""
+    draft = Draft(account)
+    returned = draft.give_back(command.lots, "transfer_returned", command.received_at)
+    if account.status != "open":
+        draft.take(draft.account.available, Bucket.EXPIRED, "forfeited")
+    entry = draft.entry(
+        "transfer_returned",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=returned,
+        detail={"transfer": command.transfer, "returned": returned},
+    )
+    return Accepted(entry)
+
+
+def revoke_transfer(account: Account, command: RevokeTransfer, _program: Program, _facts: Facts) -> Outcome:
+    """What the member still has goes first, the rest is owed; who is closed owes nothing any more, and that is told."""
+    draft = Draft(account)
+    revoked = draft.take(command.points, Bucket.PROGRAM, "transfer_revoked")
+    if account.status == "open":
+        draft.post(Posting(command.points - revoked, Bucket.DEBT, Bucket.PROGRAM, "transfer_revoked"))
+        revoked = command.points
+    entry = draft.entry(
+        "transfer_revoked",
+        occurred_at=command.received_at,
+        recorded_at=command.received_at,
+        points=-revoked,
+        detail={
+            "sender": command.sender,
+            "transfer": command.transfer,
+            "revokes": command.received,
+            "revoked": revoked,
+            "forgiven": command.points - revoked,
+        },
+    )
+    return Accepted(entry)
 
 
 def _under_way(account: Account, version: int) -> Hold | None:

@@ -41,7 +41,7 @@ class Directory:
 
     async def find(self, identifier: Identifier) -> int | None:
         """The member that has, or is about to get, an identifier."""
-        row = await self._fetch(identifier, "find_claim")
+        row = await self._find_claim(identifier)
         return row["member_id"] if row else None
 
     async def lease(self, identifiers: list[Identifier], member_id: int) -> list[Identifier]:
@@ -66,7 +66,7 @@ class Directory:
 
     async def _is_taken(self, identifier: Identifier, member_id: int) -> bool:
         await self._execute(identifier, "lease_claim", member_id, LEASE_S)
-        row = await self._fetch(identifier, "find_claim")
+        row = await self._find_claim(identifier)
         if row is None or row["member_id"] == member_id:
             return False
         if row["held"]:
@@ -81,8 +81,16 @@ class Directory:
             await self._execute(identifier, "hold_claim", holder)
             return True
         await self._execute(identifier, "take_over_claim", member_id, LEASE_S, holder)
-        row = await self._fetch(identifier, "find_claim")
+        row = await self._find_claim(identifier)
         return row is not None and row["member_id"] != member_id
+
+    async def _find_claim(self, identifier: Identifier) -> Any:
+        """The claim of an identifier, None when there is none; `shard_unavailable` where that cannot be told."""
+        row = await self._fetch(identifier, "find_claim")
+        if not row["trusted"]:
+            shard = self.place_of(identifier)
+            raise ProblemError("shard_unavailable", f"{shard} was restored: claims wait for `loyalty reconcile`")
+        return None if row["member_id"] is None else row
 
     async def _exists_at_home(self, identifier: Identifier, holder: int) -> bool:
         home = self._topology.current.shard_of(holder)

@@ -1,11 +1,15 @@
 -- name: find_claim
-SELECT member_id, leased_until < now() AS expired, leased_until IS NULL AS held FROM claim WHERE kind = $1 AND value = $2
+-- One row in any case. After a restore, until it is reconciled, claims may be missing, and others outdated.
+SELECT c.member_id, c.leased_until < now() AS expired, c.leased_until IS NULL AS held, known.trusted
+FROM (SELECT NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)) AS known (trusted)
+LEFT JOIN claim AS c ON c.kind = $1 AND c.value = $2
 
 -- name: lease_claim
 -- Take a free identifier for some seconds. What the member has already is leased again: an errand that frees it (it
 -- was removed a moment ago) then leaves it alone.
 INSERT INTO claim AS c (kind, value, member_id, leased_until)
-VALUES ($1, $2, $3, now() + make_interval(secs => $4))
+SELECT $1, $2, $3, now() + make_interval(secs => $4)
+WHERE NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)
 ON CONFLICT (kind, value) DO UPDATE SET leased_until = excluded.leased_until
     WHERE c.member_id = excluded.member_id
 

@@ -24,6 +24,11 @@ async def ensure_incarnation(connection: Any, slot: str) -> None:
         await begin_incarnation(connection, f"the slot {slot} was not there", slot)
 
 
+async def is_unreconciled(connection: Any) -> bool:
+    """Whether an incarnation was begun and what other shards hold about this one not yet brought back."""
+    return bool(await connection.fetchval(_STATEMENTS["is_unreconciled"]))
+
+
 async def begin_incarnation(connection: Any, why: str, slot: str) -> int:
     """Begin the next incarnation of a shard, all at once for everybody; its number.
 

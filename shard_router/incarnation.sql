@@ -4,6 +4,9 @@ SELECT
     EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1) AS has_slot,
     EXISTS (SELECT FROM journal) AS has_entries
 
+-- name: is_unreconciled
+SELECT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)
+
 -- name: first_incarnation
 INSERT INTO incarnation (number, why, reconciled_at) VALUES (0, 'the shard was made', now()) ON CONFLICT DO NOTHING
 

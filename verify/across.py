@@ -87,20 +87,44 @@ def member_named(text: str) -> str:
 
 
 def _wrong_with_transfer(halves: defaultdict[str, list[Row]]) -> str | None:
-    sent, received = halves["transfer_sent"], halves["transfer_received"]
-    settled, cancelled = halves["transfer_settled"], halves["transfer_cancelled"]
+    if wrong := _wrong_with_revocations(halves):
+        return wrong
+    sent, received = halves["transfer_sent"], _not_revoked(halves)
+    settled, cancelled, returned = (halves[f"transfer_{end}"] for end in ("settled", "cancelled", "returned"))
     if len(sent) != 1:
-        ended = [f"{kind} by {format_member_id(row['member_id'])}" for kind, rows in halves.items() for row in rows]
-        return f"not sent, but {', '.join(ended)}"
-    if len(received) > 1 or len(settled) + len(cancelled) > 1:
-        return f"{len(received)} times received, {len(settled)} settled, {len(cancelled)} cancelled"
+        rest = {**halves, "transfer_received": received, "transfer_revoked": []}
+        ended = [f"{kind} by {format_member_id(row['member_id'])}" for kind, rows in rest.items() for row in rows]
+        return f"not sent, but {', '.join(ended)}" if ended else None
+    if max(len(received), len(settled) + len(cancelled), len(returned)) > 1:
+        times = f"{len(settled)} settled, {len(cancelled)} cancelled, {len(returned)} returned"
+        return f"{len(received)} times received, {times}"
     if received and (wrong := _wrong_with_halves(sent[0], received[0])):
         return wrong
-    if (settled and not received) or (cancelled and received):
+    if returned and (not settled or returned[0]["points"] != -sent[0]["points"]):
+        return f"{returned[0]['points']} points returned of {-sent[0]['points']} that were {len(settled)} times settled"
+    if bool(settled and not returned) != bool(received) and (settled or cancelled):
         return "the two halves end differently"
     sent_at = sent[0]["recorded_at"]
     if not settled and not cancelled and datetime.now(UTC) - sent_at > IN_DOUBT_MAX:
         return f"in doubt since {sent_at:%Y-%m-%d %H:%M:%S}Z"
+    return None
+
+
+def _not_revoked(halves: defaultdict[str, list[Row]]) -> list[Row]:
+    """What was received and not taken back, after a restore, because its sender's half is gone."""
+    revoked = {(row["member_id"], orjson.loads(row["detail"])["revokes"]) for row in halves["transfer_revoked"]}
+    return [row for row in halves["transfer_received"] if (row["member_id"], row["version"]) not in revoked]
+
+
+def _wrong_with_revocations(halves: defaultdict[str, list[Row]]) -> str | None:
+    """Each takes back all of one entry, once."""
+    received = {(row["member_id"], row["version"]): row["points"] for row in halves["transfer_received"]}
+    for row in halves["transfer_revoked"]:
+        detail = orjson.loads(row["detail"])
+        points = received.pop((row["member_id"], detail["revokes"]), None)
+        if points != detail["revoked"] + detail["forgiven"]:
+            told = f"{detail['revoked']} revoked and {detail['forgiven']} forgiven"
+            return f"{told} of entry {detail['revokes']}, which received {points}"
     return None
 
 

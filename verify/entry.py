@@ -38,6 +38,8 @@ _POINTS: Final[dict[str, tuple[str, ...]]] = {
     "transfer_received": ("+program>",),
     "transfer_settled": (),
     "transfer_cancelled": ("+held>available",),
+    "transfer_returned": ("+spent>",),
+    "transfer_revoked": ("->program",),
     "points_activated": ("+pending>available",),
     "points_expired": ("->expired",),
     "tier_changed": (),
@@ -56,6 +58,8 @@ _DETAIL: Final[dict[str, dict[str, str]]] = {
     "transfer_sent": {"sent": ">held"},
     "transfer_settled": {"settled": "held>spent"},
     "transfer_cancelled": {"released": "held>available"},
+    "transfer_returned": {"returned": "spent>"},
+    "transfer_revoked": {"revoked": ">program"},
 }
 """Which points of an entry's detail are which way of its postings."""
 

@@ -19,10 +19,12 @@ _KIND_OF_RECEIPT: Final = {
     "purchase_recorded": "purchase",
     "purchase_returned": "return",
     "transfer_received": "transfer",
+    "transfer_returned": "transfer_returned",
+    "transfer_revoked": "transfer_revoked",
     "referral_credited": "referral",
     "referral_returned": "referral_return",
 }
-"""The receipt that each of these entries has, for ever; other kinds have none."""
+"""The receipt that each of these entries has, unless another entry revokes it; other kinds have none."""
 
 _OF_TILLS: Final = frozenset({"purchase_recorded", "purchase_returned"})
 
@@ -37,7 +39,12 @@ def check_receipts(books: Books, rows: MemberRows) -> None:
     kinds = {row["version"]: row["kind"] for row in rows.journal}
     bought = {row["version"]: row for row in rows.purchases}
     receipts = Counter((row["version"], row["kind"]) for row in rows.receipts)
-    wanted = {(version, _KIND_OF_RECEIPT[kind]) for version, kind in kinds.items() if kind in _KIND_OF_RECEIPT}
+    revoked = {entry.detail.get("revokes") for entry in rows.entries.values()}
+    wanted = {
+        (version, _KIND_OF_RECEIPT[kind])
+        for version, kind in kinds.items()
+        if kind in _KIND_OF_RECEIPT and version not in revoked
+    }
     for version, kind in sorted(wanted | receipts.keys()):
         times = receipts[version, kind]
         if (version, kind) not in wanted:
@@ -92,6 +99,10 @@ def _name_of(rows: MemberRows, version: int) -> Name:
             return _name_of_return(rows, entry)
         case "transfer_received" if entry:
             return format_member_id(entry.detail["sender"]), "-", None, str(entry.detail["transfer"]), ""
+        case "transfer_returned" if entry:
+            return rows.name, "-", None, str(entry.detail["transfer"]), ""
+        case "transfer_revoked" if entry:
+            return rows.name, "-", None, str(entry.detail["revokes"]), ""
         case "referral_credited" | "referral_returned" if entry:
             return (format_member_id(entry.detail["referee"]), "-")
         case _:

@@ -44,14 +44,15 @@ def _by_purchase(rows: list[Row]) -> dict[str, Referral]:
 
 
 def _wrong_with(referrals: dict[str, Referral]) -> Iterator[str]:
+    """Thanks may be given and taken back in turn: a restore on one side undoes what the other then does again."""
     for one in referrals.values():
         owed, credited = one["purchase_recorded"], one["referral_credited"]
         taken, returned = one["purchase_returned"], one["referral_returned"]
-        if max(map(len, one.values())) > 1:
+        if max(len(owed), len(taken)) > 1 or len(credited) - len(returned) not in {0, 1}:
             yield f"{len(owed)} times owed, {len(credited)} times credited, {len(returned)} times taken back"
-        elif credited and not owed:
+        elif len(credited) > len(returned) and not owed:
             yield f"{format_member_id(credited[0]['member_id'])} was credited, no purchase owes it"
-        elif returned and not (credited and taken):
+        elif returned and owed and not taken and len(credited) == len(returned) and _given_back(one):
             yield f"{format_member_id(returned[0]['member_id'])} gave back what no return takes back"
         else:
             yield from _wrong_parts(one)
@@ -62,10 +63,17 @@ def _wrong_with(referrals: dict[str, Referral]) -> Iterator[str]:
 
 def _wrong_parts(one: Referral) -> Iterator[str]:
     """Who was owed got it, and gave back just that, owing it or forgiven what they had no more."""
-    for row in one["referral_credited"]:
-        yield from _unlike(one["purchase_recorded"][0], row, row["points"], "credited")
+    owed, credited = one["purchase_recorded"], one["referral_credited"]
+    for row in credited:
+        yield from _unlike((owed or [_as_cause(credited[0])])[0], row, row["points"], "credited")
     for row in one["referral_returned"]:
-        yield from _unlike(one["purchase_returned"][0], row, int(row["forgiven"]) - row["points"], "taken back from")
+        cause = (one["purchase_returned"] or owed or [_as_cause(credited[0])])[0]
+        yield from _unlike(cause, row, int(row["forgiven"]) - row["points"], "taken back from")
+
+
+def _as_cause(credit: Row) -> Row:
+    """A credit whose purchase is lost tells itself what was owed."""
+    return {"kind": "purchase_recorded", "referrer": str(credit["member_id"]), "owed": str(credit["points"])}
 
 
 def _unlike(cause: Row, row: Row, points: int, what: str) -> Iterator[str]:
@@ -82,7 +90,9 @@ _OWED: Final = {"purchase_recorded": "are owed to", "purchase_returned": "are du
 
 def _given_back(one: Referral) -> bool:
     """Whether thanks are void; who was forgiven keeps them, and is not thanked again."""
-    return any(row["forgiven"] == "0" for row in one["referral_returned"])
+    returned = one["referral_returned"]
+    void = [row for row in returned if row["forgiven"] == "0"]
+    return bool(void) and len(one["referral_credited"]) <= len(returned)
 
 
 def _missing(referrals: dict[str, Referral]) -> Iterator[tuple[Row, str]]:
@@ -92,7 +102,7 @@ def _missing(referrals: dict[str, Referral]) -> Iterator[tuple[Row, str]]:
         credited, returned = one["referral_credited"], one["referral_returned"]
         if one["purchase_recorded"] and not (credited or one["referral"] or forgiven):
             yield one["purchase_recorded"][0], f"{_told(one['purchase_recorded'][0])}, never credited"
-        if one["purchase_returned"] and credited and not (returned or one["referral_return"]):
+        if one["purchase_returned"] and len(credited) > len(returned) and not one["referral_return"]:
             yield one["purchase_returned"][0], f"{_told(one['purchase_returned'][0])}, never taken back"
 
 

@@ -60,13 +60,16 @@ FROM receipt ORDER BY 1, 2, 3, 4, 5, 6;
 -- name: transfers
 -- Both halves of every transfer under its name: what was sent and how it ended, what was received.
 SELECT
-    coalesce(CASE kind WHEN 'transfer_received' THEN detail ->> 'sender' ELSE member_id::text END, '')
-        COLLATE "C" AS sender,
+    coalesce(
+        CASE WHEN kind IN ('transfer_received', 'transfer_revoked') THEN detail ->> 'sender' ELSE member_id::text END, ''
+    ) COLLATE "C" AS sender,
     coalesce(CASE kind WHEN 'transfer_sent' THEN version::text ELSE detail ->> 'transfer' END, '')
         COLLATE "C" AS transfer,
     kind, member_id, version, recorded_at, points, postings, detail
 FROM journal
-WHERE kind IN ('transfer_sent', 'transfer_received', 'transfer_settled', 'transfer_cancelled')
+WHERE kind IN (
+    'transfer_sent', 'transfer_received', 'transfer_settled', 'transfer_cancelled', 'transfer_returned', 'transfer_revoked'
+)
 ORDER BY 1, 2;
 
 -- name: referrals

@@ -1,4 +1,4 @@
-"""Versions after a restore: never one that was given before, in the order of the journal, with no entry left out."""
+"""After a restore: no version is given again, and what lost its other half goes back or comes back."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -7,9 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.command import AdjustPoints
+from rules.codec import parse_lots
+from rules.command import (
+    AdjustPoints,
+    CaptureHold,
+    CloseMember,
+    PlaceHold,
+    ReceiveTransfer,
+    ReturnTransfer,
+    RevokeTransfer,
+    SendTransfer,
+    SettleTransfer,
+)
 from rules.version import SPAN, VERSION_MAX, follows, incarnation_of, includes, next_version, place_of
-from tests.rules_world import NOW, Member, line, program
+from tests.rules_world import NOW, Member, later, line, program
 
 FIRST = 28_432_090  # seconds since 2026
 
@@ -87,3 +98,47 @@ def test_a_member_goes_on_after_a_restore_with_holds_and_purchases_named_by_new_
     assert member.bring_all_back(again.version).version == FIRST * SPAN + 4
     assert member.bring_all_back(bought.version).version == FIRST * SPAN + 5
     assert member.ok(AdjustPoints(5, "gift", NOW)).version == FIRST * SPAN + 6
+
+
+def sent_and_received(points: int = 600) -> tuple[Member, Member, int, int]:
+    """A sender and a receiver who have a settled transfer behind them, and the versions of its halves."""
+    sender, receiver = Member(program()), Member(program(), member_id=8)
+    sender.ok(AdjustPoints(1000, "gift", NOW, expires_at=later(days=9)))
+    sent = sender.ok(SendTransfer(8, points, NOW))
+    received = receiver.ok(ReceiveTransfer(7, sent.version, parse_lots(sent.detail["lots"]), NOW))
+    sender.ok(SettleTransfer(sent.version, NOW))
+    return sender, receiver, sent.version, received.version
+
+
+@pytest.mark.parametrize(("spent", "available", "debt"), [(0, 0, 0), (200, 0, 200), (600, 0, 600)])
+def test_a_revoked_transfer_takes_what_is_there_and_makes_the_rest_a_debt(
+    spent: int, available: int, debt: int
+) -> None:
+    _, receiver, transfer, received = sent_and_received()
+    if spent:
+        receiver.ok(CaptureHold(receiver.ok(PlaceHold(spent, None, NOW)).version, None, NOW))
+    entry = receiver.ok(RevokeTransfer(received, 7, transfer, 600, NOW))
+    assert (entry.points, entry.detail["revoked"], entry.detail["forgiven"]) == (-600, 600, 0)
+    assert (receiver.now.available, receiver.now.debt, receiver.now.issued) == (available, debt, 0)
+
+
+def test_a_closed_receiver_is_forgiven() -> None:
+    _, receiver, transfer, received = sent_and_received()
+    receiver.ok(CloseMember(NOW))
+    entry = receiver.ok(RevokeTransfer(received, 7, transfer, 600, NOW))
+    assert (entry.points, entry.detail["forgiven"], receiver.now.debt) == (0, 600, 0)
+
+
+def test_a_returned_transfer_brings_its_lots_back() -> None:
+    sender, _, transfer, _ = sent_and_received()
+    lots = parse_lots([[600, "2026-12-01T10:00:00Z"]])
+    assert sender.ok(ReturnTransfer(transfer, lots, NOW)).points == 600
+    assert (sender.now.available, sender.now.spent, sender.now.held) == (1000, 0, 0)
+    assert {lot.expires_at for lot in sender.now.lots} == {later(days=9)}
+
+
+def test_to_a_sender_who_is_closed_a_transfer_is_returned_and_forfeited() -> None:
+    sender, _, transfer, _ = sent_and_received()
+    sender.ok(CloseMember(NOW))
+    sender.ok(ReturnTransfer(transfer, parse_lots([[600, "2026-12-01T10:00:00Z"]]), NOW))
+    assert (sender.now.available, sender.now.spent, sender.now.expired) == (0, 0, 1000)
