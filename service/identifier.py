@@ -16,6 +16,9 @@ KINDS: Final = ("card", "phone", "email")
 DOTS: Final = ".\u3002\uff0e\uff61"
 """What IDNA takes for a full stop (RFC 3490, 3.1)."""
 
+_SIGMA: Final = "\u03c3"
+_FINAL_SIGMA: Final = "\u03c2"
+"""What the capital becomes at the end of a word: with the other one it is one letter."""
 _CACHED: Final = 4_096
 _FULL_STOPS: Final = str.maketrans(DOTS, "." * len(DOTS))
 
@@ -38,17 +41,17 @@ def canonical_email(text: str) -> str:
     """Composed, in small letters, the domain as DNS has it: IDNA, without a dot at its end."""
     local, _, domain = normalize("NFC", normalize("NFC", text).lower()).rpartition("@")
     labels = domain.translate(_FULL_STOPS).removesuffix(".").split(".")
-    return f"{local}@{'.'.join(map(_label, labels))}"
+    return f"{local.replace(_FINAL_SIGMA, _SIGMA)}@{'.'.join(map(_label, labels))}"
 
 
 def _label(label: str) -> str:
-    """The A-label; a label that IDNA does not know stays as it is: some names are older than the rules."""
+    """The A-label. One that IDNA 2008 does not know has its Punycode all the same: some names are older than it."""
     if label.isascii():
         return label
     try:
         return idna.encode(label, uts46=True).decode()
     except idna.IDNAError:
-        return label
+        return "xn--" + label.encode("punycode").decode()
 
 
 def canonical_identifier(kind: str, text: str) -> str:

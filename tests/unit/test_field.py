@@ -188,8 +188,13 @@ def test_a_number_no_plan_has_is_refused(text: str) -> None:
         ("a@bücher.example", "a@xn--bcher-kva.example"),
         ("a@XN--BCHER-KVA.example", "a@xn--bcher-kva.example"),
         ("a@bu\u0308cher。example.", "a@xn--bcher-kva.example"),
+        ("a@\U0001f600.example", "a@xn--e28h.example"),
+        ("a@\u2603.example", "a@xn--n3h.example"),
+        ("a@-Bücher.example", "a@xn---bcher-4ya.example"),
+        ("\u03a3\u03c9\u03a3@x.example", "\u03c3\u03c9\u03c3@x.example"),
+        ("\u03c3\u03c9\u03c2@x.example", "\u03c3\u03c9\u03c3@x.example"),
         ("a@x.org.", "a@x.org"),
-        ("a@i❤.ws", "a@i❤.ws"),  # older than the rules that forbid it
+        ("a@i❤.ws", "a@xn--i-7iq.ws"),  # older than the rules that forbid it
         ("a@under_score.example", "a@under_score.example"),
     ],
 )
