@@ -32,7 +32,7 @@ _PASSED_ON: Final = (
 )  # fmt: skip
 _PASSED_BACK: Final = (
     "Content-Type", "Consistency-Token", "Idempotent-Replayed", "ETag", "Loyalty-Region", "Loyalty-Source",
-    "Retry-After", "Cache-Control", "X-Accel-Buffering", "Content-Encoding", "Vary",
+    "Retry-After", "WWW-Authenticate", "Cache-Control", "X-Accel-Buffering", "Content-Encoding", "Vary",
 )  # fmt: skip
 _CONNECT_TIMEOUT_S: Final = 1.0
 _ANSWER_MARGIN_S: Final = 0.25  # so that the home node's own deadline answer arrives before ours is over

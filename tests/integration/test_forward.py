@@ -47,6 +47,8 @@ async def home_node(asked: list[web.Request] | None = None) -> AsyncGenerator[tu
         got.append(await request.read())
         if asked is not None:
             asked.append(request)
+        if "closed" in request.query:
+            return web.json_response({}, status=401, headers={"WWW-Authenticate": "Bearer"})
         if "long" in request.query:
             return web.Response(body=gzip.compress(LONG), headers={"Content-Encoding": "gzip"})
         return web.json_response({}, status=201)
@@ -194,3 +196,14 @@ async def test_id_trace_and_coding_of_a_request_go_along_and_the_answer_comes_ba
             assert gzip.decompress(await answer.read()) == LONG
             assert answer.headers["Request-Id"] == "till-7"
         assert {name: asked[0].headers[name] for name in given} == given
+
+
+async def test_what_a_refusal_asks_for_comes_back_too(tmp_path: Path) -> None:
+    """A 401 without WWW-Authenticate is no answer of HTTP (RFC 9110, 15.5.2), whichever region refuses."""
+    async with (
+        home_node() as (home, _),
+        far_node(tmp_path, [home]) as (url, key),
+        ClientSession() as session,
+        session.get(f"{url}?closed", headers={"Authorization": f"Bearer {key}"}) as answer,
+    ):
+        assert (answer.status, answer.headers.get("WWW-Authenticate")) == (401, "Bearer")
