@@ -17,7 +17,7 @@ from cluster.program import apply_everywhere, look_at
 from command.program import ProgramCache, apply_program, learn_program
 from service.credential import Credentials
 from shard_router.statement import load_statements
-from tests.command_node import PROGRAM, running_command_node
+from tests.command_node import PROGRAM, running_command_node, topology_of_operator
 from tests.engine import PostgresServer
 from tests.integration.test_command import basket
 from tests.integration.test_postgres_pair import fetch
@@ -180,7 +180,9 @@ async def test_a_command_node_decides_by_the_new_version_at_once(tmp_path: Path,
     async with running_command_node(database, tmp_path) as node:
         card = {"card": (await node.enrol())["card"]}
         assert (await node.post("/v1/purchases", basket(card, "1"))).json["points_earned"] == 13
-        code, printed = await System(tmp_path, [database]).program("apply", file=DOUBLED)
+        (tmp_path / "operator").mkdir()
+        topology_of_operator(tmp_path).rename(tmp_path / "operator" / "topology.json")
+        code, printed = await System(tmp_path / "operator", [database]).program("apply", file=DOUBLED)
         assert code == 0, printed
         now = datetime.now(UTC).isoformat()
         late, new = [
