@@ -32,7 +32,7 @@ RICH = PROGRAM.replace("[points]\n", "[points]\nworth = { points = 1, amount = 1
 )
 TABLES = (
     "program", "member", "identifier", "claim", "account", "journal", "purchase", "receipt", "errand", "reward_stock",
-    "stock_move", "stock_arrival", "idempotency", "incarnation",
+    "stock_move", "stock_arrival", "idempotency", "incarnation", "wrong_guess",
 )  # fmt: skip
 
 
