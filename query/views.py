@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from query.subject import subject_of
-from rules.document import LineDocument, PaymentDocument, PurchaseDocument
+from rules.document import LineDocument, PaymentDocument, PurchaseDocument, explanation_of
 from shard_router.member_id import format_member_id, format_reference
 
 HEADER_SIZE: Final = 16
@@ -133,7 +133,8 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
         {**one, "return_id": format_reference("ret", row["member_id"], one["version"])}
         for one in document.get("returns", ())
     ]
-    for note in ("counted", "rounded_once"):  # for returns
+    shown["explanation"] = explanation_of(document)
+    for note in ("counted", "rounded_once", "explained"):  # for returns, and what was just spelled out
         shown.pop(note, None)
     if "payment" in document:
         shown["payment"] = _shown_payment(document["payment"], row["member_id"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import date
 
 from rules import counters
-from rules.document import CountedDocument, PartlyCountedDocument, PurchaseDocument
+from rules.document import CountedDocument, PartlyCountedDocument, PurchaseDocument, explanation_of
 from rules.earn import REFERRAL, Earning
 from rules.offer import Basket
 from rules.outcome import Purchase
@@ -88,7 +88,7 @@ def _noted(purchase: Purchase, program: Program) -> CountedDocument:
         noted = PartlyCountedDocument(coupons=document.get("coupons", []))
         if len(program.tiers) > 1:
             noted["metric"] = program.tier_policy.metric
-    told = {one["campaign"] for one in document["explanation"] if one["applied"]}
+    told = {one["campaign"] for one in explanation_of(document) if one["applied"]}
     campaigns = [offer for offer in program.campaigns if offer.code in told]
     coupons = [f"coupon:{code}" for code in noted.get("coupons", ())]
     whole: CountedDocument = {

@@ -4,7 +4,11 @@ A key that is `NotRequired` is missing where there is nothing to tell, or in wha
 Instants are texts, RFC 3339 in UTC; quantities are texts without trailing zeros; points and money are integers.
 """
 
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Iterable
+from typing import Any, Final, NotRequired, TypedDict
+
+APPLIED: Final = "applied"
+"""Why something gave its points, when no limit cut them."""
 
 LotRow = list[Any]
 """Points, when they expire, and the activation of those still pending."""
@@ -201,7 +205,10 @@ class PartlyCountedDocument(TypedDict, total=False):
 
 
 class PurchaseDocument(TypedDict):
-    """A purchase: its lines, what they earned and why, what paid, what it counted for, and its returns."""
+    """A purchase: its lines, what they earned and why, what paid, what it counted for, and its returns.
+
+    `explained`: short rows of an explanation, see `explanation_of`; earlier versions wrote the `explanation` itself.
+    """
 
     currency: str
     amount: int
@@ -210,7 +217,8 @@ class PurchaseDocument(TypedDict):
     expires_at: str | None
     available_at: str | None
     lines: list[LineDocument]
-    explanation: list[ExplanationDocument]
+    explained: NotRequired[list[list[Any]]]
+    explanation: NotRequired[list[ExplanationDocument]]
     returns: list[ReturnDocument]
     coupons: NotRequired[list[str]]
     payment: NotRequired[PaymentDocument]
@@ -221,3 +229,21 @@ class PurchaseDocument(TypedDict):
 def payment_of(document: PurchaseDocument) -> PaymentDocument:
     """What points paid of a purchase."""
     return document.get("payment", {"points": 0, "amount": 0, "holds": [], "lots": []})
+
+
+def explained_rows(explanation: Iterable[ExplanationDocument]) -> list[list[Any]]:
+    """An explanation as short rows: the name, the points (0: not applied), and why, unless it simply applied."""
+    return [
+        [one["campaign"], one["points"]] if one["why"] == APPLIED else [one["campaign"], one["points"], one["why"]]
+        for one in explanation
+    ]
+
+
+def explanation_of(document: PurchaseDocument) -> list[ExplanationDocument]:
+    """Why a purchase earned what it did, as API.md shows it."""
+    if "explanation" in document:
+        return document["explanation"]
+    return [
+        {"campaign": name, "applied": points > 0, "points": points, "why": why[0] if why else APPLIED}
+        for name, points, *why in document.get("explained", ())
+    ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rules import counters
-from rules.document import ExplanationDocument, NotAppliedDocument
+from rules.document import APPLIED, ExplanationDocument, NotAppliedDocument
 from rules.offer import Basket, Offer, weigh, why_not
 from rules.program import Program
 from rules.program_file import PointLimits
@@ -155,6 +155,6 @@ def _room(basket: Basket, limits: PointLimits) -> tuple[int | None, str]:
 
 def _within(outcome: Component, room: int | None, limit: str) -> tuple[Component | None, str]:
     if room is None or outcome.points <= room:
-        return outcome, "applied"
+        return outcome, APPLIED
     why = f"{limit}; {room} of {outcome.points} points"
     return (replace(outcome, points=room) if room else None), why

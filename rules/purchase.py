@@ -12,7 +12,7 @@ from rules.codec import instant_text, lots_document, quantity_text
 from rules.command import Line, Receipt, RecordPurchase
 from rules.counting import count
 from rules.detail import PurchaseDetail
-from rules.document import LineDocument, PurchaseDocument, ReceiptDocument
+from rules.document import LineDocument, PurchaseDocument, ReceiptDocument, explained_rows
 from rules.draft import Draft
 from rules.earn import Component, Earning, earn, ran, share
 from rules.facts import Facts
@@ -147,7 +147,7 @@ def _document(
         "expires_at": instant_text(times[0]),
         "available_at": instant_text(times[1]),
         "lines": lines,
-        "explanation": [one for one in earning.explanation if one["applied"] or ran(one["why"])],
+        "explained": explained_rows(one for one in earning.explanation if one["applied"] or ran(one["why"])),
         "returns": [],
     }
     used = [offer.code for offer in earning.applied if offer.reason.startswith("coupon:")]

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from rules.command import Line
-from rules.document import PurchaseDocument, payment_of
+from rules.document import PurchaseDocument, explanation_of, payment_of
 from rules.earn import share
 from rules.offer import weigh
 from rules.program import Program
@@ -58,7 +58,7 @@ def wrong_earning(document: PurchaseDocument, program: Program) -> Iterator[str]
         elif parts != share(points, weights):
             yield f"the points by {reason} are not shared among its lines in proportion"
     explained = Counter[str]()
-    for one in document["explanation"]:
+    for one in explanation_of(document):
         if one["applied"]:
             explained[one["campaign"]] += one["points"]
     if explained != told:
@@ -67,7 +67,7 @@ def wrong_earning(document: PurchaseDocument, program: Program) -> Iterator[str]
 
 def wrong_not_applied(document: PurchaseDocument, detail: dict[str, Any]) -> Iterator[str]:
     """The entry tells of just those campaigns and coupons that the basket's explanation says gave nothing."""
-    offers = [one for one in document["explanation"][1:] if not one["campaign"].startswith("tier:")]  # after the base
+    offers = [one for one in explanation_of(document)[1:] if not one["campaign"].startswith("tier:")]  # after the base
     gave_nothing = [
         {"code": one["campaign"].removeprefix("coupon:"), "why": one["why"]} for one in offers if not one["applied"]
     ]
@@ -98,5 +98,5 @@ def _limited(document: PurchaseDocument, reason: str) -> bool:
     name = _name(reason)
     return any(
         one["campaign"] == name and one["applied"] and not one["why"].startswith("applied")
-        for one in document["explanation"]
+        for one in explanation_of(document)
     )

@@ -204,7 +204,7 @@ PURCHASES = {
         (bought("lines,0,earned,base", "8", "$FIRST"), bought("lines,1,earned,base", "5", "$FIRST"))
     ),
     "what did not apply forgotten": "UPDATE journal SET detail = detail::jsonb - 'not_applied' WHERE $SECOND",
-    "explained otherwise": bought("explanation,0,points", "1", "$FIRST"),
+    "explained otherwise": bought("explained,0,1", "1", "$FIRST"),
     "points that expire otherwise": bought("expires_at", "null", "$FIRST"),
     "another version": "UPDATE purchase SET changed_version = version WHERE $FIRST",
     "another store": "UPDATE journal SET store = '331' WHERE $FIRST",
@@ -316,6 +316,14 @@ DOCUMENTS = (
 HARMLESS = {
     "a return of before returns rounded once": """
         UPDATE purchase SET document = document::jsonb - 'rounded_once' WHERE $FIRST
+    """,
+    "an explanation written out by an earlier version": """
+        UPDATE purchase SET document = jsonb_set(document::jsonb - 'explained', '{explanation}', (
+            SELECT jsonb_agg(jsonb_build_object(
+                'campaign', row -> 0, 'applied', (row ->> 1)::bigint > 0, 'points', row -> 1,
+                'why', coalesce(row ->> 2, 'applied')
+            )) FROM jsonb_array_elements(document::jsonb -> 'explained') AS row
+        ))
     """,
     "baskets of before only money earned": """
         UPDATE purchase SET document = document::jsonb - 'money';

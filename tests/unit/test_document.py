@@ -79,7 +79,7 @@ SHOWN: dict[type[BaseModel], tuple[Any, set[str], set[str]]] = {
     shape.Payment: (document.PaymentDocument, {"lots"}, set()),
     shape.ReturnedLine: (document.ReturnedLineDocument, set(), set()),
     shape.PurchaseReturn: (document.ReturnDocument, set(), {"return_id"}),
-    shape.Purchase: (document.PurchaseDocument, {"counted", "rounded_once"}, HEAD),
+    shape.Purchase: (document.PurchaseDocument, {"counted", "rounded_once", "explained"}, HEAD),
     service_shape.NotApplied: (document.NotAppliedDocument, set(), set()),
 }
 """Which layout an answer's model shows, what of it only the rules need, and what stands there besides."""

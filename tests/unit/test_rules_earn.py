@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from datetime import date, datetime
+from typing import Any
 
 import pytest
 
 from rules.counters import on_day
+from rules.document import explanation_of
 from rules.evaluate import Evaluation, evaluate
 from rules.outcome import Refused
 from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
@@ -299,4 +301,23 @@ def test_a_purchase_keeps_the_explanation_of_the_campaigns_that_ran() -> None:
         program(campaign("over", "fixed = 1", ends_at='"2026-01-01T00:00:00Z"'), campaign("c", "fixed = 1"))
     )
     document = member.purchases[member.buy(line(1000)).version].document
-    assert [one["campaign"] for one in document["explanation"]] == ["base", "c"]
+    assert document["explained"] == [["base", 10], ["c", 1]]
+    assert explanation_of(document) == [
+        {"campaign": "base", "applied": True, "points": 10, "why": "applied"},
+        {"campaign": "c", "applied": True, "points": 1, "why": "applied"},
+    ]
+
+
+def test_an_explanation_is_told_as_it_was_whoever_wrote_it() -> None:
+    member = Member(
+        program(
+            campaign("none", "fixed = 1", when='{ weekdays = ["mon"] }'),
+            campaign("most", "fixed = 99"),
+            points="limits = { per_purchase = 13 }",
+        )
+    )
+    document = member.purchases[member.buy(line(400)).version].document
+    told = explanation_of(document)
+    assert told == list(member.explanation)
+    earlier: Any = {name: value for name, value in document.items() if name != "explained"} | {"explanation": told}
+    assert explanation_of(earlier) == told
