@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +33,9 @@ from shard_router.statement import load_statements
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("record.sql"))
 _RECEIPT_KEY: Final = ("store", "till", "business_date", "receipt", "kind", "subject")
-COMMON: Final = ("journal", "purchase", "purchase_change", "receipt", "idempotency", "replay")
-"""Tables of the `record` statement beside the accounts, in the order of its arguments; others are `record_more`'s."""
+COMMON: Final = ("account", "journal", "purchase", "purchase_change", "receipt", "idempotency", "replay")
+"""What `record` writes; all else is `record_more`'s."""
+_COUNTED: Final = ("account", "purchase_change", "replay")
 
 
 @dataclass(slots=True)
@@ -100,8 +102,8 @@ class Writes:
             },
         )
 
-    def documents(self, answered_at: datetime) -> list[str | None]:
-        """The arguments of `record`: a JSON document per table, None for one without rows."""
+    def documents(self, answered_at: datetime) -> dict[str, str]:
+        """The arguments of `record`: a JSON document for each of its tables that has rows."""
         now = instant_text(answered_at)
         for row in self.rows.get("idempotency", ()):
             row["answered_at"] = now
@@ -109,25 +111,34 @@ class Writes:
             self.rows["replay"].sort()
         # In one order, so that two batches that update the same rows never wait for each other in a circle.
         accounts = [_account_row(self.accounts[member_id]) for member_id in sorted(self.accounts)]
-        return [_json(accounts), *(_json(self.rows.get(table)) for table in COMMON)]
+        rows = {**self.rows, "account": accounts}
+        return {table: orjson.dumps(rows[table]).decode() for table in COMMON if rows.get(table)}
 
     def more_document(self) -> str:
         """The argument of `record_more`: one JSON document, because few of its tables have rows."""
         return orjson.dumps({table: rows for table, rows in self.rows.items() if table not in COMMON}).decode()
 
 
-def _json(rows: list[Any] | None) -> str | None:
-    return orjson.dumps(rows).decode() if rows else None
+@cache
+def record_statement(tables: tuple[str, ...]) -> str:
+    """The statement that writes some tables, each from an argument of its own; few mixes of them ever occur."""
+    texts = (_STATEMENTS[f"record_{table}"].replace("$1", f"${number}") for number, table in enumerate(tables, start=1))
+    parts = (f"{table}_written AS (\n{text}\n)" for table, text in zip(tables, texts, strict=True))
+    counts = (f"(SELECT count(*) FROM {table}_written) AS {table}" for table in tables if table in _COUNTED)  # noqa: S608 - our own names
+    return f"WITH {', '.join(parts)}\nSELECT {', '.join(counts)}"
 
 
 async def record(connection: Connection, writes: Writes, answered_at: datetime) -> Mapping[str, int]:
-    """Write it all; the counts tell how many accounts, purchases and replayed answers were as they had been read.
+    """Write it all; the counts tell by table how many of the rows to be changed were as they had been read.
 
     Outside of a transaction the statement commits, so there must be no rows for `record_more`.
     """
     if writes.has_more:
         await connection.execute(_STATEMENTS["record_more"], writes.more_document())
-    (counts,) = await connection.fetch(_STATEMENTS["record"], *writes.documents(answered_at))
+    documents = writes.documents(answered_at)
+    if not documents:
+        return {}
+    (counts,) = await connection.fetch(record_statement(tuple(documents)), *documents.values())
     return dict(counts)
 
 

@@ -1,79 +1,80 @@
--- name: record
--- The whole batch in one statement, from a JSON document per table: adding a column needs no new code in running nodes,
--- and Postgres parses each document once. The counts tell whether every row was as it had been read. Whatever changes
--- rows finds them by OFFSET 0 look-ups or an array of keys, for the reason that `load` gives.
-WITH account_written AS (
-    INSERT INTO account AS a (
-        member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
-    )
-    SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
-    FROM json_to_recordset($1::json) AS t(
-        member_id bigint, version bigint, status text, available bigint, pending bigint, held bigint,
-        spent bigint, expired bigint, debt bigint, issued bigint, state json, due_at timestamptz
-    )
-    ON CONFLICT (member_id) DO UPDATE SET
-        version = excluded.version, status = excluded.status, available = excluded.available,
-        pending = excluded.pending, held = excluded.held, spent = excluded.spent, expired = excluded.expired,
-        debt = excluded.debt, issued = excluded.issued, state = excluded.state, due_at = excluded.due_at
-        WHERE a.version < excluded.version
-    RETURNING 1
-), journal_written AS (
-    INSERT INTO journal (
-        member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
-        account_after
-    )
-    SELECT
-        member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
-        account_after
-    FROM json_to_recordset($2::json) AS t(
-        member_id bigint, version bigint, kind text, program_version integer, occurred_at timestamptz,
-        recorded_at timestamptz, store text, points bigint, postings json, detail json, account_after json
-    )
-), purchase_written AS (
-    INSERT INTO purchase (
-        member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
-    )
-    SELECT member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
-    FROM json_to_recordset($3::json) AS t(
-        member_id bigint, version bigint, changed_version bigint, store text, till text, receipt text,
-        business_date date, occurred_at timestamptz, document json
-    )
-), purchase_changed AS (
-    UPDATE purchase p
-    SET changed_version = t.changed_version, document = t.document
-    FROM json_to_recordset($4::json) AS t(
-        member_id bigint, version bigint, changed_version bigint, version_before bigint, document json
-    )
-    CROSS JOIN LATERAL (
-        SELECT ctid FROM purchase AS x WHERE x.member_id = t.member_id AND x.version = t.version OFFSET 0
-    ) AS found
-    WHERE p.ctid = found.ctid AND p.changed_version = t.version_before
-    RETURNING 1
-), receipt_written AS (
-    INSERT INTO receipt (store, till, business_date, receipt, kind, subject, member_id, version, fingerprint)
-    SELECT store, till, business_date, receipt, kind, subject, member_id, version, fingerprint
-    FROM json_to_recordset($5::json) AS t(
-        store text, till text, business_date date, receipt text, kind text, subject text, member_id bigint,
-        version bigint, fingerprint uuid
-    )
-), idempotency_written AS (
-    INSERT INTO idempotency (key, member_id, version, credential, fingerprint, status, answer, answered_at)
-    SELECT key, member_id, version, credential, fingerprint, status, answer, answered_at
-    FROM json_to_recordset($6::json) AS t(
-        key text, member_id bigint, version bigint, credential text, fingerprint uuid, status integer,
-        answer json, answered_at timestamptz
-    )
-), replayed AS (
-    -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
-    UPDATE idempotency i
-    SET replays = i.replays + 1
-    WHERE i.key = ANY (ARRAY(SELECT json_array_elements_text($7::json)))
-    RETURNING 1
+-- name: record_account
+-- A batch is written by one statement, put together of those below whose table has rows (command/record.py): starting a part
+-- that finds nothing to do costs as much as writing a row. Each has a JSON document as its argument: adding a column needs no
+-- new code in running nodes. Whatever changes rows finds them by OFFSET 0 look-ups or an array of keys, for the reason that
+-- `load` gives, and returns a row for each, to be counted: was every row as it had been read?
+INSERT INTO account AS a (
+    member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
+)
+SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
+FROM json_to_recordset($1::json) AS t(
+    member_id bigint, version bigint, status text, available bigint, pending bigint, held bigint,
+    spent bigint, expired bigint, debt bigint, issued bigint, state json, due_at timestamptz
+)
+ON CONFLICT (member_id) DO UPDATE SET
+    version = excluded.version, status = excluded.status, available = excluded.available,
+    pending = excluded.pending, held = excluded.held, spent = excluded.spent, expired = excluded.expired,
+    debt = excluded.debt, issued = excluded.issued, state = excluded.state, due_at = excluded.due_at
+    WHERE a.version < excluded.version
+RETURNING 1
+
+-- name: record_journal
+INSERT INTO journal (
+    member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
+    account_after
 )
 SELECT
-    (SELECT count(*) FROM account_written) AS accounts,
-    (SELECT count(*) FROM purchase_changed) AS purchase_changes,
-    (SELECT count(*) FROM replayed) AS replays
+    member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
+    account_after
+FROM json_to_recordset($1::json) AS t(
+    member_id bigint, version bigint, kind text, program_version integer, occurred_at timestamptz,
+    recorded_at timestamptz, store text, points bigint, postings json, detail json, account_after json
+)
+
+-- name: record_purchase
+INSERT INTO purchase (
+    member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
+)
+SELECT member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
+FROM json_to_recordset($1::json) AS t(
+    member_id bigint, version bigint, changed_version bigint, store text, till text, receipt text,
+    business_date date, occurred_at timestamptz, document json
+)
+
+-- name: record_purchase_change
+UPDATE purchase p
+SET changed_version = t.changed_version, document = t.document
+FROM json_to_recordset($1::json) AS t(
+    member_id bigint, version bigint, changed_version bigint, version_before bigint, document json
+)
+CROSS JOIN LATERAL (
+    SELECT ctid FROM purchase AS x WHERE x.member_id = t.member_id AND x.version = t.version OFFSET 0
+) AS found
+WHERE p.ctid = found.ctid AND p.changed_version = t.version_before
+RETURNING 1
+
+-- name: record_receipt
+INSERT INTO receipt (store, till, business_date, receipt, kind, subject, member_id, version, fingerprint)
+SELECT store, till, business_date, receipt, kind, subject, member_id, version, fingerprint
+FROM json_to_recordset($1::json) AS t(
+    store text, till text, business_date date, receipt text, kind text, subject text, member_id bigint,
+    version bigint, fingerprint uuid
+)
+
+-- name: record_idempotency
+INSERT INTO idempotency (key, member_id, version, credential, fingerprint, status, answer, answered_at)
+SELECT key, member_id, version, credential, fingerprint, status, answer, answered_at
+FROM json_to_recordset($1::json) AS t(
+    key text, member_id bigint, version bigint, credential text, fingerprint uuid, status integer,
+    answer json, answered_at timestamptz
+)
+
+-- name: record_replay
+-- A replay writes, so that its answer too waits until the standby holds what it speaks of.
+UPDATE idempotency i
+SET replays = i.replays + 1
+WHERE i.key = ANY (ARRAY(SELECT json_array_elements_text($1::json)))
+RETURNING 1
 
 -- name: record_more
 -- What few commands write besides: members, identifiers, errands, stock, erasure. Run in the same transaction, only for

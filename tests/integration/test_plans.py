@@ -5,6 +5,7 @@ A node keeps the plan it made first. So the plan must be right for tables that a
 """
 
 from collections.abc import AsyncGenerator, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import asyncpg
 import orjson
 import pytest
 
+from command.record import COMMON, record_statement
 from shard_router.pool import INDEXED
 from shard_router.statement import load_statements
 
@@ -27,6 +29,12 @@ FILES = (
 )
 STATEMENTS = {
     f"{file}:{name}": statement for file in FILES for name, statement in load_statements(PROJECT / file).items()
+}
+STATEMENTS |= {
+    f"record of {', '.join(tables)}": record_statement(tables)
+    for count in range(1, len(COMMON) + 1)
+    for tables in combinations(COMMON, count)
+    if count in {1, 2, len(COMMON)}
 }
 SMALL = {"program_pkey", "incarnation_pkey", "stock_move"}
 """What never grows with the members: program versions, restores, stock on its way (a row goes when it has arrived)."""
