@@ -23,6 +23,8 @@ from cluster.errors import ClusterError
 from cluster.node import key_in_force
 from cluster.plan import ClusterPlan, make_plan, read_settings
 from cluster.progress import Progress
+from cluster.run_file import locked
+from cluster.switchover import ask
 from shard_router.errors import DocumentError
 from shard_router.topology import read_topology
 
@@ -223,6 +225,17 @@ def token_member(member: str, *, data: Data = None) -> None:
         sys.stdout.write(mint_member_token(private, parse_member_id(member)) + "\n")
     except MalformedIdError as error:
         raise ClusterError(f"{member!r} is no member id: {error}") from error
+
+
+@app.command()
+def switchover(shard: Annotated[str, typer.Argument(help="For example eu-1.")], *, data: Data = None) -> None:
+    """Make a shard's standby the primary, cleanly, and its primary the standby."""
+    plan = _plan(data=data)
+    if not locked(plan.data):
+        raise ClusterError(f"nothing runs on {plan.data}: `loyalty up` brings it up")
+    if shard not in {one.name for one in plan.shards}:
+        raise ClusterError(f"no shard {shard!r}: choose one of {', '.join(one.name for one in plan.shards)}")
+    sys.stdout.write(ask(plan.data, shard) + "\n")
 
 
 @app.command()

@@ -146,10 +146,28 @@ async def clone_standby(tools: PostgresTools, standby: ServerPlan, primary: Serv
         (f"--username={STANDBY_USER}", "--wal-method=stream", "--slot=standby", "--checkpoint=fast", "--no-password"),
         password=password,
     )
-    signal_file = building / "standby.signal"
+    _mark_standby(tools, building)
+    building.rename(standby.folder)
+
+
+def mark_standby(tools: PostgresTools, server: ServerPlan) -> None:
+    """Let a server start as a standby."""
+    _mark_standby(tools, server.folder)
+
+
+def _mark_standby(tools: PostgresTools, folder: Path) -> None:
+    signal_file = folder / "standby.signal"
     write_atomic(signal_file, "", mode=0o600)
     _give(tools, signal_file)
-    building.rename(standby.folder)
+
+
+async def rewind(tools: PostgresTools, server: ServerPlan, source: str, password: str) -> None:
+    """Take back what a stopped former primary has and the running source has not; StartFailed when it cannot.
+
+    It copies the source's settings too: `configure` has to follow. The password is the superuser's.
+    """
+    command = (tools.program("pg_rewind"), "--target-pgdata", str(server.folder), "--source-server", source)
+    await _run(tools, server.name, command, password=password)
 
 
 def _building_folder(tools: PostgresTools, server: ServerPlan) -> Path:
@@ -188,6 +206,11 @@ def configure(tools: PostgresTools, server: ServerPlan, extra: Mapping[str, str]
     _give(tools, path)
 
 
+def pair_settings(other: ServerPlan | None, password: str) -> dict[str, str]:
+    """What a server of a pair needs in either role, so that a promotion changes no file."""
+    return primary_settings(with_standby=other is not None) | (standby_settings(other, password) if other else {})
+
+
 def primary_settings(*, with_standby: bool) -> dict[str, str]:
     """A commit waits for the standby, and logical decoding never runs ahead of it."""
     if not with_standby:
@@ -209,7 +232,6 @@ def standby_settings(primary: ServerPlan, password: str) -> dict[str, str]:
         "primary_conninfo": " ".join(f"{name}={value}" for name, value in connection.items()),
         "primary_slot_name": "standby",
         "sync_replication_slots": "on",
-        "synchronous_standby_names": "",
     }
 
 

@@ -91,10 +91,7 @@ class Supervisor:
         self._remember(kept)
         await wait_ready(spec, child)
         self.note(spec.name, READY)
-        kept.tasks = tuple(
-            asyncio.create_task(self._for_ever(work, kept), name=f"keep {spec.name}")
-            for work in (self._restart_again_and_again, self._end_when_silent)
-        )
+        self._keep(kept)
 
     async def _for_ever(self, work: Callable[[Kept], Awaitable[None]], kept: Kept) -> None:
         """Until cancelled: what goes wrong meanwhile is told and tried again."""
@@ -188,6 +185,27 @@ class Supervisor:
     def _remember(self, kept: Kept) -> None:
         kept.record.identity = Identity.of(kept.child.pid)
         self.note(kept.spec.name, "starting")
+
+    async def release(self, name: str) -> Kept | None:
+        """Keep a process no more, and leave it as it is; None when it is not kept. run.json still names it."""
+        kept = self.kept.pop(name, None)
+        if kept is None:
+            return None
+        for task in kept.tasks:
+            task.cancel()
+        await asyncio.gather(*kept.tasks, return_exceptions=True)
+        return kept
+
+    def take_back(self, kept: Kept) -> None:
+        """Keep a released process again; one that has ended meanwhile is restarted."""
+        self.kept[kept.spec.name] = kept
+        self._keep(kept)
+
+    def _keep(self, kept: Kept) -> None:
+        kept.tasks = tuple(
+            asyncio.create_task(self._for_ever(work, kept), name=f"keep {kept.spec.name}")
+            for work in (self._restart_again_and_again, self._end_when_silent)
+        )
 
     async def stop(self, names: Iterable[str]) -> None:
         """Stop these processes together, whatever state they are in."""

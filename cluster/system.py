@@ -15,11 +15,12 @@ import asyncpg
 from cluster import postgres, valkey
 from cluster.document import Documents, write_documents
 from cluster.errors import ClusterError
+from cluster.failover import Guard
 from cluster.login import secure, superuser_urls
 from cluster.node import check_ports, check_source, node_process
+from cluster.pair import Pair
 from cluster.password import SUPERUSER, Passwords
-from cluster.plan import ClusterPlan, ServerPlan, ShardPlan
-from cluster.postgres import PostgresTools
+from cluster.plan import ClusterPlan, ShardPlan
 from cluster.supervisor import Supervisor
 from rules.program import ProgramError, parse_program
 from shard_router.login import Logins, complete
@@ -34,8 +35,10 @@ class System:
     plan: ClusterPlan
     supervisor: Supervisor
     passwords: Passwords
-    roles: dict[str, tuple[ServerPlan, ...]] = field(default_factory=dict[str, tuple[ServerPlan, ...]])
+    pairs: dict[str, Pair] = field(default_factory=dict[str, Pair])
+    guards: dict[str, Guard] = field(default_factory=dict[str, Guard])
     program_version: int = 0
+    _watching: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
     _shards_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
     @property
@@ -50,11 +53,15 @@ class System:
         read_program(self.plan.program)
         write_documents(self.plan)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
+        self._guard_pairs()
         return self.program_version
 
     async def stop(self) -> None:
         """Stop everything in reverse order, each group at once."""
-        servers = self.roles.values()
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        servers = [pair.servers for pair in self.pairs.values()]
         nodes = [name for module, name, _ in self._nodes() if module != "cdc"]
         projectors = [name for module, name, _ in self._nodes() if module == "cdc"]
         for group in (
@@ -114,26 +121,24 @@ class System:
 
     async def _start_servers(self, shard: ShardPlan) -> None:
         tools = postgres.find_tools(self.plan.pg_bin, self.plan.data)
-        ordered = self.roles[shard.name] = postgres.order_by_role(shard.servers)
-        primary, standbys = ordered[0], ordered[1:]
-        self.supervisor.note(primary.name, "preparing")
-        await postgres.create_primary(tools, primary, self.passwords[SUPERUSER])
-        await self._run_server(tools, primary, postgres.primary_settings(with_standby=bool(standbys)))
-        url = await secure_primary([postgres.server_address(primary)], self.passwords, name=shard.name)
-        if standbys:
+        ordered = list(postgres.order_by_role(shard.servers))
+        pair = Pair(shard.name, ordered, tools, self.passwords, self.documents.log, self.supervisor)
+        self.pairs[shard.name] = pair
+        self.supervisor.note(pair.primary.name, "preparing")
+        await postgres.create_primary(tools, pair.primary, self.passwords[SUPERUSER])
+        await pair.run(pair.primary)
+        url = await secure_primary([postgres.server_address(pair.primary)], self.passwords, name=shard.name)
+        if pair.standby:
             await postgres.keep_for_standby(url)
-        for standby in standbys:
-            self.supervisor.note(standby.name, "copying the primary")
-            password = self.passwords["postgres_standby"]
-            await postgres.clone_standby(tools, standby, primary, password)
-            await self._run_server(tools, standby, postgres.standby_settings(primary, password))
-            await postgres.wait_streaming(url, standby.name)
+            await pair.copy(pair.standby)
 
-    async def _run_server(self, tools: PostgresTools, server: ServerPlan, settings: dict[str, str]) -> None:
-        postgres.configure(tools, server, settings)
-        postgres.remove_stale_pid(server)
-        password, log = self.passwords["postgres_standby"], self.documents.log(server.name)
-        await self.supervisor.start(postgres.postgres_process(tools, server, password=password, log=log))
+    def _guard_pairs(self) -> None:
+        """Watch every pair from now on: before, a failure of a start is the start's own."""
+        for shard in self.plan.shards:
+            pair = self.pairs.get(shard.name)
+            if pair and pair.standby:
+                guard = self.guards[shard.name] = Guard(pair, self.supervisor, f"{shard.name}-cdc")
+                self._watching.append(asyncio.create_task(guard.run(), name=f"guard {shard.name}"))
 
     async def _primary(self, shard: ShardPlan, logins: Logins) -> str:
         return await find_primary([complete(url, logins.postgres) for url in shard.server_urls], name=shard.name)

@@ -58,6 +58,7 @@ async def run(settings: CommandSettings) -> int:
     over = asyncio.create_task(_drain_time(app[DRAINING], settings.drain_s))
     others = [
         asyncio.create_task(node.topology.watch()),
+        asyncio.create_task(node.pools.watch()),
         asyncio.create_task(_learn(node)),
         asyncio.create_task(app[COURIER].run_for_ever()),
     ]

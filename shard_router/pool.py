@@ -10,18 +10,22 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import asyncpg
 import structlog
 
 from shard_router.errors import ProblemError
+from shard_router.statement import load_statements
 from shard_router.topology import Topology, TopologyWatch
 
 PROBE_TIMEOUT_S: Final = 1.0
+WATCH_INTERVAL_S: Final = 1.0
 ACQUIRE_TIMEOUT_S: Final = 2.0
 LOCK_TIMEOUT_MS: Final = 2_000  # a batch under way needs milliseconds; who waits longer waits for one that is stuck
 IDLE_IN_TRANSACTION_MS: Final = 10_000  # a node that froze between two statements must not keep its locks
+_STATEMENTS: Final = load_statements(Path(__file__).with_name("pool.sql"))
 _PROBE_BACKOFF_S: Final = 0.25  # a shard without a primary is asked four times a second, not once per request
 
 Connection = asyncpg.pool.PoolConnectionProxy
@@ -62,6 +66,13 @@ INDEXED: Final = {
 small would read them from end to end, a table or a whole index below a join, and be kept while they fill."""
 
 
+class _Role(NamedTuple):
+    """What a server said it is."""
+
+    in_recovery: bool
+    timeline: int
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A connection taken from the pool of a server."""
@@ -88,7 +99,8 @@ class ShardServers:
         self._statement_timeout_ms = statement_timeout_ms
         self._session = INDEXED if indexed else {}
         self._pools: dict[str, asyncpg.Pool] = {}
-        self._in_recovery: dict[str, bool] = {}
+        self._roles: dict[str, _Role] = {}
+        self._primary = ""
         self._probing = asyncio.Lock()
         self._probed_at = 0.0
 
@@ -118,7 +130,8 @@ class ShardServers:
 
     def still_primary(self, server: str) -> bool:
         """Whether nobody has had reason to doubt that this server is the primary."""
-        return self._in_recovery.get(server) is False
+        role = self._roles.get(server)
+        return role is not None and not role.in_recovery
 
     @asynccontextmanager
     async def heard(self, server: str) -> AsyncGenerator[None]:
@@ -148,32 +161,52 @@ class ShardServers:
             pool = await self._pool(server)
             return Taken(server, pool, await pool.acquire(timeout=ACQUIRE_TIMEOUT_S))
 
+    async def look_again(self) -> None:
+        """Ask every server that is in use what it is, and cut the connections to one that was the primary.
+
+        Who waits on it for a commit hears that nobody knows its outcome. A frozen server would never say so.
+        """
+        if not self._pools:
+            return
+        await self._probe()
+        primary, before = self._with_role(in_recovery=False), self._primary
+        if primary is None or primary == before:
+            return
+        self._primary = primary
+        if before in self._pools:
+            structlog.get_logger().warning("primary_changed", shard=self.name)
+            self._pools.pop(before).terminate()
+
     async def _server(self, *, in_recovery: bool) -> str:
         for _ in range(2):
-            for server in self.servers:
-                if self._in_recovery.get(server) is in_recovery:
-                    return server
+            if server := self._with_role(in_recovery=in_recovery):
+                return server
             await self._probe()
         role = "standby" if in_recovery else "primary"
         raise ProblemError("shard_unavailable", f"{self.name}: no {role}")
 
+    def _with_role(self, *, in_recovery: bool) -> str | None:
+        """A server in a role; the primary is the one on the highest timeline."""
+        found = [server for server, role in self._roles.items() if role.in_recovery is in_recovery]
+        return max(found, key=lambda server: self._roles[server].timeline, default=None)
+
     async def _probe(self) -> None:
+        """Ask all servers: roles change, and who was a standby may be what is looked for."""
         async with self._probing:
             if time.monotonic() - self._probed_at < _PROBE_BACKOFF_S:
                 return
-            unknown = [server for server in self.servers if server not in self._in_recovery]
-            answers = await asyncio.gather(*(self._ask(server) for server in unknown))
-            self._in_recovery |= {
-                server: answer for server, answer in zip(unknown, answers, strict=True) if answer is not None
-            }
+            answers = await asyncio.gather(*(self._ask(server) for server in self.servers))
+            known = zip(self.servers, answers, strict=True)
+            self._roles = {server: role for server, role in known if role is not None}
             self._probed_at = time.monotonic()
 
-    async def _ask(self, server: str) -> bool | None:
+    async def _ask(self, server: str) -> "_Role | None":
         with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 pool = await self._pool(server)
                 async with pool.acquire() as connection:
-                    return await connection.fetchval("SELECT pg_is_in_recovery()")
+                    row = await connection.fetchrow(_STATEMENTS["role"])
+                    return _Role(row["in_recovery"], row["timeline"])
         return None
 
     async def _pool(self, server: str) -> asyncpg.Pool:
@@ -197,7 +230,7 @@ class ShardServers:
 
     async def _forget(self, server: str) -> None:
         """Ask every server anew next time; connections of this one are replaced as they come back."""
-        self._in_recovery.clear()
+        self._roles.clear()
         if server in self._pools:
             with suppress(asyncpg.InterfaceError):
                 await self._pools[server].expire_connections()
@@ -219,6 +252,12 @@ class ShardPools:
 
     def __getitem__(self, shard: str) -> ShardServers:
         return self._shards[shard]
+
+    async def watch(self) -> None:
+        """Notice every second which server of a shard is the primary now; runs for ever."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            await asyncio.gather(*(shard.look_again() for shard in self._shards.values()), return_exceptions=True)
 
     async def close(self) -> None:
         """Close all of them."""

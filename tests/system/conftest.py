@@ -36,11 +36,11 @@ def loyalty(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def start(data: Path, port: int) -> None:
+def start(data: Path, port: int, *more: str) -> None:
     """Bring the system up with the default program and a reward of few pieces."""
     program = data.parent / "program.toml"
     program.write_text(DEFAULT_PROGRAM.read_text() + SCARCE)
-    done = loyalty(data, "up", "--port", str(port), "--program", str(program), "--detach")
+    done = loyalty(data, "up", "--port", str(port), "--program", str(program), "--detach", *more)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -49,7 +49,7 @@ def running() -> Generator[tuple[Path, int]]:
     """Data folder and first port of a running system."""
     folder = Path(tempfile.mkdtemp(prefix="loyalty-system-", dir="/var/tmp"))
     folder.chmod(0o755)
-    data, port = folder / "data", _free_range()
+    data, port = folder / "data", free_range()
     start(data, port)
     yield data, port
     loyalty(data, "down")
@@ -64,13 +64,14 @@ async def system(running: tuple[Path, int]) -> AsyncGenerator[System]:
         yield System(data, port, json.loads(status.stdout), session)
 
 
-def _free_range() -> int:
-    """The first of the ports of three regions, below those the kernel gives to outgoing connections."""
-    return next(base for base in random.sample(range(12_000, 32_000, 100), 50) if all(map(_is_free, _wanted(base))))
+def free_range(regions: int = 3) -> int:
+    """The first of the ports of so many regions, below those the kernel gives to outgoing connections."""
+    bases = random.sample(range(12_000, 32_000, 100), 50)
+    return next(base for base in bases if all(map(_is_free, _wanted(base, regions))))
 
 
-def _wanted(base: int) -> list[int]:
-    return [base + 10 * region + offset for region in range(3) for offset in range(6)]
+def _wanted(base: int, regions: int) -> list[int]:
+    return [base + 10 * region + offset for region in range(regions) for offset in range(6)]
 
 
 def _is_free(port: int) -> bool:

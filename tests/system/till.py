@@ -69,7 +69,8 @@ class System:
 
     async def insist(self, region: str, path: str, body: Any, key: str) -> Reply:
         """Post until there is an answer that is not "retry", at any region's node."""
-        nodes = itertools.cycle(REGIONS[REGIONS.index(region) :] + REGIONS[: REGIONS.index(region)])
+        ordered = REGIONS[REGIONS.index(region) :] + REGIONS[: REGIONS.index(region)]
+        nodes = itertools.cycle([name for name in ordered if name in self.status["regions"]])
         replies: list[Reply] = []
 
         async def answered() -> bool:

@@ -1,0 +1,134 @@
+"""The Postgres servers of one shard: a primary and, unless switched off, a synchronous standby that may take its place.
+
+One configuration serves both roles, so a promotion changes no file and waits for the standby from its first commit.
+Slots are per server: a promoted one makes its standby's, and keeps or makes the projector's.
+"""
+
+import shutil
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+from cluster import postgres
+from cluster.errors import ClusterError, StartFailed
+from cluster.login import CONNECT_TIMEOUT_S, SUPERUSER_NAME, address
+from cluster.password import SUPERUSER, Passwords
+from cluster.plan import ServerPlan
+from cluster.postgres import PostgresTools
+from cluster.process import ProcessSpec
+from cluster.supervisor import Supervisor
+from shard_router.statement import load_statements
+
+STATEMENTS = load_statements(Path(__file__).with_name("pair.sql"))
+PROMOTE_TIMEOUT_S = 15.0
+SLOT = "loyalty_cdc"
+
+
+@dataclass(slots=True)
+class Pair:
+    """Servers, the primary first, and what it takes to run them."""
+
+    name: str
+    servers: list[ServerPlan]
+    tools: PostgresTools
+    passwords: Passwords
+    log: Callable[[str], Path]
+    supervisor: Supervisor
+
+    @property
+    def primary(self) -> ServerPlan:
+        """The server that takes writes."""
+        return self.servers[0]
+
+    @property
+    def standby(self) -> ServerPlan | None:
+        """The one that copies it."""
+        return self.servers[1] if len(self.servers) > 1 else None
+
+    def url(self, server: ServerPlan, database: str = "postgres") -> str:
+        """The superuser's address of a server."""
+        return address(postgres.server_address(server), SUPERUSER_NAME, self.passwords[SUPERUSER], database)
+
+    def spec(self, server: ServerPlan) -> ProcessSpec:
+        """A server as a process."""
+        password = self.passwords["postgres_standby"]
+        return postgres.postgres_process(self.tools, server, password=password, log=self.log(server.name))
+
+    async def run(self, server: ServerPlan) -> None:
+        """Configure a server for either role and start it."""
+        other = next((one for one in self.servers if one is not server), None)
+        settings = postgres.pair_settings(other, self.passwords["postgres_standby"])
+        postgres.configure(self.tools, server, settings)
+        postgres.remove_stale_pid(server)
+        await self.supervisor.start(self.spec(server))
+
+    async def copy(self, standby: ServerPlan) -> None:
+        """Make the standby's folder from the primary where it is not there, run it and wait until it streams."""
+        self.supervisor.note(standby.name, "copying the primary")
+        await postgres.clone_standby(self.tools, standby, self.primary, self.passwords["postgres_standby"])
+        await self.run(standby)
+        await postgres.wait_streaming(self.url(self.primary), standby.name)
+
+    async def promote(self) -> None:
+        """Make the standby the primary. Its first commit waits for the other one, which has to follow it first."""
+        promoted = self.servers[1]
+        async with _session(self.url(promoted)) as server:
+            done = await server.fetchval(STATEMENTS["promote"], timeout=PROMOTE_TIMEOUT_S)
+            if not done:
+                raise ClusterError(f"{promoted.name} was not promoted in time")
+            await server.execute(STATEMENTS["make_standby_slot"])
+        self.servers.reverse()
+
+    async def has_projector_slot(self) -> bool:
+        """Whether the primary had a copy of the projector's slot, or has it by now."""
+        async with _session(self.url(self.primary)) as server:
+            return bool(await server.fetchval(STATEMENTS["has_projector_slot"], SLOT))
+
+    async def make_projector_slot(self) -> None:
+        """Make the slot that was not copied in time. It waits for commits under way, which wait for the standby."""
+        async with _session(self.url(self.primary, "loyalty")) as database:
+            await database.execute(STATEMENTS["make_projector_slot"], SLOT)
+
+    async def follow(self) -> None:
+        """Bring the former primary back as the standby: by the changes it missed, else as a fresh copy."""
+        former = self.servers[1]
+        if not await self._rewound(former):
+            self.discard(former)
+        await self.copy(former)
+
+    async def _rewound(self, former: ServerPlan) -> bool:
+        """Take back what the new primary does not have; False when the folder cannot be used any more."""
+        if not (former.folder / "global" / "pg_control").is_file():
+            return False
+        (former.folder / "postmaster.pid").unlink(missing_ok=True)
+        self.supervisor.note(former.name, "rewinding")
+        source = f"host={postgres.HOST} port={self.primary.port} user={SUPERUSER_NAME} dbname=postgres"
+        try:
+            await postgres.rewind(self.tools, former, source, self.passwords[SUPERUSER])
+        except (StartFailed, OSError) as error:
+            self.supervisor.note(former.name, f"not rewound, copied anew: {error}")
+            return False
+        postgres.mark_standby(self.tools, former)
+        return True
+
+    def discard(self, server: ServerPlan) -> None:
+        """Throw a folder away whose content is worth nothing any more."""
+        aside = server.folder.with_name(server.folder.name + ".outdated")
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            server.folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _session(url: str) -> AsyncGenerator[asyncpg.Connection]:
+    """A connection for a few statements that wait for no standby."""
+    settings = {"synchronous_commit": "local"}
+    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -1,0 +1,37 @@
+-- What the supervisor asks of the servers of a pair, as their superuser.
+
+-- name: promote
+SELECT pg_promote(true, 10);
+
+-- name: make_standby_slot
+-- Of the server that will follow; it keeps the WAL for it from now on.
+SELECT pg_create_physical_replication_slot('standby', true)
+WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby');
+
+-- name: has_projector_slot
+SELECT true FROM pg_replication_slots WHERE slot_name = $1;
+
+-- name: make_projector_slot
+-- Where the standby had no copy of the slot yet: nothing acknowledged is lost, so this is no restored shard, and must not
+-- be taken for one. The projector sees by its position that views have to be rebuilt.
+SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)
+WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1);
+
+-- name: drop_stale_slots
+-- On a standby: slots of the time when it was the primary itself. The copies of failover slots stop at the first of its
+-- name that is no copy, and a slot nobody uses keeps WAL for ever.
+SELECT pg_drop_replication_slot(slot_name)
+FROM pg_replication_slots
+WHERE pg_is_in_recovery() AND NOT active AND NOT synced AND (slot_type = 'physical' OR failover);
+
+-- name: write
+-- A write that goes all the way to the disk and changes nothing.
+SELECT pg_logical_emit_message(true, 'loyalty-probe', '');
+
+-- name: standby_streams
+SELECT true FROM pg_stat_replication WHERE application_name = 'standby' AND state = 'streaming';
+
+-- name: slots_copied
+-- On a standby: whether it could go on with every slot where the primary is. True where there is none to copy.
+SELECT coalesce(bool_and(synced AND NOT temporary AND invalidation_reason IS NULL), false)
+FROM pg_replication_slots WHERE slot_type = 'logical' AND failover;
