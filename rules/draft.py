@@ -26,7 +26,8 @@ class Draft:
     """Starts the member's next version; `entry` closes it. `counters` and `tier` may be set until then."""
 
     def __init__(self, account: Account) -> None:
-        self.account = replace(account, version=next_version(account.version, account.incarnation))
+        self.account = account
+        self.version = next_version(account.version, account.incarnation)
         self.postings: list[Posting] = []
         self.counters: CountersDocument = account.counters
         self.tier = account.tier
@@ -40,14 +41,14 @@ class Draft:
 
     def open_hold(self, expires_at: datetime | None, kind: str = "hold") -> int:
         """Open an empty hold named by this entry's version."""
-        hold = Hold(self.account.version, expires_at, (), kind)
+        hold = Hold(self.version, expires_at, (), kind)
         self.account = replace(self.account, holds=(*self.account.holds, hold))
         return hold.version
 
     def open_redemption(self, reward: str, quantity: int, expires_at: datetime | None) -> int:
         """Keep what this entry's postings spent so far as a redemption named by its version."""
         lots = tuple(Lot(posting.points, posting.expires_at) for posting in self.postings)
-        redemption = Redemption(self.account.version, reward, quantity, expires_at, lots)
+        redemption = Redemption(self.version, reward, quantity, expires_at, lots)
         self.account = replace(self.account, redemptions=(*self.account.redemptions, redemption))
         return redemption.version
 
@@ -168,7 +169,8 @@ class Draft:
         if self.tier is not self.account.tier:
             detail = detail.copy()
             detail["tier"] = _tier_document(self.account.tier, self.tier)
-        account = replace(self.account, changed_at=recorded_at, counters=self.counters, tier=self.tier)
+        told = {"version": self.version, "changed_at": recorded_at, "counters": self.counters, "tier": self.tier}
+        account = replace(self.account, **told)
         postings, points = tuple(self.postings), rest.get("points", 0)
         return Entry(kind, occurred_at, postings, account, points, rest.get("store"), detail)
 

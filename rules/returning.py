@@ -47,7 +47,7 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
         told["points_returned"] = given
     if forgiven:
         told["points_forgiven"] = forgiven
-    document["returns"] = [*document["returns"], _return_document(command, draft.account.version, told)]
+    document["returns"] = [*document["returns"], _return_document(command, draft.version, told)]
     returned = Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document)
     change = {"points": undone, "amount": money_back(document) - money_before}
     counted = count_out(draft.counters, returned, change, program)

@@ -234,7 +234,7 @@ def _less(lots: tuple[Lot, ...], taken: Lot) -> tuple[Lot, ...]:
     for index, lot in enumerate(lots):
         if lot.expires_at == taken.expires_at and lot.available_at == taken.available_at:
             left = _not_negative(lot.points - taken.points)
-            kept = (replace(lot, points=left),) if left else ()
+            kept = (Lot(left, lot.expires_at, lot.available_at),) if left else ()
             return lots[:index] + kept + lots[index + 1 :]
     raise ValueError(f"no such lot: {taken}")
 
@@ -243,7 +243,7 @@ def _more(lots: tuple[Lot, ...], added: Lot) -> tuple[Lot, ...]:
     expires_at, available_at = added.expires_at, added.available_at
     for index, lot in enumerate(lots):
         if lot.expires_at == expires_at and lot.available_at == available_at:
-            return (*lots[:index], replace(lot, points=lot.points + added.points), *lots[index + 1 :])
+            return (*lots[:index], Lot(lot.points + added.points, expires_at, available_at), *lots[index + 1 :])
     return tuple(sorted((*lots, added), key=_order))
 
 
