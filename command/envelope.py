@@ -74,7 +74,7 @@ class Envelope:
     @property
     def lines(self) -> int:
         """How many lines of goods the command has."""
-        return len(self.command.lines) if isinstance(self.command, RecordPurchase | ReturnPurchase) else 0
+        return len(self.command.lines) if isinstance(self.command, (RecordPurchase, ReturnPurchase)) else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from shard_router.statement import load_statements
 STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
 _RECEIPT_COLUMNS: Final = ("store", "till", "business_date", "receipt", "receipt_kind", "subject")
 _ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
+_ON_STOCK: Final = (RedeemReward, CancelRedemption)
 
 
 class NamedEntry(NamedTuple):
@@ -179,7 +180,7 @@ async def load_extras(connection: Connection, loaded: Sequence[Loaded], program:
         rows = await connection.fetch(STATEMENTS["enrolled_at"], senders)
         extras.enrolled_at = {row["member_id"]: row["enrolled_at"] for row in rows}
     await _load_identifiers(connection, commands, extras)
-    if any(isinstance(command, RedeemReward | CancelRedemption) for _, command in commands):
+    if any(isinstance(command, _ON_STOCK) for _, command in commands):
         stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]
         rows = await connection.fetch(STATEMENTS["lock_stock"], stocked)
         extras.stock_left = {row["reward"]: row["left"] for row in rows}

@@ -48,6 +48,8 @@ ALWAYS_LOCKED: Final = (RedeemReward, UseRedemption, CancelRedemption)
 """Commands on a reward's stock: many meet in one row, and waiting for it is cheaper than conflicts. And those that may
 show a code: two nodes must not count the guesses at it each for itself."""
 
+ALONE: Final = (ChangeIdentifiers, CloseMember)
+
 
 class BatchConflictError(Exception):
     """The batch as a whole met a row another node wrote meanwhile, and did nothing: run it locked, see lane."""
@@ -220,9 +222,10 @@ class Store:
 
 def _check_company(loaded: Sequence[Loaded]) -> None:
     """Who changes what a member is found by, or erases him, does so alone: those rows are written from one picture."""
-    times = Counter(one.target for one in loaded)
-    for one in loaded:
-        if isinstance(one.envelope.command, ChangeIdentifiers | CloseMember) and times[one.target] > 1:
+    alone = [one.target for one in loaded if isinstance(one.envelope.command, ALONE)]
+    if alone:
+        times = Counter(one.target for one in loaded)
+        if any(times[target] > 1 for target in alone):
             raise BatchConflictError("a member's identifiers change beside other commands of his")
 
 
