@@ -122,7 +122,7 @@ class Writes:
 @cache
 def record_statement(tables: tuple[str, ...]) -> str:
     """The statement that writes some tables, each from an argument of its own; few mixes of them ever occur."""
-    texts = (_STATEMENTS[f"record_{table}"].replace("$1", f"${number}") for number, table in enumerate(tables, start=1))
+    texts = (_STATEMENTS[table].replace("$1", f"${number}") for number, table in enumerate(tables, start=1))
     parts = (f"{table}_written AS (\n{text}\n)" for table, text in zip(tables, texts, strict=True))
     counts = (f"(SELECT count(*) FROM {table}_written) AS {table}" for table in tables if table in _COUNTED)  # noqa: S608 - our own names
     return f"WITH {', '.join(parts)}\nSELECT {', '.join(counts)}"

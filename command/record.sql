@@ -1,4 +1,4 @@
--- name: record_account
+-- name: account
 -- A batch is written by one statement, put together of those below whose table has rows (command/record.py): starting a part
 -- that finds nothing to do costs as much as writing a row. Each has a JSON document as its argument: adding a column needs no
 -- new code in running nodes. Whatever changes rows finds them by OFFSET 0 look-ups or an array of keys, for the reason that
@@ -18,7 +18,7 @@ ON CONFLICT (member_id) DO UPDATE SET
     WHERE a.version < excluded.version
 RETURNING 1
 
--- name: record_journal
+-- name: journal
 INSERT INTO journal (
     member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail,
     account_after
@@ -31,7 +31,7 @@ FROM json_to_recordset($1::json) AS t(
     recorded_at timestamptz, store text, points bigint, postings json, detail json, account_after json
 )
 
--- name: record_purchase
+-- name: purchase
 INSERT INTO purchase (
     member_id, version, changed_version, store, till, receipt, business_date, occurred_at, document
 )
@@ -41,7 +41,7 @@ FROM json_to_recordset($1::json) AS t(
     business_date date, occurred_at timestamptz, document json
 )
 
--- name: record_purchase_change
+-- name: purchase_change
 UPDATE purchase p
 SET changed_version = t.changed_version, document = t.document
 FROM json_to_recordset($1::json) AS t(
@@ -53,7 +53,7 @@ CROSS JOIN LATERAL (
 WHERE p.ctid = found.ctid AND p.changed_version = t.version_before
 RETURNING 1
 
--- name: record_receipt
+-- name: receipt
 INSERT INTO receipt (store, till, business_date, receipt, kind, subject, member_id, version, fingerprint)
 SELECT store, till, business_date, receipt, kind, subject, member_id, version, fingerprint
 FROM json_to_recordset($1::json) AS t(
@@ -61,7 +61,7 @@ FROM json_to_recordset($1::json) AS t(
     version bigint, fingerprint uuid
 )
 
--- name: record_idempotency
+-- name: idempotency
 INSERT INTO idempotency (key, member_id, version, credential, fingerprint, status, answer, answered_at)
 SELECT key, member_id, version, credential, fingerprint, status, answer, answered_at
 FROM json_to_recordset($1::json) AS t(
@@ -69,7 +69,7 @@ FROM json_to_recordset($1::json) AS t(
     answer json, answered_at timestamptz
 )
 
--- name: record_replay
+-- name: replay
 -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
 UPDATE idempotency i
 SET replays = i.replays + 1
