@@ -90,7 +90,7 @@ class Courier:
     async def _work(self, shard: str) -> bool:
         try:
             await self._in_time(self._router.stock.finish_moves(shard), "finishing moves of stock")
-            while await self.work_off(shard) == PAGE:
+            while await self.work_off(shard):  # what is done may free what waited for it
                 pass
         except ProblemError as error:
             structlog.get_logger().warning("courier_waits", shard=shard, reason=error.detail)
