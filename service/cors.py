@@ -59,4 +59,5 @@ CORS: Final = web.AppKey("cors", CrossOrigin)
 def vary(response: web.StreamResponse, name: str) -> None:
     """Tell caches that an answer is another one for another header of this name."""
     given = response.headers.get(hdrs.VARY)
-    response.headers[hdrs.VARY] = f"{given}, {name}" if given else name
+    if given is None or name not in given.split(", "):  # the home region of a forwarded request may have said so
+        response.headers[hdrs.VARY] = f"{given}, {name}" if given else name

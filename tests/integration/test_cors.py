@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from service.cors import vary
 from service.settings import NodeSettings
 from shard_router.errors import DocumentError
 from tests.http_node import Answer, Node, running_node
@@ -96,3 +98,11 @@ def test_origins_are_listed_in_a_variable(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_is_no_origin_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
     with pytest.raises(DocumentError, match="cors_origins"):
         settings(monkeypatch, origins)
+
+
+def test_what_an_answer_varies_by_is_named_once() -> None:
+    """A forwarded answer comes with what its home region said."""
+    answer = web.Response(headers={"Vary": "Origin"})
+    for name in ("Origin", "Accept-Encoding", "Origin"):
+        vary(answer, name)
+    assert answer.headers["Vary"] == "Origin, Accept-Encoding"
