@@ -10,9 +10,10 @@ from typing import Final
 from service.credential import Principal
 from shard_router.member_id import format_member_id
 
-KEY: Final = r'^("[!#-~]{1,255}"|[!-~]{1,255})$'
-"""A key as a header has it: visible ASCII characters, bare or quoted (a structured string)."""
-_KEY: Final = re.compile(r'"([!#-~]{1,255})"|([!-~]{1,255})')
+KEY: Final = r'^("[!#-~]{1,255}"|(?!""$)[!-~]{1,255})$'
+"""A key as a header has it: visible ASCII characters, bare or quoted (a structured string). An empty one in quotes is
+none: whoever forgot to fill it in would send all commands under one key."""
+_KEY: Final = re.compile(r'"([!#-~]{1,255})"|((?!""$)[!-~]{1,255})')
 
 
 def parse_key(text: str) -> str | None:
