@@ -23,10 +23,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from prometheus_client import CollectorRegistry
 
 from command.envelope import Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.migrate import migrate
+from command.node import CommandNode
 from command.program import ProgramCache, apply_program, learn_program
 from command.store import Store
 from rules.command import Command, EnrolMember, Line, Receipt, RecordPurchase
@@ -142,13 +144,12 @@ async def _store(dsn: str) -> AsyncGenerator[tuple[Store, ProgramCache]]:
         path = Path(folder) / "topology.json"
         path.write_text(json.dumps({"epoch": 1, "regions": regions, "shards": {SHARD: shard}}))
         pools = ShardPools(TopologyWatch(path), size_max=10, statement_timeout_ms=5000)
-        programs = ProgramCache()
-        await learn_program(pools[SHARD], programs)
-        store = Store(pools, SHARD, programs, lambda _: False)
+        node = CommandNode("eu", TopologyWatch(path), pools, CollectorRegistry())
+        await learn_program(pools[SHARD], node.programs)
         try:
-            yield store, programs
+            yield node.lanes_of(SHARD).store, node.programs
         finally:
-            await store.close()
+            await node.close()
             await pools.close()
 
 

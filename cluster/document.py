@@ -17,7 +17,7 @@ from pydantic import BaseModel, RootModel
 from cluster.errors import ClusterError
 from cluster.files import write_atomic, write_json
 from cluster.plan import HOST, ClusterPlan, RegionPlan, ShardPlan
-from service.credential import CredentialDocument, Role, new_forward_key, new_key
+from service.credential import CredentialDocument, Role, new_key, new_secret
 from shard_router.document import read_document
 from shard_router.login import Logins, read_logins
 from shard_router.topology import TopologyDocument
@@ -176,7 +176,8 @@ def ensure_keys(documents: Documents) -> None:
     credentials = CredentialDocument(
         keys=[record for _, record in made.values()],
         jwt_public_keys=[public_pem],
-        forward_keys=[new_forward_key()],
+        forward_keys=[new_secret()],
+        rejoin_keys=[new_secret()],
     )
     write_json(documents.credentials, credentials.model_dump(), mode=0o600)
     keys = {"keys": {role: text for role, (text, _) in made.items()}, "jwt_private_key": private_pem}
@@ -186,8 +187,10 @@ def ensure_keys(documents: Documents) -> None:
 def _complete_credentials(documents: Documents) -> None:
     """Add what a document of an earlier version lacks."""
     credentials = read_document(documents.credentials, CredentialDocument)
-    if not credentials.forward_keys:
-        completed = credentials.model_copy(update={"forward_keys": [new_forward_key()]})
+    lists = {"forward_keys": credentials.forward_keys, "rejoin_keys": credentials.rejoin_keys}
+    missing = {name: [new_secret()] for name, secrets in lists.items() if not secrets}
+    if missing:
+        completed = credentials.model_copy(update=missing)
         write_json(documents.credentials, completed.model_dump(), mode=0o600)
 
 

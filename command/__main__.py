@@ -32,21 +32,25 @@ POOL_SIZE_MAX: Final = (
 )
 STATEMENT_TIMEOUT_MS: Final = 5_000  # no deadline is longer; it does not end the wait for the standby (by design)
 _LEARN_INTERVAL_S: Final = 0.5
+_NO_REJOIN_KEY: Final = "the credentials document has no rejoin_keys: who was erased gets all bonuses again at once"
 
 
 def build(settings: CommandSettings) -> web.Application:
     """Wire a command node; `run` adds what works in the background. DocumentError without a usable topology."""
     topology = TopologyWatch(settings.topology, read_logins(settings.secrets, "node"))
     pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-    app = build_app(settings, Credentials(settings.credentials))
+    credentials = Credentials(settings.credentials)
+    app = build_app(settings, credentials)
     node = CommandNode(settings.region, topology, pools, app[REGISTRY])
     node.lanes_per_shard = settings.lanes_per_shard
+    node.claims.pseudonyms = credentials.pseudonyms
     app[NODE] = node
     app[REGISTRY].register(DEBT_WRITTEN_OFF)
     app[COURIER] = Courier(node)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, node)
     app[WARNINGS]["topology"] = lambda: topology.trouble
+    app[WARNINGS]["rejoin_keys"] = lambda: None if credentials.pseudonyms("") else _NO_REJOIN_KEY
     return app
 
 

@@ -4,9 +4,9 @@ Two commands of one member in one batch just work, and whatever one command cont
 member's outcome never depends on it: a command that breaks `decide` is answered `internal`, alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import orjson
@@ -23,6 +23,7 @@ from command.answer import (
     render_entry,
 )
 from command.binding import not_at_store
+from command.claim import Claims
 from command.envelope import Answer, Envelope, ReceiptName
 from command.load import Extras, KnownReceipt, Loaded, NamedEntry, account_of, purchase_of
 from command.record import (
@@ -60,12 +61,12 @@ PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
 class Batch:
     """One batch between load and record. `decide` it command by command, then hand `writes` to the store."""
 
-    def __init__(self, program: Program, extras: Extras, needs_claim: Callable[[Identifier], bool]) -> None:
-        """`needs_claim`: whether another shard may keep the claim of an identifier."""
+    def __init__(self, program: Program, extras: Extras, claims: Claims) -> None:
+        """`claims` tells which identifiers other shards may keep, and what is kept of those that go."""
         self.program = program
         self.writes = Writes()
         self.debt_written_off = 0
-        self._needs_claim = needs_claim
+        self._claims = claims
         self._extras = extras
         self._accounts: dict[int, Account | None] = {}
         self._purchases: dict[tuple[int, int], tuple[Purchase, int]] = {}
@@ -160,6 +161,7 @@ class Batch:
             identifiers=frozenset(extras.identifiers.get(target, ())),
             taken=self._taken(envelope, target),
             incarnation=row["incarnation"] or 0,
+            came_back=envelope.came_back or not extras.former.isdisjoint(_added(command)),
             enrolled_at=extras.enrolled_at.get(target),
         )
 
@@ -227,9 +229,10 @@ class Batch:
         write_side(self.writes, envelope, rendered, referred)
         if isinstance(command, ChangeIdentifiers):
             write_identifiers(self.writes, envelope, rendered, self._extras.profiles.setdefault(member_id, {}))
-            write_release(self.writes, rendered, filter(self._needs_claim, command.remove))
+            self._write_departure(command.remove, rendered, command.received_at)
         elif isinstance(command, CloseMember):
-            write_release(self.writes, rendered, filter(self._needs_claim, self._extras.identifiers.get(member_id, ())))
+            gone = self._extras.identifiers.get(member_id, ())
+            self._write_departure(gone, rendered, command.received_at)
         self._thread(envelope, rendered)
         purchase = outcome.purchase
         if purchase:
@@ -239,6 +242,16 @@ class Batch:
             version_before = before[1] if before else None
             date = loaded.dates[0]
             write_purchase(self.writes, purchase, rendered, business_date=date, version_before=version_before)
+
+    def _write_departure(self, gone: Iterable[Identifier], entry: RenderedEntry, now: datetime) -> None:
+        """Keep hashes of what nobody is found by any more, and free it; what other shards have, an errand does."""
+        days = self.program.membership.rejoin_days
+        forget_at = now + timedelta(days=days) if days else None
+        claimed = {identifier for identifier in gone if self._claims.needs_claim(identifier)}
+        write_release(self.writes, entry, claimed, forget_at)
+        for identifier in set(gone) - claimed if forget_at else ():
+            for text in self._claims.hashes(identifier)[:1]:
+                self.writes.add("former", {"hash": text, "member_id": entry.member_id, "forget_at": forget_at})
 
     def _write_receipt(self, loaded: Loaded, entry: RenderedEntry) -> None:
         receipt, name = loaded.envelope.receipt, loaded.receipt_name
@@ -266,6 +279,17 @@ class Batch:
         if envelope.key is not None and (envelope.stores_refusal or answer.status < REFUSED):
             self.writes.add_answer(envelope, answer)
         return answer
+
+
+def _added(command: Command) -> Iterable[Identifier]:
+    """What a member is to be found by from now on."""
+    match command:
+        case EnrolMember():
+            return identifiers_of(command)
+        case ChangeIdentifiers(add=add):
+            return add
+        case _:
+            return ()
 
 
 def now_utc() -> datetime:

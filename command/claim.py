@@ -6,6 +6,7 @@ member's home shard.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 
 import structlog
 
@@ -30,11 +31,29 @@ class Claims:
         self._directory = directory
         self._detached = detached
         self._identifiers_of = identifiers_of
+        self.pseudonyms: Callable[[str], list[str]] = lambda _: []
 
     async def lease(self, identifiers: Iterable[Identifier], member_id: int, *, deadline: float) -> list[Identifier]:
         """Lease what a member is to be found by; tells which of it existing members have (see Directory)."""
         work = self._directory.lease(self._unrouted(identifiers), member_id)
         return await self._detached.wait(work, deadline=deadline, what="leasing what the member is to be found by")
+
+    async def came_back(self, identifiers: Iterable[Identifier]) -> bool:
+        """Whether one who left lately was found by any of these; asked once they are leased, as they are freed last.
+
+        A card of our own form is looked for on its own shard, by the batch.
+        """
+        unrouted = self._unrouted(identifiers)
+        return await self._directory.remembers([one for each in unrouted for one in self.hashes(each)])
+
+    async def remember(self, identifiers: Iterable[Identifier], forget_at: datetime) -> None:
+        """Keep hashes of what members who left were found by, before it is freed."""
+        await self._directory.remember([one for each in identifiers for one in self.hashes(each)[:1]], forget_at)
+
+    def hashes(self, identifier: Identifier) -> list[str]:
+        """What is kept of an identifier, by each key there is, the current one first; nothing without a key."""
+        kind, value = identifier
+        return self.pseudonyms(f"{kind} {forms_of(kind, value)[0]}")
 
     async def stored_before(self, names: Iterable[Identifier], member_id: int) -> list[Identifier]:
         """Which names, as they were sent, another member has in the form of a version before (see forms_of)."""

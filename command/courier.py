@@ -21,8 +21,9 @@ from command.batch import now_utc
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.node import CommandNode
-from rules.codec import parse_lots
+from rules.codec import instant, parse_lots
 from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, ReturnReferral, SettleTransfer
+from service.identifier import forms_of
 from shard_router.errors import ProblemError
 from shard_router.member_id import format_member_id, slot_of
 
@@ -140,9 +141,17 @@ class Courier:
         await self._finish(errand)
 
     async def _release_identifiers(self, errand: Errand) -> None:
-        """Free what the member has no more. What he is about to get again is leased by then, and stays."""
+        """Free what the member has no more, once it is remembered. What they are about to get again is leased by then.
+
+        What they have in another form is freed and not remembered: nobody left.
+        """
         kept = await self._router.identifiers_of(errand.member_id)  # what came back meanwhile
         identifiers = [(kind, value) for kind, value in errand.document["identifiers"] if (kind, value) not in kept]
+        forget_at = instant(errand.document.get("forget_at"))
+        if forget_at:
+            forms = {(kind, forms_of(kind, value)[0]) for kind, value in kept}
+            gone = [(kind, value) for kind, value in identifiers if (kind, forms_of(kind, value)[0]) not in forms]
+            await self._in_time(self._router.claims.remember(gone, forget_at), "remembering identifiers")
         await self._in_time(self._router.directory.release(identifiers, errand.member_id), "freeing identifiers")
         await self._finish(errand)
 

@@ -48,8 +48,9 @@ class Envelope:
 
     `slot` decides the lane. Of `member_id` and `identifier` (kind, value) one names the member; `reference` is the
     version of the entry the command refers to. `taken` are the kinds of a new member's identifiers that others have.
-    `deadline` is a monotonic instant. `key` is None for settler and courier. A refusal for the reason
-    `not_final` is not stored: the caller does something about it and runs the command again. `holds_of` is the member
+    `came_back`: one who left lately was found by any of them. `deadline` is a monotonic instant. `key` is None for
+    settler and courier. A refusal for the reason `not_final` is not stored: the caller does something about it and runs
+    the command again. `holds_of` is the member
     whose holds the command names: of another one they do not exist. `store`: the one that the credential is bound to.
     Without `stores_refusal` a "no" is not stored (see refusal).
     """
@@ -66,6 +67,7 @@ class Envelope:
     reference: int | None = None
     receipt: ReceiptKey | None = None
     taken: tuple[str, ...] = ()
+    came_back: bool = False
     not_final: Reason | None = None
     holds_of: int | None = None
     store: str | None = None

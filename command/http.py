@@ -95,7 +95,8 @@ async def _with_claims(asked: CommandRequest[EnrolBody | IdentifiersBody], envel
         if region not in (None, asked.node.region):
             await claims.conclude(identifiers, member_id, deadline=asked.deadline)
             return await asked.forward(region)
-    answer = await asked.node.run(replace(envelope, taken=tuple(kind for kind, _ in taken)))
+    came_back = await claims.came_back(identifiers)
+    answer = await asked.node.run(replace(envelope, taken=tuple(kind for kind, _ in taken), came_back=came_back))
     await claims.conclude(identifiers, member_id, deadline=asked.deadline)
     return render(answer)
 

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from command.answer import RenderedEntry
+from command.claim import Claims
 from command.envelope import Envelope, ReceiptName
 from command.record import identifiers_of
 from rules.codec import parse_state
@@ -27,6 +28,7 @@ from rules.guess import guessed
 from rules.outcome import Purchase
 from rules.program import Program
 from rules.state import Account
+from shard_router.directory import Identifier
 from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
@@ -49,6 +51,7 @@ class Extras:
     """Facts beyond the loaded rows; the batch keeps them true while it threads its own changes."""
 
     taken_identifiers: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    former: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     entries: dict[tuple[int, int], NamedEntry] = field(default_factory=dict[tuple[int, int], NamedEntry])
     wrong_guesses: dict[tuple[int, int], list[datetime]] = field(default_factory=dict[tuple[int, int], list[datetime]])
     enrolled_at: dict[int, datetime] = field(default_factory=dict[int, datetime])
@@ -158,14 +161,12 @@ def pairs(names: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
     return [first for first, _ in listed], [second for _, second in listed]
 
 
-async def load_extras(connection: Connection, loaded: Sequence[Loaded], program: Program) -> Extras:
+async def load_extras(connection: Connection, loaded: Sequence[Loaded], program: Program, claims: Claims) -> Extras:
     """Ask for what only some commands need; most batches ask nothing here."""
     extras = Extras()
     commands = [(one.target, one.envelope.command) for one in loaded]
     wanted = [name for _, command in commands if isinstance(command, EnrolMember) for name in identifiers_of(command)]
-    if wanted:
-        rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(wanted))
-        extras.taken_identifiers = {(row["kind"], row["value"]) for row in rows}
+    await _load_taken(connection, wanted, claims, extras)
     purchases = [(target, command) for target, command in commands if isinstance(command, RecordPurchase) and target]
     holds = [(target, version) for target, command in purchases for version in command.capture_holds]
     if holds:
@@ -180,11 +181,26 @@ async def load_extras(connection: Connection, loaded: Sequence[Loaded], program:
         rows = await connection.fetch(STATEMENTS["enrolled_at"], senders)
         extras.enrolled_at = {row["member_id"]: row["enrolled_at"] for row in rows}
     await _load_identifiers(connection, commands, extras)
+    added = [name for _, command in commands if isinstance(command, ChangeIdentifiers) for name in command.add]
+    await _load_taken(connection, added, claims, extras)
     if any(isinstance(command, _ON_STOCK) for _, command in commands):
         stocked = [reward.code for reward in program.rewards.values() if reward.stock is not None]
         rows = await connection.fetch(STATEMENTS["lock_stock"], stocked)
         extras.stock_left = {row["reward"]: row["left"] for row in rows}
     return extras
+
+
+async def _load_taken(connection: Connection, names: Sequence[Identifier], claims: Claims, extras: Extras) -> None:
+    """Learn which identifiers members here have, and which cards of this shard had one who left lately."""
+    if not names:
+        return
+    hashes = [[] if claims.needs_claim(name) else claims.hashes(name) for name in names]
+    wanted = [(*name, text) for name, texts in zip(names, hashes, strict=True) for text in texts or [None]]
+    for row in await connection.fetch(STATEMENTS["taken_identifiers"], *map(list, zip(*wanted, strict=True))):
+        if row["taken"]:
+            extras.taken_identifiers.add((row["kind"], row["value"]))
+        if row["former"]:
+            extras.former.add((row["kind"], row["value"]))
 
 
 async def _load_identifiers(
@@ -198,6 +214,3 @@ async def _load_identifiers(
         extras.identifiers.setdefault(row["member_id"], set()).add((row["kind"], row["value"]))
     for row in await connection.fetch(STATEMENTS["profiles"], members):
         extras.profiles[row["member_id"]] = orjson.loads(row["profile"])
-    added = [name for _, command in changes if isinstance(command, ChangeIdentifiers) for name in command.add]
-    rows = await connection.fetch(STATEMENTS["taken_identifiers"], *pairs(added))
-    extras.taken_identifiers |= {(row["kind"], row["value"]) for row in rows}

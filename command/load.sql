@@ -46,10 +46,12 @@ ORDER BY member_id
 FOR UPDATE
 
 -- name: taken_identifiers
--- Which of the identifiers of a batch's new members are taken.
-SELECT wanted.kind, wanted.value
-FROM unnest($1::text[], $2::text[]) AS wanted(kind, value)
-WHERE EXISTS (SELECT FROM identifier i WHERE i.kind = wanted.kind AND i.value = wanted.value OFFSET 0)
+-- Which of some identifiers members have, and by which one was found who left lately.
+SELECT
+    wanted.kind, wanted.value,
+    EXISTS (SELECT FROM identifier i WHERE i.kind = wanted.kind AND i.value = wanted.value OFFSET 0) AS taken,
+    EXISTS (SELECT FROM former_identifier f WHERE f.hash = wanted.hash AND f.forget_at > now() OFFSET 0) AS former
+FROM unnest($1::text[], $2::text[], $3::uuid[]) AS wanted(kind, value, hash)
 
 -- name: entry_of
 -- The entry behind a receipt that came again under a new key: its answer is rebuilt from it.

@@ -109,7 +109,7 @@ class CommandNode:
     def lanes_of(self, shard: str) -> Lanes:
         """The lanes of a shard of this region."""
         if shard not in self._lanes:
-            store = Store(self.pools, shard, self.programs, self.claims.needs_claim)
+            store = Store(self.pools, shard, self.programs, self.claims)
             self._lanes[shard] = Lanes(store, self._metrics, self.lanes_per_shard)
         return self._lanes[shard]
 

@@ -184,11 +184,15 @@ def write_identifiers(writes: Writes, envelope: Envelope, entry: RenderedEntry, 
     writes.add("member_change", row)
 
 
-def write_release(writes: Writes, entry: RenderedEntry, claims: Iterable[tuple[str, str]]) -> None:
-    """Add the errand that frees identifiers whose claims other shards keep."""
-    identifiers = sorted(map(list, claims))
-    if identifiers:
-        _write_errand(writes, entry, "release", {"identifiers": identifiers})
+def write_release(
+    writes: Writes, entry: RenderedEntry, claims: Iterable[tuple[str, str]], forget_at: datetime | None
+) -> None:
+    """Add the errand that frees identifiers whose claims other shards keep; until `forget_at` they are remembered."""
+    document: dict[str, Any] = {"identifiers": sorted(map(list, claims))}
+    if forget_at:
+        document["forget_at"] = instant_text(forget_at)
+    if document["identifiers"]:
+        _write_errand(writes, entry, "release", document)
 
 
 def write_purchase(

@@ -161,6 +161,12 @@ WITH member_written AS (
     FROM json_to_recordset($1::json -> 'erase') AS t(member_id bigint, version bigint)
     CROSS JOIN LATERAL (SELECT ctid FROM member AS x WHERE x.member_id = t.member_id OFFSET 0) AS found
     WHERE m.ctid = found.ctid
+), former_written AS (
+    INSERT INTO former_identifier AS f (hash, member_id, forget_at)
+    SELECT hash, member_id, forget_at
+    FROM json_to_recordset($1::json -> 'former') AS t(hash uuid, member_id bigint, forget_at timestamptz)
+    ON CONFLICT (hash) DO UPDATE
+    SET member_id = excluded.member_id, forget_at = greatest(f.forget_at, excluded.forget_at)
 ), identifiers_erased AS (
     DELETE FROM identifier i
     USING json_to_recordset($1::json -> 'erase') AS t(member_id bigint)

@@ -37,6 +37,15 @@ CREATE TABLE claim (
     PRIMARY KEY (kind, value)
 );
 
+-- Phones, e-mails and cards of those who left, as keyed hashes, until they may have all bonuses again. On the shard the
+-- hash names; of a card of our own form on the shard the card names, that of the member_id whose it was.
+CREATE TABLE former_identifier (
+    hash uuid PRIMARY KEY,
+    member_id bigint,
+    forget_at timestamptz NOT NULL
+);
+CREATE INDEX former_identifier_by_age ON former_identifier (forget_at);
+
 -- The whole small state of a member. The buckets are columns so that the database backs up the rules:
 -- none is negative, and together they are what the program issued (double entry).
 CREATE TABLE account (

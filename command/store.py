@@ -8,7 +8,7 @@ lost in it, nobody knows.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +18,7 @@ import prometheus_client
 import structlog
 
 from command.batch import Batch, now_utc
+from command.claim import Claims
 from command.envelope import Answer, Envelope
 from command.load import Loaded, load, load_extras
 from command.program import NoProgramError, ProgramCache
@@ -31,7 +32,6 @@ from rules.command import (
     UseRedemption,
 )
 from rules.program import Program
-from shard_router.directory import Identifier
 from shard_router.errors import ProblemError
 from shard_router.pool import CONNECTION_ERRORS, Connection, ShardPools, ShardServers, Taken
 from shard_router.statement import load_statements
@@ -69,11 +69,9 @@ class Store:
     A connection that has run a batch well is kept for the next: the pool's way there and back costs a tenth of a batch.
     """
 
-    def __init__(
-        self, pools: ShardPools, shard: str, programs: ProgramCache, needs_claim: Callable[[Identifier], bool]
-    ) -> None:
-        """`needs_claim`: whether another shard may keep the claim of an identifier."""
-        self._needs_claim = needs_claim
+    def __init__(self, pools: ShardPools, shard: str, programs: ProgramCache, claims: Claims) -> None:
+        """`claims` tells which identifiers other shards may keep, and what is kept of those that go."""
+        self._claims = claims
         self._pools = pools
         self._shard = shard
         self._programs = programs
@@ -207,11 +205,11 @@ class Store:
         _check_company(loaded)
         await find_answered(connection, loaded)
         await find_recorded(connection, program, loaded)
-        extras = await load_extras(connection, loaded, program)
+        extras = await load_extras(connection, loaded, program, self._claims)
         extras.programs = {
             version: await self._programs.get(connection, version) for version in _versions_referred_to(loaded)
         }
-        batch = Batch(program, extras, self._needs_claim)
+        batch = Batch(program, extras, self._claims)
         try:
             return batch, [batch.decide(one) for one in loaded]
         except Exception as error:

@@ -32,8 +32,11 @@ SELECT status FROM account WHERE member_id = $1
 
 -- name: forget_answers
 -- Stored answers are kept longer than any till retries; receipts stay for ever. Wrong guesses count for an hour.
+-- Those who left are known until they may have all bonuses again.
 WITH guesses_forgotten AS (
     DELETE FROM wrong_guess WHERE guessed_at < now() - interval '1 hour'
+), former_forgotten AS (
+    DELETE FROM former_identifier WHERE forget_at < now()
 )
 DELETE FROM idempotency
 WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency WHERE answered_at < $1 LIMIT $2))

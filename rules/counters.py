@@ -2,7 +2,8 @@
 
 `purchases` all so far; `days` flat triples (day, purchases, points); `applied` times per offer;
 `applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` and `tier_before` see tier;
-`active_at` the latest activity, where points expire by inactivity; `sent` (day, points) to others; see unsettled.
+`active_at` the latest activity, where points expire by inactivity; `sent` (day, points) to others; see unsettled;
+`came_back` of who has been a member before.
 Days are ordinals of business dates, kept for the time a purchase may be late; of older ones, which
 only a replay counts on, a few. All functions return new values: nothing here changes what it was given.
 """
@@ -34,6 +35,11 @@ NO_PURCHASE: Final = -1
 def purchase_count(counters: Counters) -> int:
     """How many purchases a member has made."""
     return counters.get("purchases", 0)
+
+
+def is_newcomer(counters: Counters) -> bool:
+    """Whether a member has bought nothing yet, and has not been one before."""
+    return not (purchase_count(counters) or counters.get("came_back"))
 
 
 def on_day(counters: Counters, day: date) -> tuple[int, int]:

@@ -24,16 +24,18 @@ class EntryDetail(TypedDict):
 
 
 class EnrolledDetail(EntryDetail, total=False):
-    """Who brought the member."""
+    """Who brought the member; whether they had been one before."""
 
     referred_by: int
+    came_back: bool
 
 
 class IdentifiersDetail(EntryDetail):
-    """Kinds of identifiers that came and went."""
+    """Kinds of identifiers that came and went; whether they tell that the member had been one before."""
 
     added: list[str]
     removed: list[str]
+    came_back: NotRequired[bool]
 
 
 class ClosedDetail(EntryDetail):

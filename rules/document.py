@@ -30,6 +30,7 @@ class CountersDocument(TypedDict, total=False):
     metric: list[Any]
     tier_before: list[list[Any]]
     active_at: str
+    came_back: bool
     referred_by: int
     referrals: list[Any]
     sent: list[int]

@@ -20,7 +20,7 @@ class Facts:
     guessed wrong lately, oldest first. `identifiers`: (kind, value) of all the member has now, and `taken`: the kinds
     of those to be added that another member has; asked only when identifiers change. `incarnation`: of the shard, for a
     new member's first entry. `enrolled_at`: when the membership of who sends points began; asked only where the program
-    wants to know.
+    wants to know. `came_back`: one who left lately was found by what this member is to be found by.
     """
 
     purchase: Purchase | None = None
@@ -37,6 +37,7 @@ class Facts:
     taken: frozenset[str] = frozenset()
     incarnation: int = 0
     enrolled_at: datetime | None = None
+    came_back: bool = False
 
 
 NO_FACTS: Final = Facts()

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from datetime import datetime
 
+from rules import counters
 from rules.codec import instant_text
 from rules.command import AdjustPoints, ChangeIdentifiers, CloseMember, EnrolMember
-from rules.detail import ClosedDetail, EnrolledDetail
+from rules.detail import ClosedDetail, EnrolledDetail, IdentifiersDetail
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.hold import insufficient
@@ -15,13 +16,19 @@ from rules.state import Account, Bucket, Lot, Posting, TierStanding
 
 
 def enrol_member(command: EnrolMember, program: Program, facts: Facts) -> Outcome:
-    """A blank account in the first tier; who brought the member is kept until the first purchase."""
+    """A blank account in the first tier; who brought the member is kept until the first purchase.
+
+    Who comes back is no newcomer whom anybody brought.
+    """
     if command.store is not None and command.store not in program.stores:
         return Refused(Reason.UNKNOWN_STORE, f"the program has no store {command.store!r}", "/store")
     tier = TierStanding(program.tiers[0].code, command.received_at)
     draft = Draft(Account(command.member_id, command.received_at, tier, incarnation=facts.incarnation))
     detail = EnrolledDetail()
-    if command.referrer is not None:
+    if facts.came_back:
+        draft.counters = {"came_back": True}
+        detail["came_back"] = True
+    elif command.referrer is not None:
         draft.counters = {"referred_by": command.referrer}
         detail["referred_by"] = command.referrer
     entry = draft.entry(
@@ -66,7 +73,10 @@ def _wrong_times(command: AdjustPoints, expires_at: datetime | None) -> Refused 
 
 
 def change_identifiers(account: Account, command: ChangeIdentifiers, _program: Program, facts: Facts) -> Outcome:
-    """Add and remove what the member is found by; the last one stays, or nobody could find him."""
+    """Add and remove what the member is found by; the last one stays, or nobody could find them.
+
+    Who has bought nothing yet and gets what one had who left comes back, as if enrolled so.
+    """
     for kind in sorted(facts.taken):
         return Refused(Reason.MEMBER_EXISTS, f"there is a member with this {kind}", "/add")
     for kind, value in command.remove:
@@ -76,11 +86,18 @@ def change_identifiers(account: Account, command: ChangeIdentifiers, _program: P
     if not left:
         return Refused(Reason.LIMIT_EXCEEDED, "a member keeps at least one identifier", "/remove")
     draft = Draft(account)
+    detail: IdentifiersDetail = {
+        "added": [kind for kind, _ in command.add],
+        "removed": [kind for kind, _ in command.remove],
+    }
+    if facts.came_back and not counters.purchase_count(account.counters):
+        draft.counters = {**draft.counters, "came_back": True}
+        detail["came_back"] = True
     entry = draft.entry(
         "identifiers_changed",
         occurred_at=command.received_at,
         recorded_at=command.received_at,
-        detail={"added": [kind for kind, _ in command.add], "removed": [kind for kind, _ in command.remove]},
+        detail=detail,
     )
     return Accepted(entry)
 

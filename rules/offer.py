@@ -138,6 +138,8 @@ def out_of_window(offer: Offer, basket: Basket) -> str | None:
 
 def used_up(offer: Offer, basket: Basket) -> str | None:
     """Why a member has had enough of an offer."""
+    if offer.per_member and basket.counters.get("came_back"):
+        return "member_limit: once per person, and this one has been a member before"
     if offer.per_member and counters.times_applied(basket.counters, offer.reason) >= offer.per_member:
         return f"member_limit: at most {offer.per_member} times per member"
     limit = offer.per_member_per_day
@@ -173,7 +175,7 @@ def within(now: time, start: time | None, end: time | None) -> bool:
 
 def _wrong_member(offer: Offer, basket: Basket) -> str | None:
     when = offer.source.when
-    if when.first_purchase and counters.purchase_count(basket.counters):
+    if when.first_purchase and not counters.is_newcomer(basket.counters):
         return "first_purchase: only on the first purchase"
     days = when.birthday_within_days
     if days and (basket.birth_date is None or days_from_birthday(basket.day, basket.birth_date) > days):

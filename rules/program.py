@@ -48,6 +48,7 @@ class Program:
         self.tiers = sorted(document.tiers, key=lambda tier: tier.threshold)
         self.tier_policy = document.tier_policy
         self.referral = document.referral
+        self.membership = document.membership
         self.transfers = document.transfers
         self.rewards = {reward.code: reward for reward in document.rewards}
         self.stores = {store.code: store for store in document.stores}

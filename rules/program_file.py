@@ -306,6 +306,12 @@ class Referral(_Part):
     min_amount: Count = 0
 
 
+class Membership(_Part):
+    """`rejoin_days`: how long one who leaves is known again when they come back, and has no bonus a second time."""
+
+    rejoin_days: Whole = Field(default=365, ge=0, le=3660)
+
+
 class Transfers(_Part):
     """Who may send points to another member.
 
@@ -354,6 +360,7 @@ class ProgramDocument(_Part):
     campaigns: tuple[Campaign, ...] = ()
     coupons: tuple[Coupon, ...] = ()
     referral: Referral | None = None
+    membership: Membership = Membership()
     transfers: Transfers = Transfers()
     rewards: tuple[Reward, ...] = ()
     stores: tuple[Store, ...] = ()

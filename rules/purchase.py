@@ -91,7 +91,7 @@ def _coupons(command: RecordPurchase, basket: Basket, program: Program) -> list[
 def _referral(basket: Basket, program: Program) -> dict[str, int]:
     """The referrer and both bonuses, when this is the first purchase of a member whom somebody brought."""
     referrer, terms = basket.counters.get("referred_by"), program.referral
-    if referrer is None or terms is None or counters.purchase_count(basket.counters):
+    if referrer is None or terms is None or not counters.is_newcomer(basket.counters):
         return {}
     if not basket.money or basket.money < terms.min_amount:
         return {}

@@ -62,7 +62,7 @@ class Principal:
 
 
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
-ForwardKey = Annotated[str, Field(min_length=32)]
+Secret = Annotated[str, Field(min_length=32)]
 
 
 class KeyRecord(BaseModel):
@@ -83,9 +83,12 @@ class CredentialDocument(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     keys: list[KeyRecord] = []
     jwt_public_keys: list[str] = []
-    forward_keys: list[ForwardKey] = []
+    forward_keys: list[Secret] = []
     """Secrets with which nodes sign what they forward: the first signs, all are accepted. A new one is added last, and
     moved to the front when every node has it."""
+    rejoin_keys: list[Secret] = []
+    """Secrets under which phones, e-mails and cards of those who left are hashed: the first hashes, all are looked for.
+    One that is removed forgets whom it knew."""
 
 
 class _Claims(BaseModel):
@@ -109,8 +112,8 @@ def new_key(
     return f"loy_{key_id}_{secret}", record
 
 
-def new_forward_key() -> str:
-    """A fresh secret with which nodes sign what they forward."""
+def new_secret() -> str:
+    """A fresh secret for one of the lists of the document."""
     return secrets.token_urlsafe(32)
 
 
@@ -135,6 +138,7 @@ class Credentials:
         self._keys: dict[str, KeyRecord] = {}
         self._public_keys: list[Ed25519PublicKey] = []
         self._forward_keys: list[bytes] = []
+        self._rejoin_keys: list[bytes] = []
         # Verifying EdDSA costs about 190 us, a look-up under one; a token is cached until it expires.
         self._tokens: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
         # A till sends the same header all day: it is checked once per reading of the document.
@@ -193,6 +197,11 @@ class Credentials:
         self.look()
         return mark.isascii() and any(hmac.compare_digest(_mac(key, message), mark) for key in self._forward_keys)
 
+    def pseudonyms(self, message: str) -> list[str]:
+        """What stands for a message where it must not be kept: 128 bits as hex by each key, in their order."""
+        self.look()
+        return [_mac(key, message)[:32] for key in self._rejoin_keys]
+
     def _verify(self, text: str) -> _Claims:
         for public_key in self._public_keys:
             try:
@@ -235,6 +244,7 @@ class Credentials:
         self._public_keys = [_public_key(self._path, text) for text in document.jwt_public_keys]
         self._keys = {record.id: record for record in document.keys}
         self._forward_keys = [text.encode() for text in document.forward_keys]
+        self._rejoin_keys = [text.encode() for text in document.rejoin_keys]
         self._tokens.clear()
         self._known_keys.clear()
         self._modified_ns = modified_ns

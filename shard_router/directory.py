@@ -3,13 +3,14 @@
 One claim per identifier in the whole program, on the shard its hash names. Enrolling leases the
 claim first, creates the member, then holds it; whoever dies in between leaves a lease that runs
 out, and the next one asks the holder's home whether the member came into being. So two members
-never have one identifier, and no identifier stays lost.
+never have one identifier, and no identifier stays lost. Of those who left a keyed hash stays for a while.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +65,14 @@ class Directory:
         """Free the identifiers of an erased member."""
         await self._each("release_claim", identifiers, member_id)
 
+    async def remember(self, hashes: list[str], forget_at: datetime) -> None:
+        """Keep keyed hashes of what members who left were found by; where, they tell themselves."""
+        await asyncio.gather(*(self._at(self.place_of_hash(one), "remember", one, forget_at) for one in hashes))
+
+    async def remembers(self, hashes: list[str]) -> bool:
+        """Whether any of some hashes is kept."""
+        return any(await asyncio.gather(*(self._at(self.place_of_hash(one), "remembers", one) for one in hashes)))
+
     async def _is_taken(self, identifier: Identifier, member_id: int) -> bool:
         await self._execute(identifier, "lease_claim", member_id, LEASE_S)
         row = await self._find_claim(identifier)
@@ -76,7 +85,10 @@ class Directory:
         return await self._take_over(identifier, member_id, holder=row["member_id"])
 
     async def _take_over(self, identifier: Identifier, member_id: int, *, holder: int) -> bool:
-        """Settle a lease that ran out: the holder's home tells whether the member came into being."""
+        """Settle a lease that ran out: the holder's home tells whether the member came into being.
+
+        `in_progress` where the member has left and the errand that frees the identifier is still to be done.
+        """
         if await self._exists_at_home(identifier, holder):
             await self._execute(identifier, "hold_claim", holder)
             return True
@@ -99,30 +111,42 @@ class Directory:
             await transaction.start()
             try:
                 absent = await connection.fetchval(_STATEMENTS["probe_identifier"], *identifier, holder)
+                leaving = absent and await connection.fetchval(_STATEMENTS["is_leaving"], holder)
             finally:
                 await transaction.rollback()
+        if leaving:
+            raise ProblemError("in_progress", f"this {identifier[0]} is being freed right now")
         return not absent
 
     async def _each(self, statement: str, identifiers: list[Identifier], member_id: int) -> None:
         await asyncio.gather(*(self._execute(identifier, statement, member_id) for identifier in identifiers))
 
     async def _execute(self, identifier: Identifier, statement: str, *arguments: Any) -> None:
-        async with self._connection(identifier) as connection:
+        async with self._connection(self.place_of(identifier)) as connection:
             await connection.execute(_STATEMENTS[statement], *identifier, *arguments)
 
     async def _fetch(self, identifier: Identifier, statement: str) -> Any:
-        async with self._connection(identifier) as connection:
+        async with self._connection(self.place_of(identifier)) as connection:
             return await connection.fetchrow(_STATEMENTS[statement], *identifier)
 
+    async def _at(self, shard: str, statement: str, *arguments: Any) -> Any:
+        async with self._connection(shard) as connection:
+            return await connection.fetchval(_STATEMENTS[statement], *arguments)
+
     @asynccontextmanager
-    async def _connection(self, identifier: Identifier) -> AsyncGenerator[Connection]:
-        shard = self.place_of(identifier)
+    async def _connection(self, shard: str) -> AsyncGenerator[Connection]:
         async with self._places[shard], self._pools[shard].primary() as connection:
             yield connection
 
     def place_of(self, identifier: Identifier) -> str:
         """The shard that keeps an identifier's claim: the hash picks a region, then a slot of it."""
-        digest = blake2b("\0".join(identifier).encode(), digest_size=8).digest()
+        return self._place(blake2b("\0".join(identifier).encode(), digest_size=8).digest())
+
+    def place_of_hash(self, text: str) -> str:
+        """The shard that keeps a keyed hash (hex): it picks likewise, so its place tells nothing of what was hashed."""
+        return self._place(bytes.fromhex(text)[:8])
+
+    def _place(self, digest: bytes) -> str:
         topology = self._topology.current
         regions = topology.claim_regions
         region = regions[int.from_bytes(digest[:4], "big") % len(regions)]

@@ -28,6 +28,17 @@ DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3 AND leased_u
 -- Not a lease: the member is about to get it again.
 DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3 AND leased_until IS NULL
 
+-- name: is_leaving
+-- Whether what a member of this shard was found by is still to be freed.
+SELECT EXISTS (SELECT FROM errand WHERE member_id = $1 AND kind = 'release')
+
+-- name: remember
+INSERT INTO former_identifier AS f (hash, forget_at) VALUES ($1, $2)
+ON CONFLICT (hash) DO UPDATE SET forget_at = greatest(f.forget_at, excluded.forget_at)
+
+-- name: remembers
+SELECT EXISTS (SELECT FROM former_identifier WHERE hash = $1 AND forget_at > now())
+
 -- name: probe_identifier
 -- Run and rolled back: adds a row only when there is none. Unlike a SELECT it waits for a commit that is under way
 -- (for a standby, perhaps), so "not there" also means "will not come".

@@ -6,7 +6,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from service.credential import new_forward_key, new_key
+from service.credential import new_key, new_secret
 
 
 def write_credentials(path: Path) -> tuple[dict[str, str], str]:
@@ -20,7 +20,8 @@ def write_credentials(path: Path) -> tuple[dict[str, str], str]:
     made |= {f"till{store}": new_key("pos", store) for store in ("330", "331")}
     made["desk330"] = new_key("pos", "330", desk=True)
     records = [record.model_dump() for _, record in made.values()]
-    document = {"keys": records, "jwt_public_keys": [public], "forward_keys": [new_forward_key()]}
+    document = {"keys": records, "jwt_public_keys": [public], "forward_keys": [new_secret()]}
+    document["rejoin_keys"] = [new_secret()]
     path.write_text(json.dumps(document))
     signing_key = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     return {name: text for name, (text, _) in made.items()}, signing_key

@@ -36,11 +36,20 @@ def check_counted(books: Books, rows: MemberRows, stored: Account) -> None:
     finding = books[COUNTED]
     finding.checked += 1
     wrong = chain(
-        _wrong_count(rows, stored.counters), _wrong_sent(books, rows, stored), _unsettled(books, rows, stored)
+        _wrong_count(rows, stored.counters),
+        _came_back(rows, stored),
+        _wrong_sent(books, rows, stored),
+        _unsettled(books, rows, stored),
     )
     words = attempt(finding, rows.name, partial(next, wrong, None))
     if words:
         finding.fault(f"{rows.name}: {words}")
+
+
+def _came_back(rows: MemberRows, stored: Account) -> Iterator[str]:
+    told = any(entry.detail.get("came_back") for entry in rows.entries.values())
+    if bool(stored.counters.get("came_back")) != told:
+        yield "one who came back is counted as a newcomer" if told else "one who came back, by no entry"
 
 
 def _wrong_sent(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:

@@ -6,6 +6,7 @@ Nothing personal is told: an identifier is named by its kind and its member.
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from service.identifier import canonical_identifier
 from shard_router.card import parse_card
@@ -15,7 +16,7 @@ from shard_router.member_id import format_member_id, region_number_of, slot_of
 from shard_router.topology import Topology
 from verify.across import ALL, Across
 from verify.finding import Finding
-from verify.stream import merged
+from verify.stream import attempt, merged
 
 _CLAIMS: Final = ("claim", "lease")
 
@@ -54,7 +55,26 @@ async def check_identifiers(across: Across, places: Directory) -> list[Finding]:
         for words in wrong:
             claims.fault(f"a {kind} {words}")
             break
-    return [unique, claims, forms]
+    return [unique, claims, forms, await _check_former(across, places)]
+
+
+async def _check_former(across: Across, places: Directory) -> Finding:
+    """Who comes back is known by a hash that lies where it is looked for."""
+    finding = Finding("who left is known again wherever they come back", ALL)
+    async for text, found in merged(across.streams("former", "hash")):
+        finding.checked += 1
+        for shard, rows in zip(across.connections, found, strict=True):
+            for row in rows:
+                member_id = row["member_id"]
+                looked_for = attempt(finding, text, _home_of, across, member_id) if member_id else None
+                place = looked_for or places.place_of_hash(UUID(text).hex)
+                if shard != place:
+                    finding.fault(f"{text} is kept on {shard}, it is looked for on {place}")
+    return finding
+
+
+def _home_of(across: Across, member_id: int) -> str:
+    return across.topology.shard_of(member_id)
 
 
 def _is_canonical(kind: str, value: str) -> bool:

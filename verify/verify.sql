@@ -116,6 +116,10 @@ CROSS JOIN LATERAL json_array_elements(
 WHERE kind = 'release'
 ORDER BY 1, 2;
 
+-- name: former
+-- Keyed hashes of what those who left were found by; of a card of our own form, whose it was.
+SELECT hash::text COLLATE "C" AS hash, member_id FROM former_identifier ORDER BY 1;
+
 -- name: member_page
 SELECT member_id FROM member WHERE member_id > $1 ORDER BY member_id LIMIT $2;
 
@@ -165,6 +169,7 @@ SELECT
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM member t)::text AS member,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM identifier t)::text AS identifier,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM claim t)::text AS claim,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM former_identifier t)::text AS former_identifier,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM errand t)::text AS errand,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM program t)::text AS program,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM incarnation t)::text AS incarnation,

@@ -4,26 +4,25 @@ The statements run on both shards, then all views are written anew as a rebuild 
 """
 
 from collections.abc import AsyncGenerator
-from functools import partial
 from string import Template
 
 import pytest
 
 from tests.engine import PostgresServer, ValkeyServer
+from tests.integration.tampering import (
+    FOUND,
+    REFERRALS,
+    TRANSFERS,
+    answer,
+    bought,
+    detail,
+    edited,
+    postings,
+    shown,
+    state,
+)
 from tests.integration.test_verify_world import World, prepared_world
 from verify import books, view
-
-
-def _edit(table: str, column: str, path: str, value: str, where: str) -> str:
-    return f"UPDATE {table} SET {column} = jsonb_set({column}::jsonb, '{{{path}}}', '{value}') WHERE {where}"  # noqa: S608
-
-
-state = partial(_edit, "account", "state")
-postings = partial(_edit, "journal", "postings")
-detail = partial(_edit, "journal", "detail")
-shown = partial(_edit, "journal", "account_after")
-answer = partial(_edit, "idempotency", "answer")
-bought = partial(_edit, "purchase", "document")
 
 CONDITIONS = {
     "ADA": "member_id = $ada",
@@ -55,7 +54,7 @@ MEMBERS = {
     """,
     "a member row of another version": "UPDATE member SET version = 2 WHERE $ADA",
     "an identifier no entry gave": "UPDATE identifier SET version = 2 WHERE $ADA",
-    "a profile with a phone of somebody else": _edit("member", "profile", "phone", '"+4930222"', "$ADA"),
+    "a profile with a phone of somebody else": edited("member", "profile", "phone", '"+4930222"', "$ADA"),
     "a journal that begins otherwise": "UPDATE journal SET kind = 'tier_renewed' WHERE $ADA AND version = 1",
 }
 ACCOUNTS = {
@@ -111,6 +110,7 @@ COUNTED = {
     "points that may come back": state("counters,unsettled,1", "1", "$ADA"),
     "points that may come back forgotten": state("counters,unsettled", "[]", "$ADA"),
     "points that may come back of another day": state("counters,unsettled,0", "700000", "$ADA"),
+    "one who came back": state("counters,came_back", "true", "$ADA"),
     "thanks of another day": state("counters,referrals,0,2", "700000", "$ADA"),
     "a day forgotten": state("counters,days", "[]", "$ADA"),
     "a purchase of which a return says that it never was": detail("undone", "true", "$purchase_returned"),
@@ -215,45 +215,6 @@ ERASED = {
     "with an open account": """UPDATE member SET profile = '{"erased": true}' WHERE $ADA""",
     "with an answer": "UPDATE idempotency SET version = 1 WHERE member_id = $dan AND version IS NULL",
 }
-TRANSFERS = {
-    "received, not sent": "DELETE FROM journal WHERE kind = 'transfer_sent'",
-    "settled, not received": "DELETE FROM journal WHERE kind = 'transfer_received'",
-    "of more than was sent": "UPDATE journal SET points = points + 1 WHERE kind = 'transfer_received'",
-    "to somebody else": detail("receiver", "7", "kind = 'transfer_sent'"),
-    "that lives longer": detail("lots,0,1", "null", "kind = 'transfer_sent'"),
-    "received and cancelled": "UPDATE journal SET kind = 'transfer_cancelled' WHERE kind = 'transfer_settled'",
-    "of nobody": detail("sender", '"x"', "kind = 'transfer_received'"),
-    "in doubt": """
-        DELETE FROM journal WHERE kind IN ('transfer_settled', 'transfer_received');
-        UPDATE journal SET recorded_at = recorded_at - interval '2 min' WHERE kind = 'transfer_sent'
-    """,
-}
-REFERRALS = {
-    "never": "DELETE FROM journal WHERE kind = 'referral_credited'",
-    "for nothing": "UPDATE journal SET detail = '{}' WHERE member_id = $cem AND kind = 'purchase_recorded'",
-    "otherwise": "UPDATE journal SET points = 7 WHERE kind = 'referral_credited'",
-    "given back for nothing": """
-        UPDATE journal SET detail = detail::jsonb - 'referral_return' WHERE kind = 'purchase_returned'
-    """,
-    "never given back": "DELETE FROM journal WHERE kind = 'referral_returned'",
-    "given back otherwise": "UPDATE journal SET points = 7 WHERE kind = 'referral_returned'",
-    "given back by another": "UPDATE journal SET member_id = $bea WHERE kind = 'referral_returned'",
-    "a return that nobody brings word of": "DELETE FROM errand WHERE kind IN ('referral', 'referral_return')",
-    "of another purchase": detail("purchase", "90", "kind = 'referral_credited'"),
-    "twice": """
-        INSERT INTO journal
-        SELECT (json_populate_record(j, '{"version": 900}')).* FROM journal j
-        WHERE kind = 'referral_credited' AND detail ->> 'referee' = '$cem'
-    """,
-}
-FOUND = {
-    "a phone without a claim": "DELETE FROM claim WHERE value = '+4930111'",
-    "a card of foreign form without a claim": "DELETE FROM claim WHERE value = 'FOREIGN-1'",
-    "a phone claimed for somebody else": "UPDATE claim SET member_id = $bea WHERE value = '+4930111'",
-    "a claim without an identifier": "DELETE FROM identifier WHERE value = 'ada@example.org'",
-    "a claim where nobody looks": "INSERT INTO claim VALUES ('phone', '+4930111', $ada) ON CONFLICT DO NOTHING",
-    "a card elsewhere": "UPDATE identifier SET member_id = $ada WHERE kind = 'card' AND member_id = $bea",
-}
 TAMPERING = {
     books.WHOLE: MEMBERS,
     books.VERSIONS: {
@@ -303,6 +264,12 @@ TAMPERING = {
         """
     },
     "every identifier is found from everywhere": FOUND,
+    "who left is known again wherever they come back": {
+        "a hash where nobody looks": """
+            INSERT INTO former_identifier SELECT gen_random_uuid(), NULL, now() FROM generate_series(1, 9)
+        """,
+        "a card's hash where nobody looks": "INSERT INTO former_identifier VALUES (gen_random_uuid(), $ada, now())",
+    },
 }
 DOCUMENTS = (
     ("account", "state", "$ADA", ("{}", "7", '{"tier": 7, "changed_at": "x"}', '{"tier": ["basic", "x", null]}')),

@@ -1,0 +1,55 @@
+"""Tampering with what spans shards, and how a statement edits a stored document."""
+
+from functools import partial
+
+
+def edited(table: str, column: str, path: str, value: str, where: str) -> str:
+    return f"UPDATE {table} SET {column} = jsonb_set({column}::jsonb, '{{{path}}}', '{value}') WHERE {where}"  # noqa: S608
+
+
+state = partial(edited, "account", "state")
+postings = partial(edited, "journal", "postings")
+detail = partial(edited, "journal", "detail")
+shown = partial(edited, "journal", "account_after")
+answer = partial(edited, "idempotency", "answer")
+bought = partial(edited, "purchase", "document")
+
+TRANSFERS = {
+    "received, not sent": "DELETE FROM journal WHERE kind = 'transfer_sent'",
+    "settled, not received": "DELETE FROM journal WHERE kind = 'transfer_received'",
+    "of more than was sent": "UPDATE journal SET points = points + 1 WHERE kind = 'transfer_received'",
+    "to somebody else": detail("receiver", "7", "kind = 'transfer_sent'"),
+    "that lives longer": detail("lots,0,1", "null", "kind = 'transfer_sent'"),
+    "received and cancelled": "UPDATE journal SET kind = 'transfer_cancelled' WHERE kind = 'transfer_settled'",
+    "of nobody": detail("sender", '"x"', "kind = 'transfer_received'"),
+    "in doubt": """
+        DELETE FROM journal WHERE kind IN ('transfer_settled', 'transfer_received');
+        UPDATE journal SET recorded_at = recorded_at - interval '2 min' WHERE kind = 'transfer_sent'
+    """,
+}
+REFERRALS = {
+    "never": "DELETE FROM journal WHERE kind = 'referral_credited'",
+    "for nothing": "UPDATE journal SET detail = '{}' WHERE member_id = $cem AND kind = 'purchase_recorded'",
+    "otherwise": "UPDATE journal SET points = 7 WHERE kind = 'referral_credited'",
+    "given back for nothing": """
+        UPDATE journal SET detail = detail::jsonb - 'referral_return' WHERE kind = 'purchase_returned'
+    """,
+    "never given back": "DELETE FROM journal WHERE kind = 'referral_returned'",
+    "given back otherwise": "UPDATE journal SET points = 7 WHERE kind = 'referral_returned'",
+    "given back by another": "UPDATE journal SET member_id = $bea WHERE kind = 'referral_returned'",
+    "a return that nobody brings word of": "DELETE FROM errand WHERE kind IN ('referral', 'referral_return')",
+    "of another purchase": detail("purchase", "90", "kind = 'referral_credited'"),
+    "twice": """
+        INSERT INTO journal
+        SELECT (json_populate_record(j, '{"version": 900}')).* FROM journal j
+        WHERE kind = 'referral_credited' AND detail ->> 'referee' = '$cem'
+    """,
+}
+FOUND = {
+    "a phone without a claim": "DELETE FROM claim WHERE value = '+4930111'",
+    "a card of foreign form without a claim": "DELETE FROM claim WHERE value = 'FOREIGN-1'",
+    "a phone claimed for somebody else": "UPDATE claim SET member_id = $bea WHERE value = '+4930111'",
+    "a claim without an identifier": "DELETE FROM identifier WHERE value = 'ada@example.org'",
+    "a claim where nobody looks": "INSERT INTO claim VALUES ('phone', '+4930111', $ada) ON CONFLICT DO NOTHING",
+    "a card elsewhere": "UPDATE identifier SET member_id = $ada WHERE kind = 'card' AND member_id = $bea",
+}
