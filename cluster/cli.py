@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from cluster import document
+from cluster.cli_backup import app as backup_app
 from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.command_line import Commands
@@ -35,6 +36,7 @@ app = Commands(
 token_app = Commands(help="Tokens for development.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(load_app)
+app.add_typer(backup_app)
 app.add_typer(program_app, name="program")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
@@ -79,13 +81,14 @@ def up(  # noqa: PLR0913 - one parameter per flag
     data: Data = None,
     port: Annotated[int | None, typer.Option(help="First port; each region takes ten.")] = None,
     program: Annotated[Path | None, typer.Option(help="Program file (TOML) to apply.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="Folder to archive all WAL in, for restores.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
 ) -> None:
     """Bring the whole system up; Ctrl-C stops it cleanly."""
     from cluster import run  # noqa: PLC0415 - the other commands start faster without it
 
     began_at = time.monotonic()
-    flags = {"regions": regions, "cdc": cdc, "data": data, "port": port, "program": program}
+    flags = {"regions": regions, "cdc": cdc, "data": data, "port": port, "program": program, "archive": archive}
     plan = _plan(**flags)
     console = Console()
     if detach:
@@ -193,6 +196,7 @@ def reconcile(
     """After a restore: bring what shards hold about each other back to what their journals say."""
     from cluster.rebuild import rebuild as rebuild_views  # noqa: PLC0415
     from cluster.reconcile import lines_of, reconcile_system, regions_to_rebuild  # noqa: PLC0415
+    from cluster.respell import respell_system  # noqa: PLC0415
     from cluster.running import running_topology  # noqa: PLC0415
 
     folder = _plan(data=data).data
@@ -203,6 +207,7 @@ def reconcile(
         work = await reconcile_system(path, region)
         for line in lines_of(work):
             say(line)
+        await respell_system(path, once=True)  # of a backup from before a release it was left undone
         for name in regions_to_rebuild(document, work, region):
             async for line in rebuild_views(folder, name):
                 say(line)

@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncpg
 
 from cluster import postgres
+from cluster.archive import archive_settings
 from cluster.errors import ClusterError, StartFailed
 from cluster.login import CONNECT_TIMEOUT_S, SUPERUSER_NAME, address
 from cluster.password import SUPERUSER, Passwords
@@ -37,6 +38,8 @@ class Pair:
     passwords: Passwords
     log: Callable[[str], Path]
     supervisor: Supervisor
+    archive: Path | None = None
+    """Where its WAL is archived, if it is."""
 
     @property
     def primary(self) -> ServerPlan:
@@ -61,9 +64,20 @@ class Pair:
         """Configure a server for either role and start it."""
         other = next((one for one in self.servers if one is not server), None)
         settings = postgres.pair_settings(other, self.passwords["postgres_standby"])
-        postgres.configure(self.tools, server, settings)
+        archive = archive_settings(self.tools, self.archive) if self.archive else {}
+        postgres.configure(self.tools, server, settings | archive)
         postgres.remove_stale_pid(server)
         await self.supervisor.start(self.spec(server))
+
+    async def run_primary(self) -> None:
+        """Run the primary; one that a backup was put in the place of, until it has recovered and takes writes."""
+        primary = self.primary
+        recovers = (primary.folder / "recovery.signal").exists()
+        await self.run(primary)
+        if recovers:
+            self.supervisor.note(primary.name, "recovering from a backup")
+            await postgres.wait_recovered(self.url(primary), primary.name)
+            (primary.folder / postgres.RECOVERY).unlink(missing_ok=True)
 
     async def copy(self, standby: ServerPlan) -> None:
         """Make the standby's folder from the primary where it is not there, run it and wait until it streams."""

@@ -62,6 +62,7 @@ class ClusterSettings(BaseSettings):
     pg_bin: Path | None = None
     valkey: Path | None = None
     standby: bool = True
+    archive: Path | None = None
     log_level: LogLevel = "info"
     shards: dict[str, ShardSettings] = Field(default_factory=dict[str, ShardSettings])
 
@@ -166,6 +167,7 @@ class ClusterPlan:
     program: Path | None
     pg_bin: Path | None
     valkey: Path | None
+    archive: Path | None
     regions: tuple[RegionPlan, ...]
 
     @property
@@ -220,6 +222,7 @@ def make_plan(settings: ClusterSettings, known_numbers: Mapping[str, int] | None
         program=settings.program.expanduser().resolve() if settings.program else None,
         pg_bin=settings.pg_bin,
         valkey=settings.valkey,
+        archive=settings.archive.expanduser().resolve() if settings.archive else None,
         regions=tuple(_plan_region(settings, data, name, number) for name, number in numbers.items()),
     )
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +29,11 @@ from shard_router.statement import load_statements
 STANDBY_USER = POSTGRES_USERS["standby"]
 WHEEL_BIN = Path("pginstall18") / "bin"
 STREAM_DEADLINE_S = 30.0
+RECOVERY_SILENCE_S = 60.0
 POLL_INTERVAL_S = 0.05
 OUTPUT_CHARS_MAX = 2000
 CONFIGURATION = "loyalty.conf"
+RECOVERY = "loyalty.recovery.conf"  # beside it: how to recover, as long as recovery.signal is there
 STATEMENTS = load_statements(Path(__file__).with_name("postgres.sql"))
 
 SETTINGS: Mapping[str, str] = {
@@ -118,7 +121,7 @@ async def create_primary(tools: PostgresTools, server: ServerPlan, password: str
     try:
         if tools.account is not None:
             tools.account.own(password_file)
-        await _run(
+        await run_tool(
             tools,
             server.name,
             (tools.program("initdb"), "--pgdata", str(building), "--data-checksums"),
@@ -139,7 +142,7 @@ async def clone_standby(tools: PostgresTools, standby: ServerPlan, primary: Serv
     if standby.folder.exists():
         return
     building = _building_folder(tools, standby)
-    await _run(
+    await run_tool(
         tools,
         standby.name,
         (tools.program("pg_basebackup"), "--pgdata", str(building), "--host", HOST, "--port", str(primary.port)),
@@ -167,7 +170,21 @@ async def rewind(tools: PostgresTools, server: ServerPlan, source: str, password
     It copies the source's settings too: `configure` has to follow. The password is the superuser's.
     """
     command = (tools.program("pg_rewind"), "--target-pgdata", str(server.folder), "--source-server", source)
-    await _run(tools, server.name, command, password=password)
+    await run_tool(tools, server.name, command, password=password)
+
+
+def make_folder(tools: PostgresTools, folder: Path) -> None:
+    """Make a folder that the servers may write, unless it is there."""
+    if not folder.exists():
+        folder.mkdir(parents=True, mode=0o700)
+        _give(tools, folder)
+
+
+def give_all(tools: PostgresTools, folder: Path) -> None:
+    """Give a folder with all it holds to the account of the servers."""
+    folder.chmod(0o700)
+    for path in (folder, *folder.rglob("*")):
+        _give(tools, path)
 
 
 def _building_folder(tools: PostgresTools, server: ServerPlan) -> Path:
@@ -183,7 +200,7 @@ def _give(tools: PostgresTools, path: Path) -> None:
         tools.account.own(path)
 
 
-async def _run(tools: PostgresTools, name: str, *words: tuple[str, ...], password: str | None = None) -> None:
+async def run_tool(tools: PostgresTools, name: str, *words: tuple[str, ...], password: str | None = None) -> None:
     """Run one of the binaries to its end; StartFailed with its words when it fails."""
     command = tuple(word for group in words for word in group)
     env = server_environment() | ({"PGPASSWORD": password} if password else {})
@@ -200,10 +217,17 @@ def server_environment() -> dict[str, str]:
 def configure(tools: PostgresTools, server: ServerPlan, extra: Mapping[str, str]) -> None:
     """Write the server's settings; they are made anew at every start because ports and roles may differ."""
     settings = {**SETTINGS, "port": str(server.port), "cluster_name": server.name, **extra}
-    text = "".join(f"{name} = {_quote(value)}\n" for name, value in settings.items())
+    text = settings_text(settings)
+    if (server.folder / "recovery.signal").exists():  # a standby cloned from it must not have them
+        text += (server.folder / RECOVERY).read_text(encoding="utf-8")
     path = server.folder / CONFIGURATION
     write_atomic(path, text, mode=0o600)
     _give(tools, path)
+
+
+def settings_text(settings: Mapping[str, str]) -> str:
+    """Settings as they stand in a file."""
+    return "".join(f"{name} = {_quote(value)}\n" for name, value in settings.items())
 
 
 def pair_settings(other: ServerPlan | None, password: str) -> dict[str, str]:
@@ -290,6 +314,28 @@ async def wait_streaming(url: str, name: str) -> None:
             await asyncio.sleep(POLL_INTERVAL_S)
     finally:
         await connection.close()
+
+
+async def wait_recovered(url: str, name: str) -> None:
+    """Return when a restored server takes writes; recovery may take long, as long as it answers now and then."""
+    loop = asyncio.get_running_loop()
+    heard_at = loop.time()
+    while (recovering := await _recovering(url)) is not False:
+        heard_at = loop.time() if recovering else heard_at
+        if loop.time() - heard_at > RECOVERY_SILENCE_S:
+            raise StartFailed(name, "its recovery does not come to its end; its log says why")
+        await asyncio.sleep(POLL_INTERVAL_S)
+
+
+async def _recovering(url: str) -> bool | None:
+    """Whether a server is in recovery; None when it does not answer."""
+    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        try:
+            return bool(await connection.fetchval(STATEMENTS["is_standby"]))
+        finally:
+            await connection.close()
+    return None
 
 
 def order_by_role(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:

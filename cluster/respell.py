@@ -12,6 +12,7 @@ from command.migrate import find_mark, set_mark
 from command.node import CommandNode
 from command.respell import Respelling, respell
 from shard_router.errors import ProblemError
+from shard_router.incarnation import is_unreconciled
 from shard_router.member_id import format_member_id
 
 MARK = "identifiers in one form, 1"
@@ -27,6 +28,8 @@ async def respell_system(topology: Path, *, once: bool = False) -> Respelling | 
             shards = list(node.topology.current.document.shards)
             if once and all([await _is_marked(node, shard) for shard in shards]):
                 return None
+            if once and any([await _waits(node, shard) for shard in shards]):
+                return None
             told = await respell(node, shards)
             for shard in shards:
                 async with node.pools[shard].primary() as connection:
@@ -36,6 +39,12 @@ async def respell_system(topology: Path, *, once: bool = False) -> Respelling | 
         raise ClusterError(
             f"identifiers could not be brought to their one form: {error.detail or error.code}"
         ) from error
+
+
+async def _waits(node: CommandNode, shard: str) -> bool:
+    """Whether a restore has to be reconciled first: until then nothing can be claimed on the shard."""
+    async with node.pools[shard].primary() as connection:
+        return await is_unreconciled(connection)
 
 
 async def _is_marked(node: CommandNode, shard: str) -> bool:

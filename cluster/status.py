@@ -23,6 +23,7 @@ from cluster.postgres import STATEMENTS
 from cluster.run_file import RunRecord, locked, read_run
 from service.credential import Credentials
 from shard_router.errors import DocumentError
+from shard_router.incarnation import is_unreconciled
 from shard_router.topology import Shard, TopologyDocument, read_topology
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class ShardHealth:
     slot_active: bool = False
     lag_ms: int | None = None
     program_version: int | None = None
+    unreconciled: bool = False
     valkey_problem: str | None = None
 
 
@@ -188,6 +190,7 @@ async def _ask_server(url: str, health: ShardHealth) -> None:
         for standby in await connection.fetch(STATEMENTS["standby_lag"]):
             health.replay_bytes = standby["bytes"]
         health.program_version = await connection.fetchval(STATEMENTS["program_version"])
+        health.unreconciled = await is_unreconciled(connection)
     finally:
         await connection.close()
 
@@ -247,6 +250,10 @@ def _advice(report: StatusReport) -> list[str]:
     for name, health in report.shards.items():
         if health.primary is None:
             lines.append(f"{name}: no server takes writes; queries go on. The supervisor restarts it.")
+        if health.unreconciled:
+            lines.append(
+                f"{name} was restored: `loyalty reconcile` (until then, what members are found by is 503 there)."
+            )
         if health.unreachable and health.primary:
             lines.append(f"{name}: its standby is away, so commits wait until it is back.")
         if health.valkey_problem:

@@ -122,11 +122,12 @@ class System:
     async def _start_servers(self, shard: ShardPlan) -> None:
         tools = postgres.find_tools(self.plan.pg_bin, self.plan.data)
         ordered = list(postgres.order_by_role(shard.servers))
-        pair = Pair(shard.name, ordered, tools, self.passwords, self.documents.log, self.supervisor)
+        archive = self.plan.archive / shard.name if self.plan.archive else None
+        pair = Pair(shard.name, ordered, tools, self.passwords, self.documents.log, self.supervisor, archive)
         self.pairs[shard.name] = pair
         self.supervisor.note(pair.primary.name, "preparing")
         await postgres.create_primary(tools, pair.primary, self.passwords[SUPERUSER])
-        await pair.run(pair.primary)
+        await pair.run_primary()
         url = await secure_primary([postgres.server_address(pair.primary)], self.passwords, name=shard.name)
         if pair.standby:
             await postgres.keep_for_standby(url)

@@ -41,5 +41,12 @@ elif [ ! -e "$PGDATA/standby.signal" ] && [ "$(peer_timeline)" -gt "$(own_timeli
   rm -rf "$PGDATA.outdated" && mv "$PGDATA" "$PGDATA.outdated"
   clone
 fi
+# All WAL to a folder, for restores (docs/operate.md): each file once, whole, and never another over it.
+archive=()
+if [ -n "${ARCHIVE:-}" ]; then
+  to="$ARCHIVE/%f"
+  archive=(-c archive_mode=on -c archive_timeout=60s
+    -c "archive_command=if [ -f $to ]; then cmp -s %p $to; else cp %p $to.part && sync $to.part && mv $to.part $to; fi")
+fi
 exec docker-entrypoint.sh postgres -c config_file=/etc/loyalty/postgresql.conf \
-  -c primary_conninfo="host=$PEER user=loyalty_standby dbname=postgres passfile=$passfile application_name=standby" "$@"
+  -c primary_conninfo="host=$PEER user=loyalty_standby dbname=postgres passfile=$passfile application_name=standby" "${archive[@]}" "$@"

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster import valkey
+from cluster.archive import archive_settings
 from cluster.password import FILES
-from cluster.postgres import SETTINGS
+from cluster.postgres import SETTINGS, PostgresTools
 from shard_router.topology import read_topology
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,15 @@ def test_servers_in_containers_have_the_settings_of_the_embedded_ones() -> None:
     settings = {name: value for name, value in postgres_settings().items() if name not in OF_CONTAINERS | OF_ROLES}
     embedded = {k: v for k, v in SETTINGS.items() if k not in {"listen_addresses", "unix_socket_directories"}}
     assert settings == embedded
+
+
+def test_servers_in_containers_archive_as_the_embedded_ones_do(tmp_path: Path) -> None:
+    script = (DEPLOY / "postgres" / "postgres.sh").read_text(encoding="utf-8")
+    embedded = archive_settings(PostgresTools(tmp_path, None), tmp_path)
+    found = dict(re.findall(r"-c (archive_(?:mode|timeout))=(\w+)", script))
+    command = re.findall(r'-c "archive_command=(.*)"\)', script)[0]
+    found["archive_command"] = command.replace("$to", f"{tmp_path}/%f")
+    assert found == embedded
 
 
 def test_both_roles_are_set_in_the_one_file() -> None:

@@ -1,0 +1,72 @@
+"""`loyalty backup` and `loyalty restore`: base backups of the embedded shards, and going back to them.
+
+cluster/cli.py takes them in. Only words and flags are here; the work is in cluster/backup.py, imported when it runs.
+"""
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cluster.command_line import Commands
+from cluster.document import known_region_numbers
+from cluster.plan import ClusterPlan, make_plan, read_settings
+
+app = Commands()
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
+Archive = Annotated[Path | None, typer.Option(help="Folder of the WAL archive, as the system was started with.")]
+
+
+def _plan(data: Path | None, archive: Path | None = None) -> ClusterPlan:
+    settings = read_settings({"data": data, "archive": archive})
+    return make_plan(settings, known_region_numbers(settings.data.expanduser().resolve()))
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Where to: a folder is made in it for each shard.")],
+    shard: Annotated[list[str] | None, typer.Option(help="Only this shard; may be given many times.")] = None,
+    *,
+    data: Data = None,
+) -> None:
+    """Make a base backup of each shard while the system runs."""
+    from cluster.backup import back_up  # noqa: PLC0415
+
+    for made in asyncio.run(back_up(_plan(data), folder.expanduser().resolve(), shard or ())):
+        _say(f"{made} is a base backup")
+
+
+@app.command()
+def restore(
+    shard: Annotated[str, typer.Argument(help="The shard, for example eu-1.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of the backup.")],
+    *,
+    at: Annotated[str | None, typer.Option("--at", help="Up to this instant (RFC 3339); else to the end.")] = None,
+    archive: Archive = None,
+    data: Data = None,
+) -> None:
+    """Put a backup in the place of a shard, while nothing runs; then `loyalty up` and `loyalty reconcile`."""
+    from cluster.backup import restore as put_back  # noqa: PLC0415
+
+    _say(put_back(_plan(data, archive), shard, folder.expanduser().resolve(), _instant(at)))
+    _say("Go on with `loyalty up`, then `loyalty reconcile`.")
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise typer.BadParameter("write the instant with its zone, like 2026-12-01T00:00:00Z", param_hint="--at")
+    return moment
+
+
+def _say(text: str) -> None:
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
