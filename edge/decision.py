@@ -1,0 +1,110 @@
+"""To which regions a request goes, the best first: one pure function, which every renderer follows.
+
+The home of the member it names (in the path or in the header `Loyalty-Member`), because there it needs no hop. Else the
+region nearest to the client's country. Else the region nearest to the door. Behind each stand the others by distance.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from edge.geography import REGIONS, Geography, Place
+from edge.prefix import card_pattern, member_pattern, path_pattern
+from shard_router.topology import TopologyDocument
+
+MEMBER_HEADER: Final = "loyalty-member"
+READING_METHODS: Final = ("GET", "HEAD", "OPTIONS")
+QUERY_POSTS: Final = ("/v1/evaluations", "/v1/stream-tickets")
+"""Calls that are posted to query nodes; every other call that does not read is a command."""
+
+LOOKUP: Final = "/v1/lookup"
+
+Side = Literal["command", "query"]
+Why = Literal["member", "country", "nearest"]
+SIDES: Final[tuple[Side, ...]] = ("command", "query")
+
+
+class EdgeError(Exception):
+    """A door that cannot be made; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Regions in the order in which they are tried, and what the first was chosen by."""
+
+    regions: tuple[str, ...]
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The regions of a system as the door sees them. `nearest` is the region the door itself stands in.
+
+    Regions of `evacuated` take nothing while another can.
+    """
+
+    topology: TopologyDocument
+    geography: Geography
+    nearest: str
+    evacuated: frozenset[str] = field(default_factory=frozenset[str])
+
+    def decide(self, path: str, member: str | None = None, country: str | None = None) -> Choice:
+        """The order of regions for a request: its path and query, its `Loyalty-Member`, its client's country."""
+        if home := self._home(path, member):
+            return Choice(self.order(home), "member")
+        if near := self.geography.nearest_to(country) if country else None:
+            return Choice(self.order(near), "country")
+        return Choice(self.order(self.nearest), "nearest")
+
+    def order(self, first: str) -> tuple[str, ...]:
+        """A region and the others by their distance from it; those that are evacuated behind all others."""
+        return tuple(sorted(self.geography.from_region(first), key=lambda region: region in self.evacuated))
+
+    def numbers(self) -> dict[str, int]:
+        """The number of each region, which its ids and cards carry."""
+        return {name: region.number for name, region in self.topology.regions.items()}
+
+    def _home(self, path: str, member: str | None) -> str | None:
+        """The home of the member that a request names: by its path, else by a card it looks up, else by its header."""
+        bare, _, query = path.partition("?")
+        card = _first_value(query, "card") if bare == LOOKUP else ""
+        for names, pattern in ((bare, path_pattern), (card, card_pattern), (member or "", member_pattern)):
+            for region, number in self.numbers().items():
+                if re.fullmatch(pattern(number), names):
+                    return region
+        return None
+
+
+def _first_value(query: str, name: str) -> str:
+    """The first value of a query parameter as it was sent: a card needs no escapes, and a door undoes none."""
+    return next((pair.partition("=")[2] for pair in query.split("&") if pair.partition("=")[0] == name), "")
+
+
+def side_of(method: str, path: str) -> Side:
+    """Whether a call is a command or a query."""
+    reads = method in READING_METHODS or path.partition("?")[0] in QUERY_POSTS
+    return "query" if reads else "command"
+
+
+def make_door(
+    topology: TopologyDocument,
+    *,
+    nearest: str | None = None,
+    places: Mapping[str, Place] | None = None,
+    evacuated: Iterable[str] = (),
+) -> Door:
+    """The door of a topology; EdgeError for a region whose place nobody knows, or an unknown name."""
+    known = {**REGIONS, **(places or {})}
+    if not topology.regions:
+        raise EdgeError("the topology has no region")
+    if missing := [name for name in topology.regions if name not in known]:
+        raise EdgeError(f"where is region {missing[0]}? Give its latitude and longitude (--place {missing[0]}=LAT,LON)")
+    gone = frozenset(evacuated)
+    for name in (*sorted(gone), *(places or {}), *([nearest] if nearest else [])):
+        if name not in topology.regions:
+            raise EdgeError(f"there is no region {name}")
+    if gone == topology.regions.keys():
+        raise EdgeError("a door needs a region that is not evacuated")
+    geography = Geography({name: known[name] for name in topology.regions})
+    return Door(topology, geography, nearest or next(iter(topology.regions)), gone)
