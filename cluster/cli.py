@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cluster import document
 from cluster.cli_backup import app as backup_app
+from cluster.cli_edge import app as edge_app
 from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.command_line import Commands
@@ -38,6 +39,7 @@ app.add_typer(token_app, name="token")
 app.add_typer(load_app)
 app.add_typer(backup_app)
 app.add_typer(program_app, name="program")
+app.add_typer(edge_app, name="edge")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -1,0 +1,120 @@
+"""`loyalty edge render`: the configuration of the front door, for Envoy, Cloudflare or AWS.
+
+cluster/cli.py takes it in. What is rendered follows one decision (`edge/decision.py`) from one topology document.
+"""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.command_line import Commands
+from cluster.document import Documents
+from cluster.errors import ClusterError
+from cluster.files import write_atomic
+from cluster.plan import read_settings
+from edge.aws import STANDING as AWS_STANDING
+from edge.aws import render_aws
+from edge.cloudflare import STANDING as CLOUDFLARE_STANDING
+from edge.cloudflare import render_cloudflare
+from edge.decision import Door, EdgeError, make_door
+from edge.envoy import STANDING as ENVOY_STANDING
+from edge.envoy import Listening, render_envoy
+from edge.geography import Place
+from shard_router.topology import read_topology
+
+app = Commands(help="The front door: one address before all regions.", no_args_is_help=True)
+
+
+class Target(StrEnum):
+    """What the door is made of."""
+
+    ENVOY = "envoy"
+    CLOUDFLARE = "cloudflare"
+    AWS = "aws"
+
+
+@app.callback()
+def describe() -> None:
+    """The front door: one address before all regions."""
+
+
+@app.command()
+def render(  # noqa: PLR0913 - one parameter per flag
+    *,
+    target: Annotated[Target, typer.Option("--for", help="What the door is made of.")],
+    nearest: Annotated[str | None, typer.Option(help="The region the door stands in (default: the first).")] = None,
+    place: Annotated[
+        list[str] | None, typer.Option(help="Where a region is, NAME=LATITUDE,LONGITUDE; may stand several times.")
+    ] = None,
+    evacuated: Annotated[
+        list[str] | None, typer.Option(help="A region that takes nothing while another can; may stand several times.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Envoy: the address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Envoy: the port to listen on.")] = 8400,
+    admin_port: Annotated[int, typer.Option(help="Envoy: the port of its admin page, on loopback only.")] = 8401,
+    geoip: Annotated[Path | None, typer.Option(help="Envoy: a MaxMind database that knows clients' countries.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Envoy: certificates for TLS (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="Envoy: the key of the certificate (PEM).")] = None,
+    access_log: Annotated[
+        Path | None, typer.Option(help="Envoy: a line for each request, with region and why.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Envoy: where it will find its files (default: the output folder).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the files to this folder instead of printing them.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")] = None,
+    topology: Annotated[Path | None, typer.Option(help="Topology document instead of a data folder's.")] = None,
+) -> None:
+    """Render the door's configuration from the topology; how far it was tried is said in it."""
+    listening = Listening(
+        folder=(folder or output or Path()).absolute(),
+        host=host,
+        port=port,
+        admin_port=admin_port,
+        geoip=geoip,
+        certificate=certificate,
+        key=key,
+        access_log=access_log,
+    )
+    document = read_topology(topology or _of_data(data)).document
+    try:
+        places = dict(map(_place, place or []))
+        door = make_door(document, nearest=nearest, places=places, evacuated=evacuated or [])
+        standing, files = _files(target, door, listening)
+    except EdgeError as error:
+        raise ClusterError(str(error)) from error
+    for name, text in files.items():
+        if output is not None:
+            write_atomic(output / name, text)
+        else:
+            sys.stdout.write(f"# {name}\n{text}" if len(files) > 1 else text)
+    sys.stderr.write(f"{standing}\n")
+
+
+def _files(target: Target, door: Door, listening: Listening) -> tuple[str, dict[str, str]]:
+    """How far the target was tried, and its files by name."""
+    if target is Target.CLOUDFLARE:
+        return CLOUDFLARE_STANDING, {"cloudflare.tf": render_cloudflare(door)}
+    if target is Target.AWS:
+        return AWS_STANDING, {"aws.tf": render_aws(door)}
+    rendered = render_envoy(door, listening)
+    return ENVOY_STANDING, {name: json.dumps(document, indent=1) + "\n" for name, document in rendered.items()}
+
+
+def _place(text: str) -> tuple[str, Place]:
+    name, _, where = text.partition("=")
+    latitude, _, longitude = where.partition(",")
+    try:
+        return name, Place(float(latitude), float(longitude))
+    except ValueError:
+        raise EdgeError(f"write a place as NAME=LATITUDE,LONGITUDE, not {text}") from None
+
+
+def _of_data(data: Path | None) -> Path:
+    return Documents(read_settings({"data": data}).data.expanduser().resolve()).topology

@@ -1,0 +1,136 @@
+"""`loyalty edge render`: what it writes is what the examples hold, and it parses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.aws import STANDING as AWS_STANDING
+from edge.aws import render_aws
+from edge.cloudflare import PARTS_OF_THE_WORLD, condition, render_cloudflare
+from edge.cloudflare import STANDING as CLOUDFLARE_STANDING
+from edge.decision import make_door
+from edge.envoy import STANDING as ENVOY_STANDING
+from edge.envoy import STRANGERS
+from edge.geography import REGIONS
+from edge.hcl import quoted
+from tests.edge_world import NUMBERS, card_of, member_of, three_regions, topology
+from tests.unit.test_command_line import ROOT, loyalty
+
+EXAMPLES = ROOT / "deploy" / "edge"
+EXAMPLE_WORDS = {
+    "envoy": ("--host", "0.0.0.0", "--folder", "/etc/loyalty-door", "--geoip", "/etc/loyalty-door/countries.mmdb"),  # noqa: S104 - text only
+    "cloudflare": (),
+    "aws": (),
+}
+STANDINGS = {"envoy": ENVOY_STANDING, "cloudflare": CLOUDFLARE_STANDING, "aws": AWS_STANDING}
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """The file as data; strings keep their quotes."""
+    hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed")
+    return hcl2.loads(text)
+
+
+def resource(text: str, kind: str) -> dict[str, Any]:
+    (found,) = [block[quoted(kind)] for block in parsed(text)["resource"] if quoted(kind) in block]
+    ((_, content),) = found.items()
+    return content
+
+
+@pytest.mark.parametrize("target", EXAMPLE_WORDS)
+def test_the_examples_are_what_is_rendered_and_say_how_far_they_were_tried(tmp_path: Path, target: str) -> None:
+    words = ("--topology", str(ROOT / "deploy" / "topology.json"), "--output", str(tmp_path / "out"))
+    told = loyalty(tmp_path, "edge", "render", "--for", target, *words, *EXAMPLE_WORDS[target])
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", f"{STANDINGS[target]}\n")
+    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert written == {name: (EXAMPLES / name).read_text() for name in written}
+    assert any(STANDINGS[target] in text for text in written.values())
+
+
+def test_no_example_is_left_over() -> None:
+    names = {"README.md", "envoy.json", "routes.json", "clusters.json", "cloudflare.tf", "aws.tf"}
+    assert {path.name for path in EXAMPLES.iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--nearest", "sa"), "there is no region sa"),
+        (("--evacuated", "sa"), "there is no region sa"),
+        (("--place", "eu=north"), "write a place as NAME=LATITUDE,LONGITUDE, not eu=north"),
+        (("--certificate", "x.pem"), "TLS needs both a certificate and its key"),
+    ],
+    ids=lambda case: " ".join(case) if isinstance(case, tuple) else "",
+)
+def test_what_cannot_be_rendered_is_said_in_one_line(tmp_path: Path, words: tuple[str, ...], why: str) -> None:
+    document = ("--topology", str(ROOT / "deploy" / "topology.json"))
+    told = loyalty(tmp_path, "edge", "render", "--for", "envoy", *document, *words)
+    assert (told.returncode, told.stdout, told.stderr) == (1, "", f"{why}\n")
+
+
+def test_one_file_is_printed_as_it_is(tmp_path: Path) -> None:
+    document = ("--topology", str(ROOT / "deploy" / "topology.json"))
+    told = loyalty(tmp_path, "edge", "render", "--for", "aws", *document)
+    assert told.stdout == (EXAMPLES / "aws.tf").read_text()
+
+
+def test_cloudflare_takes_regions_in_the_order_of_the_decision() -> None:
+    door = three_regions(evacuated=["eu"], nearest="us")
+    text = render_cloudflare(door)
+    (settings,) = parsed(text)["locals"]
+    for region, pools in settings["first"].items():
+        expected = [
+            f'${{cloudflare_load_balancer_pool.region["{name}"].id}}' for name in door.order(json.loads(region))
+        ]
+        assert pools == expected
+    balancer = resource(text, "cloudflare_load_balancer")
+    assert balancer["default_pools"] == '${local.first["us"]}'
+    assert balancer["region_pools"].keys() == PARTS_OF_THE_WORLD.keys()
+    assert balancer["region_pools"]["WEU"] == '${local.first["eu"]}'
+    assert balancer["region_pools"]["SSAM"] == '${local.first["us"]}'
+    assert balancer["region_pools"]["NEAS"] == '${local.first["ap"]}'
+    homes = {json.loads(rule["name"]): rule["overrides"]["default_pools"] for rule in balancer["rules"]}
+    assert homes == {f"home-{region}": f'${{local.first["{region}"]}}' for region in NUMBERS}
+
+
+@pytest.mark.parametrize("region", NUMBERS)
+def test_cloudflares_rules_name_what_names_a_member(region: str) -> None:
+    rule = condition(NUMBERS[region])
+    member = member_of(region)[:2].lower()
+    path, header = "lower(http.request.uri.path)", 'lower(http.request.headers["loyalty-member"][0])'
+    for start in (f"/v1/members/{member}", f"/v1/purchases/pur_{member}", f"/v1/redemptions/red_{member}"):
+        assert f'starts_with({path}, "{start}")' in rule
+    assert f'starts_with({header}, "{member}")' in rule
+    assert f'starts_with({header}, "{card_of(region)[:2]}")' in rule
+    assert f'starts_with(http.request.uri.query, "card={card_of(region)[:2]}")' in rule
+
+
+def test_aws_evacuates_by_weight_and_never_by_the_dial() -> None:
+    text = render_aws(three_regions(evacuated=["us"]))
+    (settings,) = parsed(text)["locals"]
+    assert settings["weights"] == {'"eu"': 128, '"us"': 0, '"ap"': 128}
+    assert resource(text, "aws_globalaccelerator_endpoint_group")["traffic_dial_percentage"] == 100
+
+
+def test_every_region_whose_place_is_known_can_be_rendered() -> None:
+    names = sorted(REGIONS)
+    document = topology()
+    rows = {name: document.regions["eu"].model_copy(update={"number": n}) for n, name in enumerate(names, start=1)}
+    door = make_door(document.model_copy(update={"regions": rows}))
+    assert len(resource(render_cloudflare(door), "cloudflare_load_balancer")["rules"]) == len(names)
+    (settings,) = parsed(render_aws(door))["locals"]
+    assert len(settings["weights"]) == len(names)
+
+
+def test_texts_for_terraform_have_nothing_that_it_would_fill_in() -> None:
+    assert quoted('a "b" ${c} %{d}') == '"a \\"b\\" $${c} %%{d}"'
+
+
+def test_a_country_is_only_what_the_door_itself_found() -> None:
+    (mutation,) = json.loads((EXAMPLES / "envoy.json").read_text())["static_resources"]["listeners"][0][
+        "filter_chains"
+    ][0]["filters"][0]["typed_config"]["early_header_mutation_extensions"]
+    assert [one["remove"] for one in mutation["typed_config"]["mutations"]] == list(STRANGERS)
+    assert {"loyalty-country", "x-forwarded-for", "cf-ipcountry"} <= set(STRANGERS)
