@@ -20,7 +20,7 @@ from tests.integration.test_command import basket as basket_for
 from tests.query_world import ShardPlace, World, member, open_world, project, put_view, write_member, write_row
 
 RULES = (
-    PROGRAM.replace("[[stores]]", "worth = { points = 100, amount = 100 }\n[[stores]]", 1)
+    PROGRAM.replace("[points]\n", "[points]\nworth = { points = 100, amount = 100 }\n")
     + """
 [[tiers]]
 code = "basic"
