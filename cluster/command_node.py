@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from cluster.document import Documents
 from command.node import CommandNode
+from service.credential import Credentials
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
 
@@ -21,6 +22,9 @@ async def command_node(topology: Path) -> AsyncGenerator[CommandNode]:
     watch = TopologyWatch(topology, Documents(topology.parent).logins())
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     node = CommandNode(next(iter(watch.current.document.regions)), watch, pools, CollectorRegistry())
+    credentials = Documents(topology.parent).credentials
+    if credentials.exists():
+        node.claims.pseudonyms = Credentials(credentials).pseudonyms
     try:
         yield node
     finally:

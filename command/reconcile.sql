@@ -29,12 +29,17 @@ FROM unnest($1::text[], $2::text[]) AS a (kind, value)
 CROSS JOIN LATERAL (SELECT member_id FROM claim WHERE claim.kind = a.kind AND claim.value = a.value OFFSET 0) AS c
 
 -- name: find_holders
--- Which of these members have these identifiers.
+-- Which of these members have these identifiers, or have an errand to do that frees what they have no more.
 SELECT a.kind, a.value, a.member_id
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS a (kind, value, member_id)
-CROSS JOIN LATERAL (
-    SELECT FROM identifier AS i WHERE i.kind = a.kind AND i.value = a.value AND i.member_id = a.member_id OFFSET 0
-) AS has
+WHERE EXISTS (SELECT FROM identifier AS i WHERE i.kind = a.kind AND i.value = a.value AND i.member_id = a.member_id)
+    OR EXISTS (
+        SELECT FROM errand AS e CROSS JOIN LATERAL json_array_elements(e.document -> 'identifiers') AS one
+        WHERE e.member_id = a.member_id AND e.kind = 'release' AND one ->> 0 = a.kind AND one ->> 1 = a.value
+    )
+
+-- name: find_account
+SELECT status FROM account WHERE member_id = $1
 
 -- name: restore_claim
 INSERT INTO claim (kind, value, member_id) VALUES ($1, $2, $3) ON CONFLICT (kind, value) DO NOTHING RETURNING true

@@ -6,7 +6,7 @@ a member while another one has got it since, the one who got it last keeps it.
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from command.batch import now_utc
@@ -38,8 +38,7 @@ async def reconcile_claims(work: Reconciliation) -> None:
     for shard in work.shards:
         async for page in _claims(work, shard):
             for identifier, member_id in page - await _holding(work, page):
-                await work.node.directory.release([identifier], member_id)
-                work.done["claims freed whose member has no such identifier"] += 1
+                await _free(work, identifier, member_id)
 
 
 async def _identifiers(work: Reconciliation, shard: str) -> AsyncGenerator[list[Named]]:
@@ -97,6 +96,19 @@ async def _claim(work: Reconciliation, identifier: Identifier, member_id: int) -
         work.notes.append(
             f"{name} had removed this {identifier[0]}, or was erased, in the time that is lost: do it again"
         )
+
+
+async def _free(work: Reconciliation, identifier: Identifier, member_id: int) -> None:
+    """Free a claim; of a member who was there it is remembered first, as the errand does that is done and lost."""
+    days = work.node.program.membership.rejoin_days
+    try:
+        home = work.node.topology.current.shard_of(member_id)
+    except MalformedIdError:
+        home = None  # of a region that is no more
+    if days and home and await work.fetch(home, "find_account", member_id):
+        await work.node.claims.remember([identifier], now_utc() + timedelta(days=days))
+    await work.node.directory.release([identifier], member_id)
+    work.done["claims freed whose member has no such identifier"] += 1
 
 
 async def _settle(work: Reconciliation, identifier: Identifier, members: tuple[int, int]) -> None:

@@ -78,6 +78,21 @@ async def test_who_got_an_identifier_last_keeps_it(world: World, other_card: boo
     assert await world.broken() == {}
 
 
+async def test_who_left_is_remembered_when_the_claim_that_a_restore_brought_back_is_freed(world: World) -> None:
+    """The errand of the erasure had freed it, and had kept a hash that may be lost as well."""
+    phone = world.phone_kept_in("us")
+    member = await world.enrol("eu", phone=phone)
+    for region in ("us", "ap"):
+        await world.keep(region)
+    assert (await world.nodes["eu"].delete(f"/v1/members/{member}")).status == 200
+    await world.errands()
+    for region in ("us", "ap"):
+        await world.restore(region)
+    await world.reconcile()
+    assert await world.nodes["eu"].inner.claims.came_back([("phone", phone)])
+    assert await world.broken() == {}
+
+
 async def test_what_was_removed_in_the_lost_time_is_told(world: World) -> None:
     phone = world.phone_kept_in("us")
     member = await world.enrol("eu", phone=phone)
