@@ -43,12 +43,13 @@ local function open(keys, args)
   return { epoch, why, known[5] or '0' }
 end
 
-local function stored_header(key)
-  return redis.call('GETRANGE', key, 0, HEADER_SIZE - 1)
+-- What does not begin with a version is older than everything: a damaged view holds nothing up.
+local function header_of(value)
+  return string.match(string.sub(value, 1, HEADER_SIZE), '^%d+$') or ''
 end
 
-local function header_of(value)
-  return string.sub(value, 1, HEADER_SIZE)
+local function stored_header(key)
+  return header_of(redis.call('GETRANGE', key, 0, HEADER_SIZE - 1))
 end
 
 local function body_of(value)
@@ -106,6 +107,10 @@ local function put_identifier(key, value, repair)
   end
 end
 
+local function is_of_another_type(problem)
+  return string.find(tostring(type(problem) == 'table' and problem.err or problem), 'WRONGTYPE', 1, true)
+end
+
 -- KEYS: mark, views, activity keys, identifiers
 -- ARGV: epoch, '1' to repair, watermark ('' to leave it), commit time of the newest change in us, channel, announcement
 --       ('' for none), number of views, number of entries; then a value per view, version and item per entry, a value
@@ -120,6 +125,10 @@ local function apply(keys, args)
   local at, failed = 9, {}
   local function try(put, key, ...)
     local done, problem = pcall(put, key, ...)
+    if not done and is_of_another_type(problem) then
+      redis.call('DEL', key)
+      done, problem = pcall(put, key, ...)
+    end
     if not done then failed[#failed + 1] = key .. ': ' .. tostring(type(problem) == 'table' and problem.err or problem) end
   end
   for i = 2, last_view do
@@ -166,6 +175,25 @@ local function lower(keys, args)
   return lowered
 end
 
+-- Take out views that cannot be parsed, as long as they are as they were seen, and whatever is of another type than a
+-- view of its name. What the stream brings from then on is newer than nothing.
+-- KEYS: mark, views. ARGV: epoch; then per key the value seen ('' where it is a list, or of another type)
+local function discard(keys, args)
+  local refused = fence(keys[1], args[1])
+  if refused then return refused end
+  local discarded = {}
+  for i = 2, #keys do
+    local key, is_list = keys[i], string.sub(keys[i], 1, 2) == 'e:'
+    local kind = redis.call('TYPE', key).ok
+    local is_view = kind == (is_list and 'zset' or 'string')
+    if kind ~= 'none' and (not is_view or is_list or redis.call('GET', key) == args[i]) then
+      redis.call('DEL', key)
+      discarded[#discarded + 1] = key
+    end
+  end
+  return discarded
+end
+
 -- Everything is there: misses mean absence from now on. ARGV: epoch
 local function complete(keys, args)
   local refused = fence(keys[1], args[1])
@@ -177,4 +205,5 @@ end
 redis.register_function('loyalty_open', open)
 redis.register_function('loyalty_apply', apply)
 redis.register_function('loyalty_lower', lower)
+redis.register_function('loyalty_discard', discard)
 redis.register_function('loyalty_complete', complete)

@@ -7,7 +7,7 @@ before the reading: every change below it is in what is read, every change the s
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +90,17 @@ class Rebuild:
     async def refresh(self, session: Session, changes: list[Change]) -> None:
         """Read the members of these changes again from the primary: they could not be projected."""
         await self._write(session, await self._rows.of_changes(changes))
+
+    async def mend(self, session: Session, keys: Sequence[str]) -> list[str]:
+        """Take out those of these views that cannot be parsed, and write them again; tells which there were."""
+        taken = await asyncio.to_thread(session.discard, keys)
+        if taken:
+            # Only now: what the stream brought before may have been refused by what was there.
+            truth = await self._rows.settled_truth(taken)
+            if truth is None:
+                raise NotReady("what was committed before does not show yet")
+            await self._write(session, truth)
+        return taken
 
     async def _rebuild(self, open_session: Callable[[], Session]) -> None:
         started_at = time.monotonic()

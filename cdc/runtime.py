@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from cdc.heartbeat import Heartbeat
+from cdc.mending import Mending
 from cdc.pgoutput import PgoutputSource
 from cdc.projector import LAG_NOW, Freshness, Projector
 from cdc.rebuild import Rebuild, RebuildSettings
@@ -67,6 +68,7 @@ class Runtime:
                 helpers.create_task(self.topology.watch()),
                 helpers.create_task(self.heartbeat.run(self.projector, self.lag_ms)),
                 helpers.create_task(self.rebuild.run(self.join_session)),
+                helpers.create_task(Mending(self._shard.valkey, self.rebuild, self.join_session).run()),
             ]
             await self._stream()
             for task in tasks:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from cdc.project import Operations
-from query.views import VISIBLE_CHANNEL
+from query.views import VISIBLE_CHANNEL, is_readable
 from shard_router.errors import LoyaltyError
 
 OPERATIONS_PER_CALL: Final = 500  # about 2 ms of Valkey, during which no query is served
@@ -135,6 +135,15 @@ class Session:
             args = [part for key, value in some.items() for part in (seen[key], value)]
             lowered += (key.decode() for key in self._call("loyalty_lower", [*some], [self.epoch, *args]))
         return lowered
+
+    def discard(self, keys: Sequence[str]) -> list[str]:
+        """Take out those of these views that cannot be parsed, and lists as they are; tells which there were."""
+        stored = self.stored([key for key in keys if not key.startswith("e:")])
+        damaged = [key for key in keys if key not in stored or not is_readable(key, stored[key])]
+        if not damaged:
+            return []
+        seen = [stored.get(key, b"") for key in damaged]
+        return [key.decode() for key in self._call("loyalty_discard", damaged, [self.epoch, *seen])]
 
     def complete(self) -> None:
         """Declare that every view is there."""

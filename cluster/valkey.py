@@ -37,9 +37,9 @@ SETTINGS: Mapping[str, str] = {
 CONNECTING = "+ping +hello +select +client|setinfo +client|setname +subscribe +unsubscribe"
 RULES: Mapping[ValkeyRole, str] = {
     # What its functions call is checked like what it calls itself.
-    "projector": "~[aempi]:* ~gone:* ~projector:* &visible +fcall +function|load +info +publish +scan +get +mget"
-    " +getrange +set +del +unlink +hget +hmget +hset +zadd +zrange +zremrangebyscore +zremrangebyrank",
-    "query": "%R~[aempi]:* &visible +get +mget +zrange",
+    "projector": "~[aempi]:* ~gone:* ~projector:* &visible &damaged +fcall +function|load +info +publish +scan +get"
+    " +mget +type +getrange +set +del +unlink +hget +hmget +hset +zadd +zrange +zremrangebyscore +zremrangebyrank",
+    "query": "%R~[aempi]:* &visible +get +mget +zrange (+publish &damaged)",
 }
 """Everything that is not named is refused, @dangerous and @admin among it (of which INFO alone is named)."""
 

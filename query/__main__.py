@@ -7,7 +7,7 @@ import uvloop
 from aiohttp import web
 from prometheus_client.registry import Collector
 
-from query.cache import BATCH_KEYS
+from query.cache import BATCH_KEYS, DAMAGED
 from query.evaluation import evaluate_purchase
 from query.events import issue_stream_ticket, stream_account
 from query.http import HANDLERS
@@ -27,7 +27,7 @@ from service.web import CREDENTIALS, STREAMS, build_app
 from shard_router.login import read_logins
 from shard_router.topology import TopologyWatch
 
-_COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, PRIMARY_READS)
+_COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, DAMAGED, PRIMARY_READS)
 
 
 def build(settings: QuerySettings) -> web.Application:

@@ -5,24 +5,30 @@ means that something does not exist; only a server of Postgres can say that.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from prometheus_client import Histogram
+import structlog
+from prometheus_client import Counter, Histogram
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from query.breaker import Breaker
 from query.coalesce import Coalescer
 from query.valkey import ValkeyConnection
-from query.views import activity_key
+from query.views import DAMAGED_CHANNEL, activity_key
 
 CACHE_ERRORS: Final = (RedisError, OSError, TimeoutError)
 _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+_REPORT_PAUSE_S: Final = 0.05
+DAMAGED = Counter("loyalty_query_damaged_views", "Views that could not be parsed, and counted as none.", registry=None)
 BATCH_KEYS = Histogram("loyalty_query_batch_keys", "Keys per MGET.", buckets=_BATCH_BUCKETS, registry=None)
 
 
@@ -42,6 +48,8 @@ class Cache:
         self.client = connect(url, timeout_s=self._deadline_s)
         self.breaker = Breaker(f"valkey {urlsplit(url).netloc.rpartition('@')[2]}", self._ping)
         self._connection = ValkeyConnection(url, timeout_s=self._deadline_s)
+        self._reported_at = -math.inf
+        self._reports: set[asyncio.Task[None]] = set()
         # One call at a time: while it is under way the next batch gathers, and fewer, larger calls cost less.
         self._values = Coalescer[str, bytes | None](
             self._fetch_values, batch_max=batch_keys_max, in_flight_max=1, instead=self._unknown
@@ -67,6 +75,22 @@ class Cache:
         """Read entries from the sorted set of recent ones, newest first."""
         return None if self.breaker.is_open else await self._recent.get(wanted)
 
+    def report(self, key: str) -> None:
+        """Tell the projector, now and then, of a view that cannot be parsed: it looks for itself."""
+        DAMAGED.inc()
+        now = time.monotonic()
+        if now - self._reported_at < _REPORT_PAUSE_S:
+            return
+        self._reported_at = now
+        structlog.get_logger().warning("view_damaged", kind=key[:1])  # the rest may hold a phone number
+        task = asyncio.get_running_loop().create_task(self._publish(key))
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+    async def _publish(self, key: str) -> None:
+        with suppress(*CACHE_ERRORS):
+            await cast("Any", self.client.publish(DAMAGED_CHANNEL, key))
+
     async def reachable(self) -> bool:
         """Tell whether Valkey answers right now."""
         try:
@@ -85,13 +109,14 @@ class Cache:
         BATCH_KEYS.observe(len(keys))
         return self._connection.ask_one("MGET", *keys)
 
-    def _fetch_recent(self, wanted: list[Recent]) -> "asyncio.Future[list[list[bytes] | None]]":
-        return self._connection.ask(
+    async def _fetch_recent(self, wanted: list[Recent]) -> list[list[bytes] | None]:
+        replies = await self._connection.ask(
             [
                 ("ZRANGE", activity_key(member_id), top, 0, "BYSCORE", "REV", "LIMIT", 0, length)
                 for member_id, top, length in wanted
             ]
         )
+        return [_items(reply) for reply in replies]
 
     def _unknown(self, error: BaseException) -> None:
         """Leave Valkey alone for a while, whatever went wrong; meanwhile nothing is known here."""
@@ -100,6 +125,15 @@ class Cache:
     async def _ping(self) -> None:
         async with asyncio.timeout(self._deadline_s):
             await cast("Any", self.client.ping())
+
+
+def _items(reply: Any) -> list[bytes]:
+    """The entries of a list; of what is none, one that cannot be parsed."""
+    if not isinstance(reply, ResponseError):
+        return reply
+    if str(reply).startswith("WRONGTYPE"):
+        return [b"null"]
+    raise reply
 
 
 def connect(url: str, *, timeout_s: float) -> "Redis":

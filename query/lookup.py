@@ -20,7 +20,7 @@ from service.credential import Principal
 from service.idempotency import stored_key
 from service.identifier import KINDS, canonical_identifier, forms_of
 from service.problem import malformed_parameter
-from shard_router.errors import ProblemError
+from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import parse_member_id
 from shard_router.topology import Topology
 
@@ -50,8 +50,8 @@ class HolderQuestion:
         account, holder = await cache.get_together(*keys)
         if account is None or holder is None:
             return None
-        version, body = views.split(account)[0], views.split(holder)[1]
-        return Seen(version, version, body) if holder_of(body) == self.member_id else None
+        version, (_, body) = views.version_of(keys[0], account), views.split(keys[1], holder)
+        return Seen(version, version, body) if _holder_in(keys[1], body) == self.member_id else None
 
     async def ask_server(self, server: Server) -> Seen:
         """One row, with the member's version."""
@@ -121,10 +121,22 @@ def holder_of(identifier_view: bytes) -> int:
     return parse_member_id(orjson.loads(identifier_view)["member_id"])
 
 
+def _holder_in(key: str, body: bytes) -> int:
+    """The same of a view in Valkey; DamagedViewError when it names nobody."""
+    try:
+        return holder_of(body)
+    except MalformedIdError as error:
+        raise views.DamagedViewError(key) from error
+
+
 async def _member_on(shard: ShardReader, identifier: Identifier) -> int | None:
-    value = await shard.cache.get(views.identifier_key(*identifier))
-    if value is not None:
-        return holder_of(views.split(value)[1])
+    key = views.identifier_key(*identifier)
+    value = await shard.cache.get(key)
+    try:
+        if value is not None:
+            return _holder_in(key, views.split(key, value)[1])
+    except views.DamagedViewError as damaged:
+        shard.cache.report(damaged.key)
     rows = await _rows(shard, "find_identifier", *identifier)
     return rows[0]["member_id"] if rows else None
 

@@ -53,10 +53,11 @@ class AccountQuestion:
 
     async def ask_cache(self, cache: Cache) -> Seen | None:
         """One key."""
-        value = await cache.get(views.account_key(self.member_id))
+        key = views.account_key(self.member_id)
+        value = await cache.get(key)
         if value is None:
             return None
-        version, body = views.split(value)
+        version, body = views.split(key, value)
         return Seen(version, version, body)
 
     async def ask_server(self, server: Server) -> Seen:
@@ -77,7 +78,8 @@ class MemberQuestion:
         account, profile = await cache.get_together(*keys)
         if account is None or profile is None:
             return None
-        (version, account_body), (profile_version, profile_body) = views.split(account), views.split(profile)
+        version, account_body = views.split(keys[0], account)
+        profile_version, profile_body = views.split(keys[1], profile)
         if profile_version > version:
             return None
         return Seen(version, version, _member_body(profile_body, account_body))
@@ -108,11 +110,12 @@ class PurchaseQuestion:
         A purchase does not change with every version.
         """
         purchase_key = views.purchase_key(self.member_id, self.reference.version)
-        account, purchase = await cache.get_together(views.account_key(self.member_id), purchase_key)
+        account_key = views.account_key(self.member_id)
+        account, purchase = await cache.get_together(account_key, purchase_key)
         if purchase is None:
             return None
-        changed_version, body = views.split(purchase)
-        seen = views.split(account)[0] if account else changed_version
+        changed_version, body = views.split(purchase_key, purchase)
+        seen = views.version_of(account_key, account) if account else changed_version
         return Seen(max(seen, changed_version), changed_version, body)
 
     async def ask_server(self, server: Server) -> Seen:
@@ -139,7 +142,8 @@ class ActivityQuestion:
         items = await cache.recent(Recent(self.member_id, self.top or VERSION_MAX, self.size))
         if not items:
             return None
-        first, last = views.activity_version(items[0]), views.activity_version(items[-1])
+        versions = views.versions_of(self.member_id, items)
+        first, last = versions[0], versions[-1]
         without_hole = place_of(first) - place_of(last) == len(items) - 1 and self._begins(first) is not False
         if not without_hole or (len(items) < self.size and place_of(last) != 1):
             return None
@@ -181,12 +185,13 @@ class UnlessErased:
 
     async def ask_cache(self, cache: Cache) -> Seen | None:
         """Read the profile, which alone tells, and before it the account, whose version tells how new that is."""
-        account_asked = cache.get(views.account_key(self.member_id))
-        profile_asked = cache.get(views.profile_key(self.member_id))
+        account_key, profile_key = views.account_key(self.member_id), views.profile_key(self.member_id)
+        account_asked, profile_asked = cache.get(account_key), cache.get(profile_key)
         seen, account, profile = await self.question.ask_cache(cache), await account_asked, await profile_asked
         if seen is None or account is None or profile is None:
             return None
-        return _unless_erased(seen, views.split(account)[0], is_erased=views.is_erased(views.split(profile)[1]))
+        is_erased = views.is_erased(views.split(profile_key, profile)[1])
+        return _unless_erased(seen, views.version_of(account_key, account), is_erased=is_erased)
 
     async def ask_server(self, server: Server) -> Seen:
         """The account's status, asked together with others of this moment."""

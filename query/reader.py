@@ -17,6 +17,7 @@ from query.cache import Cache
 from query.question import Question
 from query.replica import Server
 from query.settings import QuerySettings
+from query.views import DamagedViewError
 from rules.version import VERSION_MAX, incarnation_of, includes
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
@@ -48,7 +49,11 @@ class ShardReader:
 
     async def glance(self, question: Question, *, at_least: int = 0) -> Answer | None:
         """Answer from Valkey if it shows that version of the member, or without one anything at all: the hot path."""
-        seen = await question.ask_cache(self.cache)
+        try:
+            seen = await question.ask_cache(self.cache)
+        except DamagedViewError as damaged:
+            self.cache.report(damaged.key)
+            return None
         if seen is None or not _shows(seen.seen, at_least):
             return None
         _FROM_CACHE.inc()

@@ -41,8 +41,7 @@ class _Asked:
         self.replies.append(reply)
         if len(self.replies) < self.missing:
             return False
-        refusal = next((one for one in self.replies if isinstance(one, hiredis.ReplyError)), None)
-        self._answer(refusal or self.replies)
+        self._answer([ResponseError(str(one)) if isinstance(one, hiredis.ReplyError) else one for one in self.replies])
         return True
 
     def _answer(self, reply: Any) -> None:
@@ -78,7 +77,10 @@ class ValkeyConnection(asyncio.Protocol):
         return self._ask(_pack(words), missing=0)
 
     def ask(self, commands: Sequence[Words]) -> "asyncio.Future[list[Any]]":
-        """Send commands; the answer is the list of their replies. Raises as above when one of them is refused."""
+        """Send commands; the answer is the list of their replies, a ResponseError for one that is refused.
+
+        Raises as above when the connection fails.
+        """
         return self._ask(b"".join(map(_pack, commands)), missing=len(commands))
 
     async def close(self) -> None:

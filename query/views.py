@@ -2,16 +2,18 @@
 
 The reader owns the layout; the projector (cdc) writes through these functions. A value is a fixed
 header (the version, zero-padded, so that text order is number order) followed by the JSON bytes of
-the answer: the hot path neither parses nor renders. Views hold whole states, never deltas.
+the answer: the hot path looks whether that is JSON, and renders nothing. Views hold whole states, never
+deltas. One that cannot be parsed is as good as none: nobody but Postgres says what is in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
 from query.subject import subject_of
 from rules.document import LineDocument, PaymentDocument, PurchaseDocument, explanation_of
+from shard_router.errors import LoyaltyError
 from shard_router.member_id import format_member_id, format_reference
 
 HEADER_SIZE: Final = 16
@@ -20,6 +22,9 @@ RECENT_ENTRIES: Final = 50
 
 _BALANCE_KEY: Final = '"balance":'
 _AFTER_BALANCE: Final = ',"tier":'
+
+DAMAGED_CHANNEL: Final = "damaged"
+"""Pub/sub channel: keys of views that a query node could not parse, for the projector to look at."""
 
 VISIBLE_CHANNEL: Final = "visible"
 """Pub/sub channel: `<member>:<version>` words, space separated, one message per applied batch."""
@@ -60,9 +65,51 @@ def header(version: int) -> bytes:
     return b"%016d" % version
 
 
-def split(value: bytes) -> tuple[int, bytes]:
-    """Version and body of a stored value."""
-    return int(value[:HEADER_SIZE]), value[HEADER_SIZE:]
+class DamagedViewError(LoyaltyError):
+    """A view that cannot be parsed, whatever put it there."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key[:1])  # the rest may hold a phone number
+        self.key = key
+
+
+def split(key: str, value: bytes) -> tuple[int, bytes]:
+    """Version and body of a stored value; DamagedViewError when it is none."""
+    version, body = version_of(key, value), value[HEADER_SIZE:]
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise DamagedViewError(key) from error
+    name, kind = _CONTENT[key[0]]
+    if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+        raise DamagedViewError(key)
+    return version, body
+
+
+def version_of(key: str, value: bytes) -> int:
+    """Version of a stored value, where its body does not matter; DamagedViewError when it has none."""
+    head = value[:HEADER_SIZE]
+    if len(head) != HEADER_SIZE or not head.isdigit():
+        raise DamagedViewError(key)
+    return int(head)
+
+
+def is_readable(key: str, value: bytes) -> bool:
+    """Whether a stored value can be parsed."""
+    try:
+        split(key, value)
+    except DamagedViewError:
+        return False
+    return True
+
+
+_CONTENT: Final[Mapping[str, tuple[str, type]]] = {
+    "a": ("balance", dict),
+    "i": ("member_id", str),
+    "m": ("", object),
+    "p": ("lines", list),
+}
+"""What a view of each kind (the first letter of its key) has at least: what queries read out of it."""
 
 
 def profile_view(row: Mapping[str, Any]) -> bytes:
@@ -98,7 +145,7 @@ def activity_item(row: Mapping[str, Any]) -> bytes:
         "balance_after": _balance_of(row["account_after"]),
     }
     item |= subject_of(member_id, version, row["kind"], orjson.loads(row["detail"]))
-    item["version"] = version  # last: activity_version relies on it
+    item["version"] = version
     return orjson.dumps(item)
 
 
@@ -110,9 +157,15 @@ def _balance_of(account: str) -> Any:
     return orjson.loads(account)["balance"]
 
 
-def activity_version(item: bytes) -> int:
-    """Version of an item of the activity list, without parsing all of it."""
-    return int(item[item.rindex(b":") + 1 : -1])
+def versions_of(member_id: int, items: Sequence[bytes]) -> list[int]:
+    """Versions of the items of an activity view; DamagedViewError when one of them is none."""
+    try:
+        versions = [int(item["version"]) for item in orjson.loads(b"[" + b",".join(items) + b"]")]
+    except (ValueError, TypeError, KeyError) as error:  # ValueError: also that of a JSON text
+        raise DamagedViewError(activity_key(member_id)) from error
+    if len(versions) != len(items):
+        raise DamagedViewError(activity_key(member_id))
+    return versions
 
 
 def purchase_view(row: Mapping[str, Any]) -> bytes:

@@ -172,10 +172,18 @@ def test_a_large_batch_travels_in_parts_and_the_watermark_with_the_last(session:
     assert (len(list(valkey.scan_iter("m:*", count=1000))), valkey.hget(MARK, "watermark")) == (count, "777")
 
 
-def test_a_key_of_another_type_is_reported_and_the_rest_applied(session: Session, valkey: Redis) -> None:
+def test_what_is_of_another_type_gives_way_to_the_view(session: Session, valkey: Redis) -> None:
     valkey.sadd(f"a:{ALICE}", "rubbish")
-    (failure,) = apply(session, journal(ALICE, 1), member(ALICE, 1))
-    assert failure.startswith(f"a:{ALICE}: ")
+    valkey.set(f"e:{ALICE}", "rubbish")
+    assert apply(session, journal(ALICE, 1), member(ALICE, 1)) == []
+    assert [valkey.type(f"{kind}:{ALICE}") for kind in "aem"] == ["string", "zset", "string"]
+
+
+def test_what_cannot_be_written_is_reported_and_the_rest_applied(session: Session, valkey: Redis) -> None:
+    entries: Any = {(f"e:{ALICE}", "no number"): b"x"}
+    rubbish = Operations(entries=entries, views={f"m:{ALICE}": header(1) + b"{}"})
+    (failure,) = session.apply(rubbish, Progress(1, 1))
+    assert failure.startswith(f"e:{ALICE}: ")
     assert valkey.exists(f"m:{ALICE}")
 
 

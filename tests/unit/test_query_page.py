@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from query.page import SIZE_MAX, decode_page, encode_page, page_size
 from query.question import VERSION_MAX, decode_activity_page, encode_activity_page
-from query.views import activity_item, activity_version
+from query.views import activity_item, versions_of
 from shard_router.errors import ProblemError
 from shard_router.member_id import compose_member_id
 from tests.query_world import entry
@@ -67,5 +67,5 @@ def decode_listing(token: str) -> str:
 
 
 @given(st.integers(1, VERSION_MAX - 1))
-def test_the_version_of_an_activity_item_is_found_without_parsing_it(version: int) -> None:
-    assert activity_version(activity_item(entry(ADA, 1) | {"version": version})) == version
+def test_the_version_of_an_activity_item_is_found(version: int) -> None:
+    assert versions_of(ADA, [activity_item(entry(ADA, 1) | {"version": version})]) == [version]
