@@ -30,11 +30,11 @@ code = "test"
 name = "Test"
 currency = "EUR"
 time_zone = "Europe/Berlin"
+[transfers]
+min_account_days = 0
 [points]
 per_unit = "1"
 expiry = { kind = "rolling", months = 12, round = "month_end" }
-[transfers]
-min_account_days = 0
 [[stores]]
 code = "330"
 name = "Store 330"
