@@ -17,18 +17,17 @@ from rich.console import Console
 from cluster import document
 from cluster.cli_backup import app as backup_app
 from cluster.cli_edge import app as edge_app
+from cluster.cli_key import app as key_app
 from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.command_line import Commands
 from cluster.document import Documents
 from cluster.errors import ClusterError
-from cluster.node import key_in_force
 from cluster.plan import ClusterPlan, make_plan, read_settings
 from cluster.progress import Progress
 from cluster.run_file import locked
 from cluster.switchover import ask
 from shard_router.errors import DocumentError
-from shard_router.topology import read_topology
 
 app = Commands(
     no_args_is_help=True,
@@ -38,6 +37,7 @@ token_app = Commands(help="Tokens for development.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(load_app)
 app.add_typer(backup_app)
+app.add_typer(key_app)
 app.add_typer(program_app, name="program")
 app.add_typer(edge_app, name="edge")
 
@@ -243,32 +243,3 @@ def switchover(shard: Annotated[str, typer.Argument(help="For example eu-1.")], 
     if shard not in {one.name for one in plan.shards}:
         raise ClusterError(f"no shard {shard!r}: choose one of {', '.join(one.name for one in plan.shards)}")
     sys.stdout.write(ask(plan.data, shard) + "\n")
-
-
-@app.command()
-def key(
-    role: Annotated[str, typer.Argument(help="pos, service or admin.")],
-    *,
-    store: Annotated[str | None, typer.Option(help="Bind a pos key to one store of the program.")] = None,
-    desk: Annotated[
-        bool, typer.Option("--desk", help="Let a bound key transfer points and change what members are found by.")
-    ] = False,
-    data: Data = None,
-) -> None:
-    """Make a new API key and print it, this once, when the nodes that run know it."""
-    if role not in document.KEY_ROLES:
-        raise ClusterError(f"no role {role!r}: choose one of {', '.join(document.KEY_ROLES)}")
-    documents = Documents(_plan(data=data).data)
-    if store is not None:
-        from cluster.program import check_store  # noqa: PLC0415
-
-        if role != "pos":
-            raise ClusterError("--store binds a pos key; other roles act for all stores")
-        asyncio.run(check_store(documents.topology, store))
-    elif desk:
-        raise ClusterError("--desk is a right of a key that is bound by --store; others have it")
-    nodes = read_topology(documents.topology).document if documents.topology.exists() else None
-    text = document.add_key(documents, role, store, desk=desk)
-    if nodes is not None:
-        asyncio.run(key_in_force(nodes, text))
-    sys.stdout.write(text + "\n")

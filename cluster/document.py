@@ -17,7 +17,7 @@ from pydantic import BaseModel, RootModel
 from cluster.errors import ClusterError
 from cluster.files import write_atomic, write_json
 from cluster.plan import HOST, ClusterPlan, RegionPlan, ShardPlan
-from service.credential import CredentialDocument, Role, new_key, new_secret
+from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
 from shard_router.document import read_document
 from shard_router.login import Logins, read_logins
 from shard_router.topology import TopologyDocument
@@ -210,14 +210,35 @@ def _read_keys(documents: Documents) -> Keys:
     return read_document(documents.keys, Keys)
 
 
-def add_key(documents: Documents, role: Role, store: str | None = None, *, desk: bool = False) -> str:
+def add_key(
+    documents: Documents, role: Role, store: str | None = None, *, desk: bool = False, name: str | None = None
+) -> str:
     """A new API key, which nodes know within a second; the text is shown once and not kept."""
     if role == "member":
         raise ClusterError("members use tokens: `loyalty token member ID`")
+    credentials = read_credentials(documents)
+    text, record = new_key(role, store, desk=desk, name=name)
+    _write_credentials(documents, credentials.model_copy(update={"keys": [*credentials.keys, record]}))
+    return text
+
+
+def revoke_key(documents: Documents, key_id: str) -> KeyRecord:
+    """Take a key out of the credentials, which nodes know within a second; ClusterError when there is none."""
+    credentials = read_credentials(documents)
+    revoked = [record for record in credentials.keys if record.id == key_id]
+    if not revoked:
+        raise ClusterError(f"no key {key_id}: `loyalty keys` lists them")
+    left = [record for record in credentials.keys if record.id != key_id]
+    _write_credentials(documents, credentials.model_copy(update={"keys": left}))
+    return revoked[0]
+
+
+def read_credentials(documents: Documents) -> CredentialDocument:
+    """The credentials in the folder; ClusterError before the first start."""
     if not documents.credentials.exists():
         raise ClusterError(f"no credentials in {documents.data}: start the system once with `loyalty up`")
-    credentials = read_document(documents.credentials, CredentialDocument)
-    text, record = new_key(role, store, desk=desk)
-    changed = credentials.model_copy(update={"keys": [*credentials.keys, record]})
-    write_json(documents.credentials, changed.model_dump(), mode=0o600)
-    return text
+    return read_document(documents.credentials, CredentialDocument)
+
+
+def _write_credentials(documents: Documents, credentials: CredentialDocument) -> None:
+    write_json(documents.credentials, credentials.model_dump(), mode=0o600)

@@ -36,7 +36,7 @@ def run_system(plan: ClusterPlan, *, on_change: Listener, on_ready: Callable[[in
 
 async def _live(plan: ClusterPlan, on_change: Listener, on_ready: Callable[[int], None]) -> None:
     run = RunRecord(Identity.of(os.getpid()), cdc_source=plan.cdc_source)
-    run.save(plan.data)
+    run.save(plan.data)  # before anything is started: what cannot be recorded is not begun
     supervisor = Supervisor(plan.data, run, on_change)
     documents = Documents(plan.data)
     system = System(plan, supervisor, ensure_passwords(documents.secrets, documents.superuser_before))
@@ -47,7 +47,7 @@ async def _live(plan: ClusterPlan, on_change: Listener, on_ready: Callable[[int]
         version = await _unless(asked_to_stop, system)
         if version is not None:
             run.ready = True
-            run.save(plan.data)
+            supervisor.save()
             on_ready(version)
             await asked_to_stop.wait()
     finally:

@@ -64,10 +64,11 @@ class Supervisor:
         """Tell a state: to run.json for a kept process, to the listener for any name. Raises neither's trouble."""
         if name in self.run.processes:
             self.run.processes[name].state = state
-            self._save()
+            self.save()
         self._tell(name, state)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write run.json, as soon as there is room for it."""
         try:
             self.run.save(self.data)
         except OSError as error:
@@ -148,7 +149,7 @@ class Supervisor:
                 self._bound_log(kept.spec.name, kept.spec.log)
                 self._bound_log("supervisor", self.log)
                 if self._unsaved:
-                    self._save()
+                    self.save()
         finally:
             ended.cancel()
         return ended.result()

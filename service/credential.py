@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -75,6 +76,10 @@ class KeyRecord(BaseModel):
     role: Literal["pos", "service", "admin"]
     store: str | None = None
     desk: bool = False
+    name: str | None = None
+    """What its holder is called; for people."""
+    created_at: str | None = None
+    """RFC 3339."""
 
 
 class CredentialDocument(BaseModel):
@@ -103,12 +108,13 @@ class _Claims(BaseModel):
 
 
 def new_key(
-    role: Literal["pos", "service", "admin"], store: str | None = None, *, desk: bool = False
+    role: Literal["pos", "service", "admin"], store: str | None = None, *, desk: bool = False, name: str | None = None
 ) -> tuple[str, KeyRecord]:
     """A fresh key: the text to hand out once, and the record to keep."""
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    record = KeyRecord(id=key_id, sha256=digest, role=role, store=store, desk=desk)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    record = KeyRecord(id=key_id, sha256=digest, role=role, store=store, desk=desk, name=name, created_at=now)
     return f"loy_{key_id}_{secret}", record
 
 

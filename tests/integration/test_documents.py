@@ -14,6 +14,8 @@ from cluster.disk import Disk, disks_of
 from cluster.document import Documents, ensure_keys
 from cluster.status import read_status, render_status
 from service import credential
+from service.credential import Credentials
+from shard_router.errors import ProblemError
 from tests.command_node import running_command_node
 from tests.file import put
 
@@ -31,7 +33,7 @@ TOPOLOGY = {
 }
 FILES = {
     "topology.json": [["status"], ["verify"], ["rebuild"], ["program", "show"], ["key", "service"], ["respell"]],
-    "credentials.json": [["status"], ["key", "service"]],
+    "credentials.json": [["status"], ["key", "service"], ["keys"], ["revoke", "x"]],
     "keys.json": [["status"], ["token", "member", "01"]],
     "regions.json": [["status"], ["up"], ["down"]],
     "run.json": [["status"], ["down"]],
@@ -78,6 +80,29 @@ def test_a_command_says_it_in_one_line_and_makes_nothing_of_it(
     assert any(file in line for line in told.splitlines()), told
     assert len([line for line in told.splitlines() if file in line]) == 1
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_key_is_made_with_its_name_listed_without_its_secret_and_taken_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "topology.json").unlink()
+    before = json.loads((folder / "credentials.json").read_text())
+    run(monkeypatch, "key", "pos", "--name", "Till 7", "--data", str(folder))
+    text = capfd.readouterr().out.strip()
+    run(monkeypatch, "keys", "--json", "--data", str(folder))
+    listed = capfd.readouterr().out
+    made = json.loads(listed)[-1]
+    assert (made["id"], made["role"], made["name"]) == (text.split("_")[1], "pos", "Till 7")
+    assert made["created_at"].endswith("Z")
+    assert "sha256" not in listed
+    assert Credentials(folder / "credentials.json").principal(f"Bearer {text}").role == "pos"
+    assert run(monkeypatch, "keys", "--data", str(folder)) == 0
+    assert "Till 7" in capfd.readouterr().out
+    assert run(monkeypatch, "revoke", text, "--data", str(folder)) == 0
+    with pytest.raises(ProblemError):
+        Credentials(folder / "credentials.json").principal(f"Bearer {text}")
+    assert json.loads((folder / "credentials.json").read_text()) == before
+    assert run(monkeypatch, "revoke", text, "--data", str(folder)) == 1
 
 
 async def test_status_tells_of_both_documents_and_goes_on(folder: Path) -> None:

@@ -1,0 +1,85 @@
+"""`loyalty key`, `keys` and `revoke`: API keys, made, listed and taken back while the system runs.
+
+cluster/cli.py takes them in. Of a key only the hash is kept, so it is shown once; people know it by its id and name.
+"""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster import document
+from cluster.command_line import Commands
+from cluster.document import Documents
+from cluster.errors import ClusterError
+from cluster.node import key_in_force
+from cluster.plan import read_settings
+from shard_router.topology import read_topology
+
+app = Commands()
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command()
+def key(
+    role: Annotated[str, typer.Argument(help="pos, service or admin.")],
+    *,
+    store: Annotated[str | None, typer.Option(help="Bind a pos key to one store of the program.")] = None,
+    desk: Annotated[
+        bool, typer.Option("--desk", help="Let a bound key transfer points and change what members are found by.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Who is to have it; `loyalty keys` shows that.")] = None,
+    data: Data = None,
+) -> None:
+    """Make a new API key and print it, this once, when the nodes that run know it."""
+    if role not in document.KEY_ROLES:
+        raise ClusterError(f"no role {role!r}: choose one of {', '.join(document.KEY_ROLES)}")
+    documents = _documents(data)
+    if store is not None:
+        from cluster.program import check_store  # noqa: PLC0415 - heavy, and only a bound key needs it
+
+        if role != "pos":
+            raise ClusterError("--store binds a pos key; other roles act for all stores")
+        asyncio.run(check_store(documents.topology, store))
+    elif desk:
+        raise ClusterError("--desk is a right of a key that is bound by --store; others have it")
+    nodes = read_topology(documents.topology).document if documents.topology.exists() else None
+    text = document.add_key(documents, role, store, desk=desk, name=name)
+    if nodes is not None:
+        asyncio.run(key_in_force(nodes, text))
+    sys.stdout.write(text + "\n")
+
+
+@app.command()
+def keys(*, data: Data = None, as_json: Json = False) -> None:
+    """List the API keys that are in force, without their secrets."""
+    records = document.read_credentials(_documents(data)).keys
+    if as_json:
+        shown = [record.model_dump(exclude={"sha256"}) for record in records]
+        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+        return
+    table = Table(box=None, padding=(0, 2))
+    for column in ("id", "role", "store", "desk", "made", "name"):
+        table.add_column(column)
+    for one in records:
+        table.add_row(one.id, one.role, one.store, "yes" if one.desk else "", one.created_at, one.name)
+    Console().print(table)
+
+
+@app.command()
+def revoke(key: Annotated[str, typer.Argument(help="The key's id, or the key itself.")], *, data: Data = None) -> None:
+    """Take an API key back: nodes refuse it within a second."""
+    key_id = key.split("_")[1] if key.startswith("loy_") and key.count("_") > 1 else key
+    record = document.revoke_key(_documents(data), key_id)
+    Console().print(f"{record.role} key {record.id} is revoked; nodes refuse it within a second.", highlight=False)
+
+
+def _documents(data: Path | None) -> Documents:
+    return Documents(read_settings({"data": data}).data.expanduser().resolve())
