@@ -101,6 +101,8 @@ async def apply_program(dsns: list[str], source: str, effective_at: datetime | N
         found = [await connection.fetchrow(_STATEMENTS["newest_program"]) for connection in connections]
         newest = {row["version"]: row for row in found if row is not None}
         version, since = _version_of(newest[max(newest)] if newest else None, source, effective_at)
+        if version not in newest:  # where all shards were restored, they may have lost a version of this number
+            version = max(version, min([await one.fetchval(_STATEMENTS["incarnation"]) for one in connections]))
         insert = (_STATEMENTS["insert_program"], version, source, since)
         # The first shard first: should the lock be lost now, the next one sees this number taken and goes on from it.
         # And one by one: when one fails, no other is in a commit that closing its connection would cancel.

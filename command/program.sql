@@ -21,6 +21,9 @@ SELECT version FROM program WHERE effective_at <= now() ORDER BY version DESC LI
 -- In force, or to come.
 SELECT version, source, effective_at FROM program ORDER BY version DESC LIMIT 1
 
+-- name: incarnation
+SELECT coalesce(max(number), 0) FROM incarnation
+
 -- name: insert_program
 -- A version is written once; a repeated run fills in the shards that missed it.
 INSERT INTO program (version, effective_at, source) VALUES ($1, $3, $2) ON CONFLICT (version) DO NOTHING

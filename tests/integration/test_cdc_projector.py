@@ -106,6 +106,34 @@ async def test_a_second_projector_takes_over_and_the_first_ends(
         await settled(client, valkey)
 
 
+async def test_a_restored_database_is_noticed_and_no_view_of_what_it_lost_stays(
+    projector: CdcNode, client: asyncpg.Connection, valkey: Redis
+) -> None:
+    """No back-up holds the slot. The version that is newest now had other content before."""
+    await projector.start()
+    await fill(client)
+    await settled(client, valkey)
+    await projector.end(signal.SIGKILL)
+    await eventually(lambda: dropped(client), deadline_s=DEADLINE_S)
+    await client.execute("DELETE FROM journal WHERE version = 3")
+    await client.execute(
+        "UPDATE journal SET account_after = replace(account_after::text, '2', '7')::json WHERE version = 2"
+    )
+    await projector.start()
+    await settled(client, valkey)
+    assert await client.fetchval("SELECT count(*) FROM incarnation WHERE reconciled_at IS NULL") == 1
+    assert "views_of_another_database_removed" in projector.log()
+
+
+async def dropped(client: asyncpg.Connection) -> bool:
+    """Drop the slot as soon as its dead holder lets go."""
+    try:
+        await client.execute("SELECT pg_drop_replication_slot($1)", SLOT_OF_TESTS)
+    except asyncpg.ObjectInUseError:
+        return False
+    return True
+
+
 async def test_changes_lost_with_their_slot_are_noticed_and_made_good(
     projector: CdcNode, client: asyncpg.Connection, valkey: Redis
 ) -> None:
@@ -113,15 +141,7 @@ async def test_changes_lost_with_their_slot_are_noticed_and_made_good(
     await fill(client)
     await settled(client, valkey)
     await projector.end(signal.SIGKILL)
-
-    async def dropped() -> bool:
-        try:
-            await client.execute("SELECT pg_drop_replication_slot($1)", SLOT_OF_TESTS)
-        except asyncpg.ObjectInUseError:
-            return False
-        return True
-
-    await eventually(dropped, deadline_s=DEADLINE_S)
+    await eventually(lambda: dropped(client), deadline_s=DEADLINE_S)
     await client.execute(ADD_ENTRIES, MEMBERS, 1)
     await client.execute("DELETE FROM identifier WHERE value = $1", str(MEMBERS[0]))
     another = "SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)"

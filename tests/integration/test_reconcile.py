@@ -136,6 +136,22 @@ async def test_a_program_that_is_lost_comes_back(world: World) -> None:
     assert await world.broken() == {}
 
 
+async def test_a_number_that_a_lost_program_had_is_not_given_again(world: World) -> None:
+    """Where every shard lost it, nobody else remembers."""
+    dsns = [node.dsn for node in world.nodes.values()]
+    doubled = REWARDS.replace('per_unit = "1"', 'per_unit = "2"')
+    for region in REGIONS:
+        await world.keep(region)
+    lost = await apply_program(dsns, doubled)
+    for region in REGIONS:
+        await world.restore(region)
+    await world.reconcile()
+    again = await apply_program(dsns, doubled.replace('per_unit = "2"', 'per_unit = "3"'))
+    assert again > lost
+    assert await apply_program(dsns, doubled) == again + 1
+    assert await world.broken() == {}
+
+
 async def test_what_the_lost_time_gave_is_never_given_again(world: World) -> None:
     """A till that sends an acknowledged key again is served anew, for what it did is lost; under another version."""
     member = await world.member("eu")

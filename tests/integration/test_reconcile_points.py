@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.engine import PostgresServer
@@ -109,6 +110,32 @@ async def test_two_shards_restored_to_different_points_agree_again(world: World)
     assert await world.broken() == {}
     # What `us` still knows to have sent arrives; what came to it from what `eu` does not know any more is gone.
     assert ((await world.balance(one))["available"], (await world.balance(two))["available"]) == (120, 80)
+
+
+SET_DETAIL = "UPDATE journal SET detail = jsonb_set(detail::jsonb, '{{{}}}', '{}') WHERE kind = $1"
+TAMPERING = {
+    "a revocation of something else": SET_DETAIL.format("revokes", 1),
+    "a revocation of less": SET_DETAIL.format("revoked", 7),
+    "a revocation that is missing": "DELETE FROM journal WHERE kind = $1",
+    "a revocation that moved nothing": "UPDATE journal SET postings = '[]' WHERE kind = $1",
+    "an incarnation that never was": "DELETE FROM incarnation WHERE number > 0 AND $1 > ''",
+}
+
+
+@pytest.mark.parametrize("what", TAMPERING)
+async def test_a_revocation_that_was_tampered_with_is_found(world: World, what: str) -> None:
+    sender, receiver = await world.member("eu", 100), await world.member("us")
+    await world.keep("eu")
+    await world.send(sender, receiver, 60)
+    await world.restore("eu")
+    await world.reconcile()
+    given = {"member": {"member_id": sender}, "points": 1, "reason": "an entry of the new incarnation"}
+    assert (await world.post(sender, "/v1/adjustments", given)).status == 201
+    for node in world.nodes.values():
+        connection = await asyncpg.connect(node.dsn)
+        await connection.execute(TAMPERING[what], "transfer_revoked")
+        await connection.close()
+    assert await world.broken() != {}
 
 
 async def referred(world: World) -> tuple[str, str]:
