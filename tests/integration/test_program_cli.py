@@ -119,10 +119,11 @@ async def test_another_notation_is_no_change_for_check_and_for_apply(system: Sys
 async def test_a_wrong_file_is_told_by_line_and_changes_nothing(system: System) -> None:
     await apply_program(system.dsns, PROGRAM)
     wrong = PROGRAM.replace("per_unit", "per_unti").replace('region = "eu"', "", 1)
+    line = wrong[: wrong.index("per_unti")].count("\n") + 1
     for word in ("check", "apply"):
         code, printed = await system.program(word, file=wrong)
         assert code == 1
-        assert "program.toml: line 8: points.per_unti: unknown key; did you mean 'per_unit'?" in printed
+        assert f"program.toml: line {line}: points.per_unti: unknown key; did you mean 'per_unit'?" in printed
         assert "stores.1.region: is missing" in printed
         assert "Traceback" not in printed
     assert await system.versions() == [[1], [1]]
