@@ -94,16 +94,17 @@ def demo(plan: ClusterPlan, flags: Mapping[str, Any], count: int | None, *, keep
         tour = read_tour(plan)
         program = write_program(tour, plan.data / "program.toml")
     with _started(plan, {**flags, "program": program}, console):
-        code = _tell(plan, tour, count, console)
-        if keep if keep is not None else sys.stdin.isatty():
+        stays = keep if keep is not None else sys.stdin.isatty()
+        code = _tell(plan, tour, count, console, stays=stays)
+        if stays:
             console.print("The system stays up. Ctrl-C stops it.", style="bold")
             with suppress(KeyboardInterrupt):
                 signal.pause()
     return code
 
 
-def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Console) -> int:
-    """Replay, verify, and say what to try; the exit code."""
+def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Console, *, stays: bool) -> int:
+    """Replay, verify, and say what to try where the system `stays` up; the exit code."""
 
     async def post() -> tuple[Board, StatusReport]:
         board = await tours.replay_tour(await _deployment(None, plan), tour, count, console)
@@ -114,13 +115,18 @@ def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Conso
         documents = Documents(plan.data)
         findings = asyncio.run(verify(documents.topology, documents.logins()))
     console.print(render_verdict(findings))
+    if stays and board.last_member is not None:
+        _invite(status, board.last_member, console)
+    return 0 if board.purchases and all(finding.ok for finding in findings) else 1
+
+
+def _invite(status: StatusReport, member_id: str, console: Console) -> None:
+    """What to try on a system that stays up."""
     for name, region in status.topology.regions.items():
         console.print(f"  {name}: commands {region.command[0]}  queries {region.query[0]}", highlight=False)
-    if board.last_member is not None:
-        console.print("Try:")
-        for line in tours.curl_lines(status.document(), board.last_member):
-            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    return 0 if board.purchases and all(finding.ok for finding in findings) else 1
+    console.print("Try:")
+    for line in tours.curl_lines(status.document(), member_id):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def read_tour(plan: ClusterPlan) -> tours.Tour:
