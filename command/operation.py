@@ -302,7 +302,9 @@ OPERATIONS: Final = (
         roles=("service", "admin", "member"),
         problems=_MEMBER,
         parameters=(_id("member", MEMBER_EXAMPLE),),
-        description="What is left of the points is forfeited; the member's identifiers are free again.",
+        description="What is left of the points is forfeited, what is owed written off; the member's identifiers are "
+        "free again. Keyed hashes of them stay for the program's `rejoin_days`: who comes back within those is a full "
+        "member without the bonuses that each person has once.",
     ),
     _command(
         "/v1/members/{member_id}/identifiers",
