@@ -65,7 +65,7 @@ class StatusReport:
     nodes: dict[str, Health]
     disks: list[Disk]
     mistakes: list[str]
-    """Documents of the folder that cannot be used; what was in force before stays so in the nodes."""
+    """What is wrong with documents of the folder that cannot be used."""
 
     @property
     def ready(self) -> bool:
@@ -81,7 +81,12 @@ class StatusReport:
             for words in answer.warnings:
                 by_nodes.setdefault(words, []).append(name)
         told = [f"{', '.join(names)}: {words}" for words, names in by_nodes.items()]
-        return [*self.mistakes, *told, *(words for disk in self.disks for words in disk.shortages)]
+        unheard = [
+            f"{words}; what was in force before stays, and nothing starts anew with it"
+            for words in self.mistakes
+            if not any(words in line for line in told)
+        ]
+        return [*unheard, *told, *(words for disk in self.disks for words in disk.shortages)]
 
     @property
     def program_version(self) -> int | None:
@@ -150,7 +155,7 @@ def _noting(mistakes: list[str], read: Callable[[], T], otherwise: T) -> T:
     try:
         return read()
     except DocumentError as error:
-        mistakes.append(f"{error}; what was in force before stays, and nothing starts anew with it")
+        mistakes.append(str(error))
         return otherwise
 
 
