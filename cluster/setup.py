@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
+import asyncpg
 import typer
 
 from cdc.slot import find_primary
@@ -54,7 +55,7 @@ def main(
         ensure_keys(documents)
         write_topology(documents.topology, _without_epoch(document))
         told = asyncio.run(respell_system(documents.topology, once=True))
-    except ClusterError as error:
+    except (ClusterError, DocumentError, OSError, asyncpg.PostgresError) as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(1) from None
     sys.stdout.write("".join(f"{line}\n" for line in (lines_of(told) if told else ())))
