@@ -78,7 +78,9 @@ def read_password(path: Path) -> str:
     """The password of a file; DocumentError when there is none."""
     try:
         password = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DocumentError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise DocumentError(f"{path}: {error}") from error
     if not password:
         raise DocumentError(f"{path}: no password in it")
