@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import asyncpg
+
 from cluster.command_node import command_node
 from cluster.errors import ClusterError
 from command.migrate import SLOT
@@ -27,10 +29,9 @@ async def reconcile_system(topology: Path, region: str | None) -> Reconciliation
             for shard in document.shards:
                 await _begin(node, shard, by_hand=document.shards[shard].region == region)
             return await reconcile(node)
-    except ProblemError as error:
-        raise ClusterError(
-            f"not everything is reconciled: {error.detail or error.code}\nRun `loyalty reconcile` again."
-        ) from error
+    except (ProblemError, asyncpg.PostgresError) as error:
+        why = (error.detail or error.code) if isinstance(error, ProblemError) else f"{type(error).__name__}: {error}"
+        raise ClusterError(f"not everything is reconciled: {why}\nRun `loyalty reconcile` again.") from error
 
 
 async def _begin(node: CommandNode, shard: str, *, by_hand: bool) -> None:

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 
 from query.announcement import Announcements, Woken
 from query.cache import Cache
-from query.question import Question
+from query.question import Question, Seen
 from query.replica import Server
 from query.settings import QuerySettings
 from query.views import DamagedViewError
@@ -49,11 +49,7 @@ class ShardReader:
 
     async def glance(self, question: Question, *, at_least: int = 0) -> Answer | None:
         """Answer from Valkey if it shows that version of the member, or without one anything at all: the hot path."""
-        try:
-            seen = await question.ask_cache(self.cache)
-        except DamagedViewError as damaged:
-            self.cache.report(damaged.key)
-            return None
+        seen = await self._ask_cache(question)
         if seen is None or not _shows(seen.seen, at_least):
             return None
         _FROM_CACHE.inc()
@@ -65,7 +61,8 @@ class ShardReader:
         `not_yet_visible` when no one shows that version, `shard_unavailable` when no one can tell, `state_lost` when a
         restore took it back.
         """
-        answer = None if self.cache.breaker.is_open else await self._await_view(question, at_least, wait_s)
+        no_wait = self.cache.breaker.is_open or await self._is_beyond(question, at_least)
+        answer = None if no_wait else await self._await_view(question, at_least, wait_s)
         return answer or await self.ask_servers(question, at_least=at_least)
 
     async def ask_servers(self, question: Question, *, at_least: int) -> Answer:
@@ -114,6 +111,19 @@ class ShardReader:
         if await self.standby.within_budget():
             return iter((self.standby, self.primary))
         return iter((self.primary, self.standby))  # an old picture is still better than none
+
+    async def _ask_cache(self, question: Question) -> Seen | None:
+        """Ask Valkey; a view that cannot be read is reported, and as good as none."""
+        try:
+            return await question.ask_cache(self.cache)
+        except DamagedViewError as damaged:
+            self.cache.report(damaged.key)
+            return None
+
+    async def _is_beyond(self, question: Question, at_least: int) -> bool:
+        """Tell whether the view shows a later incarnation than what was demanded: it will never show more of that."""
+        seen = await self._ask_cache(question)
+        return seen is not None and seen.seen >= at_least and not _shows(seen.seen, at_least)
 
     async def _kept(self, server: Server, member_id: int, seen: int, at_least: int) -> bool:
         """Tell of what was demanded of an earlier incarnation, or is not seen yet, whether the server's picture has it.

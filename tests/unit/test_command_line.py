@@ -43,7 +43,15 @@ def stopped_system(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    [("verify",), ("verify", "--json"), ("rebuild",), ("program", "show"), ("program", "apply", "mine.toml")],
+    [
+        ("verify",),
+        ("verify", "--json"),
+        ("rebuild",),
+        ("reconcile",),
+        ("backup", "folder"),
+        ("program", "show"),
+        ("program", "apply", "mine.toml"),
+    ],
     ids=" ".join,
 )
 def test_where_nothing_runs_a_command_says_so_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
@@ -81,3 +89,39 @@ def test_the_verdict_counts_promises_as_its_lines_do() -> None:
     held, broken = Finding("one", "eu-1", 1), [Finding("two", shard, 1, 1, ["why"]) for shard in ("eu-1", "us-1")]
     *_, summary = render_verdict([held, *broken]).renderables  # type: ignore[attr-defined]
     assert str(summary) == "loyalty verify: 1 of 2 promises are broken."
+
+
+def backed_up(folder: Path) -> Path:
+    """What `restore` takes for a base backup."""
+    backup = folder / "monday" / "eu-1"
+    backup.mkdir(parents=True)
+    (backup / "PG_VERSION").write_text("18\n")
+    return backup.parent
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("eu-1", "nowhere"), "holds no base backup"),
+        (("xx-1", "monday/eu-1"), "no servers of a shard 'xx-1' were started"),
+        (("eu-1", "monday", "--at", "2026-11-25T09:30:00Z"), "only with the WAL archive"),
+        (("eu-1", "monday", "--archive", "nowhere"), "nothing was archived there"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_restore_that_cannot_be_done_moves_nothing(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    backed_up(tmp_path)
+    kept = stopped_system(tmp_path) / "servers" / "eu-1" / "postgres-1"
+    kept.mkdir(parents=True)
+    done = loyalty(tmp_path, "restore", *words, "--data", str(tmp_path / "data"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr
+    assert [path.name for path in kept.parent.iterdir()] == ["postgres-1"]
+
+
+def test_an_instant_needs_its_zone(tmp_path: Path) -> None:
+    backed_up(tmp_path)
+    done = loyalty(
+        tmp_path, "restore", "eu-1", "monday", "--at", "2026-11-25T09:30:00", "--data", str(tmp_path / "data")
+    )
+    assert done.returncode == 2
