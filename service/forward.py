@@ -8,7 +8,8 @@ handed on piece by piece.
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, Literal
 
@@ -19,6 +20,7 @@ from yarl import URL
 from service.bulkhead import Bulkhead
 from service.health import DRAINING
 from service.problem import REQUEST_ID
+from service.retry import RetryBudget
 from service.settings import SETTINGS
 from service.web import CREDENTIALS, FORWARDED, sign
 from shard_router.errors import ProblemError
@@ -47,6 +49,8 @@ class Forwarder:
         self._topology = topology
         self._side: Literal["command", "query"] = side
         self._bulkhead = Bulkhead()
+        self._retries = defaultdict[str, RetryBudget](RetryBudget)
+        self._took_last: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(
@@ -62,12 +66,14 @@ class Forwarder:
             FORWARDED.labels(region).inc()
             for node in self._nodes(region):
                 try:
-                    return await self._send(request, node, deadline=deadline, body=body)
+                    answer = await self._send(request, node, deadline=deadline, body=body)
                 except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                     continue  # nothing was sent: the next node may try
                 except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
                     code = "unknown_outcome" if self._side == "command" else "shard_unavailable"
                     raise ProblemError(code, f"no answer from region {region}") from error
+                self._took_last[region] = node
+                return answer
             raise ProblemError("shard_unavailable", f"no node of region {region} can be reached")
 
     async def relay(self, request: web.Request, region: str) -> web.StreamResponse:
@@ -96,8 +102,18 @@ class Forwarder:
         if self._session:
             await self._session.close()
 
-    def _nodes(self, region: str) -> Iterable[str]:
-        return getattr(self._topology.current.document.regions[region], self._side)
+    def _nodes(self, region: str) -> Iterator[str]:
+        """The nodes to ask, first who took the last request; further ones only while the budget of retries lasts."""
+        budget = self._retries[region]
+        budget.note_request()
+        nodes: list[str] = sorted(self._listed(region), key=lambda node: node != self._took_last.get(region))
+        for number, node in enumerate(nodes):
+            if number and not budget.take():
+                return
+            yield node
+
+    def _listed(self, region: str) -> tuple[str, ...]:
+        return tuple(getattr(self._topology.current.document.regions[region], self._side))
 
     async def _send(self, request: web.Request, node: str, *, deadline: float, body: bytes | None) -> web.Response:
         left_s = deadline - time.monotonic()
@@ -113,11 +129,10 @@ class Forwarder:
 
     async def _open(self, request: web.Request, region: str) -> aiohttp.ClientResponse:
         """Find a node that begins a stream or answers a problem; the nodes share the time a request has."""
-        nodes = tuple(self._nodes(region))
-        share_s = request.app[SETTINGS].deadline_ms / 1000 / max(len(nodes), 1)
+        share_s = request.app[SETTINGS].deadline_ms / 1000 / max(len(self._listed(region)), 1)
         headers = self._headers(request, request.method)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_MAX_S)
-        for node in nodes:
+        for node in self._nodes(region):
             with suppress(aiohttp.ClientError, TimeoutError):  # nothing was passed on yet: the next node may try
                 async with asyncio.timeout(share_s):
                     answer = await self._client().request(
@@ -125,6 +140,7 @@ class Forwarder:
                     )
                     if answer.status != web.HTTPOk.status_code:
                         await answer.read()  # a problem is short; from now on it is kept there
+                    self._took_last[region] = node
                     return answer
         raise ProblemError("shard_unavailable", f"no node of region {region} begins a stream")
 

@@ -24,6 +24,7 @@ from service.log import Output
 from service.payload import ARRIVING, BODY, read_payload
 from service.place import Places
 from service.problem import REQUEST_ID, malformed_parameter, render_exception
+from service.retry import RETRIES
 from service.settings import SETTINGS, NodeSettings
 from shard_router.errors import ProblemError
 
@@ -91,7 +92,7 @@ def build_app(settings: NodeSettings, credentials: Credentials) -> web.Applicati
     app[ARRIVING] = Places(settings.bodies_arriving_max, "arriving")
     app[DRAINING] = asyncio.Event()
     app[REGISTRY] = CollectorRegistry()
-    for collector in (REQUESTS, FORWARDED):
+    for collector in (REQUESTS, FORWARDED, RETRIES):
         app[REGISTRY].register(collector)
     for path, handler in (("/livez", answer_livez), ("/readyz", answer_readyz), ("/metrics", answer_metrics)):
         add_route(app, "GET", path, handler, guard=OPEN)

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from service.credential import Credentials, new_key
 from service.forward import Forwarder, deadline_of
 from service.payload import BODY
+from service.retry import BURST_MAX, RATIO, RETRIES
 from service.settings import SETTINGS, NodeSettings
 from service.web import Guard, add_route, build_app
 from shard_router.topology import TopologyWatch
@@ -88,6 +89,11 @@ async def far_node(folder: Path, nodes: list[str], *, deadline_ms: int = 5_000) 
     await forwarder.close()
 
 
+def retries_made() -> float:
+    (family,) = RETRIES.collect()
+    return sum(one.value for one in family.samples if one.name.endswith("_total") and one.labels["result"] == "made")
+
+
 async def post(url: str, key: str, **headers: str) -> tuple[int, str | None]:
     async with (
         ClientSession() as session,
@@ -108,6 +114,25 @@ async def test_a_node_that_refuses_is_passed_over_for_the_next(tmp_path: Path) -
     async with home_node() as (home, got), far_node(tmp_path, [refusing, home]) as (url, key):
         assert await post(url, key) == (201, None)
         assert len(got) == 1
+
+
+async def test_a_region_without_nodes_is_not_asked_several_times_by_each_request(tmp_path: Path) -> None:
+    """Each request would double the load of a region just when its nodes fail."""
+    refusing = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    async with far_node(tmp_path, refusing) as (url, key):
+        before = retries_made()
+        for _ in range(40):
+            assert await post(url, key) == (503, "shard_unavailable")
+        assert retries_made() - before <= BURST_MAX + 40 * RATIO
+
+
+async def test_a_dead_node_is_met_once_not_by_each_request(tmp_path: Path) -> None:
+    refusing = f"http://127.0.0.1:{free_port()}"
+    async with home_node() as (home, got), far_node(tmp_path, [refusing, home]) as (url, key):
+        before = retries_made()
+        for _ in range(40):
+            assert await post(url, key) == (201, None)
+        assert (retries_made() - before, len(got)) == (1, 40)
 
 
 @pytest.mark.parametrize("deadline_ms", [300, 5_000])
