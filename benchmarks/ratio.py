@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,13 +23,15 @@ from redis.asyncio import Redis
 from benchmarks.load import saturate
 from benchmarks.wire import Client, WireError
 from benchmarks.workload import Workload
+from query.views import account_key
 from shard_router.statement import load_statements
 
 WORKERS: Final = 64
 PGBENCH_CLIENTS: Final = 16  # where pgbench peaked on 2 cores
 _SCRATCH: Final = "loyalty_bench_scratch"
 _FOLDER: Final = Path(__file__).parent
-_VALKEY_TOOLS: Final = ("valkey-benchmark", "redis-benchmark")
+_NOBODY: Final = 0
+"""A member id that nobody has: its account view is absent, and the users of Valkey may read views alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """What else is there to measure: the primary's DSN and the cache's, None where they cannot be reached."""
+    """What else is there to measure, None where it cannot be reached.
+
+    `primary` is a DSN that may create a database, `valkey` one that may read views.
+    """
 
     primary: str | None
     valkey: str | None
@@ -57,10 +62,21 @@ async def compare(workload: Workload, peers: Peers, *, duration_s: float) -> lis
     own_commands = await _own(workload, home, "command", duration_s)
     own_queries = await _own(workload, home, "query", duration_s)
     rows = [own_commands, own_queries]
-    rows.append(await _pgbench(peers, duration_s, of=own_commands.what))
-    rows.append(await _bare_aiohttp(duration_s, of=own_queries.what))
-    rows.append(await _valkey(peers, duration_s, of=own_queries.what))
+    rows.append(
+        await told(measure_pgbench(peers, duration_s), "pgbench, one earn per transaction", of=own_commands.what)
+    )
+    rows.append(await told(_bare_aiohttp(duration_s), "bare aiohttp", of=own_queries.what))
+    rows.append(await told(measure_valkey(peers, duration_s), "GET from the cache itself", of=own_queries.what))
     return with_ratios(rows)
+
+
+async def told(measuring: Awaitable[tuple[float, str]], what: str, *, of: str) -> Row:
+    """The row of a peer; when it cannot be measured, whatever the reason, the row says it."""
+    try:
+        per_s, how = await measuring
+    except Exception as error:  # noqa: BLE001 - a peer is a stranger's server: none of its errors may end the benchmark
+        return Row(what, 0.0, f"not measured: {type(error).__name__}: {error}".replace("\n", " "), of)
+    return Row(what, per_s, how, of)
 
 
 def with_ratios(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -93,16 +109,13 @@ async def _own(workload: Workload, region: str, side: str, duration_s: float) ->
     return Row(f"our {side} node", rate, f"HTTP, region {region}, {WORKERS} connections{errors}")
 
 
-async def _pgbench(peers: Peers, duration_s: float, *, of: str) -> Row:
-    what = "pgbench, one earn per transaction"
+async def measure_pgbench(peers: Peers, duration_s: float) -> tuple[float, str]:
+    """Earns per second, one per transaction, on the same server."""
     if peers.primary is None or peers.pgbench is None:
-        return Row(what, 0.0, "not measured: no primary or no pgbench at hand (LOYALTY_PG_BIN)", of)
-    try:
-        async with _scratch(peers.primary) as (dsn, durability):
-            rate = await _run_pgbench(peers.pgbench, dsn, duration_s)
-    except (OSError, asyncpg.PostgresError, ValueError) as error:
-        return Row(what, 0.0, f"not measured: {error}", of)
-    return Row(what, rate, f"same primary, {PGBENCH_CLIENTS} clients, prepared; synchronous_commit {durability}", of)
+        raise LookupError("no primary or no pgbench at hand (LOYALTY_PG_BIN)")
+    async with _scratch(peers.primary) as (dsn, durability):
+        rate = await _run_pgbench(peers.pgbench, dsn, duration_s)
+    return rate, f"same primary, {PGBENCH_CLIENTS} clients, prepared; synchronous_commit {durability}"
 
 
 @asynccontextmanager
@@ -133,8 +146,7 @@ async def _run_pgbench(pgbench: Path, dsn: str, duration_s: float) -> float:
     return _figure(r"tps = ([0-9.]+)", output)
 
 
-async def _bare_aiohttp(duration_s: float, *, of: str) -> Row:
-    what = "bare aiohttp"
+async def _bare_aiohttp(duration_s: float) -> tuple[float, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -160,47 +172,24 @@ async def _bare_aiohttp(duration_s: float, *, of: str) -> Row:
     finally:
         server.stdin.close()
         await server.wait()
-    return Row(what, rate, f"one process, 450 bytes of stored JSON, {WORKERS} connections", of)
+    return rate, f"one process, 450 bytes of stored JSON, {WORKERS} connections"
 
 
-async def _valkey(peers: Peers, duration_s: float, *, of: str) -> Row:
-    what = "GET from the cache itself"
+async def measure_valkey(peers: Peers, duration_s: float) -> tuple[float, str]:
+    """GETs per second of the cache itself, as one of its users who may read views."""
     if peers.valkey is None:
-        return Row(what, 0.0, "not measured: no Valkey at hand", of)
-    tool = next((found for name in _VALKEY_TOOLS if (found := shutil.which(name))), None)
-    parts = urlsplit(peers.valkey)
-    try:
-        if tool is None:
-            rate = await _get_loop(peers.valkey, duration_s)
-            return Row(what, rate, f"redis-py, {WORKERS} connections, no pipelining (no valkey-benchmark on PATH)", of)
-        arguments = (
-            "-h",
-            parts.hostname or "127.0.0.1",
-            "-p",
-            str(parts.port or 6379),
-            "-t",
-            "get",
-            "-c",
-            str(WORKERS),
-        )
-        output = await _output(tool, *arguments, "-n", "200000", "-d", "450", "--csv")
-        return Row(what, _figure(r'"GET","([0-9.]+)"', output), f"{Path(tool).name}, {WORKERS} clients", of)
-    except (OSError, ValueError) as error:
-        return Row(what, 0.0, f"not measured: {error}", of)
-
-
-async def _get_loop(url: str, duration_s: float) -> float:
-    client: Any = Redis.from_url(url, max_connections=WORKERS)
+        raise LookupError("no Valkey at hand")
+    client: Any = Redis.from_url(peers.valkey, max_connections=WORKERS)
     try:
 
         async def shoot(_: int) -> str:
-            await client.get("loyalty-bench-absent")
+            await client.get(account_key(_NOBODY))
             return "ok"
 
         rate, _ = await saturate(shoot, workers=WORKERS, duration_s=duration_s)
     finally:
         await client.aclose()
-    return rate
+    return rate, f"redis-py, {WORKERS} connections, no pipelining"
 
 
 async def _output(*command: str) -> str:

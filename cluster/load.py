@@ -27,6 +27,8 @@ from cluster import run
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_atomic, write_json
+from cluster.login import SUPERUSER_NAME, address
+from cluster.password import SUPERUSER, read_passwords
 from cluster.plan import ClusterPlan
 from cluster.run_file import locked
 from cluster.status import StatusReport, read_status
@@ -165,7 +167,15 @@ async def _peers(plan: ClusterPlan) -> Peers:
     """What stands beside ours in the ratio table: the servers of the first shard, on this machine."""
     status = await read_status(plan.data)
     name, shard = next(iter(status.topology.shards.items()))
-    return Peers(status.shards[name].primary, shard.valkey, find_pgbench())
+    return Peers(_may_create_databases(plan, status.shards[name].primary), shard.valkey, find_pgbench())
+
+
+def _may_create_databases(plan: ClusterPlan, primary: str | None) -> str | None:
+    """A server of ours as its superuser; one that somebody else keeps as it stands."""
+    secrets = Documents(plan.data).secrets
+    if primary is None or not secrets.is_dir():
+        return primary
+    return address(primary, SUPERUSER_NAME, read_passwords(secrets)[SUPERUSER], "postgres")
 
 
 @contextmanager
