@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMPLETE := $(VENV)/.complete
 # What runs the system; tests, checks and Debezium's JVM come with `setup-all`.
-RUNTIME := cdc local bench demo setuptools
+RUNTIME := cdc local edge bench demo setuptools
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 # A name on the PATH may be a shim for a version that is not installed, so each is asked.
@@ -26,7 +26,7 @@ $(READY): requirements.lock pyproject.toml deploy/select_requirements.py
 		echo "No suitable Python: 3.11 or newer with its venv module is needed" >&2; \
 		echo "(Debian, Ubuntu: apt install python3 python3-venv). Another place: make PYTHON=/path/to/python3" >&2; \
 		exit 1; fi
-	@echo "Setting up $(VENV) with $(PYTHON) (once; downloads about 150 MB)"
+	@echo "Setting up $(VENV) with $(PYTHON) (once; downloads about 190 MB)"
 	@if [ -n "$(UV)" ]; then [ -x $(BIN)/python ] || uv venv --quiet --python "$(PYTHON)" $(VENV); \
 	else [ -x $(BIN)/pip ] || "$(PYTHON)" -m venv --clear $(VENV); fi
 	@"$(PYTHON)" deploy/select_requirements.py $(RUNTIME) >$(VENV)/requirements.txt

@@ -81,6 +81,7 @@ def told(counted: Mapping[str, int]) -> str:
 def curl_lines(status: Mapping[str, Any], member_id: str) -> list[str]:
     """A key, and three commands with it to try on the running system."""
     region = next(iter(status["regions"].values()))
+    query, command = (status["door"] or region[side] for side in ("query", "command"))
     key = '-H "Authorization: Bearer $KEY"'
     now = datetime.combine(datetime.now(UTC).date(), time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     purchase = (
@@ -89,9 +90,9 @@ def curl_lines(status: Mapping[str, Any], member_id: str) -> list[str]:
     )
     return [
         f"KEY={status['keys']['service']}",
-        f"curl {key} {region['query']}/v1/members/{member_id}/account",
-        f"curl {key} -H 'Idempotency-Key: try-1' --json '{purchase}' {region['command']}/v1/purchases",
-        f"curl {key} '{region['query']}/v1/members/{member_id}/activity?page_size=3'",
+        f"curl {key} {query}/v1/members/{member_id}/account",
+        f"curl {key} -H 'Idempotency-Key: try-1' --json '{purchase}' {command}/v1/purchases",
+        f"curl {key} '{query}/v1/members/{member_id}/activity?page_size=3'",
     ]
 
 

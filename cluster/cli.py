@@ -20,7 +20,8 @@ from cluster.cli_edge import app as edge_app
 from cluster.cli_key import app as key_app
 from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
-from cluster.command_line import Commands
+from cluster.cli_region import app as region_app
+from cluster.command_line import Commands, words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan, make_plan, read_settings
@@ -40,6 +41,7 @@ app.add_typer(backup_app)
 app.add_typer(key_app)
 app.add_typer(program_app, name="program")
 app.add_typer(edge_app, name="edge")
+app.add_typer(region_app, name="region")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -84,6 +86,13 @@ def up(  # noqa: PLR0913 - one parameter per flag
     port: Annotated[int | None, typer.Option(help="First port; each region takes ten.")] = None,
     program: Annotated[Path | None, typer.Option(help="Program file (TOML) to apply.")] = None,
     archive: Annotated[Path | None, typer.Option(help="Folder to archive all WAL in, for restores.")] = None,
+    door: Annotated[
+        bool | None, typer.Option("--door/--no-door", help="One address before all regions (where Envoy is installed).")
+    ] = None,
+    tls: Annotated[
+        bool | None, typer.Option("--tls/--no-tls", help="Door: TLS with a certificate for development.")
+    ] = None,
+    geoip: Annotated[Path | None, typer.Option(help="Door: MaxMind database that knows clients' countries.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
 ) -> None:
     """Bring the whole system up; Ctrl-C stops it cleanly."""
@@ -91,10 +100,11 @@ def up(  # noqa: PLR0913 - one parameter per flag
 
     began_at = time.monotonic()
     flags = {"regions": regions, "cdc": cdc, "data": data, "port": port, "program": program, "archive": archive}
+    flags |= {"door": door, "tls": tls, "geoip": geoip}
     plan = _plan(**flags)
     console = Console()
     if detach:
-        arguments = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+        arguments = words_of(flags)
         with console.status("starting in the background …"):
             run.detach(plan, arguments)
         _print_ready(console, plan, time.monotonic() - began_at)
@@ -114,6 +124,8 @@ def up(  # noqa: PLR0913 - one parameter per flag
 def _print_ready(console: Console, plan: ClusterPlan, took_s: float, version: int | None = None) -> None:
     program = f", program version {version}" if version is not None else ""
     console.print(f"[green]Ready[/] in {took_s:.1f} s{program}.", highlight=False)
+    if plan.door:
+        console.print(f"  [bold]{plan.door.url}[/]  everything, at one address", highlight=False)
     for region in plan.regions:
         console.print(f"  {region.name}: commands {region.command_url}  queries {region.query_url}", highlight=False)
     documents = Documents(plan.data)

@@ -1,6 +1,6 @@
 """How the commands of `loyalty` describe themselves: a flag has a name, and no `<bool>` beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
@@ -33,3 +33,14 @@ class Commands(typer.Typer):
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         """Take a function in as a command."""
         return super().command(name, cls=_Command, **settings)
+
+
+def words_of(flags: Mapping[str, Any]) -> list[str]:
+    """The flags as they are typed; None: not given."""
+    words: list[str] = []
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", str(value)]
+    return words

@@ -82,6 +82,16 @@ class Documents:
         """The logins of a projector, who makes its own slot; likewise."""
         return read_logins(self.secrets, "projector", "projector") if self.secrets.is_dir() else Logins()
 
+    @property
+    def door(self) -> Path:
+        """Folder of what the front door reads and writes."""
+        return self.data / "door"
+
+    @property
+    def door_state(self) -> Path:
+        """Where the front door stands, and what each region takes of its traffic."""
+        return self.data / "door.json"
+
     def node(self, name: str) -> Path:
         """Settings of one node."""
         return self.data / "nodes" / f"{name}.toml"

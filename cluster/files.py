@@ -1,8 +1,11 @@
 """Files the system lives by: written whole or not at all, secrets readable by their owner only."""
 
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +43,16 @@ def read_json(path: Path) -> Any:
         raise ClusterError(f"{path}: {error.strerror}") from error
     except ValueError as error:  # no JSON, or no UTF-8
         raise ClusterError(f"{path}: {error}") from error
+
+
+@contextmanager
+def alone(lock: Path) -> Generator[None]:
+    """Hold a lock file; ClusterError when another process holds it."""
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ClusterError("another command changes the same just now: try again when it is done") from None
+    finally:
+        os.close(handle)

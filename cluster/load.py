@@ -24,6 +24,7 @@ from benchmarks.board import Board
 from benchmarks.deployment import Deployment
 from benchmarks.ratio import Peers, find_pgbench
 from cluster import run
+from cluster.command_line import words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_atomic, write_json
@@ -124,6 +125,8 @@ def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Conso
 
 def _invite(status: StatusReport, member_id: str, console: Console) -> None:
     """What to try on a system that stays up."""
+    if status.door:
+        console.print(f"  [bold]{status.door.url}[/]  everything, at one address", highlight=False)
     for name, region in status.topology.regions.items():
         console.print(f"  {name}: commands {region.command[0]}  queries {region.query[0]}", highlight=False)
     console.print("Try:")
@@ -181,7 +184,7 @@ def _may_create_databases(plan: ClusterPlan, primary: str | None) -> str | None:
 @contextmanager
 def _started(plan: ClusterPlan, flags: Mapping[str, Any], console: Console) -> Generator[None]:
     """A system of our own for the length of the block; Ctrl-C ends the block and stops it."""
-    words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    words = words_of(flags)
     before = signal.signal(signal.SIGTERM, _leave)
     try:
         with console.status("bringing the system up …"):

@@ -6,6 +6,8 @@ is used, not started. Region numbers are part of every member id, so a region ke
 
 import os
 import re
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,10 @@ class ClusterSettings(BaseSettings):
     standby: bool = True
     archive: Path | None = None
     log_level: LogLevel = "info"
+    door: bool = True
+    tls: bool = False
+    geoip: Path | None = None
+    places: dict[str, tuple[float, float]] = Field(default_factory=dict[str, tuple[float, float]])
     shards: dict[str, ShardSettings] = Field(default_factory=dict[str, ShardSettings])
 
     @field_validator("regions", mode="before")
@@ -158,8 +164,25 @@ class RegionPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DoorPlan:
+    """The front door: Envoy, where it listens, and what it knows of clients and regions (see door.py)."""
+
+    program: Path
+    port: int
+    admin_port: int
+    tls: bool
+    geoip: Path | None
+    places: Mapping[str, tuple[float, float]]
+
+    @property
+    def url(self) -> str:
+        """The one address of the system."""
+        return f"{'https' if self.tls else 'http'}://{HOST}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPlan:
-    """The whole system on this machine."""
+    """The whole system on this machine. It has no door where there is no Envoy."""
 
     data: Path
     cdc_source: CdcSource
@@ -168,6 +191,7 @@ class ClusterPlan:
     pg_bin: Path | None
     valkey: Path | None
     archive: Path | None
+    door: DoorPlan | None
     regions: tuple[RegionPlan, ...]
 
     @property
@@ -178,6 +202,8 @@ class ClusterPlan:
     def ports(self) -> dict[int, str]:
         """Every port we listen on and the process that wants it."""
         wanted: dict[int, str] = {}
+        if self.door:
+            wanted |= {self.door.port: "door", self.door.admin_port: "door's admin page"}
         for region in self.regions:
             wanted[region.command_port] = f"{region.name}-command"
             wanted[region.query_port] = f"{region.name}-query"
@@ -223,8 +249,37 @@ def make_plan(settings: ClusterSettings, known_numbers: Mapping[str, int] | None
         pg_bin=settings.pg_bin,
         valkey=settings.valkey,
         archive=settings.archive.expanduser().resolve() if settings.archive else None,
+        door=_plan_door(settings),
         regions=tuple(_plan_region(settings, data, name, number) for name, number in numbers.items()),
     )
+
+
+def _plan_door(settings: ClusterSettings) -> DoorPlan | None:
+    program = find_envoy() if settings.door else None
+    if program is None:
+        if settings.tls or settings.geoip:
+            raise ClusterError(
+                "TLS and countries are the front door's, and there is no Envoy: install the extra `edge`"
+            )
+        return None
+    return DoorPlan(
+        program=program,
+        port=settings.port - PORTS_PER_REGION,
+        admin_port=settings.port - PORTS_PER_REGION + 1,
+        tls=settings.tls,
+        geoip=settings.geoip.expanduser().resolve() if settings.geoip else None,
+        places=settings.places,
+    )
+
+
+def find_envoy() -> Path | None:
+    """LOYALTY_ENVOY, else one on the PATH, else the one of the extra `edge`; None when there is none."""
+    if configured := os.environ.get("LOYALTY_ENVOY"):
+        if not Path(configured).is_file():
+            raise ClusterError(f"LOYALTY_ENVOY names {configured}, which is no file")
+        return Path(configured)
+    found = shutil.which("envoy") or shutil.which("envoy", path=str(Path(sys.executable).parent))
+    return Path(found) if found else None
 
 
 def number_regions(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:

@@ -35,6 +35,7 @@ class ProcessSpec:
     """What to run. `probe` answers None when the process is ready, otherwise why it is not yet.
 
     `alive`, where there is one, answers None when the process answers at all, and may take as long as that takes.
+    `other_logs` are files that the process appends to itself; they are kept small like its log.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ProcessSpec:
     port: int | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     account: Account | None = None
+    other_logs: tuple[Path, ...] = ()
     stop_signal: signal.Signals = signal.SIGTERM
     stop_deadline_s: float = 10.0
     ready_deadline_s: float = 60.0

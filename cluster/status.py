@@ -15,12 +15,15 @@ from rich.text import Text
 from cluster import node, valkey
 from cluster.disk import Disk, disks_of
 from cluster.document import Documents, read_keys
+from cluster.door import NAME as DOOR
+from cluster.door import DoorState, read_state
 from cluster.errors import ClusterError
 from cluster.login import CONNECT_TIMEOUT_S
 from cluster.node import Health
 from cluster.plan import HOST
 from cluster.postgres import STATEMENTS
 from cluster.run_file import RunRecord, locked, read_run
+from edge.decision import WHOLE
 from service.credential import Credentials
 from shard_router.errors import DocumentError
 from shard_router.incarnation import is_unreconciled
@@ -64,6 +67,7 @@ class StatusReport:
     shards: dict[str, ShardHealth]
     nodes: dict[str, Health]
     disks: list[Disk]
+    door: DoorState | None
     mistakes: list[str]
     """What is wrong with documents of the folder that cannot be used."""
 
@@ -99,6 +103,7 @@ class StatusReport:
             "ready": self.ready,
             "data": str(self.data),
             "program_version": self.program_version,
+            "door": self.door.url if self.door else None,
             "regions": {name: self._region(name) for name in self.topology.regions},
             "keys": dict(self.keys),
             "processes": {
@@ -112,7 +117,8 @@ class StatusReport:
     def _region(self, name: str) -> dict[str, Any]:
         region = self.topology.regions[name]
         shards = {key: self._shard(key) for key, shard in self.topology.shards.items() if shard.region == name}
-        return {"command": region.command[0], "query": region.query[0], "shards": shards}
+        share = {"share": self.door.shares.get(name, WHOLE)} if self.door else {}
+        return {"command": region.command[0], "query": region.query[0], **share, "shards": shards}
 
     def _shard(self, name: str) -> dict[str, Any]:
         shard, health = self.topology.shards[name], self.shards[name]
@@ -146,6 +152,7 @@ async def read_status(data: Path) -> StatusReport:
         shards=dict(zip(topology.shards, health, strict=True)),
         nodes=dict(zip(nodes, answers, strict=True)),
         disks=disks_of(data),
+        door=read_state(data) if run and DOOR in run.processes else None,
         mistakes=mistakes,
     )
 
@@ -235,6 +242,9 @@ def render_status(report: StatusReport) -> Group:
 
 def _details(report: StatusReport) -> dict[str, str]:
     details: dict[str, str] = {}
+    if report.door:
+        parts = [f", {name} takes {share} %" for name, share in report.door.shares.items() if share != WHOLE]
+        details[DOOR] = report.door.url + "".join(parts)
     for name, health in report.shards.items():
         lag = "lag unknown" if health.lag_ms is None else f"lag {health.lag_ms} ms"
         details[f"{name}-cdc"] = f"{lag}, slot {health.slot_bytes or 0:,} B"

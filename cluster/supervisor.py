@@ -146,7 +146,8 @@ class Supervisor:
         ended = asyncio.create_task(kept.child.wait())
         try:
             while not (await asyncio.wait({ended}, timeout=self.upkeep_s))[0]:
-                self._bound_log(kept.spec.name, kept.spec.log)
+                for log in (kept.spec.log, *kept.spec.other_logs):
+                    self._bound_log(kept.spec.name, log)
                 self._bound_log("supervisor", self.log)
                 if self._unsaved:
                     self.save()

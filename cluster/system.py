@@ -14,6 +14,8 @@ import asyncpg
 
 from cluster import postgres, valkey
 from cluster.document import Documents, write_documents
+from cluster.door import NAME as DOOR
+from cluster.door import door_process
 from cluster.errors import ClusterError
 from cluster.failover import Guard
 from cluster.login import secure, superuser_urls
@@ -54,6 +56,8 @@ class System:
         write_documents(self.plan)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
         self._guard_pairs()
+        if self.plan.door:
+            await self.supervisor.start(door_process(self.plan.data, self.plan.door))
         return self.program_version
 
     async def stop(self) -> None:
@@ -65,6 +69,7 @@ class System:
         nodes = [name for module, name, _ in self._nodes() if module != "cdc"]
         projectors = [name for module, name, _ in self._nodes() if module == "cdc"]
         for group in (
+            [DOOR],
             nodes,
             projectors,
             [server.name for ordered in servers for server in ordered[:1]],

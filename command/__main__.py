@@ -17,7 +17,7 @@ from command.settings import CommandSettings
 from command.settler import settle_until
 from command.store import DEBT_WRITTEN_OFF
 from service.credential import Credentials
-from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS
+from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, Steady
 from service.openapi import add_operations
 from service.process import run_process
 from service.serve import serve
@@ -102,7 +102,7 @@ def _add_checks(app: web.Application, node: CommandNode) -> None:
             async with node.pools[shard].primary():
                 return None
 
-        app[CHECKS][f"primary {shard}"] = primary
+        app[CHECKS][f"primary {shard}"] = Steady(primary)
     app[CHECKS]["program"] = program
 
 

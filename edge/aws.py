@@ -6,7 +6,7 @@ region is evacuated by weight 0: one whose dial is 0 would still take what other
 
 from typing import Final
 
-from edge.decision import Door
+from edge.decision import WHOLE, Door
 from edge.hcl import quoted
 
 STANDING: Final = "Only parsed (python-hcl2), never planned or applied: no account and no provider was at hand."
@@ -101,4 +101,4 @@ def render_aws(door: Door) -> str:
 
 
 def _weight(door: Door, region: str) -> int:
-    return 0 if region in door.evacuated else _WEIGHT
+    return _WEIGHT * door.share(region) // WHOLE

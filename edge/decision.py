@@ -19,6 +19,7 @@ QUERY_POSTS: Final = ("/v1/evaluations", "/v1/stream-tickets")
 """Calls that are posted to query nodes; every other call that does not read is a command."""
 
 LOOKUP: Final = "/v1/lookup"
+WHOLE: Final = 100
 
 Side = Literal["command", "query"]
 Why = Literal["member", "country", "nearest"]
@@ -41,13 +42,14 @@ class Choice:
 class Door:
     """The regions of a system as the door sees them. `nearest` is the region the door itself stands in.
 
-    Regions of `evacuated` take nothing while another can.
+    `shares` are percent of its own traffic that a region takes (all, where none is named); the next region takes the
+    rest. A region whose share is 0 is evacuated: it takes nothing while another can.
     """
 
     topology: TopologyDocument
     geography: Geography
     nearest: str
-    evacuated: frozenset[str] = field(default_factory=frozenset[str])
+    shares: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def decide(self, path: str, member: str | None = None, country: str | None = None) -> Choice:
         """The order of regions for a request: its path and query, its `Loyalty-Member`, its client's country."""
@@ -59,7 +61,11 @@ class Door:
 
     def order(self, first: str) -> tuple[str, ...]:
         """A region and the others by their distance from it; those that are evacuated behind all others."""
-        return tuple(sorted(self.geography.from_region(first), key=lambda region: region in self.evacuated))
+        return tuple(sorted(self.geography.from_region(first), key=lambda region: self.share(region) == 0))
+
+    def share(self, region: str) -> int:
+        """Percent of its own traffic that a region takes."""
+        return self.shares.get(region, WHOLE)
 
     def numbers(self) -> dict[str, int]:
         """The number of each region, which its ids and cards carry."""
@@ -93,18 +99,21 @@ def make_door(
     nearest: str | None = None,
     places: Mapping[str, Place] | None = None,
     evacuated: Iterable[str] = (),
+    shares: Mapping[str, int] | None = None,
 ) -> Door:
-    """The door of a topology; EdgeError for a region whose place nobody knows, or an unknown name."""
+    """The door of a topology; EdgeError for a region whose place nobody knows, an unknown name, or no percent."""
     known = {**REGIONS, **(places or {})}
     if not topology.regions:
         raise EdgeError("the topology has no region")
     if missing := [name for name in topology.regions if name not in known]:
         raise EdgeError(f"where is region {missing[0]}? Give its latitude and longitude (--place {missing[0]}=LAT,LON)")
-    gone = frozenset(evacuated)
-    for name in (*sorted(gone), *(places or {}), *([nearest] if nearest else [])):
+    parts = {**(shares or {}), **dict.fromkeys(evacuated, 0)}
+    for name in (*sorted(parts), *(places or {}), *([nearest] if nearest else [])):
         if name not in topology.regions:
             raise EdgeError(f"there is no region {name}")
-    if gone == topology.regions.keys():
+    if wrong := [name for name, percent in parts.items() if not 0 <= percent <= WHOLE]:
+        raise EdgeError(f"the share of region {wrong[0]} is 0 to 100 percent")
+    if not any(parts.get(name, WHOLE) for name in topology.regions):
         raise EdgeError("a door needs a region that is not evacuated")
     geography = Geography({name: known[name] for name in topology.regions})
-    return Door(topology, geography, nearest or next(iter(topology.regions)), gone)
+    return Door(topology, geography, nearest or next(iter(topology.regions)), parts)

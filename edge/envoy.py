@@ -15,7 +15,7 @@ from edge.upstream import render_cluster
 
 ROUTES, CLUSTERS, BOOTSTRAP = "routes.json", "clusters.json", "envoy.json"
 STANDING: Final = (
-    "Run by the project's tests: Envoy 1.40.0 on loopback before stand-in nodes. Never run before the public."
+    "Run by the project's tests: Envoy 1.40.0 on loopback, before real nodes. Never run before the public."
 )
 STRANGERS: Final = (
     COUNTRY_HEADER,

@@ -7,7 +7,7 @@ nothing was sent.
 
 from typing import Any, Final
 
-from edge.decision import LOOKUP, MEMBER_HEADER, QUERY_POSTS, READING_METHODS, Door, Side
+from edge.decision import LOOKUP, MEMBER_HEADER, QUERY_POSTS, READING_METHODS, WHOLE, Door, Side
 from edge.prefix import card_pattern, events_pattern, member_pattern, path_pattern
 
 COUNTRY_HEADER: Final = "loyalty-country"
@@ -47,10 +47,10 @@ def _by_path(side: Side, door: Door, headers: list[Json]) -> list[Json]:
     for region, number in door.numbers().items():
         card = {"name": "card", "string_match": _regex(card_pattern(number))}
         match = {**_regex(events_pattern(number)), "headers": headers}
-        streams.append(_route(side, region, "member", match, timeout="0s"))
+        streams.append(_route(side, door, region, "member", match, timeout="0s"))
         routes += [
-            _route(side, region, "member", {**_regex(path_pattern(number)), "headers": headers}),
-            _route(side, region, "member", {"path": LOOKUP, "query_parameters": [card], "headers": headers}),
+            _route(side, door, region, "member", {**_regex(path_pattern(number)), "headers": headers}),
+            _route(side, door, region, "member", {"path": LOOKUP, "query_parameters": [card], "headers": headers}),
         ]
     return [*streams, *routes] if side == "query" else routes
 
@@ -60,12 +60,12 @@ def _by_header(side: Side, door: Door, anywhere: Json, headers: list[Json]) -> l
     routes: list[Json] = []
     for region, number in door.numbers().items():
         by_member = _header(MEMBER_HEADER, member_pattern(number))
-        routes.append(_route(side, region, "member", {**anywhere, "headers": [*headers, by_member]}))
+        routes.append(_route(side, door, region, "member", {**anywhere, "headers": [*headers, by_member]}))
     for region in door.topology.regions:
         if countries := door.geography.countries_of(region):
             by_country = _header(COUNTRY_HEADER, "|".join(countries))
-            routes.append(_route(side, region, "country", {**anywhere, "headers": [*headers, by_country]}))
-    return [*routes, _route(side, door.nearest, "nearest", {**anywhere, "headers": headers})]
+            routes.append(_route(side, door, region, "country", {**anywhere, "headers": [*headers, by_country]}))
+    return [*routes, _route(side, door, door.nearest, "nearest", {**anywhere, "headers": headers})]
 
 
 def _regex(pattern: str) -> Json:
@@ -76,14 +76,26 @@ def _header(name: str, pattern: str) -> Json:
     return {"name": name, "string_match": _regex(pattern)}
 
 
-def _route(side: Side, region: str, why: str, match: Json, *, timeout: str = _TIMEOUT) -> Json:
+def _route(  # noqa: PLR0913 - what a route is made of
+    side: Side, door: Door, region: str, why: str, match: Json, *, timeout: str = _TIMEOUT
+) -> Json:
     action = {
-        "cluster": cluster_name(side, region),
+        **_clusters(side, door, region),
         "timeout": timeout,
         "idle_timeout": IDLE,
         "retry_policy": _retries("reset" if side == "query" else "reset-before-request"),
     }
     return {"name": f"{side} {region} {why}", "match": match, "route": action}
+
+
+def _clusters(side: Side, door: Door, region: str) -> Json:
+    """The region, or the region and the next one by its share. One that is evacuated stands last in its own order."""
+    share, following = door.share(region), door.order(region)[1:]
+    if share in (0, WHOLE) or not following:
+        return {"cluster": cluster_name(side, region)}
+    parts = {region: share, following[0]: WHOLE - share}
+    weights = [{"name": cluster_name(side, name), "weight": weight} for name, weight in parts.items()]
+    return {"weighted_clusters": {"clusters": weights}}
 
 
 def _retries(resets: str) -> Json:

@@ -1,7 +1,9 @@
 """Whether a node lives and is ready, and what it counts: /livez, /readyz and /metrics, without a credential."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -12,6 +14,34 @@ Check = Callable[[], Awaitable[str | None]]
 """A readiness check: None when well, else what is wrong."""
 Warn = Callable[[], str | None]
 """What an operator must hear of a node that serves all the same; None when there is nothing."""
+
+STEADY_S: Final = 10.0  # a shard's failover takes about 5
+
+
+@dataclass(slots=True)
+class Steady:
+    """A check of what may be away for a moment: it fails when it was well once and not for `steady_s`.
+
+    Whoever sends traffic elsewhere at once would move a region's whole load for one shard's failover, to nodes that
+    forward it back. What has never been well fails at once.
+    """
+
+    check: Check
+    steady_s: float = STEADY_S
+    now: Callable[[], float] = time.monotonic
+    _well_at: float | None = None
+
+    def judge(self, trouble: str | None) -> str | None:
+        """What to say of what the check says now."""
+        if trouble is None:
+            self._well_at = self.now()
+            return None
+        return None if self._well_at is not None and self.now() - self._well_at < self.steady_s else trouble
+
+    async def __call__(self) -> str | None:
+        """The check as it judges; a fault in it, or its deadline, counts as trouble."""
+        return self.judge(await _ask(self.check))
+
 
 CHECKS: Final = web.AppKey("checks", dict[str, Check])
 WARNINGS: Final = web.AppKey("warnings", dict[str, Warn])
@@ -52,6 +82,11 @@ def gauge(app: web.Application, name: str, help_text: str) -> Gauge:
 
 
 async def _check(check: Check) -> str | None:
+    """What a check says; `Steady` bounds its own."""
+    return await check() if isinstance(check, Steady) else await _ask(check)
+
+
+async def _ask(check: Check) -> str | None:
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             return await check()

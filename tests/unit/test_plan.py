@@ -42,7 +42,7 @@ def test_a_region_keeps_its_ports_when_others_are_left_out() -> None:
 def test_more_than_three_regions_get_the_next_free_numbers() -> None:
     numbers = [region.number for region in plan(regions="eu,us,ap,sa,af").regions]
     assert numbers == [1, 2, 3, 4, 5]
-    assert len(plan(regions="eu,us,ap,sa,af").ports()) == 5 * 6
+    assert len(plan(regions="eu,us,ap,sa,af", door=False).ports()) == 5 * 6
 
 
 def test_a_region_keeps_the_number_it_once_had() -> None:
@@ -93,3 +93,21 @@ def test_a_source_that_is_not_installed_is_said_in_one_line(monkeypatch: pytest.
     node.check_source(plan())
     with pytest.raises(ClusterError, match="make setup-all"):
         node.check_source(plan(cdc="debezium"))
+
+
+def test_the_door_stands_ten_ports_below_and_is_left_out_where_it_is_not_wanted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    envoy = tmp_path / "envoy"
+    envoy.touch()
+    monkeypatch.setenv("LOYALTY_ENVOY", str(envoy))
+    door = plan(port=9010).door
+    assert door
+    assert (door.url, door.program) == ("http://127.0.0.1:9000", envoy)
+    assert set(plan(port=9010).ports()) >= {9000, 9001}
+    assert plan(door=False).door is None
+    with pytest.raises(ClusterError, match="there is no Envoy"):
+        plan(door=False, tls=True)
+    monkeypatch.setenv("LOYALTY_ENVOY", str(tmp_path / "none"))
+    with pytest.raises(ClusterError, match="is no file"):
+        plan()

