@@ -17,7 +17,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(**flags: object) -> ClusterPlan:
-    return make_plan(read_settings(flags))
+    return make_plan(read_settings({"door": False} | flags))
 
 
 def test_by_default_three_regions_take_ten_ports_each_from_8410() -> None:
@@ -42,7 +42,7 @@ def test_a_region_keeps_its_ports_when_others_are_left_out() -> None:
 def test_more_than_three_regions_get_the_next_free_numbers() -> None:
     numbers = [region.number for region in plan(regions="eu,us,ap,sa,af").regions]
     assert numbers == [1, 2, 3, 4, 5]
-    assert len(plan(regions="eu,us,ap,sa,af", door=False).ports()) == 5 * 6
+    assert len(plan(regions="eu,us,ap,sa,af").ports()) == 5 * 6
 
 
 def test_a_region_keeps_the_number_it_once_had() -> None:
@@ -58,7 +58,7 @@ def test_what_is_configured_is_used_and_not_started(tmp_path: Path) -> None:
     (shard,) = plan().shards
     assert (shard.servers, shard.valkey_port) == ((), None)
     assert (shard.server_urls, shard.valkey_url) == (["postgresql://db/loyalty"], "redis://cache/0")
-    assert sorted(plan(door=False).ports()) == [8410, 8411, 8412]
+    assert sorted(plan().ports()) == [8410, 8411, 8412]
 
 
 def test_two_shards_share_a_region() -> None:
@@ -101,13 +101,13 @@ def test_the_door_stands_ten_ports_below_and_is_left_out_where_it_is_not_wanted(
     envoy = tmp_path / "envoy"
     envoy.touch()
     monkeypatch.setenv("LOYALTY_ENVOY", str(envoy))
-    door = plan(port=9010).door
+    door = plan(port=9010, door=True).door
     assert door
     assert (door.url, door.program) == ("http://127.0.0.1:9000", envoy)
-    assert set(plan(port=9010).ports()) >= {9000, 9001}
-    assert plan(door=False).door is None
+    assert set(plan(port=9010, door=True).ports()) >= {9000, 9001}
+    assert plan().door is None
     with pytest.raises(ClusterError, match="there is no Envoy"):
-        plan(door=False, tls=True)
+        plan(tls=True)
     monkeypatch.setenv("LOYALTY_ENVOY", str(tmp_path / "none"))
     with pytest.raises(ClusterError, match="is no file"):
-        plan()
+        plan(door=True)
