@@ -82,6 +82,7 @@ def up(  # noqa: PLR0913 - one parameter per flag
     *,
     regions: Annotated[str | None, typer.Option(help="Comma-separated region names.")] = None,
     cdc: Annotated[str | None, typer.Option(help="Change source: debezium or pgoutput.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Command nodes, and query nodes, per region.")] = None,
     data: Data = None,
     port: Annotated[int | None, typer.Option(help="First port; each region takes ten.")] = None,
     program: Annotated[Path | None, typer.Option(help="Program file (TOML) to apply.")] = None,
@@ -99,8 +100,8 @@ def up(  # noqa: PLR0913 - one parameter per flag
     from cluster import run  # noqa: PLC0415 - the other commands start faster without it
 
     began_at = time.monotonic()
-    flags = {"regions": regions, "cdc": cdc, "data": data, "port": port, "program": program, "archive": archive}
-    flags |= {"door": door, "tls": tls, "geoip": geoip}
+    flags = {"regions": regions, "cdc": cdc, "nodes": nodes, "data": data, "port": port}
+    flags |= {"program": program, "archive": archive, "door": door, "tls": tls, "geoip": geoip}
     plan = _plan(**flags)
     console = Console()
     if detach:
@@ -127,7 +128,9 @@ def _print_ready(console: Console, plan: ClusterPlan, took_s: float, version: in
     if plan.door:
         console.print(f"  [bold]{plan.door.url}[/]  everything, at one address", highlight=False)
     for region in plan.regions:
-        console.print(f"  {region.name}: commands {region.command_url}  queries {region.query_url}", highlight=False)
+        more = f"  (and {len(region.nodes) - 2} more nodes)" if len(region.nodes) > 2 else ""  # noqa: PLR2004
+        urls = f"commands {region.command[0].url}  queries {region.query[0].url}"
+        console.print(f"  {region.name}: {urls}{more}", highlight=False)
     documents = Documents(plan.data)
     console.print(
         f"API keys: {documents.keys} (or `loyalty status --json`), logs: {plan.data / 'logs'}", soft_wrap=True

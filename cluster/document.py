@@ -16,7 +16,7 @@ from pydantic import BaseModel, RootModel
 
 from cluster.errors import ClusterError
 from cluster.files import write_atomic, write_json
-from cluster.plan import HOST, ClusterPlan, RegionPlan, ShardPlan
+from cluster.plan import HOST, ClusterPlan, NodePlan, RegionPlan, ShardPlan
 from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
 from shard_router.document import read_document
 from shard_router.login import Logins, read_logins
@@ -115,11 +115,11 @@ def write_documents(plan: ClusterPlan) -> None:
     write_topology(documents.topology, _topology(plan))
     ensure_keys(documents)
     for region in plan.regions:
-        _write_node(plan, f"{region.name}-command", region.name, region.command_port)
-        _write_node(plan, f"{region.name}-query", region.name, region.query_port)
+        for node in region.nodes:
+            _write_node(plan, node, region.name, {"address": node.url})
     for shard in plan.shards:
         extra = {"shard": shard.name, "source": plan.cdc_source, "poll_interval_ms": POLL_INTERVAL_MS}
-        _write_node(plan, f"{shard.name}-cdc", shard.region, shard.cdc_port, extra)
+        _write_node(plan, shard.projector, shard.region, extra)
 
 
 def _topology(plan: ClusterPlan) -> dict[str, Any]:
@@ -130,7 +130,8 @@ def _topology(plan: ClusterPlan) -> dict[str, Any]:
 
 
 def _region_row(region: RegionPlan) -> dict[str, Any]:
-    return {"number": region.number, "command": [region.command_url], "query": [region.query_url]}
+    nodes = {"command": region.command, "query": region.query}
+    return {"number": region.number} | {kind: [node.url for node in group] for kind, group in nodes.items()}
 
 
 def _shard_row(shard: ShardPlan) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _shard_row(shard: ShardPlan) -> dict[str, Any]:
         "slots": [list(pair) for pair in shard.slots],
         "servers": shard.server_urls,
         "valkey": shard.valkey_url,
-        "cdc": shard.cdc_url,
+        "cdc": shard.projector.url,
     }
 
 
@@ -158,20 +159,20 @@ def write_topology(path: Path, content: dict[str, Any]) -> None:
         write_json(path, {"epoch": epoch + 1, **content}, mode=0o600)
 
 
-def _write_node(plan: ClusterPlan, name: str, region: str, port: int, extra: dict[str, Any] | None = None) -> None:
+def _write_node(plan: ClusterPlan, node: NodePlan, region: str, extra: dict[str, Any]) -> None:
     documents = Documents(plan.data)
     settings: dict[str, Any] = {
         "region": region,
         "host": HOST,
-        "port": port,
+        "port": node.port,
         "topology": str(documents.topology),
         "credentials": str(documents.credentials),
         "secrets": str(documents.secrets),
         "log_level": plan.log_level,
-    } | (extra or {})
+    } | extra
     # A JSON string or number is also a TOML one.
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
-    write_atomic(documents.node(name), text)
+    write_atomic(documents.node(node.name), text)
 
 
 def ensure_keys(documents: Documents) -> None:

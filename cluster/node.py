@@ -14,7 +14,7 @@ import aiohttp
 
 from cluster.document import Documents
 from cluster.errors import ClusterError
-from cluster.plan import HOST, ClusterPlan
+from cluster.plan import HOST, ClusterPlan, NodePlan
 from cluster.process import ProcessSpec
 from service.health import WARNING_MARK
 from shard_router.topology import TopologyDocument
@@ -25,19 +25,30 @@ KEY_DEADLINE_S = 5.0
 KEY_INTERVAL_S = 0.1
 READY_DEADLINE_S = 180.0  # three JVMs starting on two busy cores took more than 60 s
 # What a node's settings file says; the same names in our own environment mean the whole system, not the node.
-NODE_SETTINGS = ("REGION", "HOST", "PORT", "TOPOLOGY", "CREDENTIALS", "SECRETS", "LOG_LEVEL", "SHARD", "SOURCE")
+NODE_SETTINGS = (
+    "REGION",
+    "HOST",
+    "PORT",
+    "ADDRESS",
+    "TOPOLOGY",
+    "CREDENTIALS",
+    "SECRETS",
+    "LOG_LEVEL",
+    "SHARD",
+    "SOURCE",
+)
 
 
-def node_process(plan: ClusterPlan, *, module: str, name: str, port: int) -> ProcessSpec:
+def node_process(plan: ClusterPlan, node: NodePlan) -> ProcessSpec:
     """`python -m module --config F`, ready when /readyz says so."""
     documents = Documents(plan.data)
     return ProcessSpec(
-        name=name,
-        argv=(sys.executable, "-P", "-m", module, "--config", str(documents.node(name))),
-        log=documents.log(name),
-        port=port,
-        probe=lambda: ready(f"http://{HOST}:{port}"),
-        alive=lambda: alive(f"http://{HOST}:{port}"),
+        name=node.name,
+        argv=(sys.executable, "-P", "-m", node.module, "--config", str(documents.node(node.name))),
+        log=documents.log(node.name),
+        port=node.port,
+        probe=lambda: ready(node.url),
+        alive=lambda: alive(node.url),
         env=_environment(),
         ready_deadline_s=READY_DEADLINE_S,
     )

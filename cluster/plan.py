@@ -31,7 +31,11 @@ PORT_BASE = 8410
 PORTS_PER_REGION = 10
 PORTS_PER_SHARD = 4  # cdc, valkey, two Postgres servers
 SHARDS_PER_REGION_MAX = 2  # what ten ports hold
+NODES_MAX = 16  # per region and kind
 REGION_NUMBER_MAX = 63  # six bits of a member id
+MORE_NODES_FROM = PORTS_PER_REGION * REGION_NUMBER_MAX
+"""Above the ten of every region there can ever be: what a region does not find room for in its ten."""
+MORE_PORTS_PER_REGION = 32  # thirty for nodes
 SLOT_LAST = 4095
 KNOWN_REGIONS = {"eu": 1, "us": 2, "ap": 3}
 REGION_NAME = re.compile(r"[a-z][a-z0-9]{1,15}")
@@ -63,6 +67,7 @@ class ClusterSettings(BaseSettings):
     program: Path | None = None
     pg_bin: Path | None = None
     valkey: Path | None = None
+    nodes: int = Field(default=1, ge=1, le=NODES_MAX)
     standby: bool = True
     archive: Path | None = None
     log_level: LogLevel = "info"
@@ -137,30 +142,39 @@ class ShardPlan:
         return f"redis://loyalty@{HOST}:{self.valkey_port}/0"
 
     @property
-    def cdc_url(self) -> str:
-        """The projector's HTTP address."""
-        return f"http://{HOST}:{self.cdc_port}"
+    def projector(self) -> "NodePlan":
+        """Its projector."""
+        return NodePlan("cdc", f"{self.name}-cdc", self.cdc_port)
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One command or query node, or a projector: the module that runs, its name and its port."""
+
+    module: Literal["command", "query", "cdc"]
+    name: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its base address."""
+        return f"http://{HOST}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionPlan:
-    """One region: a command node, a query node and its shards."""
+    """One region: its command nodes, its query nodes and its shards."""
 
     name: str
     number: int
-    command_port: int
-    query_port: int
+    command: tuple[NodePlan, ...]
+    query: tuple[NodePlan, ...]
     shards: tuple[ShardPlan, ...]
 
     @property
-    def command_url(self) -> str:
-        """Base address of the command node."""
-        return f"http://{HOST}:{self.command_port}"
-
-    @property
-    def query_url(self) -> str:
-        """Base address of the query node."""
-        return f"http://{HOST}:{self.query_port}"
+    def nodes(self) -> tuple[NodePlan, ...]:
+        """All its nodes."""
+        return self.command + self.query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,10 +219,9 @@ class ClusterPlan:
         if self.door:
             wanted |= {self.door.port: "door", self.door.admin_port: "door's admin page"}
         for region in self.regions:
-            wanted[region.command_port] = f"{region.name}-command"
-            wanted[region.query_port] = f"{region.name}-query"
+            wanted |= {node.port: node.name for node in region.nodes}
         for shard in self.shards:
-            wanted[shard.cdc_port] = f"{shard.name}-cdc"
+            wanted[shard.cdc_port] = shard.projector.name
             if shard.valkey_port is not None:
                 wanted[shard.valkey_port] = f"{shard.name}-valkey"
             wanted |= {server.port: server.name for server in shard.servers}
@@ -236,6 +249,8 @@ def make_plan(settings: ClusterSettings, known_numbers: Mapping[str, int] | None
     data = settings.data.expanduser().resolve()
     numbers = number_regions(settings.regions, known_numbers or {})
     highest = settings.port + PORTS_PER_REGION * max(numbers.values())
+    if settings.nodes > 1:
+        highest = settings.port + MORE_NODES_FROM + MORE_PORTS_PER_REGION * max(numbers.values())
     if highest > 65535:  # noqa: PLR2004 - the last TCP port
         raise ClusterError(f"--port {settings.port} leaves no room for {len(numbers)} regions")
     for name, shard in settings.shards.items():
@@ -307,13 +322,24 @@ def _plan_region(settings: ClusterSettings, data: Path, name: str, number: int) 
     return RegionPlan(
         name=name,
         number=number,
-        command_port=port,
-        query_port=port + 1,
+        command=_plan_nodes(settings, "command", name, number),
+        query=_plan_nodes(settings, "query", name, number),
         shards=tuple(
             _plan_shard(settings, data / "servers" / key, shard, port + 2 + index * PORTS_PER_SHARD)
             for index, (key, shard) in enumerate(shards.items())
         ),
     )
+
+
+def _plan_nodes(
+    settings: ClusterSettings, module: Literal["command", "query"], region: str, number: int
+) -> tuple[NodePlan, ...]:
+    """The nodes of one kind: the first among the region's ten ports, the others where they meet no other region."""
+    offset = 0 if module == "command" else 1
+    first = settings.port + PORTS_PER_REGION * (number - 1) + offset
+    more = settings.port + MORE_NODES_FROM + MORE_PORTS_PER_REGION * (number - 1) + offset
+    others = (NodePlan(module, f"{region}-{module}-{n}", more + 2 * (n - 2)) for n in range(2, settings.nodes + 1))
+    return (NodePlan(module, f"{region}-{module}", first), *others)
 
 
 def _plan_shard(settings: ClusterSettings, folder: Path, shard: ShardSettings, port: int) -> ShardPlan:

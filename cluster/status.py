@@ -1,6 +1,7 @@
 """What runs now and how it is: read from outside, so that it tells the truth when the supervisor is gone too."""
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from shard_router.topology import Shard, TopologyDocument, read_topology
 T = TypeVar("T")
 
 HTTP_TIMEOUT_S = 5.0
-NODE_NAMES = ("-command", "-query", "-cdc")
+NODE_NAME = re.compile(r".*-(command(-\d+)?|query(-\d+)?|cdc)")
 NO_TOPOLOGY = TopologyDocument(epoch=1, regions={}, shards={})
 CDC_SLOT = "loyalty_cdc"
 LAG_METRIC = "loyalty_cdc_lag_now_seconds"
@@ -118,7 +119,8 @@ class StatusReport:
         region = self.topology.regions[name]
         shards = {key: self._shard(key) for key, shard in self.topology.shards.items() if shard.region == name}
         share = {"share": self.door.shares.get(name, WHOLE)} if self.door else {}
-        return {"command": region.command[0], "query": region.query[0], **share, "shards": shards}
+        nodes = {"command_nodes": region.command, "query_nodes": region.query}
+        return {"command": region.command[0], "query": region.query[0], **nodes, **share, "shards": shards}
 
     def _shard(self, name: str) -> dict[str, Any]:
         shard, health = self.topology.shards[name], self.shards[name]
@@ -170,10 +172,11 @@ def _node_urls(topology: TopologyDocument, run: RunRecord | None) -> dict[str, s
     """The nodes of the topology; without a usable one, those that the supervisor keeps."""
     urls: dict[str, str] = {}
     for name, region in topology.regions.items():
-        urls |= {f"{name}-command": region.command[0], f"{name}-query": region.query[0]}
+        for kind, listed in (("command", region.command), ("query", region.query)):
+            urls |= {f"{name}-{kind}{f'-{n}' if n > 1 else ''}": url for n, url in enumerate(listed, 1)}
     urls |= {f"{name}-cdc": shard.cdc for name, shard in topology.shards.items() if shard.cdc}
     kept = run.processes if run and not urls else {}
-    return urls | {name: f"http://{HOST}:{one.port}" for name, one in kept.items() if name.endswith(NODE_NAMES)}
+    return urls | {name: f"http://{HOST}:{one.port}" for name, one in kept.items() if NODE_NAME.fullmatch(name)}
 
 
 async def _shard_health(shard: Shard) -> ShardHealth:

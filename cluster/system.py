@@ -22,7 +22,7 @@ from cluster.login import secure, superuser_urls
 from cluster.node import check_ports, check_source, node_process
 from cluster.pair import Pair
 from cluster.password import SUPERUSER, Passwords
-from cluster.plan import ClusterPlan, ShardPlan
+from cluster.plan import ClusterPlan, NodePlan, ShardPlan
 from cluster.supervisor import Supervisor
 from rules.program import ProgramError, parse_program
 from shard_router.login import Logins, complete
@@ -66,8 +66,8 @@ class System:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
         servers = [pair.servers for pair in self.pairs.values()]
-        nodes = [name for module, name, _ in self._nodes() if module != "cdc"]
-        projectors = [name for module, name, _ in self._nodes() if module == "cdc"]
+        nodes = [node.name for region in self.plan.regions for node in region.nodes]
+        projectors = [shard.projector.name for shard in self.plan.shards]
         for group in (
             [DOOR],
             nodes,
@@ -78,28 +78,21 @@ class System:
         ):
             await self.supervisor.stop(group)
 
-    def _nodes(self) -> list[tuple[str, str, int]]:
-        nodes = [("cdc", f"{shard.name}-cdc", shard.cdc_port) for shard in self.plan.shards]
-        for region in self.plan.regions:
-            nodes.append(("command", f"{region.name}-command", region.command_port))
-            nodes.append(("query", f"{region.name}-query", region.query_port))
-        return nodes
-
-    async def _start_node(self, module: str, name: str, port: int) -> None:
-        await self.supervisor.start(node_process(self.plan, module=module, name=name, port=port))
+    async def _start_node(self, node: NodePlan) -> None:
+        await self.supervisor.start(node_process(self.plan, node))
 
     async def _start_shard(self, shard: ShardPlan) -> None:
         await together(self._start_database(shard), self._start_valkey(shard))
         self._shards_ready.release()
         # Not with the other nodes: its JVM takes longest, and it needs no program.
-        await self._start_node("cdc", f"{shard.name}-cdc", shard.cdc_port)
+        await self._start_node(shard.projector)
 
     async def _start_nodes(self) -> None:
         for _ in self.plan.shards:
             await self._shards_ready.acquire()
         self.program_version = await self._apply_program()
         await self._respell()
-        await together(*(self._start_node(*node) for node in self._nodes() if node[0] != "cdc"))
+        await together(*(self._start_node(node) for region in self.plan.regions for node in region.nodes))
 
     async def _start_valkey(self, shard: ShardPlan) -> None:
         url = complete(shard.valkey_url, self.documents.logins().valkey)

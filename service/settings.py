@@ -36,6 +36,8 @@ class NodeSettings(BaseSettings):
     region: str
     host: str = "127.0.0.1"
     port: int
+    address: str | None = None
+    """What the topology calls this node; without, nothing is handed to other nodes of its region."""
     topology: Path
     credentials: Path
     secrets: Path | None = None

@@ -6,13 +6,13 @@ import pytest
 
 from cluster import node
 from cluster.errors import ClusterError
-from cluster.plan import KNOWN_REGIONS, ClusterPlan, make_plan, number_regions, read_settings
+from cluster.plan import KNOWN_REGIONS, NODES_MAX, ClusterPlan, make_plan, number_regions, read_settings
 
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("REGIONS", "PORT", "CDC", "DATA", "PROGRAM", "PG_BIN", "VALKEY", "CONFIG"):
+    for name in ("REGIONS", "PORT", "CDC", "DATA", "PROGRAM", "PG_BIN", "VALKEY", "CONFIG", "NODES"):
         monkeypatch.delenv(f"LOYALTY_{name}", raising=False)
 
 
@@ -21,7 +21,7 @@ def plan(**flags: object) -> ClusterPlan:
 
 
 def test_by_default_three_regions_take_ten_ports_each_from_8410() -> None:
-    regions = {region.name: (region.number, region.command_port, region.query_port) for region in plan().regions}
+    regions = {region.name: (region.number, region.command[0].port, region.query[0].port) for region in plan().regions}
     assert regions == {"eu": (1, 8410, 8411), "us": (2, 8420, 8421), "ap": (3, 8430, 8431)}
     (shard,) = plan().regions[0].shards
     assert (shard.cdc_port, shard.valkey_port, [server.port for server in shard.servers]) == (8412, 8413, [8414, 8415])
@@ -36,7 +36,7 @@ def test_flags_win_over_environment_and_that_over_the_file(tmp_path: Path, monke
 
 
 def test_a_region_keeps_its_ports_when_others_are_left_out() -> None:
-    assert [region.command_port for region in plan(regions="ap").regions] == [8430]
+    assert [region.command[0].port for region in plan(regions="ap").regions] == [8430]
 
 
 def test_more_than_three_regions_get_the_next_free_numbers() -> None:
@@ -48,6 +48,19 @@ def test_more_than_three_regions_get_the_next_free_numbers() -> None:
 def test_a_region_keeps_the_number_it_once_had() -> None:
     assert number_regions(["af", "sa"], {"sa": 4}) == {"af": 5, "sa": 4}
     assert number_regions(["eu"], {}) == {"eu": KNOWN_REGIONS["eu"]}
+
+
+def test_more_nodes_keep_every_port_of_today_and_meet_none_of_any_other_region() -> None:
+    names = ",".join(f"r{n}" for n in range(60))
+    ports = plan(regions=f"eu,us,ap,{names}").ports()
+    more = plan(regions=f"eu,us,ap,{names}", nodes=NODES_MAX).ports()
+    assert ports.items() <= more.items()
+    assert len(more) == 63 * (2 * NODES_MAX + 4)
+    eu = plan(nodes=3).regions[0]
+    assert [node.name for node in eu.nodes] == [
+        *("eu-command", "eu-command-2", "eu-command-3"), *("eu-query", "eu-query-2", "eu-query-3"),
+    ]  # fmt: skip
+    assert {node.port for region in plan(nodes=3).regions for node in region.nodes} & set(range(8390, 8410)) == set()
 
 
 def test_what_is_configured_is_used_and_not_started(tmp_path: Path) -> None:
@@ -77,6 +90,9 @@ def test_two_shards_share_a_region() -> None:
         ({"regions": "eu,eu"}, "each once"),
         ({"cdc": "kafka"}, "debezium"),
         ({"port": 80}, "1024"),
+        ({"nodes": 17}, "nodes"),
+        ({"nodes": 0}, "nodes"),
+        ({"nodes": 2, "port": 64990}, "no room"),
         ({"port": 64990, "regions": ",".join(f"r{n}" for n in range(60))}, "no room"),
         ({"regions": ",".join(f"r{n}" for n in range(64))}, "63 regions"),
         ({"shards": {"us-1": {"region": "us"}}, "regions": "eu"}, "us"),
