@@ -41,7 +41,7 @@ def build(settings: CommandSettings) -> web.Application:
     pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     credentials = Credentials(settings.credentials)
     app = build_app(settings, credentials)
-    node = CommandNode(settings.region, topology, pools, app[REGISTRY])
+    node = CommandNode(settings.region, topology, pools, app[REGISTRY], settings.address)
     node.lanes_per_shard = settings.lanes_per_shard
     node.claims.pseudonyms = credentials.pseudonyms
     app[NODE] = node

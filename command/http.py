@@ -72,9 +72,13 @@ async def answer_command(call: "Call[Body]", request: web.Request) -> web.Respon
     check_till(asked)
     target = await call.target(asked)
     if target.region != asked.node.region:
-        return await asked.forward(target.region)
-    command = await call.command(asked, target)
-    response = await call.run(asked, envelope_of(asked, target, command))
+        return await asked.forward(target.region, target.slot)
+    handed = await asked.hand_over(target.slot)
+    if isinstance(handed, web.Response):
+        return handed
+    with handed.unsure():
+        command = await call.command(asked, target)
+        response = await call.run(asked, envelope_of(asked, target, command))
     if call.leaves_errand:
         request.app[COURIER].kick()
     return response

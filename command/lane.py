@@ -39,6 +39,9 @@ class LaneMetrics:
         self.outcomes = Counter(
             "loyalty_commands", "Commands by what became of them.", ["command", "status"], registry=registry
         )
+        self.conflicts = Counter(
+            "loyalty_conflicts", "Commands of batches that met another node's rows and ran again.", registry=registry
+        )
 
 
 class _Waiting:
@@ -112,6 +115,7 @@ class Lane:
         try:
             await self._run_once(batch)
         except BatchConflictError as error:
+            self._metrics.conflicts.inc(len(batch))
             structlog.get_logger().info("batch_conflicts", requests=_requests(batch), reason=str(error))
             await self._run_locked([waiting for waiting in batch if _in_time(waiting)])
 

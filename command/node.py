@@ -17,6 +17,7 @@ from rules.program import Program
 from service.detached import DetachedWrites
 from service.forward import Forwarder
 from service.identifier import forms_of
+from service.trial import Unanswered
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import new_member_id, parse_member_id, slot_of
@@ -41,12 +42,20 @@ class Target:
 class CommandNode:
     """The lanes of a region's shards, and the way to the other regions."""
 
-    def __init__(self, region: str, topology: TopologyWatch, pools: ShardPools, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        region: str,
+        topology: TopologyWatch,
+        pools: ShardPools,
+        registry: CollectorRegistry,
+        address: str | None = None,
+    ) -> None:
+        """`address` is what the topology calls this node; without it is asked for all members of its region."""
         self.region = region
         self.topology = topology
         self.pools = pools
         self._metrics = LaneMetrics(registry)
-        self._forwarder = Forwarder(region, topology, "command")
+        self._forwarder = Forwarder(region, topology, "command", address)
         self._lanes: dict[str, Lanes] = {}
         self.directory = Directory(topology, pools)
         self.detached = DetachedWrites()
@@ -89,9 +98,21 @@ class CommandNode:
             raise ProblemError("member_not_found", f"no member with this {kind}" if kind != "member_id" else "")
         return target
 
-    async def forward(self, request: web.Request, region: str, *, deadline: float, body: bytes) -> web.Response:
+    async def forward(
+        self, request: web.Request, region: str, *, slot: int, deadline: float, body: bytes
+    ) -> web.Response:
         """Hand a request to another region (see Forwarder)."""
-        return await self._forwarder.forward(request, region, deadline=deadline, body=body)
+        return await self._forwarder.forward(request, region, slot=slot, deadline=deadline, body=body)
+
+    async def hand_over(
+        self, request: web.Request, slot: int, *, deadline: float, body: bytes
+    ) -> web.Response | Unanswered:
+        """Hand a request to the node of this region that serves a slot (see Forwarder)."""
+        return await self._forwarder.hand_over(request, slot, deadline=deadline, body=body)
+
+    def serves(self, member_id: int) -> bool:
+        """Whether a member of this region is this node's now: two nodes that settle the same member would conflict."""
+        return self._forwarder.serves(slot_of(member_id))
 
     def lanes_at(self, slot: int) -> Lanes:
         """The lanes of the shard that holds a slot of this region."""

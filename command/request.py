@@ -21,6 +21,7 @@ from service.parse import parse_body
 from service.payload import BODY
 from service.problem import REQUEST_ID
 from service.settings import SETTINGS
+from service.trial import Unanswered
 from service.web import PRINCIPAL, render_json
 from shard_router.errors import ProblemError
 from shard_router.member_id import canonical_id, parse_reference
@@ -56,9 +57,13 @@ class CommandRequest(Generic[Body_co]):
         """The node that was asked."""
         return self.request.app[NODE]
 
-    async def forward(self, region: str) -> web.Response:
+    async def forward(self, region: str, slot: int = 0) -> web.Response:
         """The answer of another region (see Forwarder)."""
-        return await self.node.forward(self.request, region, deadline=self.deadline, body=self.raw)
+        return await self.node.forward(self.request, region, slot=slot, deadline=self.deadline, body=self.raw)
+
+    async def hand_over(self, slot: int) -> web.Response | Unanswered:
+        """The answer of the node of this region that serves a slot (see Forwarder)."""
+        return await self.node.hand_over(self.request, slot, deadline=self.deadline, body=self.raw)
 
 
 async def read_request(request: web.Request, model: type[Body]) -> CommandRequest[Body]:

@@ -72,7 +72,7 @@ async def settle_due(node: CommandNode, shard: str) -> int:
     """Settle one page of a shard's due members; tells how many there were."""
     lanes = node.lanes_of(shard)
     due = await lanes.store.due_members(PAGE)
-    await asyncio.gather(*(lanes.run(_settle(member_id)) for member_id in due))
+    await asyncio.gather(*(lanes.run(_settle(member_id)) for member_id in due if node.serves(member_id)))
     return len(due)
 
 

@@ -22,7 +22,7 @@ from service.problem import malformed_parameter
 from service.ticket import TICKETS, use_ticket
 from service.web import CREDENTIALS, PRINCIPAL, render_json, sign
 from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.member_id import parse_version
+from shard_router.member_id import parse_version, slot_of
 
 _RETRY_MS: Final = 2_000
 _PAUSE_MIN_S: Final = 0.02
@@ -35,7 +35,7 @@ async def stream_account(request: web.Request) -> web.StreamResponse:
     """Answer a stream of account events, until the client leaves, its credential ends or the node stops."""
     node, member_id, seen = request.app[NODE], member_of(request), _last_seen(request)
     if home := node.elsewhere(member_id):
-        return await node.forwarder.relay(request, home)
+        return await node.forwarder.relay(request, home, slot_of(member_id))
     use_ticket(request)
     return await _stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
 
@@ -44,7 +44,7 @@ async def issue_stream_ticket(request: web.Request) -> web.StreamResponse:
     """Answer a ticket for a stream of the caller's own member; their home region issues it, and takes it."""
     node, principal = request.app[NODE], request[PRINCIPAL]
     if principal.member_id is not None and (home := node.elsewhere(principal.member_id)):
-        return await node.forward(request, home)
+        return await node.forward(request, home, principal.member_id)
     ticket, expires_at = request.app[TICKETS].issue(principal)
     content = {"ticket": ticket, "expires_at": instant_text(datetime.fromtimestamp(int(expires_at), UTC))}
     return render_json(content, headers={"Cache-Control": "no-store"})

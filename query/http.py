@@ -67,7 +67,7 @@ async def list_member_rewards(request: web.Request) -> web.StreamResponse:
     """Answer what a member can redeem. The answer depends on the program too, so its ETag names both versions."""
     node, member_id = request.app[NODE], member_of(request)
     if region := node.elsewhere(member_id):
-        return await node.forward(request, region)
+        return await node.forward(request, region, member_id)
     program, question = node.catalogue.program, as_seen_by(request, AccountQuestion(member_id))
     answer = await node.read(request, question, at_least=demanded_version(request, member_id))
     account = orjson.loads(_existing(answer, "member_not_found"))
@@ -155,7 +155,7 @@ async def find_named(request: web.Request, name: Identifier, *, body: bytes | No
         raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
     first = token.member_id if token else himself
     if first and (region := node.elsewhere(first)):
-        return await node.forward(request, region, body=body)
+        return await node.forward(request, region, first, body=body)
     holder = None
     for identifier in stored_forms(name):
         holder = holder or await _holder_of(request, identifier, first, at_least=token.version if token else 0)
@@ -164,7 +164,7 @@ async def find_named(request: web.Request, name: Identifier, *, body: bytes | No
     if not request[PRINCIPAL].may_see(holder):
         raise ProblemError("member_not_found")
     region = node.elsewhere(holder)
-    return await node.forward(request, region, body=body) if region else holder
+    return await node.forward(request, region, holder, body=body) if region else holder
 
 
 async def _holder_of(request: web.Request, identifier: Identifier, first: int | None, *, at_least: int) -> int | None:
@@ -238,7 +238,7 @@ async def _answer_member(
 ) -> web.StreamResponse:
     node: QueryNode = request.app[NODE]
     if region := node.elsewhere(question.member_id, missing=missing):
-        return await node.forward(request, region)
+        return await node.forward(request, region, question.member_id)
     at_least = max(demanded_version(request, question.member_id), page_from)
     answer = await node.read(request, question, at_least=at_least, may_wait=not page_from)
     return respond(request, _existing(answer, missing), etag=str(answer.etag), source=answer.source)

@@ -15,6 +15,7 @@ from query.settings import QuerySettings
 from service.forward import Forwarder, deadline_of
 from service.web import PRINCIPAL
 from shard_router.errors import ProblemError, parse_or
+from shard_router.member_id import slot_of
 from shard_router.topology import TopologyWatch
 
 T = TypeVar("T")
@@ -58,9 +59,12 @@ class QueryNode:
         region = parse_or(missing, self.topology.current.region_of, member_id)
         return None if region == self.settings.region else region
 
-    async def forward(self, request: web.Request, region: str, *, body: bytes | None = None) -> web.Response:
-        """Answer from another region. `body` is the request's, when it has one."""
-        return await self.forwarder.forward(request, region, deadline=self._deadline(request), body=body)
+    async def forward(
+        self, request: web.Request, region: str, member_id: int, *, body: bytes | None = None
+    ) -> web.Response:
+        """Answer from a member's region. `body` is the request's, when it has one."""
+        slot, deadline = slot_of(member_id), self._deadline(request)
+        return await self.forwarder.forward(request, region, slot=slot, deadline=deadline, body=body)
 
     async def read(self, request: web.Request, question: Question, *, at_least: int, may_wait: bool = True) -> Answer:
         """Answer a question about a member of this region, demanding a version or none (0), within the deadline.

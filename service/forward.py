@@ -2,14 +2,16 @@
 
 A request that arrives so and still does not belong here is refused, never passed on: two nodes
 with different topologies must not play ping-pong. The same Idempotency-Key goes along, so a
-client may send a forwarded command again wherever it likes. An endless answer (an event stream) is
-handed on piece by piece.
+client may send a forwarded command again wherever it likes, and so may we: a command with a key, or a
+read, that met a dying node is asked of the next. Within a region a command for a member whose slot
+belongs to another node is handed over likewise, or else served here. An endless answer (an event
+stream) is handed on piece by piece.
 """
 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, Literal
 
@@ -19,9 +21,11 @@ from yarl import URL
 
 from service.bulkhead import Bulkhead
 from service.health import DRAINING
+from service.peer import Peers, SilentPeerError, ranked, stops
 from service.problem import REQUEST_ID
 from service.retry import RetryBudget
 from service.settings import SETTINGS
+from service.trial import NOT_ASKED, Trial, Unanswered
 from service.web import CREDENTIALS, FORWARDED, sign
 from shard_router.errors import ProblemError
 from shard_router.topology import TopologyWatch
@@ -36,7 +40,9 @@ _PASSED_BACK: Final = (
     "Content-Type", "Consistency-Token", "Idempotent-Replayed", "ETag", "Loyalty-Region", "Loyalty-Source",
     "Retry-After", "WWW-Authenticate", "Cache-Control", "X-Accel-Buffering", "Content-Encoding", "Vary",
 )  # fmt: skip
-_CONNECT_TIMEOUT_S: Final = 1.0
+_CONNECT_TIMEOUT_S: Final = 0.5  # between regions of this world 0.15 s is far
+_NOTHING_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_ANSWER_LOST: Final = (aiohttp.ClientError, asyncio.IncompleteReadError, SilentPeerError)
 _ANSWER_MARGIN_S: Final = 0.25  # so that the home node's own deadline answer arrives before ours is over
 _SILENCE_MAX_S: Final = 60.0  # of a stream, four missed comments of 15 s: the home node is gone
 
@@ -44,19 +50,23 @@ _SILENCE_MAX_S: Final = 60.0  # of a stream, four missed comments of 15 s: the h
 class Forwarder:
     """A client to the other regions' nodes."""
 
-    def __init__(self, region: str, topology: TopologyWatch, side: Literal["command", "query"]) -> None:
+    def __init__(
+        self, region: str, topology: TopologyWatch, side: Literal["command", "query"], own: str | None = None
+    ) -> None:
+        """`own` is what the topology calls this node."""
         self._region = region
+        self._own = own
         self._topology = topology
         self._side: Literal["command", "query"] = side
         self._bulkhead = Bulkhead()
         self._retries = defaultdict[str, RetryBudget](RetryBudget)
-        self._took_last: dict[str, str] = {}
+        self._peers = Peers(self._client, self._all_listed)
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(
-        self, request: web.Request, region: str, *, deadline: float, body: bytes | None = None
+        self, request: web.Request, region: str, *, deadline: float, slot: int = 0, body: bytes | None = None
     ) -> web.Response:
-        """The home region's answer. `deadline` is a monotonic instant.
+        """The home region's answer about a member of a slot. `deadline` is a monotonic instant.
 
         `shard_unavailable` when no node there takes it, or the region holds enough of this node already;
         `unknown_outcome` when a command was sent and no answer came.
@@ -64,26 +74,35 @@ class Forwarder:
         _refuse_twice(request)
         with self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
             FORWARDED.labels(region).inc()
-            for node in self._nodes(region):
-                try:
-                    answer = await self._send(request, node, deadline=deadline, body=body)
-                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-                    continue  # nothing was sent: the next node may try
-                except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
-                    code = "unknown_outcome" if self._side == "command" else "shard_unavailable"
-                    raise ProblemError(code, f"no answer from region {region}") from error
-                self._took_last[region] = node
-                return answer
-            raise ProblemError("shard_unavailable", f"no node of region {region} can be reached")
+            trial = Trial(request, region, deadline, body, is_command=self._side == "command")
+            answer = await self._ask(trial, self._nodes(region, slot))
+            if answer is None:
+                raise trial.failure(f"no node of region {region} can be reached")
+            return answer
 
-    async def relay(self, request: web.Request, region: str) -> web.StreamResponse:
+    def serves(self, slot: int) -> bool:
+        """Whether a slot of the own region is this node's, as long as the nodes before it are away."""
+        return not self._before(slot)
+
+    async def hand_over(
+        self, request: web.Request, slot: int, *, deadline: float, body: bytes
+    ) -> web.Response | Unanswered:
+        """The answer of the node of the own region that serves a slot, or that this node is to serve it now."""
+        before = self._before(slot)
+        if not before or is_forwarded(request):
+            return NOT_ASKED
+        FORWARDED.labels(self._region).inc()
+        trial = Trial(request, self._region, deadline, body, is_command=True, has_other=True)
+        return await self._ask(trial, before) or Unanswered(may_be_done=trial.sent)
+
+    async def relay(self, request: web.Request, region: str, slot: int = 0) -> web.StreamResponse:
         """Answer with the home region's stream; `shard_unavailable` when no node there begins one in time.
 
         There is no deadline once it has begun, and an end at one side ends the other.
         """
         _refuse_twice(request)
         FORWARDED.labels(region).inc()
-        async with await self._open(request, region) as answer:
+        async with await self._open(request, region, slot) as answer:
             kept = _kept(answer)
             if answer.status != web.HTTPOk.status_code:
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
@@ -99,15 +118,16 @@ class Forwarder:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._peers.close()
         if self._session:
             await self._session.close()
 
-    def _nodes(self, region: str) -> Iterator[str]:
-        """The nodes to ask, first who took the last request; further ones only while the budget of retries lasts."""
+    def _nodes(self, region: str, slot: int) -> Iterator[str]:
+        """The nodes to ask, first whose the slot is; further ones only while the budget of retries lasts."""
         budget = self._retries[region]
         budget.note_request()
-        nodes: list[str] = sorted(self._listed(region), key=lambda node: node != self._took_last.get(region))
-        for number, node in enumerate(nodes):
+        nodes = ranked(self._listed(region), slot)
+        for number, node in enumerate(self._peers.present(nodes) or nodes):
             if number and not budget.take():
                 return
             yield node
@@ -115,24 +135,59 @@ class Forwarder:
     def _listed(self, region: str) -> tuple[str, ...]:
         return tuple(getattr(self._topology.current.document.regions[region], self._side))
 
-    async def _send(self, request: web.Request, node: str, *, deadline: float, body: bytes | None) -> web.Response:
-        left_s = deadline - time.monotonic()
+    def _before(self, slot: int) -> tuple[str, ...]:
+        """The nodes of the own region that serve a slot before this one does."""
+        nodes = self._listed(self._region)
+        if len(nodes) == 1 or self._own not in nodes:
+            return ()
+        ordered = ranked(nodes, slot)
+        return self._peers.present(ordered[: ordered.index(self._own)])
+
+    def _all_listed(self) -> list[str]:
+        return [node for region in self._topology.current.document.regions for node in self._listed(region)]
+
+    async def _ask(self, trial: Trial, nodes: Iterable[str]) -> web.Response | None:
+        """The first answer; None when no node gave one. ProblemError when it may not be asked again, or not in time."""
+        for node in nodes:
+            try:
+                return trial.checked(await self._send(trial, node))
+            except _NOTHING_SENT:
+                self._peers.put_away(node, "takes no connection")
+            except _ANSWER_LOST as error:
+                self._peers.put_away(node, type(error).__name__)
+                trial.sent = True
+                if not trial.may_be_sent_again:
+                    raise trial.failure(f"no answer from region {trial.region}") from error
+            except TimeoutError as error:
+                trial.sent = True
+                raise trial.failure(f"no answer from region {trial.region} in time") from error
+        return None
+
+    async def _send(self, trial: Trial, node: str) -> web.Response:
+        request, left_s = trial.request, trial.deadline - time.monotonic()
         if left_s <= 0:
-            raise ProblemError("shard_unavailable", "the deadline is over")
+            raise trial.failure("the deadline is over")
         headers = self._headers(request, _method(request)) | {DEADLINE_HEADER: str(int(left_s * 1000))}
         # To connect must never take until the total: that one cannot tell whether anything was sent.
         timeout = aiohttp.ClientTimeout(total=left_s + _ANSWER_MARGIN_S, sock_connect=min(_CONNECT_TIMEOUT_S, left_s))
-        async with self._client().request(
-            _method(request), _url(request, node), data=body, headers=headers, timeout=timeout
-        ) as answer:
-            return web.Response(status=answer.status, body=await answer.read(), headers=_kept(answer))
 
-    async def _open(self, request: web.Request, region: str) -> aiohttp.ClientResponse:
+        async def exchange() -> web.Response:
+            async with self._client().request(
+                _method(request), _url(request, node), data=trial.body, headers=headers, timeout=timeout
+            ) as answer:
+                if stops(answer):
+                    self._peers.put_away(node, "stops")
+                return web.Response(status=answer.status, body=await answer.read(), headers=_kept(answer))
+
+        others = trial.has_other or len(self._peers.present(self._listed(trial.region))) > 1
+        return await (self._peers.attend(node, exchange()) if trial.may_be_sent_again and others else exchange())
+
+    async def _open(self, request: web.Request, region: str, slot: int) -> aiohttp.ClientResponse:
         """Find a node that begins a stream or answers a problem; the nodes share the time a request has."""
         share_s = request.app[SETTINGS].deadline_ms / 1000 / max(len(self._listed(region)), 1)
         headers = self._headers(request, request.method)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_MAX_S)
-        for node in self._nodes(region):
+        for node in self._nodes(region, slot):
             with suppress(aiohttp.ClientError, TimeoutError):  # nothing was passed on yet: the next node may try
                 async with asyncio.timeout(share_s):
                     answer = await self._client().request(
@@ -140,7 +195,6 @@ class Forwarder:
                     )
                     if answer.status != web.HTTPOk.status_code:
                         await answer.read()  # a problem is short; from now on it is kept there
-                    self._took_last[region] = node
                     return answer
         raise ProblemError("shard_unavailable", f"no node of region {region} begins a stream")
 

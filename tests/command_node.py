@@ -163,6 +163,29 @@ async def running_regions(
         yield nodes
 
 
+@asynccontextmanager
+async def running_nodes(
+    dsn: str, folder: Path, *, count: int = 2, dead: int = 0, know_each_other: bool = True
+) -> AsyncGenerator[list[RunningNode]]:
+    """Several nodes of one region with one shard; those that do not know each other hand nothing over.
+
+    `dead` are others that the topology lists and that nobody can reach.
+    """
+    await apply_program([dsn], PROGRAM)
+    ports = [free_port() for _ in range(count)]
+    urls = [f"http://127.0.0.1:{port}" for port in (*ports, *(free_port() for _ in range(dead)))]
+    keys, signing_key = _write_documents(folder, {"eu": _region(1, *urls)}, {"eu-1": _shard("eu", dsn, [0, 4095])})
+    nodes: list[RunningNode] = []
+    numbers = itertools.count(1)
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(ClientSession())
+        for port, own in zip(ports, urls, strict=False):
+            settings = CommandSettings(**_settings(folder, "eu"), port=port, address=own if know_each_other else None)
+            url, app = await stack.enter_async_context(_served(settings))
+            nodes.append(RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER], numbers))
+        yield nodes
+
+
 def topology_of_operator(folder: Path) -> Path:
     """The node's topology as somebody reads it who may do everything."""
     document = json.loads((folder / "topology.json").read_text())

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from service.credential import Credentials, new_key
 from service.forward import Forwarder, deadline_of
 from service.payload import BODY
+from service.peer import ranked
 from service.retry import BURST_MAX, RATIO, RETRIES
 from service.settings import SETTINGS, NodeSettings
 from service.web import Guard, add_route, build_app
@@ -62,7 +63,8 @@ async def home_node(asked: list[web.Request] | None = None) -> AsyncGenerator[tu
 
 @asynccontextmanager
 async def far_node(folder: Path, nodes: list[str], *, deadline_ms: int = 5_000) -> AsyncGenerator[tuple[str, str]]:
-    """A node of another region that hands everything to these nodes: its address, and a key."""
+    """A node of another region that hands everything to these nodes, in this order: its address, and a key."""
+    slot = next(slot for slot in range(4096) if ranked(tuple(nodes), slot) == tuple(nodes))
     key, record = new_key("service")
     document = {"keys": [record.model_dump()], "forward_keys": [FORWARD_KEY]}
     (folder / "credentials.json").write_text(json.dumps(document))
@@ -79,7 +81,7 @@ async def far_node(folder: Path, nodes: list[str], *, deadline_ms: int = 5_000) 
 
     async def hand_on(request: web.Request) -> web.Response:
         deadline = deadline_of(request, deadline_ms=request.app[SETTINGS].deadline_ms)
-        return await forwarder.forward(request, "us", deadline=deadline, body=request[BODY])
+        return await forwarder.forward(request, "us", slot=slot, deadline=deadline, body=request[BODY])
 
     app = build_app(settings, Credentials(folder / "credentials.json"))
     for method in ("POST", "GET"):
@@ -144,18 +146,70 @@ async def test_when_no_node_takes_a_connection_nothing_was_done_and_the_answer_s
             assert await post(url, key) == (503, "shard_unavailable")
 
 
-async def test_a_command_that_was_sent_and_got_no_answer_is_never_sent_to_another_node(tmp_path: Path) -> None:
+@asynccontextmanager
+async def dying_node(*, hangs_up: bool) -> AsyncGenerator[tuple[str, list[bytes]]]:
+    """A node that takes a request and then answers nothing any more, and the heads it got."""
     sent: list[bytes] = []
+    over = asyncio.Event()
 
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sent.append(await reader.readuntil(b"\r\n\r\n"))
+        if not hangs_up:
+            await over.wait()
         writer.close()
 
-    silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
-    address = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
-    async with silent, home_node() as (home, got), far_node(tmp_path, [address, home]) as (url, key):
-        assert await post(url, key) == (503, "unknown_outcome")
-    assert (len(sent), got) == (1, [])
+    async with await asyncio.start_server(swallow, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", sent
+        over.set()
+
+
+async def test_a_command_without_a_key_that_was_sent_and_not_answered_is_sent_to_nobody_else(tmp_path: Path) -> None:
+    async with dying_node(hangs_up=True) as (dying, sent), home_node() as (home, got):
+        async with far_node(tmp_path, [dying, home]) as (url, key):
+            assert await post(url, key) == (503, "unknown_outcome")
+        assert ([head.split(b" ")[0] for head in sent if b"/livez" not in head], got) == ([b"POST"], [])
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_a_command_with_a_key_that_met_a_dying_node_is_answered_by_the_next(
+    tmp_path: Path, *, hangs_up: bool
+) -> None:
+    """Whether it breaks off or just falls silent (SIGSTOP): long before the deadline."""
+    async with dying_node(hangs_up=hangs_up) as (dying, sent), home_node() as (home, got):
+        async with far_node(tmp_path, [dying, home], deadline_ms=600_000) as (url, key):
+            for _ in range(3):
+                assert await post(url, key, **{"Idempotency-Key": "k"}) == (201, None)
+        commands = [head for head in sent if b"/livez" not in head]
+        assert (len(commands), len(got)) == (1, 3)
+        assert b"Idempotency-Key: k\r\n" in commands[0]
+
+
+async def test_who_may_have_done_it_before_it_died_is_never_said_to_have_done_nothing(tmp_path: Path) -> None:
+    refusing = f"http://127.0.0.1:{free_port()}"
+    async with dying_node(hangs_up=True) as (dying, _), far_node(tmp_path, [dying, refusing]) as (url, key):
+        assert await post(url, key, **{"Idempotency-Key": "k"}) == (503, "unknown_outcome")
+
+
+async def test_a_node_that_stops_gets_no_more_and_one_that_is_back_is_asked_again(tmp_path: Path) -> None:
+    stopping = asyncio.Event()
+    stopping.set()
+
+    async def first(_request: web.Request) -> web.Response:
+        answer = web.json_response({}, status=200)
+        if stopping.is_set():
+            answer.force_close()
+        return answer
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", first)
+    async with TestServer(app) as server, home_node() as (home, got):
+        async with far_node(tmp_path, [str(server.make_url("")).rstrip("/"), home]) as (url, key):
+            assert [(await post(url, key))[0] for _ in range(4)] == [200, 201, 201, 201]
+            stopping.clear()
+            async with asyncio.timeout(10):
+                while (await post(url, key))[0] != 200:
+                    pass
+        assert len(got) >= 3
 
 
 async def test_what_a_stranger_says_about_forwarding_is_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What is known of a request on its way to other nodes: whether it may be sent again, and what no answer means."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from shard_router.errors import ProblemError
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A command that no other node has answered, so that this one is to serve it. It may be done already."""
+
+    may_be_done: bool = False
+
+    @contextmanager
+    def unsure(self) -> Generator[None]:
+        """Within the block nobody is told that nothing was done, when a node may have done it before it died."""
+        try:
+            yield
+        except ProblemError as error:
+            if self.may_be_done and error.problem.status == web.HTTPServiceUnavailable.status_code:
+                raise ProblemError("unknown_outcome", error.detail) from error
+            raise
+
+
+NOT_ASKED: Final = Unanswered()
+
+
+@dataclass(slots=True)
+class Trial:
+    """One request on its way to some node of a region; `sent` once a node has it and did not answer."""
+
+    request: web.Request
+    region: str
+    deadline: float
+    body: bytes | None
+    is_command: bool
+    has_other: bool = False
+    sent: bool = False
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        """A read, or a command whose key makes it safe."""
+        return not self.is_command or "Idempotency-Key" in self.request.headers
+
+    def failure(self, detail: str) -> ProblemError:
+        """What no answer means."""
+        return ProblemError("unknown_outcome" if self.sent and self.is_command else "shard_unavailable", detail)
+
+    def checked(self, answer: web.Response) -> web.Response:
+        """The answer, unless it says that nothing was done and an earlier node may have done it."""
+        if self.sent and self.is_command and answer.status == web.HTTPServiceUnavailable.status_code:
+            raise self.failure("a node died before it answered")
+        return answer
