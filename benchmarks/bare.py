@@ -5,6 +5,7 @@
 
 import asyncio
 import sys
+from collections.abc import Iterable
 
 import uvloop
 from aiohttp import web
@@ -16,10 +17,10 @@ async def _answer(_request: web.Request) -> web.Response:
     return web.Response(body=BODY, content_type="application/json")
 
 
-async def serve(port: int) -> None:
-    """Serve on a port of 127.0.0.1."""
+async def serve(port: int, routes: Iterable[web.RouteDef]) -> None:
+    """Serve routes on a port of 127.0.0.1; says `ready`, and ends with its standard input."""
     app = web.Application()
-    app.router.add_get("/account", _answer)
+    app.add_routes(routes)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -30,4 +31,4 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), [web.get("/account", _answer)]))

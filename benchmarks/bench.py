@@ -1,87 +1,122 @@
-"""The course of `loyalty bench`: members, scenarios, the ratio table, the report, the verdict."""
+"""The course of `loyalty bench`: scenarios with their members, the ratio table, the report, the verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
 from benchmarks import report
+from benchmarks.course import Course, Pace, Stage
 from benchmarks.deployment import Deployment
-from benchmarks.ratio import Peers, compare
-from benchmarks.scenario import SCENARIOS, LoadPlan, Stage
-from benchmarks.workload import Workload, prepare
+from benchmarks.host import Host
+from benchmarks.ratio import compare
+from benchmarks.scenario import Scenario, Traffic, names, read_scenario
+from benchmarks.workload import prepare
 
 RATIO: Final = "ratio"
-NAMES: Final = (*SCENARIOS, RATIO)
 DEFAULT_NAMES: Final = ("mixed", RATIO)
 EXIT_MET, EXIT_MISSED, EXIT_VOID = 0, 1, 3
 _RATIO_DURATION_S: Final = 8.0
-_STEP_DURATION_S: Final = 10.0
-_STEP_WARM_UP_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchPlan:
-    """What to run. `rate` counts commands in `mixed` (queries keep the targets' proportion), else its own kind."""
+    """What to run. `rate` counts the first group of a scenario (the others keep their proportion)."""
 
     names: Sequence[str]
     rate: float | None = None
     duration_s: float | None = None
     poisson: bool = False
-    member_count: int = 1500
     seed: int = 1
 
 
-async def bench(deployment: Deployment, plan: BenchPlan, peers: Peers, folder: Path, console: Console) -> int:
-    """Run it all; 0 when every target was met, 1 when one was missed, 3 when the run was void."""
-    with console.status(f"enrolling {plan.member_count:,} members …"):
-        workload = await prepare(deployment, member_count=plan.member_count, seed=plan.seed)
-    targets = report.read_targets()
-    stages: list[Stage] = []
-    for name in plan.names:
-        if name != RATIO:
-            stages += await _scenario(name, workload, plan, targets, console)
-    ratios: list[dict[str, Any]] = []
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a benchmark runs, and where it tells."""
+
+    deployment: Deployment
+    host: Host
+    console: Console
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of all scenarios."""
+
+    stages: list[Stage] = field(default_factory=list[Stage])
+    witnesses: dict[str, Any] = field(default_factory=dict[str, Any])
+    findings: list[report.Finding] = field(default_factory=list[report.Finding])
+    ratios: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+def known_names() -> list[str]:
+    """What can be asked for by name."""
+    return [*names(), RATIO]
+
+
+def read_plan(plan: BenchPlan) -> dict[str, Scenario]:
+    """The scenarios of a plan with its rate and duration; ScenarioError names what is none."""
+    found = dict(read_scenario(name) for name in plan.names if name != RATIO)
+    return {name: adjusted(scenario, rate=plan.rate, duration_s=plan.duration_s) for name, scenario in found.items()}
+
+
+def adjusted(scenario: Scenario, *, rate: float | None, duration_s: float | None) -> Scenario:
+    """A scenario at another rate (then without targets, and in one step) or of another length."""
+    changes: dict[str, Any] = {}
+    if duration_s is not None:
+        changes |= {"duration_s": duration_s, "warm_up_s": min(scenario.warm_up_s, duration_s)}
+    if rate is not None and scenario.steps:
+        changes |= {"steps": None, "rates": {scenario.steps: rate}}
+    elif rate is not None and scenario.rates:
+        factor = rate / next(iter(scenario.rates.values()))
+        changes |= {"rates": {group: one * factor for group, one in scenario.rates.items()}, "targets": None}
+    return Scenario.model_validate(scenario.model_dump() | changes)
+
+
+async def bench(deployment: Deployment, plan: BenchPlan, host: Host, folder: Path, console: Console) -> int:
+    """Run it all; 0 when every target was met, 1 when one was missed or an answer was wrong, 3 when it was void."""
+    outcome = Outcome()
+    scenarios = read_plan(plan)
+    site, pace = Site(deployment, host, console), Pace(poisson=plan.poisson, seed=plan.seed)
+    for name, scenario in scenarios.items():
+        await run_scenario(name, scenario, site, outcome, pace=pace)
     if RATIO in plan.names:
         with console.status("measuring ours beside others …"):
-            ratios = await compare(workload, peers, duration_s=plan.duration_s or _RATIO_DURATION_S)
-    findings = report.judge(stages, targets) if plan.rate is None else []
-    settings = {"run": workload.run_id, "seed": plan.seed, "members": plan.member_count, "poisson": plan.poisson}
-    document = report.document(stages, findings, settings=settings, ratios=ratios)
+            workload = await prepare(deployment, Traffic(), seed=plan.seed)
+            duration_s = plan.duration_s or _RATIO_DURATION_S
+            outcome.ratios = await compare(workload, host.peers, duration_s=duration_s)
+    settings = {"seed": plan.seed, "poisson": plan.poisson, "rate": plan.rate or "as written"}
+    document = report.document(outcome.stages, outcome.findings, settings=settings, ratios=outcome.ratios)
+    document["scenarios"] = {name: scenario.model_dump(mode="json") for name, scenario in scenarios.items()}
+    document["witness"] = outcome.witnesses
     paths = report.write_report(folder, document)
     console.print(*report.tables(document), sep="\n")
     console.print("written: " + "  ".join(map(str, paths)), highlight=False, soft_wrap=True)
-    return _verdict(document, console)
+    return verdict(document, console)
 
 
-async def _scenario(
-    name: str, workload: Workload, plan: BenchPlan, targets: Mapping[str, Any], console: Console
-) -> list[Stage]:
-    load = load_plan(name, plan, targets)
-    with console.status(f"{name}: {load.duration_s:g} s at a time …"):
-        return await SCENARIOS[name](workload, load)
+async def run_scenario(name: str, scenario: Scenario, site: Site, outcome: Outcome, *, pace: Pace) -> list[Stage]:
+    """One scenario from enrolment to `verify`; what it found is added to the outcome."""
+    with site.console.status(f"{name}: enrolling {scenario.traffic.members:,} members …"):
+        first = scenario.grow[0] if scenario.grow else scenario.traffic.members
+        workload = await prepare(site.deployment, scenario.traffic, seed=pace.seed, members=first)
+    course = Course(name, scenario, workload, site.host, pace)
+    with site.console.status(f"{name}: {scenario.text} …"):
+        stages = await course.run()
+    outcome.stages += stages
+    outcome.findings += report.judge(stages)
+    outcome.findings.append(report.judge_answers(name, workload.witness))
+    outcome.witnesses[name] = workload.witness.document()
+    if site.host.verify is not None:
+        with site.console.status(f"{name}: verifying every promise on the data at rest …"):
+            outcome.findings.append(report.judge_data(name, await site.host.verify()))
+    return stages
 
 
-def load_plan(name: str, plan: BenchPlan, targets: Mapping[str, Any]) -> LoadPlan:
-    """Rates and times of one scenario."""
-    usual: dict[str, float] = targets["mixed"]["rates"]
-    stepping = name != "mixed" and plan.rate is None
-    leading = "query" if name == "queries" else "command"
-    factor = plan.rate / usual[leading] if plan.rate else 1.0
-    standard_s, warm_up_s = (_STEP_DURATION_S, _STEP_WARM_UP_S) if stepping else (30.0, 5.0)
-    return LoadPlan(
-        rates={group: rate * factor for group, rate in usual.items()},
-        duration_s=plan.duration_s or standard_s,
-        warm_up_s=min(warm_up_s, plan.duration_s or warm_up_s),
-        poisson=plan.poisson,
-        seed=plan.seed,
-        stepping=stepping,
-    )
-
-
-def _verdict(document: Mapping[str, Any], console: Console) -> int:
+def verdict(document: Mapping[str, Any], console: Console) -> int:
+    """Say what was missed; the exit code."""
     missed = [target["text"] for target in document["targets"] if not target["met"]]
     for text in missed:
         console.print(f"MISSED {text}", style="bold red", highlight=False)

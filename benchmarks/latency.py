@@ -7,6 +7,8 @@ from hdrh.histogram import HdrHistogram
 
 MICROSECONDS_MAX: Final = 60_000_000
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
+BEYOND_MIN: Final = 3
+"""A percentile is told when at least so many values lie beyond it: p99 of 300, p99.9 of 3,000."""
 _SIGNIFICANT_FIGURES: Final = 3
 _CURVE_STEPS_PER_HALF: Final = 5
 
@@ -41,9 +43,13 @@ class Latency:
         """The duration in milliseconds that this percentage did not exceed; 0 when nothing was counted."""
         return float(self._histogram.get_value_at_percentile(percentile)) / 1000 if self.count else 0.0
 
-    def summary(self) -> dict[str, float]:
-        """`count`, `p50` ... `p99.99` and `max`, in milliseconds."""
-        rows = {f"p{percentile:g}": self.at_ms(percentile) for percentile in PERCENTILES}
+    def tells(self, percentile: float) -> bool:
+        """Whether enough values lie beyond a percentile; the median is told of any."""
+        return percentile <= 50 or round(self.count * (100 - percentile) / 100, 6) >= BEYOND_MIN  # noqa: PLR2004 - the median
+
+    def summary(self) -> dict[str, float | None]:
+        """`count`, `p50` ... `p99.99` and `max`, in milliseconds; None where too few lie beyond."""
+        rows = {f"p{at:g}": self.at_ms(at) if self.tells(at) else None for at in PERCENTILES}
         return {"count": self.count, **rows, "max": self.max_ms}
 
     def curve(self) -> list[tuple[float, float]]:
@@ -52,7 +58,7 @@ class Latency:
             return []
         distances: list[float] = []
         distance = 100.0
-        while distance * self.count >= 100:  # noqa: PLR2004 - in percent: as long as one value lies beyond
+        while distance * self.count >= 100 * BEYOND_MIN:
             distances.append(distance)
             distance /= 2 ** (1 / _CURVE_STEPS_PER_HALF)
         wanted = [100 - distance for distance in distances]

@@ -14,12 +14,13 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.cpu import GENERATOR, cpu_seconds
 from benchmarks.latency import Latency
 from benchmarks.pacer import Pacer
 
@@ -51,6 +52,9 @@ class Samples:
     scheduled_us: "array[int]" = field(default_factory=lambda: array("Q"))
     latency_us: "array[int]" = field(default_factory=lambda: array("Q"))
     lateness_us: "array[int]" = field(default_factory=lambda: array("Q"))
+    refused_us: "array[int]" = field(default_factory=lambda: array("Q"))
+    """From sending to the answer, of what failed."""
+    refused_at_us: "array[int]" = field(default_factory=lambda: array("Q"))
     errors: Counter[str] = field(default_factory=Counter[str])
 
     def record(self, *, scheduled_ns: int, lateness_ns: int, latency_ns: int, code: str = "ok") -> None:
@@ -58,6 +62,8 @@ class Samples:
         self.lateness_us.append(max(lateness_ns, 0) // 1000)
         if code != "ok":
             self.errors[code] += 1
+            self.refused_us.append(max(latency_ns - lateness_ns, 0) // 1000)
+            self.refused_at_us.append(max(scheduled_ns, 0) // 1000)
             return
         self.scheduled_us.append(scheduled_ns // 1000)
         self.latency_us.append(max(latency_ns, 0) // 1000)
@@ -70,6 +76,7 @@ class Samples:
     def since(self, zero_ns: int) -> "Samples":
         """Those scheduled from this instant on, counted from it; errors and lateness as they are."""
         kept = Samples(lateness_us=self.lateness_us, errors=self.errors)
+        kept.refused_us, kept.refused_at_us = self.refused_us, self.refused_at_us
         for scheduled_us, latency_us in zip(self.scheduled_us, self.latency_us, strict=True):
             if scheduled_us * 1000 >= zero_ns:
                 kept.scheduled_us.append(scheduled_us - zero_ns // 1000)
@@ -92,6 +99,8 @@ class Samples:
             whole.scheduled_us.extend(samples.scheduled_us)
             whole.latency_us.extend(samples.latency_us)
             whole.lateness_us.extend(samples.lateness_us)
+            whole.refused_us.extend(samples.refused_us)
+            whole.refused_at_us.extend(samples.refused_at_us)
             whole.errors.update(samples.errors)
         return whole
 
@@ -103,11 +112,20 @@ class Run:
     duration_s: float
     zero_ns: int = 0
     """When recording began (time.monotonic_ns)."""
+    sent_s: float = 0.0
+    """How long sending took from then on: longer than planned where the generator could not keep up."""
+    drained_s: float = 0.0
+    """From the last request sent to the last answer."""
     samples: dict[str, Samples] = field(default_factory=dict[str, Samples])
-    generator_cpu: float = 0.0
-    """Part of one core."""
+    cpu: dict[str, float] = field(default_factory=dict[str, float])
+    """By role, in parts of one core."""
     system_cpu: float = 0.0
     """Part of all cores, everything on this machine together."""
+
+    @property
+    def generator_cpu(self) -> float:
+        """Part of one core."""
+        return self.cpu.get(GENERATOR, 0.0)
 
     def of(self, group: str) -> Samples:
         """All samples of a group: `query` covers `query account`, `query member` ..."""
@@ -136,7 +154,9 @@ def poisson_schedule(rate: float, duration_s: float, seed: int) -> "array[int]":
     return times
 
 
-async def drive(flows: Sequence[Flow], *, duration_s: float, warm_up_s: float = 0.0) -> Run:
+async def drive(
+    flows: Sequence[Flow], *, duration_s: float, warm_up_s: float = 0.0, processes: Mapping[str, int] | None = None
+) -> Run:
     """Send every flow on its schedule and wait for the answers. What is scheduled in the warm-up is not recorded."""
     run = Run(duration_s)
     pending: set[asyncio.Task[None]] = set()
@@ -144,19 +164,22 @@ async def drive(flows: Sequence[Flow], *, duration_s: float, warm_up_s: float = 
     with _quiet(), Pacer() as pacer:
         start_ns = time.monotonic_ns() + _START_DELAY_NS
         warm_ns = int(warm_up_s * NANOSECONDS)
-        meter: _Meter | None = None
+        meter: Meter | None = None
         for count, (offset_ns, number, index) in enumerate(merged):
             await pacer.until(start_ns + offset_ns, give_way=count % _YIELD_EVERY == 0)
             if meter is None and offset_ns >= warm_ns:
-                meter, run.zero_ns = _Meter(), start_ns + warm_ns
+                meter, run.zero_ns = Meter(processes or {}), start_ns + warm_ns
             flow = flows[number]
             samples = run.samples.setdefault(flow.name_of(index), Samples()) if meter else None
             task = asyncio.create_task(_one(flow, index, start_ns + offset_ns, samples, start_ns + warm_ns))
             pending.add(task)
             task.add_done_callback(pending.discard)
         if meter is not None:
-            run.generator_cpu, run.system_cpu = meter.shares()
+            run.cpu, run.system_cpu = meter.shares()
+            run.sent_s = max((time.monotonic_ns() - run.zero_ns) / NANOSECONDS, duration_s)
+        sent_ns = time.monotonic_ns()
         await asyncio.gather(*pending)
+        run.drained_s = (time.monotonic_ns() - sent_ns) / NANOSECONDS
     return run
 
 
@@ -164,18 +187,19 @@ async def saturate(shoot: Shoot, *, workers: int, duration_s: float) -> tuple[fl
     """As many requests as `workers` in a closed loop get through; successes per second. A ceiling, not a latency."""
     samples = Samples()
     numbers = iter(range(sys.maxsize))
-    start_ns = time.monotonic_ns()
-    stop_ns = start_ns + int(duration_s * NANOSECONDS)
 
-    async def work() -> None:
+    async def work(start_ns: int) -> None:
+        stop_ns = start_ns + int(duration_s * NANOSECONDS)
         while (sent_ns := time.monotonic_ns()) < stop_ns:
             code = await shoot(next(numbers))
             done_ns = time.monotonic_ns()
             samples.record(scheduled_ns=sent_ns - start_ns, lateness_ns=0, latency_ns=done_ns - sent_ns, code=code)
 
-    with _quiet():
-        await asyncio.gather(*(work() for _ in range(workers)))
-    return len(samples.latency_us) / ((time.monotonic_ns() - start_ns) / NANOSECONDS), samples
+    with _quiet():  # collecting garbage takes its time: the clock starts afterwards
+        start_ns = time.monotonic_ns()
+        await asyncio.gather(*(work(start_ns) for _ in range(workers)))
+        took_s = (time.monotonic_ns() - start_ns) / NANOSECONDS
+    return len(samples.latency_us) / took_s, samples
 
 
 def void_reasons(run: Run) -> list[str]:
@@ -203,19 +227,22 @@ def _rows(number: int, schedule: Sequence[int]) -> Iterator[tuple[int, int, int]
     return ((offset, number, index) for index, offset in enumerate(schedule))
 
 
-class _Meter:
-    """CPU of this process and of the machine between two instants."""
+class Meter:
+    """CPU of processes by role, of this one, and of the machine, from now on."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Mapping[str, int]) -> None:
+        self._processes = processes
         self._wall = time.monotonic()
-        self._own = time.process_time()
+        self._spent = cpu_seconds(processes)
         self._busy, self._all = _machine_ticks()
 
-    def shares(self) -> tuple[float, float]:
+    def shares(self) -> tuple[dict[str, float], float]:
+        """Parts of one core by role, and the part of all cores that was busy."""
         wall_s = max(time.monotonic() - self._wall, 1e-9)
+        spent = cpu_seconds(self._processes)
         busy, every = _machine_ticks()
         machine = (busy - self._busy) / (every - self._all) if every > self._all else 0.0
-        return (time.process_time() - self._own) / wall_s, machine
+        return {role: (seconds - self._spent[role]) / wall_s for role, seconds in spent.items()}, machine
 
 
 def _machine_ticks() -> tuple[int, int]:

@@ -20,15 +20,17 @@ body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sa
   margin: 0 auto; padding: 24px }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem } p { margin: .3rem 0 }
 .quiet { color: var(--quiet) } .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
-.scroll { overflow-x: auto } table { border-collapse: collapse; margin: .6rem 0 }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums }
-th { font-weight: 600; color: var(--quiet) } th.text, td.text { text-align: left } td.text { white-space: normal }
+table { border-collapse: collapse; margin: .6rem 0 }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; overflow-wrap: anywhere;
+  font-variant-numeric: tabular-nums; vertical-align: top }
+th { font-weight: 600; color: var(--quiet) } th.text, td.text { text-align: left; overflow-wrap: normal }
+@media (max-width: 480px) { body { padding: 12px } th, td { padding: .25rem .35rem } }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px }
 figure { margin: 0 } figcaption { color: var(--quiet); font-size: .87rem }
 svg { width: 100%; height: auto; display: block }
 svg text { fill: var(--quiet); font: 11px system-ui, sans-serif } .grid { stroke: var(--line); stroke-width: 1 }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round } .thin { stroke-width: 1.2; stroke-dasharray: 4 3 }
+.limit { stroke-width: 1.2; stroke-dasharray: 1 3 }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 .9em }
 """
 
@@ -69,55 +71,77 @@ def _stage(stage: Mapping[str, Any]) -> str:
     keys = "".join(f'<span class="key" style="background:{_colour(name)}"></span>{escape(name)}' for name in groups)
     curves = {name: figures["curve"] for name, figures in groups.items()}
     seconds = {name: figures["seconds"] for name, figures in groups.items()}
+    limits: Mapping[str, float] = stage["limits_ms"]
     return (
         f"<h2>{escape(stage['name'])}</h2>"
         f'<p class="quiet">{stage["duration_s"]:g} s recorded · machine {stage["system_cpu"]:.0%} busy · '
         f"generator {stage['generator_cpu']:.0%} of a core{keys}</p>"
-        f"{_table(groups)}"
-        f'<div class="plots"><figure>{_percentile_plot(curves)}<figcaption>Latency by percentile, from the scheduled '
-        f"instant (ms, both axes logarithmic)</figcaption></figure><figure>{_second_plot(seconds)}<figcaption>Each "
-        "second: p99 (line) and median (dashed), ms</figcaption></figure></div>"
+        f"{_table(groups)}{_notes(stage)}"
+        f'<div class="plots"><figure>{_percentile_plot(curves, limits)}'
+        "<figcaption>Latency by percentile, from the scheduled "
+        "instant (ms, both axes logarithmic); dotted: the p99 that is the target</figcaption></figure>"
+        f"<figure>{_second_plot(seconds, limits)}<figcaption>Each "
+        "second: p99 (line) and median (dashed), ms; dotted: the target</figcaption></figure></div>"
     )
 
 
 def _table(groups: Mapping[str, Any]) -> str:
-    figures = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
-    head = "".join(f"<th>{name} ms</th>" for name in figures)
-    rows = ""
-    for name, group in groups.items():
-        cells = "".join(f"<td>{group['latency_ms'][figure]:.1f}</td>" for figure in figures)
-        errors = ", ".join(f"{code} {count}" for code, count in group["errors"].items()) or "none"
-        offered = f"{group['offered_per_s']:g}" if group["offered_per_s"] else "sampled"
-        rows += (
-            f'<tr><td class="text">{escape(name)}</td><td>{offered}</td><td>{group["achieved_per_s"]:g}</td>{cells}'
-            f'<td>{group["lateness_ms"]["p99"]:.2f}</td><td class="text">{escape(errors)}</td></tr>'
-        )
-    return (
-        f'<div class="scroll"><table><tr><th class="text">what</th><th>offered/s</th><th>achieved/s</th>{head}'
-        f'<th>sent late p99 ms</th><th class="text">errors</th></tr>{rows}</table></div>'
+    """One column per group, so that a telephone shows it whole."""
+    rows = [
+        ("offered/s", [f"{group['offered_per_s']:g}" if group["offered_per_s"] else "-" for group in groups.values()]),
+        ("achieved/s", [f"{group['achieved_per_s']:g}" for group in groups.values()]),
+    ]
+    for name in ("p50", "p90", "p99", "p99.9", "p99.99", "max"):
+        found = [group["latency_ms"][name] for group in groups.values()]
+        if any(value is not None for value in found):
+            rows.append((f"{name} ms", ["-" if value is None else f"{value:.1f}" for value in found]))
+    late = [group["lateness_ms"]["p99"] for group in groups.values()]
+    rows.append(("sent late p99 ms", ["-" if value is None else f"{value:.2f}" for value in late]))
+    errors = [", ".join(f"{code} {count}" for code, count in group["errors"].items()) for group in groups.values()]
+    rows.append(("errors", [error or "none" for error in errors]))
+    head = "".join(f"<th>{escape(name)}</th>" for name in groups)
+    body = "".join(
+        f'<tr><td class="text">{name}</td>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        for name, cells in rows
     )
+    return f'<table><tr><th class="text"></th>{head}</tr>{body}</table>'
+
+
+def _notes(stage: Mapping[str, Any]) -> str:
+    """Where the CPU went, and what a flood or a growth found besides."""
+    spent = [f"{role} {share:.0%}" for role, share in stage["cpu"].items()]
+    noted = [f"{name} {value:g}" for name, value in stage["notes"].items()]
+    lines = [f"Of a core: {', '.join(spent)}"] * bool(spent) + [", ".join(noted)] * bool(noted)
+    return "".join(f'<p class="quiet">{escape(line)}</p>' for line in lines)
 
 
 def _ratios(ratios: Sequence[Mapping[str, Any]]) -> str:
     if not ratios:
         return ""
     rows = "".join(
-        f'<tr><td class="text">{escape(row["what"])}</td><td>{row["per_s"]:,.0f}</td>'
-        f"<td>{escape(str(row['ratio']))}</td>"
-        f'<td class="text">{escape(row["how"])}</td></tr>'
+        f'<tr><td class="text">{escape(row["what"])}<br><small class="quiet">{escape(row["how"])}</small></td>'
+        f"<td>{row['per_s']:,.0f}</td><td>{escape(str(row['ratio']))}</td></tr>"
         for row in ratios
     )
     return (
-        '<h2>Beside others, in the same run</h2><div class="scroll"><table>'
-        '<tr><th class="text">what</th><th>per second</th>'
-        f'<th>ours is</th><th class="text">how</th></tr>{rows}</table></div>'
+        '<h2>Beside others, in the same run</h2><table><tr><th class="text">what</th><th>per second</th>'
+        f"<th>ours is</th></tr>{rows}</table>"
     )
 
 
-def _percentile_plot(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
+def _limit_lines(limits: Mapping[str, float], scale: "_Scale") -> str:
+    return "".join(
+        f'<line class="limit" stroke="{_colour(name)}" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{scale.y(ms)}" '
+        f'y2="{scale.y(ms)}"><title>target of {escape(name)}: p99 {ms:g} ms</title></line>'
+        f'<text x="{_WIDTH - _RIGHT}" y="{scale.y(ms) - 3}" text-anchor="end">{escape(name)} {ms:g} ms</text>'
+        for name, ms in limits.items()
+    )
+
+
+def _percentile_plot(curves: Mapping[str, Sequence[Sequence[float]]], limits: Mapping[str, float]) -> str:
     farthest = max((_distance(point[0]) for curve in curves.values() for point in curve[:-1]), default=1.0)
-    scale = _latency_scale([point[1] for curve in curves.values() for point in curve])
-    body = scale.grid()
+    scale = _latency_scale([point[1] for curve in curves.values() for point in curve] + list(limits.values()))
+    body = scale.grid() + _limit_lines(limits, scale)
     for percentile in _PERCENTILE_TICKS:
         if _distance(percentile) <= farthest:
             x = _x(_distance(percentile) / farthest)
@@ -129,12 +153,13 @@ def _percentile_plot(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     return _svg(body, "latency by percentile")
 
 
-def _second_plot(seconds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def _second_plot(seconds: Mapping[str, Sequence[Mapping[str, float]]], limits: Mapping[str, float]) -> str:
     scale = _latency_scale(
         [row[key] for rows in seconds.values() for row in rows for key in ("p50", "p99") if row["count"]]
+        + list(limits.values())
     )
     count = max((len(rows) for rows in seconds.values()), default=1)
-    body = scale.grid()
+    body = scale.grid() + _limit_lines(limits, scale)
     for second in range(0, count + 1, max(round(count / 6), 1)):
         body += f'<text x="{_x(second / max(count, 1))}" y="{_HEIGHT - 14}" text-anchor="middle">{second} s</text>'
     for name, rows in seconds.items():

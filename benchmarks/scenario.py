@@ -1,109 +1,103 @@
-"""What `loyalty bench` can run, by name: each scenario is one function from a workload to its stages."""
+"""What `loyalty bench` can run: small TOML files, checked here (those in benchmarks/scenarios, or one of yours)."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
 
-from benchmarks.load import Flow, Run, constant_schedule, drive, poisson_schedule, void_reasons
-from benchmarks.workload import Workload
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-STEP_FACTOR: Final = 1.5
-STEPS_MAX: Final = 12
-SUSTAINED_SHARE: Final = 0.98
-SUSTAINED_P99_MS: Final = 500.0  # beyond it a queue grows and the rate is not sustained
-STEP_FIRST: Final[Mapping[str, float]] = {"command": 200.0, "query": 1000.0}
+from benchmarks.order import CommandKind
+from shard_router.document import describe_faults
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadPlan:
-    """How hard and how long. `rates` are requests per second by group."""
-
-    rates: Mapping[str, float]
-    duration_s: float = 30.0
-    warm_up_s: float = 5.0
-    poisson: bool = False
-    seed: int = 1
-    stepping: bool = True
+FOLDER: Final = Path(__file__).parent / "scenarios"
+Group = Literal["command", "query"]
+QueryKind = Literal["account", "member", "activity"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
-@dataclass(slots=True)
-class Stage:
-    """One stretch of a scenario at one set of rates, with what was measured."""
-
-    name: str
-    rates: Mapping[str, float]
-    run: Run
-    void: list[str] = field(default_factory=list[str])
-
-    def achieved(self, group: str) -> float:
-        """Answers per second that were no errors."""
-        return len(self.run.of(group).latency_us) / self.run.duration_s if self.run.duration_s else 0.0
-
-    @property
-    def sustained(self) -> bool:
-        """Whether every rate was kept up without errors and without a growing queue."""
-        return all(
-            self.achieved(group) >= rate * SUSTAINED_SHARE
-            and self.run.of(group).latency().at_ms(99) <= SUSTAINED_P99_MS
-            for group, rate in self.rates.items()
-        )
+class ScenarioError(Exception):
+    """A scenario that cannot be run; the text says which and why."""
 
 
-Scenario = Callable[[Workload, LoadPlan], Awaitable[list[Stage]]]
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-async def mixed(workload: Workload, plan: LoadPlan) -> list[Stage]:
-    """Commands and queries together at constant rates: the scenario the targets are about."""
-    return [await _stage("mixed", workload, plan, plan.rates)]
+class Traffic(_Checked):
+    """What requests are made of. Shares are of the requests they speak of."""
+
+    members: Annotated[int, Field(ge=3, le=10_000_000)] = 1500
+    zipf: Annotated[float, Field(ge=0, le=2)] = 0.99
+    """How popular the popular ones are; 0: all alike. 0.99 is YCSB's default skew."""
+    hot_member_share: Share = 0.0
+    hot_store_share: Share = 0.0
+    away_share: Share = 0.15
+    """Of requests that arrive in any region; the Complete Journey's households shop 17 % away from home."""
+    duplicate_share: Share = 0.0
+    read_back_share: Share = 0.0
+    """Of commands that are followed at once by a read with their token."""
+    token_share: Share = 0.2
+    etag_share: Share = 0.2
+    streams: Annotated[int, Field(ge=0, le=10_000)] = 0
+    points_to_begin: Annotated[int, Field(ge=0)] = 0
+    commands: dict[CommandKind, Positive] = {"purchase": 1}
+    queries: dict[QueryKind, Positive] = {"account": 70, "member": 15, "activity": 15}
 
 
-async def commands(workload: Workload, plan: LoadPlan) -> list[Stage]:
-    """Purchases alone: at the given rate, or in growing steps until one is not sustained."""
-    return await _steps("commands", "command", workload, plan)
+class Targets(_Checked):
+    """What must be reached, else the benchmark exits with 1."""
+
+    p99_ms: dict[Literal["command", "query", "visible"], Positive] = {}
+    error_share_max: Share = 0.001
+    busy_max: Share | None = None
 
 
-async def queries(workload: Workload, plan: LoadPlan) -> list[Stage]:
-    """Reads alone: at the given rate, or in growing steps until one is not sustained."""
-    return await _steps("queries", "query", workload, plan)
+class Scenario(_Checked):
+    """One file. What is measured is `rates`, or one of `steps`, `flood` and `grow`."""
+
+    text: str
+    rates: dict[Group, Positive] = {}
+    duration_s: Seconds = 30.0
+    warm_up_s: Annotated[float, Field(ge=0, le=600)] = 5.0
+    freeze_at_s: Seconds | None = None
+    """When the primary of the first shard is stopped (SIGSTOP), counted from the start of the record."""
+    steps: Group | None = None
+    """Growing rates (x 1.5) until one is not sustained."""
+    flood: list[Positive] = []
+    """Times of the measured peak of purchases."""
+    grow: list[Annotated[int, Field(ge=10)]] = []
+    """Numbers of members at which the CPU per request is measured."""
+    traffic: Traffic = Traffic()
+    targets: Targets | None = None
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        kinds = [name for name in ("rates", "steps", "flood", "grow") if getattr(self, name)]
+        if len(kinds) != 1:
+            raise ValueError(f"give exactly one of rates, steps, flood, grow (here: {', '.join(kinds) or 'none'})")
+        if self.freeze_at_s is not None and (not self.rates or self.freeze_at_s >= self.duration_s):
+            raise ValueError("freeze_at_s needs rates, and lies before the end of duration_s")
+        if sorted(self.grow) != self.grow:
+            raise ValueError("grow: numbers of members grow")
+        return self
 
 
-SCENARIOS: Final[Mapping[str, Scenario]] = {"mixed": mixed, "commands": commands, "queries": queries}
+def names() -> list[str]:
+    """The scenarios that come along."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-async def _steps(name: str, group: str, workload: Workload, plan: LoadPlan) -> list[Stage]:
-    if not plan.stepping:
-        return [await _stage(name, workload, plan, {group: plan.rates[group]})]
-    stages: list[Stage] = []
-    rate = STEP_FIRST[group]
-    for _ in range(STEPS_MAX):
-        stages.append(await _stage(f"{name} at {rate:.0f}/s", workload, plan, {group: rate}))
-        if not stages[-1].sustained:
-            break
-        rate *= STEP_FACTOR
-    return stages
-
-
-async def _stage(name: str, workload: Workload, plan: LoadPlan, rates: Mapping[str, float]) -> Stage:
-    flows = [_flow(group, rate, workload, plan) for group, rate in rates.items()]
-    run = await drive(flows, duration_s=plan.duration_s, warm_up_s=plan.warm_up_s)
-    visible = (await workload.settle()).since(run.zero_ns)
-    if visible.offered:
-        run.samples["visible"] = visible
-    return Stage(name, dict(rates), run, void_reasons(run))
-
-
-def _flow(group: str, rate: float, workload: Workload, plan: LoadPlan) -> Flow:
-    whole_s = plan.warm_up_s + plan.duration_s
-    schedule = poisson_schedule(rate, whole_s, plan.seed) if plan.poisson else constant_schedule(rate, whole_s)
-    numbers = workload.choose(len(schedule))
-    if group == "command":
-        return Flow(schedule, lambda index: workload.command(numbers[index]), lambda _: "command")
-    kinds = workload.kinds(len(schedule))
-    return Flow(
-        schedule, lambda index: workload.query(numbers[index], kinds[index]), lambda index: f"query {kinds[index]}"
-    )
-
-
-def best(stages: Sequence[Stage], group: str) -> float:
-    """The highest sustained rate; 0 when none was."""
-    return max((stage.achieved(group) for stage in stages if stage.sustained), default=0.0)
+def read_scenario(name: str) -> tuple[str, Scenario]:
+    """The name and content of one that comes along, or of a file; ScenarioError when it is none."""
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.stem, Scenario.model_validate(document)
+    except FileNotFoundError as error:
+        raise ScenarioError(f"no scenario {name}: there are {', '.join(names())}, or give a .toml file") from error
+    except ValidationError as error:
+        raise ScenarioError(f"{path}: {describe_faults(error)}") from error
+    except (OSError, ValueError) as error:
+        raise ScenarioError(f"{path}: {error}") from error

@@ -58,8 +58,9 @@ class Client:
     def __init__(self, base_url: str, credential: str, *, connections_max: int = CONNECTIONS_MAX) -> None:
         url = urlsplit(base_url)
         self.base_url = base_url
-        self._host = url.hostname or "127.0.0.1"
-        self._port = url.port or (443 if url.scheme == "https" else 80)
+        self._credential = credential
+        self.host = url.hostname or "127.0.0.1"
+        self.port = url.port or (443 if url.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
         self._prefix = url.path.rstrip("/")
         self._common = f" HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {credential}\r\n"
@@ -104,16 +105,34 @@ class Client:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(
-                lambda: _Connection(self._idle), self._host, self._port, ssl=self._tls
+                lambda: _Connection(self._idle), self.host, self.port, ssl=self._tls
             )
         except OSError as error:
             raise WireError("connect", f"{self.base_url}: {error}") from error
         return connection
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether it speaks HTTPS."""
+        return self._tls is not None
+
+    def wrk_script(self) -> bytes:
+        """What wrk is told on its standard input, so that the credential stands in no list of processes."""
+        return f'wrk.headers["Authorization"] = "Bearer {self._credential}"\n'.encode()
+
     def close(self) -> None:
         """Close the idle connections."""
         for connection in list(self._idle):
             connection.close()
+
+
+async def exchange(client: Client, request: bytes) -> tuple[Answer | None, str]:
+    """The answer, and `ok` or what went wrong."""
+    try:
+        answer = await client.send(request)
+    except WireError as error:
+        return None, error.kind
+    return answer, answer.code
 
 
 class _Connection(asyncio.Protocol):

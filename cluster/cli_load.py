@@ -15,7 +15,7 @@ import typer
 from cluster import document
 from cluster.command_line import Commands
 from cluster.errors import ClusterError
-from cluster.plan import ClusterPlan
+from cluster.plan import ClusterPlan, make_plan, read_settings
 
 app = Commands()
 
@@ -28,6 +28,8 @@ Targets = Annotated[
 ]
 Baskets = Annotated[str, typer.Option(envvar="BASKETS", help="How many of the newest baskets, or `all`.")]
 DEFAULT_BASKETS = "20000"
+COMPARED = 3
+"""`compare`, and the two."""
 
 
 @app.command()
@@ -57,7 +59,7 @@ def replay(  # noqa: PLR0913 - one parameter per flag
 
 @app.command()
 def bench(  # noqa: PLR0913 - one parameter per flag
-    scenarios: Annotated[list[str] | None, typer.Argument(help="mixed, commands, queries, ratio.")] = None,
+    scenarios: Annotated[list[str] | None, typer.Argument(help="Names or .toml files; see below.")] = None,
     *,
     target: Targets = None,
     rate: Annotated[float | None, typer.Option(help="Requests per second instead of the targets' or of steps.")] = None,
@@ -70,10 +72,23 @@ def bench(  # noqa: PLR0913 - one parameter per flag
     port: Port = None,
     cdc: Cdc = None,
 ) -> None:
-    """Load the system, hold it to its latency targets and write a report; exit 1 when a target is missed."""
+    """Load the system, hold it to its targets and write a report; exit 1 when one is missed or an answer was wrong.
+
+    Scenarios: mixed, mixed-double, commands, queries, till-day, app-morning, read-your-writes, hot-member, hot-store,
+    away-from-home, duplicates, flood, frozen-primary, growth, a .toml file, and ratio (ours beside others).
+    `bench targets` measures the table of targets (ten minutes, nothing else running) and writes it to --report;
+    `bench compare A B` tells how the runs of two folders differ.
+    """
     with _plain_errors():
         from cluster import load  # noqa: PLC0415 - see above
 
+        if scenarios and scenarios[0] == "compare":
+            if len(scenarios) != COMPARED:
+                raise ClusterError("bench compare needs two runs: run.json files or folders")
+            raise typer.Exit(load.compare(Path(scenarios[1]), Path(scenarios[2])))
+        if scenarios == ["targets"]:
+            flags = {"data": data, "port": port, "cdc": cdc}
+            raise typer.Exit(load.targets(_plan(**flags), flags, report))
         wanted = load.bench_plan(scenarios, rate=rate, duration_s=duration, poisson=poisson)
         flags = {"data": data, "port": port, "cdc": cdc}
         code = load.bench(_plan(**flags), flags, target, wanted, report)
@@ -111,18 +126,21 @@ def basket_count(text: str) -> int | None:
 
 
 def _plan(**flags: Any) -> ClusterPlan:
-    return document.plan_of(flags)
+    settings = read_settings(flags)
+    return make_plan(settings, document.known_region_numbers(settings.data.expanduser().resolve()))
 
 
 @contextmanager
 def _plain_errors() -> Generator[None]:
     """What went wrong under load, in words instead of a traceback."""
     try:
+        from benchmarks.compare import CompareError  # noqa: PLC0415 - see above
         from benchmarks.deployment import DeploymentError  # noqa: PLC0415 - see above
         from benchmarks.history import HistoryError  # noqa: PLC0415 - see above
+        from benchmarks.scenario import ScenarioError  # noqa: PLC0415 - see above
         from benchmarks.wire import WireError  # noqa: PLC0415 - see above
 
-        load_errors = (DeploymentError, HistoryError, WireError)
+        load_errors = (CompareError, DeploymentError, HistoryError, ScenarioError, WireError)
         try:
             yield
         except load_errors as error:

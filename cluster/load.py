@@ -18,18 +18,19 @@ import uvloop
 from rich.console import Console
 
 from benchmarks import bench as course
-from benchmarks import complete_journey
+from benchmarks import complete_journey, targets_report
 from benchmarks import demo as tours
+from benchmarks import targets as course_of_targets
 from benchmarks.board import Board
+from benchmarks.compare import compare_runs, read_runs, table
 from benchmarks.deployment import Deployment
-from benchmarks.ratio import Peers, find_pgbench
+from benchmarks.host import Host
 from cluster import run
+from cluster.bench_host import host_of, start_once
 from cluster.command_line import words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_atomic, write_json
-from cluster.login import SUPERUSER_NAME, address
-from cluster.password import SUPERUSER, read_passwords
 from cluster.plan import ClusterPlan
 from cluster.run_file import locked
 from cluster.status import StatusReport, read_status
@@ -59,11 +60,11 @@ def replay_journey(plan: ClusterPlan, targets: Sequence[str] | None, count: int 
 
 
 def bench_plan(names: Sequence[str] | None, *, rate: float | None, duration_s: float | None, poisson: bool) -> Any:
-    """The plan of a benchmark; ClusterError names what is no scenario."""
+    """The plan of a benchmark; ScenarioError names what is no scenario."""
     chosen = list(names or course.DEFAULT_NAMES)
-    if unknown := [name for name in chosen if name not in course.NAMES]:
-        raise ClusterError(f"no scenario {', '.join(unknown)}: there are {', '.join(course.NAMES)}")
-    return course.BenchPlan(names=chosen, rate=rate, duration_s=duration_s, poisson=poisson)
+    plan = course.BenchPlan(names=chosen, rate=rate, duration_s=duration_s, poisson=poisson)
+    course.read_plan(plan)
+    return plan
 
 
 def bench(
@@ -77,13 +78,43 @@ def bench(
     console = Console()
 
     async def load() -> int:
-        peers = await _peers(plan) if targets is None else Peers(None, None, None)
-        return await course.bench(await _deployment(targets, plan), wanted, peers, report, console)
+        host = await host_of(plan) if targets is None else Host()
+        return await course.bench(await _deployment(targets, plan), wanted, host, report, console)
 
     if targets is not None or locked(plan.data):
         return uvloop.run(load())
     with _started(plan, flags, console):
         return uvloop.run(load())
+
+
+def targets(plan: ClusterPlan, flags: Mapping[str, Any], report: Path) -> int:
+    """Measure the table of targets on this machine, on the system that runs here or one of its own; the exit code."""
+    console = Console()
+    with console.status("bringing systems up on empty folders …"):
+        starts_s = [] if locked(plan.data) else [start_once(plan) for _ in range(course_of_targets.ROUNDS)]
+
+    async def load() -> course_of_targets.Measured:
+        site = course.Site(await _deployment(None, plan), await host_of(plan), console)
+        return await course_of_targets.measure(site, starts_s)
+
+    if locked(plan.data):
+        measured = uvloop.run(load())
+    else:
+        with _started(plan, flags, console):
+            measured = uvloop.run(load())
+    document = targets_report.document(measured, course_of_targets.read_table(), source=plan.cdc_source)
+    console.print(targets_report.markdown(document), markup=False, highlight=False, soft_wrap=True)
+    console.print("written: " + "  ".join(map(str, targets_report.write(report, document))), soft_wrap=True)
+    for text in (missed := targets_report.missed(document)):
+        console.print(f"MISSED {text}", style="bold red", highlight=False)
+    return course.EXIT_MISSED if missed else course.EXIT_MET
+
+
+def compare(a: Path, b: Path) -> int:
+    """Print how the runs of two folders or files differ."""
+    runs = read_runs(a), read_runs(b)
+    Console().print(table(compare_runs(*runs), runs=(len(runs[0]), len(runs[1]))))
+    return 0
 
 
 def demo(plan: ClusterPlan, flags: Mapping[str, Any], count: int | None, *, keep: bool | None) -> int:
@@ -164,21 +195,6 @@ async def _deployment(targets: Sequence[str] | None, plan: ClusterPlan) -> Deplo
     if key is None:
         raise ClusterError(f"--target needs an API key in one of {', '.join(KEY_VARIABLES)}")
     return await Deployment.of_urls(targets, key)
-
-
-async def _peers(plan: ClusterPlan) -> Peers:
-    """What stands beside ours in the ratio table: the servers of the first shard, on this machine."""
-    status = await read_status(plan.data)
-    name, shard = next(iter(status.topology.shards.items()))
-    return Peers(_may_create_databases(plan, status.shards[name].primary), shard.valkey, find_pgbench())
-
-
-def _may_create_databases(plan: ClusterPlan, primary: str | None) -> str | None:
-    """A server of ours as its superuser; one that somebody else keeps as it stands."""
-    secrets = Documents(plan.data).secrets
-    if primary is None or not secrets.is_dir():
-        return primary
-    return address(primary, SUPERUSER_NAME, read_passwords(secrets)[SUPERUSER], "postgres")
 
 
 @contextmanager

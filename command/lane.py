@@ -1,9 +1,8 @@
-"""Lanes: a command at an idle lane runs at once; while a batch is being decided the next one gathers.
+"""Lanes: a command at an idle lane runs at once; while a batch is in flight the next one gathers.
 
 So latency is that of a single call when quiet and throughput that of a group commit under load,
-with no timer. While one batch commits the next is decided. The two share no slot: a member's commands
-all pass one lane (by slot), in order, and no batch builds on what another has not committed yet.
-A lane's queue is bounded in time waited; a request that gives up never cancels what runs.
+with no timer. A member's commands all pass one lane (by slot), in order. A lane's queue is bounded
+in time waited; a request that gives up never cancels what runs.
 """
 
 import asyncio
@@ -26,8 +25,6 @@ LINES_MAX: Final = 2_000
 WAIT_MAX_S: Final = 1.0
 QUEUE_MAX: Final = 4_096
 """What one lane does in well under WAIT_MAX_S times ten; bounds memory whatever the clock says."""
-AT_WORK_MAX: Final = 2
-"""One batch is decided while one commits: more would only be smaller."""
 ATTEMPTS_MAX: Final = 5
 _BACKOFF_S: Final = 0.01
 
@@ -60,15 +57,13 @@ class _Waiting:
 
 
 class Lane:
-    """One queue, and the batches at work."""
+    """One queue with one batch in flight."""
 
     def __init__(self, store: Store, metrics: LaneMetrics) -> None:
         self._store = store
         self._metrics = metrics
         self._queue: deque[_Waiting] = deque()
-        self._at_work: set[asyncio.Task[None]] = set()
-        self._slots: set[int] = set()
-        self._undecided: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     def submit(self, envelope: Envelope) -> _Waiting:
         """Queue a command; `overloaded` when the oldest in the queue has waited too long already."""
@@ -76,71 +71,43 @@ class Lane:
             raise ProblemError("overloaded", "commands of this shard are waiting too long")
         waiting = _Waiting(envelope)
         self._queue.append(waiting)
-        if envelope.slot not in self._slots:
-            self._begin()
+        if self._running is None:
+            self._running = asyncio.get_running_loop().create_task(self._drain())
         return waiting
 
     async def idle(self) -> None:
         """Return when nothing runs or waits any more."""
-        while self._at_work:
-            await asyncio.wait(self._at_work)
+        while self._running is not None:
+            await asyncio.wait([self._running])
 
     def _oldest_waited_s(self) -> float:
         return time.monotonic() - self._queue[0].queued_at
 
-    def _begin(self) -> None:
-        """Begin the next batch, unless one is still to be decided or enough are at work."""
-        if self._queue and self._undecided is None and len(self._at_work) < AT_WORK_MAX:
-            self._undecided = asyncio.get_running_loop().create_task(self._work())
-            self._at_work.add(self._undecided)
-
-    async def _work(self) -> None:
-        task, batch = asyncio.current_task(), self._next_batch()
-        assert task is not None
-        slots = {waiting.envelope.slot for waiting in batch}
-        self._slots |= slots
+    async def _drain(self) -> None:
         try:
-            if batch:
-                await self._run(batch)
+            while self._queue:
+                batch = self._next_batch()
+                if batch:
+                    await self._run(batch)
         finally:
-            self._slots -= slots
-            self._at_work.discard(task)
-            if self._undecided is task:
-                self._undecided = None
-            if batch:  # else all that waits is of slots at work: those begin the next when they are done
-                self._begin()
-
-    def _decided(self) -> None:
-        """The batch of this task is only to be written now."""
-        if self._undecided is asyncio.current_task():
-            self._undecided = None
-            self._begin()
+            self._running = None
 
     def _next_batch(self) -> list[_Waiting]:
-        """The next commands in order, but for members of a batch at work.
-
-        Without those nobody waits for any more: they have not begun, nothing is lost.
-        """
+        """The next commands in order, without those nobody waits for any more: they have not begun, nothing is lost."""
         now = time.monotonic()
         batch: list[_Waiting] = []
-        later: list[_Waiting] = []
         lines = 0
-        while self._queue and len(batch) < BATCH_MAX and len(later) < BATCH_MAX:
-            waiting = self._queue.popleft()
-            if waiting.envelope.slot in self._slots:
-                later.append(waiting)
-                continue
-            lines += waiting.envelope.lines
+        while self._queue and len(batch) < BATCH_MAX:
+            lines += self._queue[0].envelope.lines
             if batch and lines > LINES_MAX:
-                later.append(waiting)
                 break
+            waiting = self._queue.popleft()
             self._metrics.waited.observe(now - waiting.queued_at)
             if waiting.envelope.deadline <= now:
                 _refuse(waiting, _not_begun())
             else:
                 waiting.begun = True
                 batch.append(waiting)
-        self._queue.extendleft(reversed(later))
         return batch
 
     async def _run(self, batch: Sequence[_Waiting]) -> None:
@@ -182,8 +149,7 @@ class Lane:
     async def _run_once(self, batch: Sequence[_Waiting], *, locked: bool = False) -> None:
         """Answer every command of a batch, whatever happens, but for a conflict."""
         try:
-            envelopes = [waiting.envelope for waiting in batch]
-            answers = await self._store.run(envelopes, locked=locked, decided=self._decided)
+            answers = await self._store.run([waiting.envelope for waiting in batch], locked=locked)
         except BatchConflictError:
             raise
         except ProblemError as error:

@@ -17,7 +17,7 @@ from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
 from service.credential import Credentials
-from service.health import CHECKS, REGISTRY, WARNINGS, gauge, show_epoch
+from service.health import CHECKS, REGISTRY, WARNINGS, gauge
 from service.openapi import add_operations
 from service.place import Places
 from service.process import run_process
@@ -44,7 +44,6 @@ def build(settings: QuerySettings) -> web.Application:
         "evaluate_purchase": evaluate_purchase,
     }
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
-    show_epoch(app, node.topology)
     app[WARNINGS]["topology"] = lambda: node.topology.trouble
     app[CHECKS]["shards"] = lambda: _check_shards(node)
     for collector in _COLLECTORS:

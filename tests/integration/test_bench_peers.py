@@ -1,8 +1,13 @@
 """What stands beside ours in a benchmark is measured on servers with users, and a failure is told in its row."""
 
+import os
+
+import asyncpg
 import pytest
 
-from benchmarks.ratio import Peers, find_pgbench, measure_pgbench, measure_valkey, told
+from benchmarks.cpu import BACKEND
+from benchmarks.peer import Peers, find_pgbench, measure_naive, measure_pgbench, measure_valkey
+from benchmarks.ratio import told
 from tests import engine
 from tests.engine import PostgresServer
 from tests.query_servers import own_valkey
@@ -16,20 +21,31 @@ async def test_valkey_is_asked_for_what_its_users_may_read(role: engine.ValkeyRo
         pytest.skip("the users are those of our own servers")
     async with own_valkey() as server:
         peers = Peers(None, engine.as_valkey_user(server.url, role), None)
-        per_s, _ = await measure_valkey(peers, duration_s=0.2)
-    assert per_s > 0
+        peak = await measure_valkey(peers, duration_s=1)
+    assert peak.per_s > 0
 
 
 async def test_pgbench_leaves_nothing_behind(postgres_server: PostgresServer) -> None:
     peers = Peers(postgres_server.url, None, find_pgbench())
-    per_s, how = await measure_pgbench(peers, duration_s=1)
-    assert per_s > 0
-    assert "synchronous_commit on" in how
+    peak = await measure_pgbench(peers, duration_s=1)
+    assert peak.per_s > 0
+    assert "synchronous_commit on" in peak.how
+    connection = await asyncpg.connect(postgres_server.url)
+    assert await connection.fetchval("SELECT count(*) FROM pg_database WHERE datname LIKE 'loyalty_bench%'") == 0
+    await connection.close()
+
+
+async def test_the_naive_service_answers_every_purchase(postgres_server: PostgresServer) -> None:
+    peak = await measure_naive(Peers(postgres_server.url, None, None, os.getpid()), duration_s=0.5)
+    assert peak.per_s > 0
+    assert peak.how.endswith("connections")  # else it names what failed
+    assert peak.cpu_us["node"] > 0
+    assert BACKEND in peak.cpu_us
 
 
 async def test_a_peer_that_is_not_there_has_a_row_that_says_why() -> None:
-    row = await told(measure_valkey(NOTHING, duration_s=1), "the cache", of="ours")
+    row = await told(measure_valkey(NOTHING, duration_s=30), "the cache", of="ours")
     assert (row.per_s, row.how) == (0.0, "not measured: LookupError: no Valkey at hand")
     gone = Peers(None, "redis://127.0.0.1:1/0", None)
-    row = await told(measure_valkey(gone, duration_s=1), "the cache", of="ours")
+    row = await told(measure_valkey(gone, duration_s=30), "the cache", of="ours")
     assert row.how.startswith("not measured: ConnectionError")

@@ -30,13 +30,28 @@ def test_nothing_recorded_is_zero_and_not_an_error() -> None:
     assert Latency().summary() == {
         "count": 0,
         "p50": 0.0,
-        "p90": 0.0,
-        "p99": 0.0,
-        "p99.9": 0.0,
-        "p99.99": 0.0,
+        "p90": None,
+        "p99": None,
+        "p99.9": None,
+        "p99.99": None,
         "max": 0,
     }
     assert Latency().curve() == []
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (1, ["p50"]),
+        (30, ["p50", "p90"]),
+        (300, ["p50", "p90", "p99"]),
+        (2999, ["p50", "p90", "p99"]),
+        (3000, ["p50", "p90", "p99", "p99.9"]),
+    ],
+)
+def test_a_percentile_is_told_when_enough_lie_beyond_it(count: int, told: list[str]) -> None:
+    summary = Latency([5] * count).summary()
+    assert [name for name, value in summary.items() if name.startswith("p") and value is not None] == told
 
 
 def test_a_duration_beyond_the_range_counts_as_the_longest() -> None:
@@ -84,8 +99,8 @@ def test_lateness_below_a_millisecond_voids_nothing() -> None:
 
 
 def test_a_run_is_void_when_the_generator_used_up_its_core() -> None:
-    assert void_reasons(Run(1.0, generator_cpu=0.81)) == ["the generator used 81% of its core"]
-    assert void_reasons(Run(1.0, generator_cpu=0.79)) == []
+    assert void_reasons(Run(1.0, cpu={"generator": 0.81})) == ["the generator used 81% of its core"]
+    assert void_reasons(Run(1.0, cpu={"generator": 0.79})) == []
 
 
 def test_a_failed_request_is_an_error_and_no_latency() -> None:

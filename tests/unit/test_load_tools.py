@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench import BenchPlan, load_plan
 from benchmarks.board import Board
+from benchmarks.course import Stage
 from benchmarks.history import HistoryError, read_json_lines
 from benchmarks.load import Run, Samples
 from benchmarks.ratio import Row, with_ratios
 from benchmarks.replay import Window
-from benchmarks.report import document, judge, markdown, read_targets, write_report
-from benchmarks.scenario import Stage
+from benchmarks.report import document, judge, judge_answers, markdown, write_report
+from benchmarks.scenario import Targets
 from benchmarks.screen import sparkline
 from benchmarks.wire import Answer, Client, WireError
+from benchmarks.witness import Witness
 
+TARGETS = Targets(p99_ms={"command": 60, "query": 15, "visible": 250}, busy_max=0.65)
 BODY = b'{"code": "overloaded"}'
 
 
@@ -108,19 +110,19 @@ def stage(*, query_ms: float, errors: int = 0) -> Stage:
             samples.record(scheduled_ns=number * 10_000_000, lateness_ns=0, latency_ns=int(latency_ms * 1_000_000))
         for _ in range(errors):
             samples.record(scheduled_ns=0, lateness_ns=0, latency_ns=0, code="timeout")
-    return Stage("mixed", {"command": 100.0, "query": 100.0}, run)
+    return Stage("mixed", {"command": 100.0, "query": 100.0}, run, targets=TARGETS)
 
 
 def test_targets_met_and_missed() -> None:
-    assert all(finding.met for finding in judge([stage(query_ms=3)], read_targets()))
-    missed = [finding.text for finding in judge([stage(query_ms=16)], read_targets()) if not finding.met]
+    assert all(finding.met for finding in judge([stage(query_ms=3)]))
+    missed = [finding.text for finding in judge([stage(query_ms=16)]) if not finding.met]
     assert missed == ["mixed: query p99 16.0 ms (target 15 ms)"]
-    assert sum(not finding.met for finding in judge([stage(query_ms=3, errors=5)], read_targets())) == 2
+    assert sum(not finding.met for finding in judge([stage(query_ms=3, errors=5)])) == 2
 
 
 def test_a_group_without_a_single_answer_misses_its_target() -> None:
-    nothing = Stage("mixed", {"command": 1.0, "query": 1.0}, Run(1.0))
-    assert not any(finding.met for finding in judge([nothing], read_targets()))
+    nothing = Stage("mixed", {"command": 1.0, "query": 1.0}, Run(1.0), targets=TARGETS)
+    assert [finding.met for finding in judge([nothing])] == [False] * 5 + [True]  # nothing ran, so nothing was busy
 
 
 def test_the_report_loads_nothing_from_elsewhere_and_names_what_was_missed(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_the_report_loads_nothing_from_elsewhere_and_names_what_was_missed(tmp_p
     ratios = with_ratios(
         [Row("ours", 200.0, "HTTP"), Row("other", 100.0, "how", of="ours"), Row("absent", 0, "-", "ours")]
     )
-    report = document(stages, judge(stages, read_targets()), settings={"seed": 1}, ratios=ratios)
+    report = document(stages, judge(stages), settings={"seed": 1}, ratios=ratios)
     write_report(tmp_path, report)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "missed: mixed: query p99" in page
@@ -137,11 +139,26 @@ def test_the_report_loads_nothing_from_elsewhere_and_names_what_was_missed(tmp_p
     assert [row["ratio"] for row in ratios] == ["-", "2.00 x", "-"]
 
 
-def test_a_rate_given_keeps_the_proportion_of_the_targets() -> None:
-    targets = {"mixed": {"rates": {"command": 200, "query": 1000}}}
-    assert load_plan("mixed", BenchPlan(names=["mixed"], rate=50), targets).rates == {"command": 50, "query": 250}
-    assert load_plan("queries", BenchPlan(names=["queries"], rate=50), targets).rates["query"] == 50
-    assert load_plan("commands", BenchPlan(names=["commands"]), targets).stepping
+def test_a_busy_machine_misses_its_target_and_a_wrong_answer_fails_the_run() -> None:
+    busy = stage(query_ms=3)
+    busy.run.system_cpu = 0.66
+    assert [finding.text for finding in judge([busy]) if not finding.met] == ["mixed: machine 66% busy (target 65%)"]
+    assert judge_answers("mixed", Witness(checked=9)).met
+    wrong = Witness(checked=9)
+    wrong.read("m", 1, source="cache", before={}, token=2)
+    assert not judge_answers("mixed", wrong).met
+    assert not judge_answers("mixed", Witness(unread=1)).met
+
+
+def test_the_page_draws_the_targets_and_no_percentile_of_few(tmp_path: Path) -> None:
+    few = stage(query_ms=3)
+    report = document([few], judge([few]), settings={}, ratios=[])
+    write_report(tmp_path, report)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="limit"') == 2 * len(TARGETS.p99_ms)
+    assert "p99 ms" in page
+    assert "p99.9 ms" not in page  # of 1,000
+    assert "| - |" in markdown(report)
 
 
 def test_a_history_file_gives_the_same_keys_each_time_and_names_a_broken_line(tmp_path: Path) -> None:

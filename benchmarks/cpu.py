@@ -1,0 +1,82 @@
+"""CPU time by role, from /proc (proc_pid_stat(5)): what stands up while other programs share the machine.
+
+A Postgres server is split: `backend` are the sessions of clients, with those that have ended meanwhile (the kernel adds
+them to the postmaster), `Postgres` is everything else it runs for itself and its standby.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+BACKEND: Final = "backend"
+POSTGRES: Final = "Postgres"
+GENERATOR: Final = "generator"
+ROLES: Final = {"-command": "node", "-query": "query node", "-cdc": "projector", "-valkey": "Valkey"}
+"""What a process of the system is, by a part of its name."""
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_OWN_TITLES: Final = {
+    "checkpointer", "background", "walwriter", "walreceiver", "walsender", "startup", "autovacuum", "logical",
+    "slotsync", "archiver", "io", "walsummarizer", "logger",
+}  # fmt: skip
+"""First words of the titles of Postgres processes that are no client's session."""
+
+
+def role_of(name: str) -> str:
+    """The role of a process of the system."""
+    return next((role for part, role in ROLES.items() if part in name), POSTGRES)
+
+
+def cpu_seconds(processes: Mapping[str, int]) -> dict[str, float]:
+    """CPU seconds by role of processes (name -> pid) so far, and of this one; who has ended counts nothing."""
+    seconds = dict.fromkeys((*ROLES.values(), BACKEND, POSTGRES), 0.0)
+    for name, pid in processes.items():
+        role = role_of(name)
+        own, ended = _times(pid)
+        seconds[role] += own
+        if role == POSTGRES:
+            seconds[BACKEND] += ended
+            for child in _children(pid):
+                seconds[BACKEND if _is_session(child) else POSTGRES] += _times(child)[0]
+    return seconds | {GENERATOR: sum(os.times()[:2])}
+
+
+def memory_bytes(processes: Mapping[str, int]) -> tuple[int, int]:
+    """Of processes with their children: resident sizes added up, and the same with what they share counted once."""
+    every = [pid for parent in processes.values() for pid in (parent, *_children(parent))]
+    return sum(_memory(pid, "Rss") for pid in every), sum(_memory(pid, "Pss") for pid in every)
+
+
+def _times(pid: int) -> tuple[float, float]:
+    """Utime + stime of a process, and cutime + cstime of its children that ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0, 0.0
+    user, system, ended_user, ended_system = (int(field) / _TICKS_PER_S for field in fields[11:15])
+    return user + system, ended_user + ended_system
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except OSError:
+        return []
+
+
+def _is_session(pid: int) -> bool:
+    """Whether a child of a postmaster serves a client: its title is `postgres: <user> <database> ...`."""
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return False
+    words = title.partition(": ")[2].split()
+    return bool(words) and words[0] not in _OWN_TITLES
+
+
+def _memory(pid: int, kind: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
