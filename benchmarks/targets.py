@@ -7,7 +7,7 @@ rates and latencies do not, on a machine that others use too.
 import time
 import tomllib
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Final
@@ -28,7 +28,6 @@ from benchmarks.peer import (
     wal_bytes,
 )
 from benchmarks.scenario import Traffic, read_scenario
-from benchmarks.witness import Witness
 from benchmarks.workload import Workload, prepare, real_baskets
 
 TABLE: Final = Path(__file__).with_name("targets.toml")
@@ -111,11 +110,6 @@ class Measured:
         self.peaks.setdefault(name, []).append(peak)
         return peak
 
-    def watched(self, witness: Witness) -> None:
-        """Take over what a witness found."""
-        if not witness.ok:
-            self.wrong += witness.examples or [f"{witness.unread} members could not be read in the end"]
-
 
 @dataclass(slots=True)
 class Round:
@@ -192,7 +186,7 @@ class Round:
 
     async def _mixed(self, name: str) -> None:
         _, scenario = read_scenario(name)
-        workload = replace(self.one_line, traffic=scenario.traffic)
+        workload = self.one_line.another(scenario.traffic)
         course = Course(name, adjusted(scenario, rate=None, duration_s=MIXED_S), workload, self.site.host)
         stage = (await course.run())[0]
         for group in ("command", "query", "visible"):
@@ -202,7 +196,6 @@ class Round:
         self._failed(stage)
         for reason in stage.void:
             self.measured.missing[f"{name}, a round"] = f"void: {reason}"
-        self.measured.watched(workload.witness)
 
     async def _flood(self) -> None:
         _, scenario = read_scenario("flood")
@@ -215,7 +208,6 @@ class Round:
         self.measured.add("refused", most["refused_p99_ms"])
         self.measured.add("recovery", most["recovery_s"])
         self.measured.add("sent x10", most["sent_to_peak"])
-        self.measured.watched(self.one_line.witness)
 
     def _failed(self, stage: Stage) -> None:
         for group in stage.run.groups():
@@ -245,8 +237,10 @@ async def measure(site: Site, starts_s: Sequence[float], *, rounds: int = ROUNDS
     for number in range(rounds):
         with site.console.status(f"round {number + 1} of {rounds} …"):
             await Round(site, one_line, ten_lines, measured).run()
-    if ten_lines is not None:
-        measured.watched(ten_lines.witness)
+    witness = one_line.witness  # of every workload here
+    if not witness.ok:
+        measured.wrong += witness.examples
+        measured.wrong += [f"{witness.unread} members could not be read in the end"] * bool(witness.unread)
     with site.console.status("rebuilding views, verifying …"):
         await _at_rest(site, measured, len(one_line.members))
     return measured
@@ -259,7 +253,7 @@ def _with_baskets(one_line: Workload, measured: Measured) -> Workload | None:
     except Exception as error:  # noqa: BLE001 - the extra `demo` is not there, or its data: no row without it
         measured.missing["baskets of 10 lines"] = str(error)
         return None
-    return replace(one_line, traffic=Traffic(commands={"basket": 1}), baskets=baskets)
+    return one_line.another(Traffic(commands={"basket": 1}), baskets)
 
 
 async def _at_rest(site: Site, measured: Measured, members: int) -> None:

@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.deployment import Deployment
+from benchmarks.order import BenchMember
+from benchmarks.scenario import Traffic
 from benchmarks.witness import BACKWARDS, BALANCE, TOKEN, TWICE, VERSIONS_KEPT, Witness, change_of
+from benchmarks.workload import Workload
 
 EARNED = [{"points": 5, "from": "program", "to": "available", "reason": "base"}]
 
@@ -118,3 +122,14 @@ def test_what_is_kept_of_a_member_is_bounded() -> None:
     known = witness._members["m"]
     assert len(known.balances) == len(known.changes) == VERSIONS_KEPT
     assert witness.ok
+
+
+def test_two_workloads_of_the_same_members_never_send_the_same_receipt() -> None:
+    member = BenchMember("m", "eu")
+    first = Workload(Deployment({}), [member], {"eu": ["s"]}, Traffic(), seed=1)
+    second = first.another(Traffic())
+    bodies = [workload._till.order("purchase", member, "s").body for workload in (first, second)]
+    assert bodies[0]["receipt"] == bodies[1]["receipt"] == "1"
+    assert bodies[0]["till"] != bodies[1]["till"]
+    assert first.witness is second.witness
+    assert first.visible is not second.visible
