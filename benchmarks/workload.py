@@ -32,7 +32,7 @@ PROBE_SHARE: Final = 0.1
 PROBE_TIMEOUT_S: Final = 5.0
 ENROLMENT_TIMEOUT_S: Final = 60.0
 JOURNEY_BASKETS: Final = 2000
-LOOK_AGAIN_S: Final = 60.0
+LOOK_AGAIN_S: Final = 20.0
 LOOK_AGAIN_PAUSE_S: Final = 0.5
 IN_PROGRESS: Final = "in_progress"
 
