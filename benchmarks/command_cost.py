@@ -32,6 +32,7 @@ from command.node import CommandNode
 from command.program import ProgramCache, apply_program, learn_program
 from command.store import Store
 from rules.command import Command, EnrolMember, Line, Receipt, RecordPurchase
+from service.serve import collect_seldom
 from shard_router.card import new_card
 from shard_router.member_id import new_member_id, slot_of
 from shard_router.pool import ShardPools
@@ -108,6 +109,7 @@ async def measure(dsn: str) -> list[Cost]:
             await store.run([till.purchase() for _ in range(64)])
         admin = await asyncpg.connect(dsn)
         await admin.execute(_STATEMENTS["settle_down"])
+        collect_seldom()
         costs = [await _measure(store, till, admin, size=size, rounds=rounds) for size, rounds in SIZES]
         await admin.close()
     return costs

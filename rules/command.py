@@ -4,15 +4,15 @@ Points and money are integers of the smallest unit, quantities exact decimals wi
 places, times aware UTC.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from rules.state import Lot
+from rules.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Line:
     """One line of a basket: `amount` is the line's total in minor units."""
 
@@ -22,7 +22,7 @@ class Line:
     category: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Receipt:
     """How a till names what it did, unique for ever within its business date."""
 
@@ -31,7 +31,7 @@ class Receipt:
     receipt: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EnrolMember:
     """A new member under an id and card the edge has drawn. `referrer`: the member whose word brought him."""
 
@@ -43,7 +43,7 @@ class EnrolMember:
     referrer: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RecordPurchase:
     """A basket was paid: with money, with holds (their versions, in order), with points; all happens or nothing."""
 
@@ -57,7 +57,7 @@ class RecordPurchase:
     pay_with_points: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReturnedLine:
     """So much of line `line` (counted from 1) came back."""
 
@@ -65,7 +65,7 @@ class ReturnedLine:
     quantity: Decimal
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReturnPurchase:
     """Part of an earlier purchase came back; `purchase` is the version of the entry that recorded it."""
 
@@ -76,7 +76,7 @@ class ReturnPurchase:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AdjustPoints:
     """An operator gives (points > 0) or takes (points < 0)."""
 
@@ -87,7 +87,7 @@ class AdjustPoints:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PlaceHold:
     """Set points aside until captured, voided or lapsed."""
 
@@ -98,7 +98,7 @@ class PlaceHold:
     till: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CaptureHold:
     """Spend a hold: `points` of it (None: all); the rest is released."""
 
@@ -107,7 +107,7 @@ class CaptureHold:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VoidHold:
     """Give a hold's points back."""
 
@@ -115,7 +115,7 @@ class VoidHold:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RedeemReward:
     """Points for a reward; `code` is what the member shows for it, drawn by the edge."""
 
@@ -126,7 +126,7 @@ class RedeemReward:
     store: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UseRedemption:
     """The reward was handed out for the `code` shown; `redemption` is the version of the entry that made it."""
 
@@ -137,7 +137,7 @@ class UseRedemption:
     code: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelRedemption:
     """The reward is not wanted: its points come back."""
 
@@ -148,7 +148,7 @@ class CancelRedemption:
     code: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendTransfer:
     """Points for another member: they leave the available points and wait for word from the receiver's shard.
 
@@ -162,7 +162,7 @@ class SendTransfer:
     by_member: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReceiveTransfer:
     """Points from another member: `transfer` is the version of the sender's entry, `lots` what it set aside."""
 
@@ -172,7 +172,7 @@ class ReceiveTransfer:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SettleTransfer:
     """The receiver has the points of one's own transfer: they are spent."""
 
@@ -180,7 +180,7 @@ class SettleTransfer:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelTransfer:
     """The receiver can never have the points of one's own transfer: they come back."""
 
@@ -189,7 +189,7 @@ class CancelTransfer:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReturnTransfer:
     """A restore took one's settled transfer from its receiver, who can never have it now: its lots come back."""
 
@@ -198,7 +198,7 @@ class ReturnTransfer:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RevokeTransfer:
     """A restore took back what its sender sent: the points of the entry `received` go as they came."""
 
@@ -209,7 +209,7 @@ class RevokeTransfer:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CreditReferral:
     """The member that one's word brought has made a first purchase, `purchase` of theirs, which is worth `points`."""
 
@@ -219,7 +219,7 @@ class CreditReferral:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReturnReferral:
     """That purchase came back whole: the points for it are due back, by its own `on_return` (None: that of now)."""
 
@@ -230,7 +230,7 @@ class ReturnReferral:
     on_return: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChangeIdentifiers:
     """Another card, phone or e-mail (each (kind, value)) by which the member is found, and those that go.
 
@@ -243,14 +243,14 @@ class ChangeIdentifiers:
     respells: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseMember:
     """The membership ends: holds are released and what is left is forfeited."""
 
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SettleAccount:
     """Let time pass: activate, expire and lapse what is due. Issued by the settler."""
 

@@ -5,7 +5,7 @@ line first on a tie. What a return takes back of them: see reversal.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from rules import counters
@@ -13,12 +13,13 @@ from rules.document import APPLIED, ExplanationDocument, NotAppliedDocument
 from rules.offer import Basket, Offer, weigh, why_not
 from rules.program import Program
 from rules.program_file import PointLimits
+from rules.value import value
 
 BASE: Final = "base"
 REFERRAL: Final = "referral"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Component:
     """Points earned for one reason (`base`, `tier:<code>`, `campaign:<code>`, ...); `weights` are the lines' shares."""
 
@@ -32,22 +33,19 @@ class Component:
         return share(self.points, self.weights)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Earning:
     """The components a basket earns, none of zero points, and what became of everything that might have given some.
 
-    `not_applied` tells code and why of each campaign and coupon that gave nothing, of those that run at its time.
+    `points` are those of all components. `not_applied` tells code and why of each campaign and coupon that gave
+    nothing, of those that run at its time.
     """
 
     components: tuple[Component, ...]
     explanation: tuple[ExplanationDocument, ...]
     applied: tuple[Offer, ...]
     not_applied: tuple[NotAppliedDocument, ...]
-
-    @property
-    def points(self) -> int:
-        """All of them."""
-        return sum(component.points for component in self.components)
+    points: int
 
 
 def share(points: int, weights: Sequence[int]) -> tuple[int, ...]:
@@ -95,7 +93,8 @@ def earn(
         components.append(Component(REFERRAL, referral_points, basket.amounts))
         why = "applied: first purchase"
         explanation.append({"campaign": REFERRAL, "applied": True, "points": referral_points, "why": why})
-    return Earning(tuple(components), tuple(explanation), tuple(applied), tuple(not_applied))
+    points = sum([component.points for component in components])
+    return Earning(tuple(components), tuple(explanation), tuple(applied), tuple(not_applied), points)
 
 
 def ran(why: str) -> bool:

@@ -1,7 +1,7 @@
 """What a purchase would bring, at any instant: the same decision, with nothing kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
@@ -15,9 +15,10 @@ from rules.outcome import Accepted, Refused
 from rules.program import Program
 from rules.purchase import told_of_holds
 from rules.state import Account, Posting
+from rules.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Evaluation:
     """`points` would be earned; `tier_after` is `tier` of API.md; one explanation per campaign, base, tier, coupon.
 

@@ -1,14 +1,14 @@
 """What a command refers to beyond the member's own account: looked up by the caller, in the same transaction."""
 
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
 
 from rules.detail import ReferralDocument
 from rules.outcome import Purchase
+from rules.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Facts:
     """What `decide` may need to know. Leaving one out means: there is no such thing.
 

@@ -4,17 +4,18 @@ Everything but the counters comes out: buckets, lots, holds, redemptions, tier a
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from rules.codec import instant, parse_posting
 from rules.detail import ClosedDetail, EntryDetail, RedeemedDetail, RedemptionEndDetail
 from rules.membership import closed
 from rules.state import Account, Hold, Lot, Posting, Redemption, TierStanding, apply
+from rules.value import value
 from rules.version import follows
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FoldedEntry:
     """What of a journal row the fold needs; the documents are as stored, so they may be broken."""
 

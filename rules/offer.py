@@ -6,7 +6,6 @@ money, and its items in proportion, quantity x money / amount. Points are exact 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from fractions import Fraction
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from rules import counters
 from rules.command import Line
 from rules.dates import days_from_birthday
 from rules.program_file import Campaign, Coupon, Effect
+from rules.value import value
 
 _WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WHOLE: Final = 1000
@@ -24,31 +24,27 @@ _FINE: Final = 2**64
 """A line's weight among items is counted in such parts: equal lines weigh the same, and no number grows long."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Basket:
-    """A basket as earning sees it: `amounts` is the money paid for each line; `tier` is held before it."""
+    """A basket as earning sees it.
+
+    `amounts` is the money paid for each line and `money` all of it, not what points paid; `tier` is held before it.
+    `local` is its instant by the store's clock, and `day` the business date.
+    """
 
     lines: tuple[Line, ...]
     amounts: tuple[int, ...]
+    money: int
     store: str
     tier: str
     occurred_at: datetime
     local: datetime
+    day: date
     birth_date: date | None
     counters: counters.Counters
 
-    @property
-    def money(self) -> int:
-        """What was paid with money and not with points."""
-        return sum(self.amounts)
 
-    @property
-    def day(self) -> date:
-        """The business date."""
-        return self.local.date()
-
-
-@dataclass(frozen=True, slots=True)
+@value
 class Offer:
     """A compiled campaign or coupon. `ratio` (numerator, denominator) is per minor unit, per item or in all.
 

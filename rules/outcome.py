@@ -1,15 +1,16 @@
 """What became of a command: a value, never an exception. A business "no" is stored and replayed like a "yes"."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from rules.detail import Detail, EntryDetail
 from rules.document import ExplanationDocument, PurchaseDocument, ReceiptDocument
 from rules.state import Account, Posting
+from rules.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """One entry of the journal: what happened, with its postings and the account after it.
 
@@ -37,7 +38,7 @@ class Entry:
         return self if version == in_force else replace(self, program_version=version)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Purchase:
     """A purchase as stored: its document holds lines, what each earned, what came back."""
 
@@ -47,7 +48,7 @@ class Purchase:
     document: PurchaseDocument
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Accepted:
     """The command's own entry, the purchase it made or changed, and why it earned what it did, campaign by campaign."""
 
@@ -79,7 +80,7 @@ class Reason(StrEnum):
     UNKNOWN_STORE = "unknown_store"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """Why not, in words a till can act on. `pointer` names the guilty part of the body.
 
@@ -93,7 +94,7 @@ class Refused:
     retry_after_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NothingToDo:
     """What was asked is as it should be already, by time or by an earlier command: no entry, and no "no" either."""
 
@@ -101,7 +102,7 @@ class NothingToDo:
 Outcome = Accepted | Refused | NothingToDo
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """The outcome, what time alone had changed before it (`settled`, oldest first), and the account after all."""
 

@@ -6,7 +6,6 @@ change nothing are refused. What points pay is taken off the lines in proportion
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from rules.command import RecordPurchase
@@ -16,9 +15,10 @@ from rules.facts import Facts
 from rules.outcome import Reason, Refused
 from rules.program import Program
 from rules.state import Bucket, Hold, Lot, Posting
+from rules.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Payment:
     """What points paid: how many, how much money they stand for, from which lots and holds, and what holds released."""
 

@@ -61,13 +61,17 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
 
 
 def _basket(account: Account, command: RecordPurchase, program: Program, paid: Sequence[int], facts: Facts) -> Basket:
+    amounts = tuple([line.amount - part for line, part in zip(command.lines, paid, strict=True)])
+    local = program.at_store(command.receipt.store, command.occurred_at)
     return Basket(
         command.lines,
-        tuple(line.amount - part for line, part in zip(command.lines, paid, strict=True)),
+        amounts,
+        sum(amounts),
         command.receipt.store,
         program.tiers[program.rank(account.tier.code)].code,
         command.occurred_at,
-        program.at_store(command.receipt.store, command.occurred_at),
+        local,
+        local.date(),
         facts.birth_date,
         account.counters,
     )

@@ -6,12 +6,13 @@ the balance is the fold of the journal: `apply` serves deciding and folding alik
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from rules.document import CountersDocument
+from rules.value import value
 
 
 class Bucket(StrEnum):
@@ -26,7 +27,7 @@ class Bucket(StrEnum):
     DEBT = "debt"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Posting:
     """`points` (> 0) from one bucket to another. `expires_at`, `available_at` and `hold` say which lot they touch.
 
@@ -43,7 +44,7 @@ class Posting:
     expires_before: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lot:
     """Points with one expiry. `available_at` is set while they are pending; they may expire before it."""
 
@@ -52,7 +53,7 @@ class Lot:
     available_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hold:
     """Points set aside by the entry `version`, with the lots they came from.
 
@@ -70,7 +71,7 @@ class Hold:
         return sum(lot.points for lot in self.lots)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Redemption:
     """A reward redeemed by the entry `version` and not used yet, with the lots that paid it; ends at `expires_at`."""
 
@@ -81,7 +82,7 @@ class Redemption:
     lots: tuple[Lot, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TierStanding:
     """The tier a member has, since when, and until when it is kept (None: no end)."""
 
@@ -90,7 +91,7 @@ class TierStanding:
     until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Account:
     """One member's account. `lots` are ordered: available before pending, first to expire first.
 

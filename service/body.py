@@ -45,14 +45,14 @@ class MemberReference(StrictModel):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "MemberReference":
-        if len([value for _, value in self if value is not None]) != 1:
+        if list(self.__dict__.values()).count(None) != len(self.__dict__) - 1:
             raise ValueError("name the member by exactly one of member_id, card, phone, email")
         return self
 
     @property
     def names(self) -> tuple[str, str]:
         """Kind and value of what names the member, as it was sent (see forms_of)."""
-        return next((kind, value) for kind, value in self if value is not None)
+        return next((kind, value) for kind, value in self.__dict__.items() if value is not None)
 
 
 class LineBody(StrictModel):

@@ -31,13 +31,22 @@ async def read_payload(request: web.Request, principal: Principal) -> bytes:
     if coding not in _WINDOW_OF_CODING:
         raise ProblemError("unsupported_media_type", "Content-Encoding: gzip, deflate or none")
     try:
-        content = await request.read() if request.content.is_eof() else await _arrive(request, principal)
+        content = _arrived(request) if request.content.is_eof() else await _arrive(request, principal)
     except TimeoutError as error:
         raise ProblemError("malformed", "the body did not arrive in time") from error
     except (web.RequestPayloadError, ConnectionError) as error:
         raise ProblemError("malformed", "the body did not arrive whole") from error
     window = _WINDOW_OF_CODING[coding] if content else None
     return content if window is None else _inflate(content, window, bytes_max=request.app[SETTINGS].inflated_bytes_max)
+
+
+def _arrived(request: web.Request) -> bytes:
+    """A body that came along with its head, as most do: it is taken without a turn of the loop."""
+    content = request.content.read_nowait()
+    bytes_max = request.app[SETTINGS].body_bytes_max
+    if len(content) > bytes_max:
+        raise web.HTTPRequestEntityTooLarge(max_size=bytes_max, actual_size=len(content))
+    return content
 
 
 async def _arrive(request: web.Request, principal: Principal) -> bytes:

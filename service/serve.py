@@ -25,16 +25,23 @@ async def serve(app: web.Application) -> None:
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port, reuse_port=True, backlog=_BACKLOG)
     await site.start()
-    # What lives now lives as long as the process: the collector need not look at it again, nor so often at the rest.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
+    collect_seldom()
     structlog.get_logger().info("listening", host=settings.host, port=settings.port, region=settings.region)
     try:
         await stop_signal()
     finally:
         app[DRAINING].set()
         await runner.cleanup()
+
+
+def collect_seldom() -> None:
+    """Keep the collector from looking again at what lives now, and from looking so often at the rest.
+
+    What lives when a process begins to serve lives as long as the process.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
 
 
 async def stop_signal() -> None:
