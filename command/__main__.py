@@ -21,7 +21,7 @@ from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, Steady
 from service.openapi import add_operations
 from service.process import run_process
 from service.serve import serve
-from service.web import build_app
+from service.web import GATES, build_app
 from shard_router.errors import ProblemError
 from shard_router.login import read_logins
 from shard_router.pool import ShardPools
@@ -42,6 +42,7 @@ def build(settings: CommandSettings) -> web.Application:
     credentials = Credentials(settings.credentials)
     app = build_app(settings, credentials)
     node = CommandNode(settings.region, topology, pools, app[REGISTRY], settings.address)
+    node.shed_by(app[GATES])
     node.lanes_per_shard = settings.lanes_per_shard
     node.claims.pseudonyms = credentials.pseudonyms
     app[NODE] = node

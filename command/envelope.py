@@ -1,5 +1,6 @@
 """A command on its way: what is asked, for whom, under which key, and until when an answer is of use."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
@@ -52,7 +53,7 @@ class Envelope:
     settler and courier. A refusal for the reason `not_final` is not stored: the caller does something about it and runs
     the command again. `holds_of` is the member
     whose holds the command names: of another one they do not exist. `store`: the one that the credential is bound to.
-    Without `stores_refusal` a "no" is not stored (see refusal).
+    Without `stores_refusal` a "no" is not stored (see refusal). `is_left`: whoever asked has gone.
     """
 
     command: Command
@@ -72,6 +73,7 @@ class Envelope:
     holds_of: int | None = None
     store: str | None = None
     stores_refusal: bool = True
+    is_left: Callable[[], bool] = lambda: False
 
     @property
     def lines(self) -> int:

@@ -53,7 +53,7 @@ from service.basket import basket_command, named_holds
 from service.body import PurchaseBody
 from service.forward import is_forwarded
 from service.identifier import forms_of
-from service.web import Handler
+from service.web import PASS, Handler
 from shard_router.card import new_card
 from shard_router.directory import Identifier
 from shard_router.errors import ProblemError, parse_or
@@ -77,6 +77,7 @@ async def answer_command(call: "Call[Body]", request: web.Request) -> web.Respon
     if isinstance(handed, web.Response):
         return handed
     with handed.unsure():
+        request[PASS].enter(asked.node.lanes_at(target.slot).gate)
         command = await call.command(asked, target)
         response = await call.run(asked, envelope_of(asked, target, command))
     if call.leaves_errand:

@@ -8,7 +8,7 @@ in time waited; a request that gives up never cancels what runs.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from command.envelope import Answer, Envelope
 from command.store import BatchConflictError, Store, UnknownOutcomeError
+from service.admission import Gate
 from shard_router.errors import ProblemError
 
 BATCH_MAX: Final = 64
@@ -59,15 +60,16 @@ class _Waiting:
 class Lane:
     """One queue with one batch in flight."""
 
-    def __init__(self, store: Store, metrics: LaneMetrics) -> None:
+    def __init__(self, store: Store, metrics: LaneMetrics, note: Callable[[float], None]) -> None:
         self._store = store
         self._metrics = metrics
+        self._note = note
         self._queue: deque[_Waiting] = deque()
         self._running: asyncio.Task[None] | None = None
 
     def submit(self, envelope: Envelope) -> _Waiting:
         """Queue a command; `overloaded` when the oldest in the queue has waited too long already."""
-        if self._queue and (len(self._queue) >= QUEUE_MAX or self._oldest_waited_s() > WAIT_MAX_S):
+        if self._queue and (len(self._queue) >= QUEUE_MAX or self.oldest_waited_s() > WAIT_MAX_S):
             raise ProblemError("overloaded", "commands of this shard are waiting too long")
         waiting = _Waiting(envelope)
         self._queue.append(waiting)
@@ -80,8 +82,9 @@ class Lane:
         while self._running is not None:
             await asyncio.wait([self._running])
 
-    def _oldest_waited_s(self) -> float:
-        return time.monotonic() - self._queue[0].queued_at
+    def oldest_waited_s(self) -> float:
+        """How long the oldest in the queue has waited by now."""
+        return time.monotonic() - self._queue[0].queued_at if self._queue else 0.0
 
     async def _drain(self) -> None:
         try:
@@ -96,18 +99,21 @@ class Lane:
         """The next commands in order, without those nobody waits for any more: they have not begun, nothing is lost."""
         now = time.monotonic()
         batch: list[_Waiting] = []
-        lines = 0
+        lines, least_s = 0, 0.0
         while self._queue and len(batch) < BATCH_MAX:
             lines += self._queue[0].envelope.lines
             if batch and lines > LINES_MAX:
                 break
             waiting = self._queue.popleft()
-            self._metrics.waited.observe(now - waiting.queued_at)
-            if waiting.envelope.deadline <= now:
+            least_s = now - waiting.queued_at
+            self._metrics.waited.observe(least_s)
+            if waiting.envelope.deadline <= now or waiting.envelope.is_left():
                 _refuse(waiting, _not_begun())
             else:
                 waiting.begun = True
                 batch.append(waiting)
+        if batch:
+            self._note(least_s)  # the last of a queue has waited least
         return batch
 
     async def _run(self, batch: Sequence[_Waiting]) -> None:
@@ -171,8 +177,17 @@ class Lanes:
 
     def __init__(self, store: Store, metrics: LaneMetrics, count: int) -> None:
         self.store = store
-        self._lanes = [Lane(store, metrics) for _ in range(count)]
+        self.gate = Gate("shard", QUEUE_MAX)
+        """Who may come in; a node shares it with its door."""
+        self._lanes = [Lane(store, metrics, self._note) for _ in range(count)]
         self._under_way: set[str] = set()
+
+    def _note(self, waited_s: float) -> None:
+        self.gate.note(waited_s)
+
+    def oldest_waited_s(self) -> float:
+        """How long the oldest command has waited by now."""
+        return max(lane.oldest_waited_s() for lane in self._lanes)
 
     async def run(self, envelope: Envelope) -> Answer:
         """Answer a command by its deadline.

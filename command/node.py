@@ -1,6 +1,8 @@
 """From a member to the lane that serves it, or to the region that does."""
 
+import re
 from dataclasses import dataclass, replace
+from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -14,15 +16,21 @@ from command.refusal import StoredRefusals
 from command.stock import StockKeeper
 from command.store import Store
 from rules.program import Program
+from service.admission import Gates
 from service.detached import DetachedWrites
 from service.forward import Forwarder
 from service.identifier import forms_of
 from service.trial import Unanswered
+from shard_router.card import CARD_DIGITS
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.member_id import new_member_id, parse_member_id, slot_of
+from shard_router.member_id import new_member_id, parse_member_id, region_number_of, slot_of
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
+
+_NAMED: Final = re.compile(
+    rb'(?:"(?:card|member_id)"\s*:\s*"|/(?:(?:pur|hld|red)_)?)([0-9A-Za-z]{14,19})(?![0-9A-Za-z])'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class CommandNode:
     ) -> None:
         """`address` is what the topology calls this node; without it is asked for all members of its region."""
         self.region = region
+        self._gates: Gates | None = None
         self.topology = topology
         self.pools = pools
         self._metrics = LaneMetrics(registry)
@@ -64,6 +73,10 @@ class CommandNode:
         self.programs = ProgramCache()
         self.lanes_per_shard = 1
         self._refusals = StoredRefusals()
+
+    def shed_by(self, gates: Gates) -> None:
+        """Share the limits of the shards with the door, which then refuses what one has no room for."""
+        self._gates, gates.shard_of = gates, self.shard_shown
 
     @property
     def region_number(self) -> int:
@@ -131,8 +144,24 @@ class CommandNode:
         """The lanes of a shard of this region."""
         if shard not in self._lanes:
             store = Store(self.pools, shard, self.programs, self.claims)
-            self._lanes[shard] = Lanes(store, self._metrics, self.lanes_per_shard)
+            self._lanes[shard] = lanes = Lanes(store, self._metrics, self.lanes_per_shard)
+            if self._gates and shard in self.shards():
+                lanes.gate = self._gates.of_shard(shard, lanes.oldest_waited_s)
         return self._lanes[shard]
+
+    def shard_shown(self, data: bytes) -> str | None:
+        """The shard of this region that a request most likely goes to, by the first id or card in its bytes."""
+        named = _NAMED.search(data)
+        text = named[1].decode() if named else ""
+        try:
+            if len(text) == CARD_DIGITS:
+                number, slot = int(text[:2]), int(text[2:6])
+            else:
+                member_id = parse_member_id(text)
+                number, slot = region_number_of(member_id), slot_of(member_id)
+            return self.topology.current.shard_at(number, slot) if number == self.region_number else None
+        except (MalformedIdError, ValueError, IndexError):
+            return None
 
     def shards(self) -> list[str]:
         """The shards of this region."""

@@ -19,6 +19,7 @@ from command.body import (
     UseBody,
     VoidBody,
 )
+from service.admission import Rank
 from service.body import PurchaseBody
 from service.openapi import COMMAND_HEADERS, STAFF, About, Operation, Parameter
 from service.shape import (
@@ -201,6 +202,7 @@ def _command(path: str, operation_id: str, summary: str, *, body: Any, answer: A
         answer_model=answer,
         status=rest.pop("status", 201),
         roles=rest.pop("roles", STAFF),
+        rank=rest.pop("rank", Rank.EARN),
         problems=problems,
         answer_headers=COMMAND_HEADERS,
         idempotent=True,
@@ -249,6 +251,7 @@ OPERATIONS: Final = (
         ),
         parameters=_PURCHASE,
         tag="purchases",
+        rank=Rank.SPEND,
     ),
     _command(
         "/v1/adjustments",
@@ -268,6 +271,7 @@ OPERATIONS: Final = (
         answer=HoldAnswer,
         problems=(*_MEMBER, "insufficient_points", "limit_exceeded", "unknown_store"),
         tag="holds",
+        rank=Rank.SPEND,
     ),
     _command(
         "/v1/holds/{hold_id}/capture",
@@ -279,6 +283,7 @@ OPERATIONS: Final = (
         problems=("member_closed", "hold_not_found", "hold_closed", "insufficient_points"),
         parameters=_HOLD,
         tag="holds",
+        rank=Rank.SPEND,
     ),
     _command(
         "/v1/holds/{hold_id}/void",
@@ -290,6 +295,7 @@ OPERATIONS: Final = (
         problems=("member_closed", "hold_not_found", "hold_closed"),
         parameters=_HOLD,
         tag="holds",
+        rank=Rank.SPEND,
     ),
     _command(
         "/v1/members/{member_id}",
@@ -333,6 +339,7 @@ OPERATIONS: Final = (
         "points on a day, or not by members so new. `insufficient_points` tells how many are settled: points of a "
         "purchase that may still be returned are not sent, unless the program says so.",
         tag="points",
+        rank=Rank.SPEND,
     ),
     _command(
         "/v1/redemptions",
@@ -349,6 +356,7 @@ OPERATIONS: Final = (
             "unknown_store",
         ),
         tag="rewards",
+        rank=Rank.SPEND,
     ),
     _command(
         "/v1/redemptions/{id}/use",
@@ -362,6 +370,7 @@ OPERATIONS: Final = (
         description="A till sends the `code` that the member shows. A wrong one is `not_found`; after five wrong ones "
         "of a redemption within an hour every code is `rate_limited`.",
         tag="rewards",
+        rank=Rank.SPEND,
     ),
     _command(
         "/v1/redemptions/{id}/cancel",
@@ -373,5 +382,6 @@ OPERATIONS: Final = (
         problems=("member_closed", "not_found", "redemption_closed", "rate_limited"),
         parameters=_REDEMPTION,
         tag="rewards",
+        rank=Rank.SPEND,
     ),
 )  # fmt: skip

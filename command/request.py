@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from command.node import CommandNode, Target
 from rules.command import Command, RecordPurchase, ReturnPurchase
 from service.body import PurchaseBody
 from service.credential import Principal
-from service.forward import deadline_of
+from service.forward import deadline_of, has_left
 from service.idempotency import parse_key, stored_key
 from service.parse import parse_body
 from service.payload import BODY
@@ -99,6 +100,7 @@ def envelope_of(asked: CommandRequest[BaseModel], target: Target, command: Comma
         receipt=_receipt_key(asked, target, command, content),
         holds_of=_holds_of(asked.body),
         store=asked.principal.store,
+        is_left=partial(has_left, request),
     )
 
 

@@ -16,6 +16,7 @@ from query.operation import ABOUT, OPERATIONS
 from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
+from service.admission import Rank
 from service.credential import Credentials
 from service.health import CHECKS, REGISTRY, WARNINGS, gauge
 from service.openapi import add_operations
@@ -32,7 +33,7 @@ _COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, DAMAGED
 
 def build(settings: QuerySettings) -> web.Application:
     """Wire a query node; it connects when the application starts. DocumentError when what it reads cannot be used."""
-    app = build_app(settings, Credentials(settings.credentials))
+    app = build_app(settings, Credentials(settings.credentials), first=Rank.READ)
     node = QueryNode(settings, TopologyWatch(settings.topology, read_logins(settings.secrets, "reader", "query")))
     app[NODE] = node
     app[STREAMS] = streams = Places(settings.streams_max, "streaming", member_max=settings.streams_per_member_max)

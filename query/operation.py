@@ -5,6 +5,7 @@ from typing import Any, Final
 from query import shape
 from query.catalogue import NEAR
 from query.evaluation import EvaluationBody
+from service.admission import Rank
 from service.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
 from service.shape import MEMBER_EXAMPLE, Account
 
@@ -83,6 +84,7 @@ OPERATIONS: Final = (
         problems=_MEMBER_READ,
         parameters=(*_OF_MEMBER, _PAGE_SIZE, _PAGE_TOKEN),
         answer_headers=QUERY_HEADERS,
+        rank=Rank.REPORT,
     ),
     Operation(
         "GET",
@@ -219,6 +221,7 @@ OPERATIONS: Final = (
         parameters=(_IF_NONE_MATCH,),
         answer_headers=QUERY_HEADERS,
         tag="program",
+        rank=Rank.REPORT,
     ),
     Operation(
         "GET",
@@ -230,6 +233,7 @@ OPERATIONS: Final = (
         parameters=(_IF_NONE_MATCH,),
         answer_headers=QUERY_HEADERS,
         tag="program",
+        rank=Rank.REPORT,
     ),
     Operation(
         "GET",
@@ -253,5 +257,6 @@ OPERATIONS: Final = (
         ),
         answer_headers=QUERY_HEADERS,
         tag="program",
+        rank=Rank.REPORT,
     ),
 )  # fmt: skip

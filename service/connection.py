@@ -12,9 +12,11 @@ import structlog
 from aiohttp import web
 
 from service.access import ACCESS, request_id_of
+from service.admission import Pass
+from service.door import Door, Plain, read_plain
 from service.problem import REQUEST_ID, render_problem
 from service.settings import SETTINGS
-from service.web import sign
+from service.web import GATES, PASS, PATHS, sign
 from shard_router.errors import ProblemError
 
 _EVICTED_AT_ONCE: Final = 16  # one in so many: looking for the longest idle ones is then seldom
@@ -34,20 +36,29 @@ class _Server(web.Server):
 
     def __init__(self, like: web.Server, app: web.Application) -> None:
         settings = app[SETTINGS]
+        self._make = like.request_factory
         super().__init__(
             like.request_handler,
-            request_factory=like.request_factory,
+            request_factory=self._request_with_pass,
             handler_cancellation=like.handler_cancellation,
             **like._kwargs,  # noqa: SLF001 - of our own base class
         )
         self._kwargs["keepalive_timeout"] = settings.idle_timeout_s
         self._app, self._settings = app, settings
+        self.door = Door(app[GATES], app[PATHS], settings.region)
         self._open = set[_Connection]()
         self._open_max = min(settings.connections_max, _file_limit() // 2)
         self._looking = self._loop.create_task(self._look_for_ever())
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, self._app, loop=self._loop, **self._kwargs)
+
+    def _request_with_pass(self, *arguments: Any) -> web.BaseRequest:
+        """Make a request as aiohttp does; it holds what the door took for it."""
+        request = self._make(*arguments)
+        if held := arguments[2].take_pass():
+            request[PASS] = held
+        return request
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection in, and give the room of idle ones to it when there is none."""
@@ -97,11 +108,16 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One client's connection."""
 
-    def __init__(self, server: web.Server, app: web.Application, **arguments: Any) -> None:
+    def __init__(self, server: _Server, app: web.Application, **arguments: Any) -> None:
         super().__init__(server, **arguments)
         self._app = app
+        self._door = server.door
+        self._held: Pass | None = None
         self._head_since = 0.0
         self._stuck_since = 0.0
+        self._answers = 0
+        self._rest: int | None = 0
+        """Bytes still to come of the newest request; None when only the parser can tell."""
 
     @property
     def has_asked(self) -> bool:
@@ -126,12 +142,48 @@ class _Connection(web.RequestHandler):
         return self.asks_nothing and since > 0 and now - since > head_s
 
     def data_received(self, data: bytes) -> None:
-        """Note when a head begins that is not whole yet."""
+        """Refuse what there is no room for; note when a head begins that is not whole yet."""
+        if self._rest:
+            self._rest = self._rest - len(data) if len(data) <= self._rest else None
+        elif self._rest == 0 and data:
+            plain = read_plain(data)
+            if plain is not None and self._is_answered and not self._stuck_since and not self._enter(data, plain):
+                return
+            self._rest = None if plain is None else plain.rest
         super().data_received(data)
         if self._messages or self._waiter is None:
             self._head_since = 0.0
         elif not self._head_since:
             self._head_since = self._loop.time()
+
+    def take_pass(self) -> Pass | None:
+        """What the door took for the request that is being made."""
+        held, self._held = self._held, None
+        return held
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give back what was taken for a request that will not be made."""
+        super().connection_lost(exc)
+        if held := self.take_pass():
+            held.leave()
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether every request has its whole answer: then the next one may be answered at once."""
+        return self._answers == self._request_count and not self._messages
+
+    def _enter(self, data: bytes, plain: Plain) -> bool:
+        """Ask the door; False when it refused, and the answer is on its way."""
+        entered = self._door.ask(data, plain)
+        if not isinstance(entered, bytes):
+            self._held = entered
+            return True
+        assert self.transport is not None
+        self._request_count += 1
+        self._answers += 1
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self.transport.write(entered)
+        return False
 
     def pause_writing(self) -> None:
         """Note when the client begins to take nothing."""
@@ -149,7 +201,9 @@ class _Connection(web.RequestHandler):
         """Send an answer. aiohttp looks at Expect before any middleware, and raises its own."""
         if isinstance(resp, web.HTTPException):
             resp = self._render(request, ProblemError("malformed", resp.text or resp.reason))
-        return await super().finish_response(request, resp, start_time)
+        finished = await super().finish_response(request, resp, start_time)
+        self._answers += 1
+        return finished
 
     def handle_error(
         self,

@@ -219,6 +219,12 @@ def deadline_of(request: web.Request, *, deadline_ms: int) -> float:
     return time.monotonic() + left_ms / 1000
 
 
+def has_left(request: web.Request) -> bool:
+    """Whether the connection on which the answer would go is gone: work that has not begun is of use to nobody then."""
+    transport = request.transport
+    return transport is None or transport.is_closing()
+
+
 def is_forwarded(request: web.Request) -> bool:
     """Whether a node of ours has forwarded this request. What a stranger says about that is nothing."""
     region, _, mark = request.headers.get(FORWARDED_HEADER, "").partition(";")

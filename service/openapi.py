@@ -19,6 +19,7 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
 
+from service.admission import Rank
 from service.credential import Role
 from service.docs import add_docs
 from service.idempotency import KEY
@@ -56,7 +57,7 @@ class Operation:
 
     Every path parameter must be among `parameters`. Codes of `_ALWAYS`, and `forbidden` where some may not,
     need not be named. `idempotent` asks for the Idempotency-Key header, `desk` for that right where
-    a key is bound to a store.
+    a key is bound to a store. `rank` tells when it is shed.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -76,6 +77,7 @@ class Operation:
     takes_ticket: bool = False
     desk: bool = False
     tag: str = "members"
+    rank: Rank = Rank.READ
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def _guard_of(operation: Operation) -> Guard:
         takes_body=operation.method != "GET",
         places=STREAMS if operation.answer_type == "text/event-stream" else UNDER_WAY,
         identify=holder_of if operation.takes_ticket else None,
+        rank=operation.rank,
     )
 
 

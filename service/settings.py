@@ -51,6 +51,8 @@ class NodeSettings(BaseSettings):
     """What a compressed body may become."""
     in_flight_max: int = 512
     """Requests under way at once; one more is told to come back. One credential below `admin` has a quarter of them."""
+    overload_delay_ms: int = 20
+    """How long things may wait in a lane or the event loop before less is let in; the source is at TARGET_S."""
     bodies_arriving_max: int = 256
     """Bodies that did not come along with their head, a mebibyte each at worst; of them too one has a quarter."""
     connections_max: int = 10_000

@@ -16,9 +16,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from service.access import ACCESS, AccessLog, request_id_of
+from service.admission import Gates, Pass, Rank
 from service.coding import compress
 from service.cors import CORS, CrossOrigin
 from service.credential import Credentials, Principal, Role
+from service.door import Path, raised
 from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, answer_livez, answer_metrics, answer_readyz
 from service.log import Output
 from service.payload import ARRIVING, BODY, read_payload
@@ -32,6 +34,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PRINCIPAL: Final = web.RequestKey("principal", Principal)
 CREDENTIALS: Final = web.AppKey("credentials", Credentials)
+PASS: Final = web.RequestKey("pass", Pass)
+"""What a request holds of the limits; the door may have taken it before the request was parsed."""
+GATES: Final = web.AppKey("gates", Gates)
+PATHS: Final = web.AppKey("paths", list[Path])
+"""What the door knows."""
 UNDER_WAY: Final = web.AppKey("under_way", Places)
 """Requests under way."""
 STREAMS: Final = web.AppKey("streams", Places)
@@ -55,7 +62,7 @@ class Guard:
 
     `roles` and `query` are the roles and query parameters let through, None for any. `desk`: a key that is bound to a
     store needs the right of that name. An `open` route needs no credential. `places` are those it takes one of.
-    `identify` may know who asks in another way than by credential.
+    `identify` may know who asks in another way than by credential. `rank` tells when it is shed.
     """
 
     roles: frozenset[Role] | None = None
@@ -65,6 +72,7 @@ class Guard:
     places: web.AppKey[Places] = UNDER_WAY
     open: bool = False
     identify: Callable[[web.Request], Principal | None] | None = None
+    rank: Rank = Rank.SPEND
 
 
 GUARDS: Final = web.AppKey("guards", dict[Any, Guard])
@@ -73,8 +81,11 @@ OPEN: Final = Guard(open=True)
 _DEFAULT: Final = Guard()
 
 
-def build_app(settings: NodeSettings, credentials: Credentials) -> web.Application:
-    """An application with everything but its routes; add `Check`s to app[CHECKS], and to app[WARNINGS], for /readyz."""
+def build_app(settings: NodeSettings, credentials: Credentials, *, first: Rank = Rank.SPEND) -> web.Application:
+    """An application with everything but its routes; add `Check`s to app[CHECKS], and to app[WARNINGS], for /readyz.
+
+    `first` is the class of its requests that is shed last.
+    """
     app = web.Application(
         client_max_size=settings.body_bytes_max,
         middlewares=[answer],
@@ -92,6 +103,8 @@ def build_app(settings: NodeSettings, credentials: Credentials) -> web.Applicati
     app[ARRIVING] = Places(settings.bodies_arriving_max, "arriving")
     app[DRAINING] = asyncio.Event()
     app[REGISTRY] = CollectorRegistry()
+    app[GATES] = Gates(settings.in_flight_max, app[REGISTRY], first=first, target_s=settings.overload_delay_ms / 1000)
+    app[PATHS] = []
     for collector in (REQUESTS, FORWARDED, RETRIES):
         app[REGISTRY].register(collector)
     for path, handler in (("/livez", answer_livez), ("/readyz", answer_readyz), ("/metrics", answer_metrics)):
@@ -103,6 +116,8 @@ def build_app(settings: NodeSettings, credentials: Credentials) -> web.Applicati
 def add_route(app: web.Application, method: str, path: str, handler: Handler, *, guard: Guard) -> None:
     """Register a handler behind its guard."""
     app[GUARDS][handler] = guard
+    if not guard.open:
+        app[PATHS].append(Path(method, path, guard.rank))
     for name in ("GET", "HEAD") if method == "GET" else (method,):
         app.router.add_route(name, path, handler)
 
@@ -125,8 +140,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
                 principal = app[CREDENTIALS].principal(request.headers.get("Authorization"))
             request[PRINCIPAL] = principal
             _check(guard, request, principal)
-            if guard.takes_body:
-                request[BODY] = await read_payload(request, principal)
+            await _take_in(guard, request, principal)
             places = app[guard.places]
             places.take(principal)
             try:
@@ -135,6 +149,9 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
                 places.leave(principal)
     except Exception as error:  # noqa: BLE001 - the last resort is an answer too
         response = render_exception(request, error)
+    finally:
+        if PASS in request:
+            request[PASS].leave()
     if not response.prepared:
         sign(app, request, response)
         compress(request, response)
@@ -146,6 +163,19 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         label = request[PRINCIPAL].label if PRINCIPAL in request else None
         app[ACCESS].note(request, response, route=route, took_s=took_s, credential=label)
     return response
+
+
+async def _take_in(guard: Guard, request: web.Request, principal: Principal) -> None:
+    """Let a request in that the door has not, and read its body; `overloaded` comes before the body is looked at."""
+    gates = request.app[GATES]
+    if PASS not in request and not gates.node.admits(guard.rank):
+        raise ProblemError("overloaded", "this node has as much under way as it gets done in time")
+    if guard.takes_body:
+        request[BODY] = await read_payload(request, principal)
+    if PASS not in request:
+        request[PASS] = gates.enter(raised(guard.rank, request.get(BODY, b"")))
+    if guard.places is STREAMS:  # they stay, and wait for nothing
+        request[PASS].leave()
 
 
 def sign(app: web.Application, request: web.BaseRequest, response: web.StreamResponse) -> None:

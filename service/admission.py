@@ -1,0 +1,225 @@
+"""How much a node, or a shard, may have under way: as much as it gets done without a queue that stays.
+
+A limit follows the delay, as CoDel does (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012;
+RFC 8289): a queue does harm not when it is long for a moment, but when even the shortest wait of an interval is above
+the target. Then the limit falls by as much (halves at most), otherwise it grows by a tenth while it is pressed against
+(AIMD, as in Netflix' concurrency-limits). Classes share it as in WeChat's DAGOR (SoCC 2018): who is shed first finds it
+full first.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from shard_router.errors import ProblemError
+
+TARGET_S: Final = 0.02
+"""DAGOR's bound for the time in a queue. Tills wait for the whole answer, of which this is the smaller part."""
+INTERVAL_S: Final = 0.1
+"""CoDel's: long enough for what comes and goes in one batch."""
+LIMIT_MIN: Final = 64
+"""One batch of a lane: below it each command costs more, and nobody is answered sooner."""
+_GROWTH: Final = 1.1
+_CUT_MAX: Final = 0.5
+_PRESSED: Final = 0.8
+_SHARES: Final = (1.0, 0.85, 0.7, 0.55)
+"""Of the limit, for the first class of a node and the following ones."""
+_QUIET_INTERVALS: Final = 10
+_NOT_LOOKED_AT: Final = 2
+"""Whose credential is not known yet counts too: so many times the places, or one credential would fill the limit."""
+_LOOK_S: Final = 0.005
+_TURN_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+REFUSED: Final = Counter(
+    "loyalty_overload_refusals", "Requests refused because a limit was reached.", ["limit", "class"], registry=None
+)
+
+
+class Rank(IntEnum):
+    """Classes of requests; the first are shed last."""
+
+    SPEND = 0
+    """Spends, holds and returns: a customer stands at the till."""
+    EARN = 1
+    """Earns and the rest that changes something: a till can send them later."""
+    READ = 2
+    REPORT = 3
+    """Reads that can wait: history, lists."""
+
+
+class Gate:
+    """The limit of one thing. `enter` and `leave` count, `note` tells how long something waited.
+
+    `stuck_for` tells how long the oldest has waited, for intervals in which nothing gets done. `name` is a label.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limit_max: int,
+        *,
+        first: Rank = Rank.SPEND,
+        stuck_for: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.taken = 0
+        self.limit = float(limit_max)
+        self._limit_max, self._limit_min = limit_max, min(LIMIT_MIN, limit_max)
+        self._first = first
+        self.target_s = TARGET_S
+        self._stuck_for, self._clock = stuck_for, clock
+        self._least_s = math.inf
+        self._most_taken = 0
+        self._ends_at = clock() + INTERVAL_S
+        self._refused = 0
+        self._quiet = _QUIET_INTERVALS
+
+    def admits(self, rank: Rank) -> bool:
+        """Whether there is room for one more of a class; no is counted."""
+        now = self._clock()
+        if now >= self._ends_at:
+            self._turn(now)
+        if self.taken < self.limit * _SHARES[max(rank - self._first, 0)]:
+            return True
+        self._refused += 1
+        REFUSED.labels(self.name, rank.name.lower()).inc()
+        return False
+
+    def enter(self, rank: Rank) -> None:
+        """Take room; `overloaded` when there is none for this class. Whoever enters leaves, whatever happens."""
+        if not self.admits(rank):
+            raise ProblemError("overloaded", f"{self.name} has as much under way as it gets done in time")
+        self.taken += 1
+        self._most_taken = max(self._most_taken, self.taken)
+
+    def leave(self) -> None:
+        """Give room back."""
+        self.taken -= 1
+
+    def note(self, waited_s: float) -> None:
+        """Tell how long something that begins now has waited: of a batch, who waited least."""
+        now = self._clock()
+        if now >= self._ends_at:
+            self._turn(now)
+        self._least_s = min(self._least_s, waited_s)
+
+    def _turn(self, now: float) -> None:
+        """End an interval: follow what it has shown."""
+        waited_s = self._stuck_for() if self._least_s == math.inf else self._least_s
+        if waited_s > self.target_s:
+            base = min(self.limit, max(self._most_taken, self._limit_min))
+            self.limit = max(base * max(self.target_s / waited_s, _CUT_MAX), self._limit_min)
+        elif self._refused or self._most_taken >= self.limit * _PRESSED:
+            self.limit = min(self.limit * _GROWTH, self._limit_max)
+        self._tell()
+        self._least_s, self._most_taken, self._refused = math.inf, self.taken, 0
+        self._ends_at = now + INTERVAL_S
+
+    def _tell(self) -> None:
+        """Say once that refusing begins, and once that it is over."""
+        if self._refused and self._quiet >= _QUIET_INTERVALS:
+            structlog.get_logger().warning("overload_begins", limit=self.name, of=round(self.limit))
+        self._quiet = 0 if self._refused else self._quiet + 1
+        if self._quiet == _QUIET_INTERVALS:
+            structlog.get_logger().info("overload_is_over", limit=self.name)
+
+
+class Gates:
+    """The limits of a node: its own, and one for each shard that it works for."""
+
+    def __init__(
+        self,
+        limit_max: int,
+        registry: CollectorRegistry,
+        *,
+        first: Rank = Rank.SPEND,
+        target_s: float = TARGET_S,
+    ) -> None:
+        registry.register(REFUSED)
+        self._limits = Gauge("loyalty_overload_limit", "Requests that may be under way.", ["limit"], registry=registry)
+        self._taken = Gauge("loyalty_overload_under_way", "Requests that are.", ["limit"], registry=registry)
+        self._limit_max, self._first, self._target_s = _NOT_LOOKED_AT * limit_max, first, target_s
+        self._shards: dict[str, Gate] = {}
+        self.node = self._show(Gate("node", self._limit_max, first=first))
+        self.turns = Turns(self.node, registry)
+        self.shard_of: Callable[[bytes], str | None] = lambda _: None
+        """Names the shard here that a request not parsed yet most likely goes to; a node that has shards sets it."""
+
+    def of_shard(self, name: str, stuck_for: Callable[[], float]) -> Gate:
+        """The limit of a shard, made at the first time."""
+        if name not in self._shards:
+            gate = Gate(name, self._limit_max, first=self._first, stuck_for=stuck_for)
+            self._shards[name] = self._show(gate)
+        return self._shards[name]
+
+    def enter(self, rank: Rank, data: bytes = b"") -> "Pass":
+        """Let a request in, to its shard too where `data` shows it; `overloaded` when one has no room."""
+        self.turns.look()
+        shard = self._shards.get(self.shard_of(data) or "") if data else None
+        held = Pass(rank)
+        try:
+            if shard:
+                held.enter(shard)
+            held.enter(self.node)
+        except ProblemError:
+            held.leave()
+            raise
+        return held
+
+    def _show(self, gate: Gate) -> Gate:
+        gate.target_s = self._target_s
+        self._limits.labels(gate.name).set_function(lambda: gate.limit)
+        self._taken.labels(gate.name).set_function(lambda: gate.taken)
+        return gate
+
+
+class Turns:
+    """How long the event loop takes for a turn: so long lie requests in their sockets, where nobody sees them."""
+
+    def __init__(self, gate: Gate, registry: CollectorRegistry) -> None:
+        self._gate = gate
+        self._next_at = 0.0
+        self._seconds = Histogram(
+            "loyalty_loop_turn_seconds", "Turns of the event loop, some of them.", buckets=_TURN_BUCKETS_S,
+            registry=registry,
+        )  # fmt: skip
+
+    def look(self) -> None:
+        """Measure the turn that begins now, if the last look is some time ago."""
+        now = time.monotonic()
+        if now >= self._next_at:
+            self._next_at = now + _LOOK_S
+            asyncio.get_running_loop().call_soon(self._turned, now)
+
+    def _turned(self, began_at: float) -> None:
+        took_s = time.monotonic() - began_at
+        self._seconds.observe(took_s)
+        self._gate.note(took_s)
+
+
+class Pass:
+    """What one request holds of the limits."""
+
+    __slots__ = ("_held", "rank")
+
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
+        self._held: list[Gate] = []
+
+    def enter(self, gate: Gate) -> None:
+        """Enter one limit more, once."""
+        if gate not in self._held:
+            gate.enter(self.rank)
+            self._held.append(gate)
+
+    def leave(self) -> None:
+        """Leave them all; again does nothing."""
+        while self._held:
+            self._held.pop().leave()

@@ -1,0 +1,140 @@
+"""Too much to do: refused before anything is read, on a connection that stays usable; what nobody waits for is left."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.admission import LIMIT_MIN, TARGET_S
+from service.web import GATES
+from tests.command_node import running_command_node
+from tests.conftest import eventually
+from tests.engine import as_superuser
+from tests.http_node import Node, connection, read_answer, running_node
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncGenerator[Node]:
+    async with running_node(tmp_path) as running:
+        yield running
+
+
+def fill(node: Node, by: int) -> None:
+    node.app[GATES].node.taken += by
+
+
+@pytest.mark.parametrize("parts", ["whole", "head first", "never whole"])
+async def test_a_refusal_comes_before_the_body_and_leaves_the_connection_usable(node: Node, parts: str) -> None:
+    body = b'{"a": "b"}'
+    request = node.request(body)
+    head = request[: -len(body)]
+    async with connection(node.port) as (reader, writer), asyncio.timeout(20):
+        fill(node, 10_000)
+        writer.write(request if parts == "whole" else head)
+        answer = await read_answer(reader)
+        assert (answer.status, answer.json["code"], answer.headers["Retry-After"]) == (503, "overloaded", "1")
+        fill(node, -10_000)
+        if parts == "never whole":  # it is waited for no longer than the server lingers
+            assert await reader.read() == b""
+            return
+        writer.write(body if parts == "head first" else b"")
+        writer.write(request)
+        answer = await read_answer(reader)
+        assert (answer.status, answer.json) == (200, {"bytes": len(body)})
+    assert node.app[GATES].node.taken == 0
+
+
+async def test_what_is_refused_at_the_door_never_reaches_the_parser(node: Node) -> None:
+    assert node.runner.server is not None
+    fill(node, 10_000)
+    for _ in range(20):
+        assert (await node.send(node.request(b"{}"))).status == 503
+    assert node.runner.server.requests_count == 0
+    fill(node, -10_000)
+    assert (await node.send(node.request(b"{}"))).status == 200
+    assert node.runner.server.requests_count == 1
+
+
+async def test_probes_are_answered_whatever_there_is_to_do(node: Node) -> None:
+    fill(node, 10_000)
+    assert (await node.send(b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n")).status == 200
+    fill(node, -10_000)
+
+
+async def test_bytes_of_a_body_that_look_like_a_request_are_none(node: Node) -> None:
+    """Answered by the door they would give the connection one answer more than it has requests."""
+    inner = node.request(b"{}")
+    request = node.request(b" " * 20 + inner)
+    async with connection(node.port) as (reader, writer), asyncio.timeout(5):
+        fill(node, 10_000)
+        writer.write(request[: -len(inner)])
+        assert (await read_answer(reader)).status == 503
+        writer.write(inner)
+        fill(node, -10_000)
+        for _ in range(20):
+            await asyncio.sleep(0)  # the node reads in this loop
+        writer.write(node.request(b"{}", target="/thing", method="GET"))
+        assert (await read_answer(reader)).json == {"query": {}}
+
+
+@asynccontextmanager
+async def held_table(dsn: str) -> AsyncGenerator[None]:
+    """A shard that does nothing: whoever reads an account waits."""
+    holder: Any = await asyncpg.connect(as_superuser(dsn))
+    try:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await holder.close()
+
+
+async def test_a_shard_that_does_nothing_is_given_a_batch_to_do_and_the_others_are_refused(
+    database: str, tmp_path: Path
+) -> None:
+    async with running_command_node(database, tmp_path, deadline_ms=30_000) as node:
+        member = (await node.enrol())["member_id"]
+        gate = node.inner.lanes_of("eu-1").gate
+        gate.target_s = TARGET_S
+        async with held_table(database):
+            asking = [asyncio.create_task(node.give(member, 1)) for _ in range(LIMIT_MIN + 20)]
+
+            async def refused() -> bool:
+                asking.append(asyncio.create_task(node.give(member, 1)))
+                return gate.limit == LIMIT_MIN and any(task.done() for task in asking)
+
+            await eventually(refused)
+        answers = await asyncio.gather(*asking)
+        codes = {answer.code for answer in answers if answer.status != 201}
+        done = sum(answer.status == 201 for answer in answers)
+        assert codes == {"overloaded"}
+        assert done >= LIMIT_MIN
+        assert gate.taken == 0
+        reply = await node.give(member, 1)
+        assert reply.json["account"]["balance"]["available"] == done + 1
+
+
+async def test_a_command_whose_asker_has_gone_is_not_begun(database: str, tmp_path: Path) -> None:
+    async with running_command_node(database, tmp_path) as node:
+        member = (await node.enrol())["member_id"]
+        lanes = node.inner.lanes_of("eu-1")
+        async with held_table(database):
+            first = asyncio.create_task(node.give(member, 1))  # begins, and waits for the table
+            gone = asyncio.create_task(node.give(member, 10))
+
+            async def waits() -> bool:
+                return lanes.gate.taken == 2 and lanes.oldest_waited_s() > 0
+
+            await eventually(waits)
+            gone.cancel()
+            with suppress(asyncio.CancelledError):
+                await gone
+            for _ in range(20):
+                await asyncio.sleep(0)  # the node reads in this loop
+        assert (await first).status == 201
+        reply = await node.give(member, 100)
+        assert reply.json["account"]["balance"]["available"] == 101
