@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 from prometheus_client import CollectorRegistry
 
+from benchmarks.peer import scratch
 from command.envelope import Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.migrate import migrate
@@ -47,7 +47,6 @@ SIZES: Final = ((1, 1500), (8, 250), (64, 50))
 _FOLDER: Final = Path(__file__).parent
 _STATEMENTS: Final = load_statements(_FOLDER / "ratio.sql")
 _PROGRAM: Final = _FOLDER.parent / "rules" / "main_street.toml"
-_SCRATCH: Final = "loyalty_bench_scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +156,13 @@ async def _store(dsn: str) -> AsyncGenerator[tuple[Store, ProgramCache]]:
 
 async def main(server: str) -> None:
     """Measure on a scratch database of a server, and print the table."""
-    admin = await asyncpg.connect(server)
-    dsn = urlunsplit(urlsplit(server)._replace(path=f"/{_SCRATCH}"))
-    try:
-        await admin.execute(_STATEMENTS["scratch_drop"])
-        await admin.execute(_STATEMENTS["scratch_create"])
+    async with scratch(server) as (dsn, _):
         await migrate(dsn)
         for cost in await measure(dsn):
             sys.stdout.write(
                 f"batch of {cost.size:2}: node {cost.node_us:6.1f} us, backend {cost.backend_us:6.1f} us, "
                 f"WAL {cost.wal_bytes:5.0f} bytes\n"
             )
-    finally:
-        await admin.execute(_STATEMENTS["scratch_drop"])
-        await admin.close()
 
 
 if __name__ == "__main__":

@@ -168,8 +168,7 @@ class Course:
     @asynccontextmanager
     async def _streams(self) -> AsyncGenerator[None]:
         members = list(islice(self.workload.members, self.scenario.traffic.streams))
-        query = {name: clients.query for name, clients in self.workload.deployment.regions.items()}
-        async with Streams(query, members, self.workload.witness):
+        async with Streams(self.workload.deployment, members, self.workload.witness):
             yield
 
     @asynccontextmanager

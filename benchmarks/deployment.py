@@ -1,7 +1,8 @@
 """The system under load as a client sees it: the nodes of each region, and credentials."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -18,12 +19,22 @@ class DeploymentError(Exception):
     """A deployment that cannot be put under load; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
 class RegionClients:
-    """Clients of one region's command and query node."""
+    """Clients of one region's nodes. A request goes to the next node of its side, as behind any balancer."""
 
-    command: Client
-    query: Client
+    def __init__(self, commands: Sequence[Client], queries: Sequence[Client]) -> None:
+        self.clients = [*commands, *queries]
+        self._commands, self._queries = itertools.cycle(commands), itertools.cycle(queries)
+
+    @property
+    def command(self) -> Client:
+        """The next command node's."""
+        return next(self._commands)
+
+    @property
+    def query(self) -> Client:
+        """The next query node's."""
+        return next(self._queries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +49,25 @@ class Deployment:
         key = status["keys"]["admin"]  # any other credential has a quarter of a node's places at most
         rows: dict[str, Any] = status["regions"]
         return cls(
-            {name: RegionClients(Client(row["command"], key), Client(row["query"], key)) for name, row in rows.items()}
+            {
+                name: RegionClients(
+                    [Client(url, key) for url in row["command_nodes"]], [Client(url, key) for url in row["query_nodes"]]
+                )
+                for name, row in rows.items()
+            }
         )
 
     @classmethod
     async def of_urls(cls, urls: Iterable[str], key: str) -> Self:
         """From node addresses in any order: each is asked which region it serves and which side it is."""
         found = await asyncio.gather(*(_ask(Client(url.rstrip("/"), key)) for url in urls))
-        commands = {region: client for client, region, paths in found if "post" in paths.get(_PURCHASES, ())}
-        queries = {region: client for client, region, paths in found if "get" in paths.get(_ACCOUNT, ())}
-        regions = {name: RegionClients(client, queries[name]) for name, client in commands.items() if name in queries}
+        commands, queries = dict[str, list[Client]](), dict[str, list[Client]]()
+        for client, region, paths in found:
+            if "post" in paths.get(_PURCHASES, ()):
+                commands.setdefault(region, []).append(client)
+            if "get" in paths.get(_ACCOUNT, ()):
+                queries.setdefault(region, []).append(client)
+        regions = {name: RegionClients(clients, queries[name]) for name, clients in commands.items() if name in queries}
         if not regions:
             raise DeploymentError("--target needs a command node and a query node of at least one region")
         return cls(regions)
@@ -69,9 +89,9 @@ class Deployment:
 
     def close(self) -> None:
         """Close the connections."""
-        for clients in self.regions.values():
-            clients.command.close()
-            clients.query.close()
+        for region in self.regions.values():
+            for client in region.clients:
+                client.close()
 
 
 async def _ask(client: Client) -> tuple[Client, str, dict[str, Any]]:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-import orjson
-
 from benchmarks.witness import Balance, Witness, change_of
 
 CommandKind = Literal["purchase", "basket", "return", "hold", "redemption"]
@@ -56,10 +54,6 @@ class Order:
     path: str
     body: dict[str, Any]
     learn: Callable[[dict[str, Any], Witness], None]
-
-    def rendered(self) -> bytes:
-        """The body as sent."""
-        return orjson.dumps(self.body)
 
 
 @dataclass(slots=True)

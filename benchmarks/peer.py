@@ -18,7 +18,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
-import orjson
 from redis.asyncio import Redis
 
 from benchmarks.cpu import BACKEND, cpu_seconds
@@ -64,7 +63,7 @@ async def measure_pgbench(peers: Peers, duration_s: float, *, clients: int = PGB
     if peers.primary is None or peers.pgbench is None:
         raise LookupError("no primary or no pgbench at hand (LOYALTY_PG_BIN)")
     processes = {"postgres": peers.postgres} if peers.postgres else {}
-    async with _scratch(peers.primary, "scratch_schema") as (dsn, durability):
+    async with scratch(peers.primary, "scratch_schema") as (dsn, durability):
         before = cpu_seconds(processes)
         output = await _output(
             str(peers.pgbench), "-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2)),
@@ -77,7 +76,7 @@ async def measure_pgbench(peers: Peers, duration_s: float, *, clients: int = PGB
 
 
 @asynccontextmanager
-async def _scratch(primary: str, schema: str) -> AsyncGenerator[tuple[str, str]]:
+async def scratch(primary: str, schema: str | None = None) -> AsyncGenerator[tuple[str, str]]:
     """A fresh database beside ours on the same server: its DSN and the durability in force there."""
     dsn = urlunsplit(urlsplit(primary)._replace(path=f"/{_SCRATCH}"))
     admin = await asyncpg.connect(primary)
@@ -85,10 +84,11 @@ async def _scratch(primary: str, schema: str) -> AsyncGenerator[tuple[str, str]]
         await admin.execute(_STATEMENTS["scratch_drop"])
         await admin.execute(_STATEMENTS["scratch_create"])
         try:
-            scratch = await asyncpg.connect(dsn)
-            await scratch.execute({**_STATEMENTS, **NAIVE}[schema])
-            durability = str(await scratch.fetchval(_STATEMENTS["durability"]))
-            await scratch.close()
+            database = await asyncpg.connect(dsn)
+            if schema is not None:
+                await database.execute({**_STATEMENTS, **NAIVE}[schema])
+            durability = str(await database.fetchval(_STATEMENTS["durability"]))
+            await database.close()
             yield dsn, durability
         finally:
             await admin.execute(_STATEMENTS["scratch_drop"])
@@ -119,14 +119,13 @@ async def measure_naive(peers: Peers, duration_s: float) -> Peak:
     """Purchases of one line from one aiohttp process with one asyncpg transaction each, on the same server."""
     if peers.primary is None:
         raise LookupError("no primary at hand")
-    async with _scratch(peers.primary, "naive_schema") as (dsn, _), _serving("benchmarks.naive", dsn) as (port, pid):
+    async with scratch(peers.primary, "naive_schema") as (dsn, _), _serving("benchmarks.naive", dsn) as (port, pid):
         client = Client(f"http://127.0.0.1:{port}", "none")
 
         async def shoot(number: int) -> str:
             line = {"sku": "milk", "quantity": 1, "amount": 129, "category": "dairy"}
             body = {"store": "naive", "till": "1", "receipt": str(number), "currency": "EUR", "lines": [line]}
-            headers = {"Idempotency-Key": f"naive-{number}"}
-            return await _code(client, client.request("POST", "/earn", headers, orjson.dumps(body)))
+            return await _code(client, client.command("/earn", body, key=f"naive-{number}"))
 
         processes = {"naive-command": pid} | ({"postgres": peers.postgres} if peers.postgres else {})
         peak = await _peak(shoot, processes, duration_s)

@@ -18,7 +18,7 @@ import orjson
 from benchmarks.board import Board
 from benchmarks.deployment import Deployment
 from benchmarks.history import Event, Purchase
-from benchmarks.wire import Answer, Client, WireError
+from benchmarks.wire import Answer, Client, WireError, exchange
 
 LANES: Final = 64
 _LANE_BACKLOG: Final = 32
@@ -180,7 +180,7 @@ class Replay:
         give_up_at = time.monotonic() + self._plan.retry_for_s
         backoff_s = _BACKOFF_FIRST_S
         while True:
-            answer, code = await _attempt(client, path, body, key=key)
+            answer, code = await exchange(client, client.command(path, body, key=key))
             if answer is not None and not _retryable(answer):
                 self._window.succeeded()
                 return answer, code
@@ -254,14 +254,6 @@ def version_of(answer: Answer) -> int:
     """The version an answer's ETag (`W/"7"`) names, 0 without one."""
     digits = (answer.header("ETag") or "").removeprefix("W/").strip('"')
     return int(digits) if digits.isdigit() else 0
-
-
-async def _attempt(client: Client, path: str, body: dict[str, Any], *, key: str) -> tuple[Answer | None, str]:
-    try:
-        answer = await client.post(path, body, key=key)
-    except WireError as error:
-        return None, error.kind
-    return answer, answer.code
 
 
 def _retryable(answer: Answer) -> bool:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from benchmarks.deployment import Deployment
 from benchmarks.order import BenchMember
-from benchmarks.wire import Client
 from benchmarks.witness import Witness
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -19,7 +19,7 @@ _EVENT_ID: Final = b"id: "
 class Streams:
     """Streams of some members, open for the length of the block."""
 
-    query: dict[str, Client]
+    deployment: Deployment
     members: Sequence[BenchMember]
     witness: Witness
     events: int = 0
@@ -47,7 +47,7 @@ class Streams:
         self.ended += 1
 
     async def _listen(self, member: BenchMember, opened: "asyncio.Queue[None]") -> None:
-        client = self.query[member.region]
+        client = self.deployment.regions[member.region].query
         tls = ssl.create_default_context() if client.is_tls else None
         reader, writer = await asyncio.open_connection(client.host, client.port, ssl=tls)
         try:

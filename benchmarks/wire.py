@@ -78,9 +78,13 @@ class Client:
         """The answer to a GET; WireError when there is none."""
         return await self.send(self.request("GET", path, headers or {}))
 
+    def command(self, path: str, document: object, *, key: str) -> bytes:
+        """The bytes of a command with this Idempotency-Key."""
+        return self.request("POST", path, {"Idempotency-Key": key}, orjson.dumps(document))
+
     async def post(self, path: str, document: object, *, key: str) -> Answer:
         """The answer to a command with this Idempotency-Key; WireError when there is none (its outcome is unknown)."""
-        return await self.send(self.request("POST", path, {"Idempotency-Key": key}, orjson.dumps(document)))
+        return await self.send(self.command(path, document, key=key))
 
     async def send(self, request: bytes, *, timeout_s: float = TIMEOUT_S) -> Answer:
         """The answer to a rendered request; WireError when there is none."""

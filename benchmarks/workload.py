@@ -140,9 +140,8 @@ class Workload:
     def rendered(self, region: str, count: int) -> list[Callable[[], Coroutine[Any, Any, str]]]:
         """Purchases of members of one region, rendered now and sent when called."""
         members = [member for member in self.members if member.region == region]
-        client = self.deployment.regions[region].command
 
-        async def send(order: Order, member: BenchMember, request: bytes) -> str:
+        async def send(client: Client, order: Order, member: BenchMember, request: bytes) -> str:
             answer, code = await exchange(client, request)
             if answer is not None and code == "ok":
                 self._learn(order, member, answer)
@@ -150,7 +149,8 @@ class Workload:
 
         def one(member: BenchMember) -> Callable[[], Coroutine[Any, Any, str]]:
             order = self._till.order("purchase", member, self._random.choice(self.stores[region]))
-            return partial(send, order, member, self._render(client, order))
+            client = self.deployment.regions[region].command
+            return partial(send, client, order, member, self._render(client, order))
 
         return [one(members[number % len(members)]) for number in range(count)]
 
@@ -200,8 +200,7 @@ class Workload:
         return document
 
     def _render(self, client: Client, order: Order) -> bytes:
-        headers = {"Idempotency-Key": f"bench-{self.run_id}-{next(self._keys)}"}
-        return client.request("POST", order.path, headers, order.rendered())
+        return client.command(order.path, order.body, key=f"bench-{self.run_id}-{next(self._keys)}")
 
     async def _twice(self, client: Client, request: bytes) -> tuple[Answer | None, str]:
         """The answer to one command sent twice at the same time."""

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.board import Board
 from benchmarks.course import Stage
+from benchmarks.deployment import Deployment
 from benchmarks.history import HistoryError, read_json_lines
 from benchmarks.load import Run, Samples
 from benchmarks.ratio import Row, with_ratios
@@ -95,6 +96,13 @@ async def test_nobody_there_is_a_connect_error() -> None:
     with pytest.raises(WireError) as raised:
         await Client(url, "key").get("/")
     assert raised.value.kind == "connect"
+
+
+def test_every_node_of_a_region_has_its_turn() -> None:
+    nodes = {"command_nodes": ["http://c1", "http://c2"], "query_nodes": ["http://q1", "http://q2", "http://q3"]}
+    eu = Deployment.of_status({"keys": {"admin": "key"}, "regions": {"eu": nodes}}).regions["eu"]
+    assert [eu.command.base_url for _ in range(3)] == ["http://c1", "http://c2", "http://c1"]
+    assert {eu.query.base_url for _ in range(3)} == set(nodes["query_nodes"])
 
 
 def test_an_answer_without_a_problem_document_is_named_by_its_status() -> None:
