@@ -25,7 +25,6 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align
   font-variant-numeric: tabular-nums; vertical-align: top }
 th { font-weight: 600; color: var(--quiet) } th.text, td.text { text-align: left; overflow-wrap: normal }
 th { overflow-wrap: normal }
-@media (max-width: 480px) { body { padding: 12px } th, td { padding: .25rem .35rem } svg text { font-size: 17px } }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px }
 figure { margin: 0 } figcaption { color: var(--quiet); font-size: .87rem }
 svg { width: 100%; height: auto; display: block }
@@ -33,6 +32,7 @@ svg text { fill: var(--quiet); font: 11px system-ui, sans-serif } .grid { stroke
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round } .thin { stroke-width: 1.2; stroke-dasharray: 4 3 }
 .limit { stroke-width: 1.6; stroke-dasharray: 2 4 }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 .9em }
+@media (max-width: 480px) { body { padding: 12px } th, td { padding: .25rem .35rem } svg text { font-size: 17px } }
 """
 
 

@@ -103,7 +103,7 @@ def document(
         "machine": machine(),
         "versions": versions(),
         "settings": dict(settings),
-        "void": [reason for stage in stages for reason in stage.void],
+        "void": [f"{stage.name}: {reason}" for stage in stages for reason in stage.void],
         "targets": [{"met": finding.met, "text": finding.text} for finding in findings],
         "stages": [_stage(stage) for stage in stages],
         "ratios": list(ratios),
