@@ -6,6 +6,7 @@ noise. With one run on a side it says nothing about how runs differ, and the tab
 """
 
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,9 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse` or `noise`."""
+        """`better`, `worse` or `noise`; `one value` where there is nothing to draw from."""
+        if self.low == -math.inf:
+            return "one value"
         if self.low <= 1 <= self.high:
             return "noise"
         return "better" if (self.low > 1) == self.higher_is_better else "worse"
@@ -75,7 +78,9 @@ def compare_runs(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]])
     figures, others = _figures(a), _figures(b)
     for what, (values, higher_is_better) in figures.items():
         if what in others:
-            low, high = _interval(lambda side: _median(chance.choices(side, k=len(side))), values, others[what][0])
+            low, high = -math.inf, math.inf
+            if min(len(values), len(others[what][0])) > 1:
+                low, high = _interval(lambda side: _median(chance.choices(side, k=len(side))), values, others[what][0])
             first, second = _median(values), _median(others[what][0])
             differences.append(Difference(what, first, second, low, high, higher_is_better))
     if not differences:
@@ -94,7 +99,8 @@ def table(differences: Sequence[Difference], *, runs: tuple[int, int]) -> Table:
     shown.add_column("")
     for one in differences:
         ratio = f"{one.b / one.a:.2f}" if one.a else "-"
-        shown.add_row(one.what, f"{one.a:,.2f}", f"{one.b:,.2f}", ratio, f"{one.low:.2f}-{one.high:.2f}", one.verdict)
+        interval = f"{one.low:.2f}-{one.high:.2f}" if math.isfinite(one.low) else "-"
+        shown.add_row(one.what, f"{one.a:,.2f}", f"{one.b:,.2f}", ratio, interval, one.verdict)
     return shown
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -196,21 +197,22 @@ async def measure_wrk(client: Client, path: str, duration_s: float) -> Peak:
     tool = shutil.which("wrk")
     if tool is None:
         raise LookupError("no wrk on the PATH")
-    seconds = f"{max(int(duration_s), 1)}s"
-    command = (tool, "-t1", f"-c{WORKERS}", f"-d{seconds}", "-s", "/dev/stdin", client.base_url + path)
-    output = await _output(*command, stdin=client.wrk_script())
+    with tempfile.NamedTemporaryFile(suffix=".lua") as script:  # readable by its owner only; each thread reads it
+        script.write(client.wrk_script())
+        script.flush()
+        seconds = f"{max(int(duration_s), 1)}s"
+        output = await _output(tool, "-t1", f"-c{WORKERS}", f"-d{seconds}", "-s", script.name, client.base_url + path)
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
     if failed is not None:
         raise ValueError(f"{failed[1]} answers were no success")
     return Peak(_figure(r"Requests/sec:\s+([0-9.]+)", output), f"wrk, 1 thread, {WORKERS} connections, one member", {})
 
 
-async def _output(*command: str, stdin: bytes = b"") -> str:
+async def _output(*command: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        env=dict(os.environ),
-    )  # fmt: skip
-    output, _ = await process.communicate(stdin)
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=dict(os.environ)
+    )
+    output, _ = await process.communicate()
     return output.decode("utf-8", "replace")
 
 

@@ -37,7 +37,7 @@ def document(measured: Measured, table: Table, *, source: str) -> dict[str, Any]
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cdc": source,
-        "machine": machine(),
+        "machine": {name: value for name, value in machine().items() if name != "system"},
         "versions": versions(),
         "bare_per_s": bare_per_s,
         "scale": scale,

@@ -121,7 +121,7 @@ class Client:
         return self._tls is not None
 
     def wrk_script(self) -> bytes:
-        """What wrk is told on its standard input, so that the credential stands in no list of processes."""
+        """What wrk is told in a file, so that the credential stands in no list of processes."""
         return f'wrk.headers["Authorization"] = "Bearer {self._credential}"\n'.encode()
 
     def close(self) -> None:

@@ -1,13 +1,17 @@
 """What stands beside ours in a benchmark is measured on servers with users, and a failure is told in its row."""
 
 import os
+import shutil
 
 import asyncpg
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from benchmarks.cpu import BACKEND
-from benchmarks.peer import Peers, find_pgbench, measure_naive, measure_pgbench, measure_valkey
+from benchmarks.peer import Peers, find_pgbench, measure_naive, measure_pgbench, measure_valkey, measure_wrk
 from benchmarks.ratio import told
+from benchmarks.wire import Client
 from tests import engine
 from tests.engine import PostgresServer
 from tests.query_servers import own_valkey
@@ -41,6 +45,24 @@ async def test_the_naive_service_answers_every_purchase(postgres_server: Postgre
     assert peak.how.endswith("connections")  # else it names what failed
     assert peak.cpu_us["node"] > 0
     assert BACKEND in peak.cpu_us
+
+
+async def test_wrk_shows_the_credential_to_the_server() -> None:
+    if shutil.which("wrk") is None:
+        pytest.skip("no wrk on the PATH")
+    seen: set[str] = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.add(request.headers.get("Authorization", ""))
+        return web.Response(text="ok")
+
+    app = web.Application()
+    app.router.add_get("/account", answer)
+    async with TestServer(app) as server:
+        client = Client(str(server.make_url("")).rstrip("/"), "the-key")
+        peak = await measure_wrk(client, "/account", duration_s=1)
+    assert peak.per_s > 0
+    assert seen == {"Bearer the-key"}
 
 
 async def test_a_peer_that_is_not_there_has_a_row_that_says_why() -> None:

@@ -42,6 +42,7 @@ def test_of_rates_more_is_better() -> None:
 
     assert verdicts(rates(0.5, 0.51, 0.52), rates(0.8, 0.81, 0.82)) == ["better"]
     assert verdicts(rates(0.8, 0.81, 0.82), rates(0.5, 0.51, 0.52)) == ["worse"]
+    assert verdicts(rates(0.8), rates(0.5, 0.51, 0.52)) == ["one value"]
     assert Difference("x", 1, 1, low=0.9, high=1.1).verdict == "noise"
 
 
