@@ -160,15 +160,24 @@ def status(*, data: Data = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(*, data: Data = None, as_json: Json = False) -> None:
+def verify(
+    *,
+    every: Annotated[
+        bool, typer.Option("--all", help="Fold every member again, not only those who changed since a clean run.")
+    ] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
     """Check the promises on the data at rest; exit 1 when one is broken."""
     from cluster.running import running_topology  # noqa: PLC0415
     from cluster.verdict import render_verdict, verdict_document  # noqa: PLC0415
-    from verify.verify import verify as verify_promises  # noqa: PLC0415
+    from verify.verify import verify_side_by_side  # noqa: PLC0415
 
     documents = Documents(_plan(data=data).data)
     asyncio.run(running_topology(documents.topology))
-    findings = asyncio.run(verify_promises(documents.topology, documents.logins()))
+    findings = asyncio.run(
+        verify_side_by_side(documents.topology, documents.logins(), documents.verified(), every=every)
+    )
     if as_json:
         sys.stdout.write(json.dumps(verdict_document(findings), indent=2) + "\n")
     else:

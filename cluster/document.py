@@ -82,6 +82,12 @@ class Documents:
         """The logins of a projector, who makes its own slot; likewise."""
         return read_logins(self.secrets, "projector", "projector") if self.secrets.is_dir() else Logins()
 
+    def verified(self) -> Path:
+        """Folder of what `loyalty verify` has seen of each member, made when it is missing."""
+        folder = self.data / "verified"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     @property
     def door(self) -> Path:
         """Folder of what the front door reads and writes."""

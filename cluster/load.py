@@ -36,7 +36,7 @@ from cluster.run_file import locked
 from cluster.status import StatusReport, read_status
 from cluster.system import DEFAULT_PROGRAM
 from cluster.verdict import render_verdict
-from verify.verify import verify
+from verify.verify import verify_side_by_side
 
 KEY_VARIABLES = ("LOYALTY_SERVICE_KEY", "LOYALTY_ADMIN_KEY", "LOYALTY_POS_KEY")
 
@@ -147,7 +147,7 @@ def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Conso
     board, status = uvloop.run(post())
     with console.status("verifying every promise on the data at rest …"):
         documents = Documents(plan.data)
-        findings = asyncio.run(verify(documents.topology, documents.logins()))
+        findings = asyncio.run(verify_side_by_side(documents.topology, documents.logins(), documents.verified()))
     console.print(render_verdict(findings))
     if stays and board.last_member is not None:
         _invite(status, board.last_member, console)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
+from operator import sub
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,7 @@ from rules.program import Program, parse_program
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology
 from verify.finding import Finding
+from verify.memory import Counts
 from verify.stream import Row, attempt, parsed
 
 READABLE: Final = "every stored document can be read"
@@ -107,6 +109,28 @@ class Books:
 
     def __getitem__(self, check: str) -> Finding:
         return self.findings[check]
+
+    @property
+    def faults(self) -> int:
+        """All faults so far."""
+        return sum(finding.violations for finding in self.findings.values())
+
+    def counts(self) -> Counts:
+        """What was checked and redeemed so far."""
+        return Counts(tuple(finding.checked for finding in self.findings.values()), Counter(self.redeemed))
+
+    def counts_since(self, before: Counts) -> Counts:
+        """What was checked and redeemed since; what was given back counts below zero."""
+        redeemed = {
+            reward: n for reward in self.redeemed if (n := self.redeemed[reward] - before.redeemed.get(reward, 0))
+        }
+        return Counts(tuple(map(sub, self.counts().checked, before.checked)), redeemed)
+
+    def count(self, counts: Counts) -> None:
+        """Take in what was checked and redeemed before."""
+        for finding, checked in zip(self.findings.values(), counts.checked, strict=True):
+            finding.checked += checked
+        self.redeemed.update(counts.redeemed)
 
     def read_programs(self, rows: Iterable[Row]) -> None:
         """Read the programs of the shard; one that cannot be read is a fault."""

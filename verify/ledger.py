@@ -1,6 +1,7 @@
 """Holds the rows of every member of a primary against the fold of his journal, member by member in one pass."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -31,30 +32,71 @@ from verify.books import (
 from verify.counted import REDEEMED, check_counted
 from verify.entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_ruling, check_shown
 from verify.finding import Finding
+from verify.memory import Memory, fingerprint
 from verify.purchase import check_purchases, check_receipts
 from verify.stream import STATEMENTS, Row, Rows, attempt, merged, parsed
 
 _STATE: Final = ("lots", "holds", "redemptions", "tier", "status")
 _BUCKETS: Final = ("spent", "expired", "debt", "issued", "available", "pending", "held")
+_DIGESTS_AT_ONCE: Final = 5_000
+_MEMBERS_AT_ONCE: Final = 500
 _STREAMS: Final = ("accounts", "members", "journal", "purchases", "receipts", "identifiers", "answers")
 
 
-async def check_ledger(connection: Any, shard: str, topology: Topology) -> list[Finding]:
-    """Check every member of one server inside the caller's snapshot."""
+async def check_ledger(
+    connection: Any, shard: str, topology: Topology, known: Path | None = None, *, every: bool = True
+) -> list[Finding]:
+    """Check the members of one server inside the caller's snapshot.
+
+    `known` is the file of what the last clean run has seen (see memory.py); `every` member is folded all the same.
+    """
     books = Books(shard, topology)
-    books.read_programs(await connection.fetch(STATEMENTS["programs"]))
+    programs = await connection.fetch(STATEMENTS["programs"])
+    books.read_programs(programs)
     books.incarnation = await connection.fetchval(STATEMENTS["incarnation"])
-    async for member_id, rows in merged([Rows(connection, stream, "member_id") for stream in _STREAMS]):
-        accounts, members, journal, purchases, receipts, identifiers, answers = rows
-        account, member = _only(accounts), _only(members)
-        one = MemberRows(member_id, account, member, journal, purchases, receipts, identifiers, answers)
+    place = topology.document.shards[shard].slots, sorted(topology.region_of_number.items())
+    memory = Memory(known, fingerprint([tuple(row) for row in programs], books.incarnation, place))
+    try:
+        await _check_members(connection, books, memory, every=every)
+        await _check_rest(connection, books)
+        memory.save()
+    finally:
+        memory.close()
+    return list(books.findings.values())
+
+
+async def _check_members(connection: Any, books: Books, memory: Memory, *, every: bool) -> None:
+    """Fold who is not known as they are now; those who are known count as they did."""
+    cursor = await connection.cursor(STATEMENTS["member_digests"])
+    while rows := await cursor.fetch(_DIGESTS_AT_ONCE):
+        memory.compare([tuple(row) for row in rows])
+    changed = memory.changed()
+    if memory.members == 0 or every:
+        await _fold(connection, books, memory, None)
+        return
+    for counts in memory.unchanged():
+        books.count(counts)
+    for first in range(0, len(changed), _MEMBERS_AT_ONCE):
+        await _fold(connection, books, memory, changed[first : first + _MEMBERS_AT_ONCE])
+
+
+async def _fold(connection: Any, books: Books, memory: Memory, members: list[int] | None) -> None:
+    """Check these members, or all; who is without fault is remembered."""
+    streams = [Rows(connection, stream, "member_id", members=members) for stream in _STREAMS]
+    async for member_id, rows in merged(streams):
+        accounts, found, journal, purchases, receipts, identifiers, answers = rows
+        one = MemberRows(member_id, _only(accounts), _only(found), journal, purchases, receipts, identifiers, answers)
+        before, faults = books.counts(), books.faults
         check_member(books, one)
+        memory.remember(member_id, books.counts_since(before) if books.faults == faults else None)
+
+
+async def _check_rest(connection: Any, books: Books) -> None:
     for row in await connection.fetch(STATEMENTS["answers_of_nothing"]):
         books[ANSWERS].fault(f"key {row['key']}: a yes that names no entry")
     for row in await connection.fetch(STATEMENTS["answers_out_of_place"]):
         books[ANSWERS].fault(f"key {row['key']} of {row['credential']}: in the name space of others")
     _check_stock(books, await connection.fetch(STATEMENTS["stock"]))
-    return list(books.findings.values())
 
 
 def _only(rows: list[Row]) -> Row | None:

@@ -22,11 +22,19 @@ Result = TypeVar("Result")
 
 
 class Rows:
-    """What a statement reads inside the caller's transaction, ordered by the columns of its key."""
+    """What a statement reads inside the caller's transaction, ordered by the columns of its key.
 
-    def __init__(self, connection: Any, statement: str, *key: str) -> None:
+    `members`: only what is under these ids, for a statement that gives a `member_id`.
+    """
+
+    def __init__(self, connection: Any, statement: str, *key: str, members: list[int] | None = None) -> None:
         self._connection = connection
         self._statement = STATEMENTS[statement]
+        self._arguments: tuple[list[int], ...] = ()
+        if members is not None:
+            stream = f"({self._statement.rstrip().removesuffix(';')}) AS stream"
+            self._statement = STATEMENTS["of_members"].replace("FROM stream", f"FROM {stream}")
+            self._arguments = (members,)
         self._key = itemgetter(*key)
         self._cursor: Any = None
         self._rows: list[Row] = []
@@ -48,7 +56,7 @@ class Rows:
 
     async def _fetch(self) -> None:
         if self._cursor is None:
-            self._cursor = await self._connection.cursor(self._statement)
+            self._cursor = await self._connection.cursor(self._statement, *self._arguments)
         self._rows = await self._cursor.fetch(ROWS_AT_ONCE)
         self._at = 0
 

@@ -6,8 +6,11 @@ standby may be a moment behind: it is asked again for some seconds before it cou
 """
 
 import asyncio
+import multiprocessing
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -35,21 +38,66 @@ STANDBY_PATIENCE_S: Final = 10.0
 _RETRY_S: Final = 0.25
 
 
-async def verify(topology_path: Path, logins: Logins = NOBODY) -> list[Finding]:
-    """Check every shard of a topology; what cannot be reached or read is a violation too."""
+async def verify(topology_path: Path, logins: Logins = NOBODY, known: Path | None = None) -> list[Finding]:
+    """Check every shard of a topology, one after the other; what cannot be reached or read is a violation too.
+
+    With `known`, a folder that exists, only members who changed since the last clean run are folded (see memory.py).
+    """
+    async with _pools(topology_path, logins) as (watch, pools):
+        findings: list[Finding] = []
+        for shard in watch.current.document.shards:
+            seen = known / shard if known else None
+            findings += await _check_shard(watch, pools, shard, seen, every=known is None)
+        return findings + await _readable(_check_across(watch, pools), "all primaries at once", ALL)
+
+
+async def verify_side_by_side(
+    topology_path: Path, logins: Logins, known: Path, *, every: bool = False
+) -> list[Finding]:
+    """The same with a process for each shard, as many at once as there are cores.
+
+    `every` member is folded all the same, and seen anew.
+    """
+    shards = list(TopologyWatch(topology_path, logins).current.document.shards)
+    loop = asyncio.get_running_loop()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(len(shards), os.cpu_count() or 1), context) as workers:
+        work = [
+            loop.run_in_executor(workers, _check_shard_alone, topology_path, logins, shard, known / shard, every)
+            for shard in shards
+        ]
+        findings = [finding for found in await asyncio.gather(*work) for finding in found]
+    async with _pools(topology_path, logins) as (watch, pools):
+        return findings + await _readable(_check_across(watch, pools), "all primaries at once", ALL)
+
+
+def _check_shard_alone(topology_path: Path, logins: Logins, shard: str, known: Path, every: bool) -> list[Finding]:  # noqa: FBT001 - an executor passes by position
+    async def check() -> list[Finding]:
+        async with _pools(topology_path, logins) as (watch, pools):
+            return await _check_shard(watch, pools, shard, known, every=every)
+
+    return asyncio.run(check())
+
+
+@asynccontextmanager
+async def _pools(topology_path: Path, logins: Logins) -> AsyncGenerator[tuple[TopologyWatch, ShardPools]]:
     watch = TopologyWatch(topology_path, logins)
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False)
-    findings: list[Finding] = []
     try:
-        for shard, place in watch.current.document.shards.items():
-            servers = pools[shard]
-            findings += await _readable(_check_ledger(servers, shard, watch.current), "the primary", shard)
-            findings += await _readable(_check_views(servers, shard, place.valkey), "the views", shard)
-            if len(place.servers) > 1:
-                findings += await _readable(_check_standby(servers, shard), "the standby", f"{shard} standby")
-        findings += await _readable(_check_across(watch, pools), "all primaries at once", ALL)
+        yield watch, pools
     finally:
         await pools.close()
+
+
+async def _check_shard(
+    watch: TopologyWatch, pools: ShardPools, shard: str, known: Path | None = None, *, every: bool = True
+) -> list[Finding]:
+    servers, place = pools[shard], watch.current.document.shards[shard]
+    ledger = _check_ledger(servers, shard, watch.current, known, every=every)
+    findings = await _readable(ledger, "the primary", shard)
+    findings += await _readable(_check_views(servers, shard, place.valkey), "the views", shard)
+    if len(place.servers) > 1:
+        findings += await _readable(_check_standby(servers, shard), "the standby", f"{shard} standby")
     return findings
 
 
@@ -71,9 +119,11 @@ async def _snapshot(servers: ShardServers) -> AsyncGenerator[Connection]:
         yield connection
 
 
-async def _check_ledger(servers: ShardServers, shard: str, topology: Topology) -> list[Finding]:
+async def _check_ledger(
+    servers: ShardServers, shard: str, topology: Topology, known: Path | None = None, *, every: bool = True
+) -> list[Finding]:
     async with _snapshot(servers) as connection:
-        return await check_ledger(connection, shard, topology)
+        return await check_ledger(connection, shard, topology, known, every=every)
 
 
 async def _check_views(servers: ShardServers, shard: str, valkey: str) -> list[Finding]:

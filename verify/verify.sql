@@ -5,6 +5,10 @@
 SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
 FROM account ORDER BY member_id;
 
+-- name: of_members
+-- Of another statement, which takes the place of `stream`, what is under some ids.
+SELECT * FROM stream WHERE member_id = ANY ($1::bigint[]);
+
 -- name: members
 SELECT member_id, version, profile FROM member ORDER BY member_id;
 
@@ -26,6 +30,19 @@ SELECT member_id, kind, value, version FROM identifier ORDER BY member_id;
 -- name: answers
 -- The stored "yes" of every command that has not been forgotten.
 SELECT member_id, version, key, status, answer FROM idempotency WHERE version IS NOT NULL ORDER BY member_id, version;
+
+-- name: member_digests
+-- One value for all rows under a member id that the fold looks at, whatever their order on disk.
+SELECT member_id, md5(string_agg(row, '' ORDER BY row)) AS digest FROM (
+    SELECT member_id, md5('a' || t::text) AS row FROM account t
+    UNION ALL SELECT member_id, md5('m' || t::text) FROM member t
+    UNION ALL SELECT member_id, md5('j' || t::text) FROM journal t
+    UNION ALL SELECT member_id, md5('p' || t::text) FROM purchase t
+    UNION ALL SELECT member_id, md5('r' || t::text) FROM receipt t
+    UNION ALL SELECT member_id, md5('i' || t::text) FROM identifier t
+    UNION ALL SELECT member_id, md5('y' || t::text) FROM idempotency t WHERE version IS NOT NULL
+) AS rows
+GROUP BY member_id;
 
 -- name: answers_of_nothing
 -- A "yes" that names no entry.

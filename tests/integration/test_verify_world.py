@@ -76,13 +76,15 @@ class World:
     path: Path
     shards: dict[str, Shard] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    known: Path | None = None
+    """Where a clean run has seen every member, so that only those who changed since are folded."""
 
     def home(self, member: str) -> Shard:
         half = slot_of(int(self.names[member])) * 2 // SLOT_COUNT
         return self.shards[f"eu-{half + 1}"]
 
     async def verify(self) -> list[Finding]:
-        return await verify(self.path)
+        return await verify(self.path, known=self.known)
 
     async def broken(self) -> dict[str, list[str]]:
         """What is found broken: examples by promise."""
