@@ -38,6 +38,8 @@ class Shard(BaseModel):
     region: str
     slots: list[tuple[int, int]]
     servers: list[str]
+    zones: list[str] = []
+    """The data centre of each server, in their order; empty where nobody says."""
     valkey: str
     cdc: str | None = None
 
@@ -192,6 +194,8 @@ def _check_regions(document: TopologyDocument) -> None:
     for name, shard in document.shards.items():
         if shard.region not in document.regions:
             raise TopologyError(f"shard {name}: no region {shard.region}")
+        if shard.zones and len(shard.zones) != len(shard.servers):
+            raise TopologyError(f"shard {name}: {len(shard.servers)} servers and {len(shard.zones)} zones")
 
 
 def _slot_table(document: TopologyDocument, region: str) -> list[str]:
