@@ -33,7 +33,8 @@ RUN groupadd --gid 10001 loyalty \
  && install --directory --owner=loyalty --group=loyalty --mode=0700 /var/lib/loyalty
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
-ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+ENV LOYALTY_BUILD_VERSION=${VERSION} LOYALTY_BUILD_REVISION=${REVISION} \
+    PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     LOYALTY_HOST=0.0.0.0 \
     LOYALTY_PORT=8080 \

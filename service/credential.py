@@ -138,6 +138,7 @@ class Credentials:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.folder = path.parent
         self._modified_ns = 0
         self._checked_at = 0.0
         self._trouble: str | None = None

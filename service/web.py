@@ -28,6 +28,7 @@ from service.place import Places
 from service.problem import REQUEST_ID, malformed_parameter, render_exception
 from service.retry import RETRIES
 from service.settings import SETTINGS, NodeSettings
+from service.vital import register_vital
 from shard_router.errors import ProblemError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -107,6 +108,7 @@ def build_app(settings: NodeSettings, credentials: Credentials, *, first: Rank =
     app[PATHS] = []
     for collector in (REQUESTS, FORWARDED, RETRIES):
         app[REGISTRY].register(collector)
+    register_vital(app[REGISTRY], credentials.folder)
     for path, handler in (("/livez", answer_livez), ("/readyz", answer_readyz), ("/metrics", answer_metrics)):
         add_route(app, "GET", path, handler, guard=OPEN)
     app.on_cleanup.append(functools.partial(_flush, access))
