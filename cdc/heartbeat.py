@@ -6,7 +6,7 @@ is at work on a large transaction. Heartbeats are counted, not time: a machine t
 """
 
 import asyncio
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -72,8 +72,13 @@ class Heartbeat:
         self._lsn: int | None = None
         self.slot_bytes: int | None = None
         """WAL that Postgres keeps for the slot."""
+        self._committed_at = time.monotonic()
 
-    async def run(self, projector: Projector, after_each: Callable[[], Any]) -> None:
+    def age_s(self) -> float:
+        """How long no heartbeat has been committed, with all that a commit waits for; from the start of the process."""
+        return time.monotonic() - self._committed_at
+
+    async def run(self, projector: Projector) -> None:
         """Emit one each interval; StreamSilent when they do not come back through the projector."""
         while True:
             try:
@@ -81,7 +86,6 @@ class Heartbeat:
             except (ProblemError, asyncpg.PostgresError) as error:
                 structlog.get_logger().warning("heartbeat_failed", error=str(error))
             SLOT_BYTES.set(self.slot_bytes or 0)
-            after_each()
             await asyncio.sleep(self._interval_s)
 
     async def _beat(self, projector: Projector) -> None:
@@ -92,6 +96,7 @@ class Heartbeat:
             if lsn is not None:
                 self._listen(_sender(found, lsn), projector)
             self._lsn = await connection.fetchval(STATEMENTS["heartbeat"], HEARTBEAT)
+            self._committed_at = time.monotonic()
 
     def _listen(self, sender: Sender, projector: Projector) -> None:
         if self._silence.is_too_long(sender, applied=projector.applied, occupied=projector.occupied):

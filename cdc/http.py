@@ -1,12 +1,13 @@
 """What the projector answers: its state, and the order to rebuild."""
 
+import math
 from typing import Any, Final
 
 from aiohttp import web
 
 from cdc.projector import register_metrics
 from cdc.runtime import Runtime
-from service.health import CHECKS, REGISTRY, WARNINGS
+from service.health import CHECKS, REGISTRY, WARNINGS, gauge
 from service.web import PRINCIPAL, render_json
 
 STALLED_MS: Final = 10_000  # ten heartbeats
@@ -29,6 +30,12 @@ def add_routes(app: web.Application, runtime: Runtime) -> None:
     app[CHECKS] |= {"stream": _streaming(runtime), "valkey": _valkey(runtime), "views": _views(runtime)}
     app[WARNINGS]["topology"] = lambda: runtime.topology.trouble
     register_metrics(app[REGISTRY])
+    app[REGISTRY].register(runtime.servers)
+    # Reckoned when they are asked for: what hangs cannot tell that it does.
+    lag = gauge(app, "loyalty_cdc_lag_now_seconds", "Age of the views now; no number before anything was applied.")
+    lag.set_function(lambda: math.nan if (lag_ms := runtime.lag_ms()) is None else lag_ms / 1000)
+    write = gauge(app, "loyalty_cdc_heartbeat_age_seconds", "Since the last heartbeat was committed: a gap in writes.")
+    write.set_function(runtime.heartbeat.age_s)
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:

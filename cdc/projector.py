@@ -31,13 +31,12 @@ LAG = Histogram(
 APPLY = Histogram(
     "loyalty_cdc_apply_seconds", "Time to project and apply a batch.", buckets=LAG_BUCKETS_S, registry=None
 )
-LAG_NOW = Gauge("loyalty_cdc_lag_now_seconds", "Age of the views now; grows while nothing is applied.", registry=None)
 SLOT_BYTES = Gauge("loyalty_cdc_slot_retained_bytes", "WAL that Postgres keeps for the slot.", registry=None)
 
 
 def register_metrics(registry: CollectorRegistry) -> None:
     """Show the projector's metrics in this registry."""
-    for collector in (CHANGES, BATCHES, FAILED, LAG, APPLY, LAG_NOW, SLOT_BYTES):
+    for collector in (CHANGES, BATCHES, FAILED, LAG, APPLY, SLOT_BYTES):
         registry.register(collector)
 
 

@@ -15,8 +15,9 @@ import structlog
 from cdc.heartbeat import Heartbeat
 from cdc.mending import Mending
 from cdc.pgoutput import PgoutputSource
-from cdc.projector import LAG_NOW, Freshness, Projector
+from cdc.projector import Freshness, Projector
 from cdc.rebuild import Rebuild, RebuildSettings
+from cdc.servers import ServerWatch
 from cdc.settings import CdcSettings
 from cdc.sink import Position, Session, Sink
 from cdc.slot import connect, find_primary, resume_position, secure_slot
@@ -58,6 +59,7 @@ class Runtime:
             servers,
             RebuildSettings(settings.slot, settings.rebuild_members_per_chunk, settings.rebuild_duty),
         )
+        self.servers = ServerWatch(settings.shard, self._shard)
         self.source: ChangeSource | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -66,7 +68,8 @@ class Runtime:
         async with asyncio.TaskGroup() as helpers:
             tasks = [
                 helpers.create_task(self.topology.watch()),
-                helpers.create_task(self.heartbeat.run(self.projector, self.lag_ms)),
+                helpers.create_task(self.heartbeat.run(self.projector)),
+                helpers.create_task(self.servers.run()),
                 helpers.create_task(self.rebuild.run(self.join_session)),
                 helpers.create_task(Mending(self._shard.valkey, self.rebuild, self.join_session).run()),
             ]
@@ -86,9 +89,7 @@ class Runtime:
 
     def lag_ms(self) -> int | None:
         """Age of the views."""
-        lag_ms = self.freshness.lag_ms()
-        LAG_NOW.set((lag_ms or 0) / 1000)
-        return lag_ms
+        return self.freshness.lag_ms()
 
     def _adopt(self, topology: Topology) -> None:
         shard = topology.document.shards.get(self.settings.shard)

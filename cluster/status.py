@@ -1,6 +1,7 @@
 """What runs now and how it is: read from outside, so that it tells the truth when the supervisor is gone too."""
 
 import asyncio
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -220,7 +221,8 @@ async def _lag_ms(cdc_url: str) -> int | None:
         return None
     for line in text.splitlines():
         if line.startswith((f"{LAG_METRIC} ", f"{LAG_METRIC}{{")):
-            return round(float(line.rpartition(" ")[2]) * 1000)
+            lag_s = float(line.rpartition(" ")[2])
+            return None if math.isnan(lag_s) else round(lag_s * 1000)
     return None
 
 

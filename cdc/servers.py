@@ -1,0 +1,121 @@
+"""The servers of the shard as operators see them: each is asked every few seconds, and /metrics shows the last answers.
+
+Asked by connections of its own, so that it tells of a server that is away, and of two that both take writes.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import asyncpg
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from cdc.slot import connect
+from shard_router.statement import load_statements
+from shard_router.topology import Shard
+
+STATEMENTS: Final = load_statements(Path(__file__).with_name("servers.sql"))
+ASK_INTERVAL_S: Final = 5.0
+ASK_TIMEOUT_S: Final = 3.0  # a frozen server answers nothing
+
+_SERVER: Final = ("shard", "server", "zone")
+_SLOT: Final = ("shard", "server", "zone", "slot", "kind")
+_FIGURES: Final = (  # of standbys (True), of primaries (False), of both (None)
+    ("primary", "1 of a primary, 0 of a standby.", None),
+    ("timeline", "One more with every failover.", None),
+    ("lag_seconds", "How long ago what a standby shows was new.", True),
+    ("lag_bytes", "WAL that a standby has not replayed.", True),
+    ("synchronous_standbys", "Standbys that acknowledge a primary's commits.", False),
+    ("anybody_acknowledges", "1 where any connection that streams, a projector's too, acknowledges commits.", False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a server answered; `row` is None when it did not."""
+
+    server: str
+    zone: str
+    row: Any = None
+    slots: Sequence[Any] = field(default_factory=tuple)
+
+
+class ServerWatch(Collector):
+    """Asks for ever, and shows what was heard last."""
+
+    def __init__(self, name: str, shard: Shard) -> None:
+        self._name = name
+        self._shard = shard
+        self._seen: list[Seen] = []
+
+    async def run(self) -> None:
+        """Ask every server, again and again."""
+        while True:
+            await self.look()
+            await asyncio.sleep(ASK_INTERVAL_S)
+
+    async def look(self) -> None:
+        """Ask every server once, all at the same time."""
+        zones = self._shard.zones or [""] * len(self._shard.servers)
+        pairs = zip(self._shard.servers, zones, strict=True)
+        self._seen = list(await asyncio.gather(*(_ask(url, zone) for url, zone in pairs)))
+
+    def collect(self) -> Iterable[Metric]:
+        """Every figure of every server."""
+        seen, answers = self._seen, [one for one in self._seen if one.row is not None]
+        up = GaugeMetricFamily("loyalty_server_up", "Whether this server answers.", labels=_SERVER)
+        for one in seen:
+            up.add_metric([self._name, one.server, one.zone], float(one.row is not None))
+        yield up
+        heads = [one.row["lsn"] for one in answers if not one.row["standby"]]
+        for name, about, of_standbys in _FIGURES:
+            family = GaugeMetricFamily(f"loyalty_server_{name}", about, labels=_SERVER)
+            for one in answers:
+                if of_standbys in {None, one.row["standby"]} and (value := _figure(name, one.row, heads)) is not None:
+                    family.add_metric([self._name, one.server, one.zone], float(value))
+            yield family
+        yield from self._slots(answers)
+
+    def _slots(self, answers: Sequence[Seen]) -> Iterable[Metric]:
+        for what, about in (
+            ("active", "Whether somebody streams from this slot."),
+            ("copied", "Of a standby: whether its copy of the slot could go on after a failover."),
+            ("lost", "1 where Postgres gave the slot's WAL up."),
+            ("retained_bytes", "WAL kept for this slot."),
+            ("room_bytes", "WAL that may still come before the slot is given up."),
+        ):
+            family = GaugeMetricFamily(f"loyalty_slot_{what}", about, labels=_SLOT)
+            for one in answers:
+                for slot in one.slots:
+                    value = slot[what]
+                    if value is not None:
+                        family.add_metric([self._name, one.server, one.zone, slot["name"], slot["kind"]], float(value))
+            yield family
+
+
+def _figure(name: str, row: Any, heads: Sequence[int]) -> float | None:
+    """What a server's row says; `lag_bytes` is reckoned from the primary's head, and unknown without one."""
+    if name == "lag_bytes":
+        return max(0, max(heads) - row["lsn"]) if heads else None
+    return row[name]
+
+
+async def _ask(url: str, zone: str) -> Seen:
+    parts = urlsplit(url)
+    server = f"{parts.hostname}:{parts.port or 5432}"
+    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            connection = await connect(url)
+            try:
+                row = await connection.fetchrow(STATEMENTS["server"])
+                slots = await connection.fetch(STATEMENTS["slots"])
+                return Seen(server, zone, row, slots)
+            finally:
+                connection.terminate()
+    return Seen(server, zone)
