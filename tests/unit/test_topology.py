@@ -99,3 +99,17 @@ def test_two_regions_with_one_number_are_refused() -> None:
     region = {"number": 1, "command": [], "query": []}
     with pytest.raises(TopologyError, match="eu and us have the same number"):
         parse_topology(json.dumps(document() | {"regions": {"eu": region, "us": region}}))
+
+
+def test_zones_are_named_for_every_server_or_for_none() -> None:
+    shard: dict[str, Any] = {"region": "eu", "slots": [[0, 4095]], "servers": ["one", "two"], "valkey": "redis://v"}
+    regions: dict[str, Any] = {"eu": {"number": 1, "command": [], "query": []}}
+
+    def read(zones: list[str]) -> list[str]:
+        document = {"epoch": 1, "regions": regions, "shards": {"eu-1": shard | {"zones": zones}}}
+        return parse_topology(json.dumps(document)).document.shards["eu-1"].zones
+
+    assert read([]) == []
+    assert read(["a", "b"]) == ["a", "b"]
+    with pytest.raises(TopologyError, match="2 servers and 1 zones"):
+        read(["a"])
