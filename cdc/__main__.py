@@ -15,6 +15,7 @@ from cdc.http import add_routes
 from cdc.runtime import Runtime
 from cdc.settings import CdcSettings
 from service.credential import Credentials
+from service.health import show_epoch
 from service.process import run_process
 from service.serve import serve
 from service.web import build_app
@@ -36,6 +37,7 @@ async def run(settings: CdcSettings) -> int:
     runtime = Runtime(settings)
     app = build_app(settings, Credentials(settings.credentials))
     add_routes(app, runtime)
+    show_epoch(app, runtime.topology)
     stream = asyncio.create_task(runtime.run())
     server = asyncio.create_task(serve(app))
     moved = asyncio.create_task(runtime.moved.wait())

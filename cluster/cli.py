@@ -24,7 +24,7 @@ from cluster.cli_region import app as region_app
 from cluster.command_line import Commands, words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError
-from cluster.plan import ClusterPlan, make_plan, read_settings
+from cluster.plan import ClusterPlan
 from cluster.progress import Progress
 from cluster.run_file import locked
 from cluster.switchover import ask
@@ -73,8 +73,7 @@ def describe(
 
 
 def _plan(**flags: Any) -> ClusterPlan:
-    settings = read_settings(flags)
-    return make_plan(settings, document.known_region_numbers(settings.data.expanduser().resolve()))
+    return document.plan_of(flags)
 
 
 @app.command()

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from cluster.command_line import Commands
-from cluster.document import known_region_numbers
-from cluster.plan import ClusterPlan, make_plan, read_settings
+from cluster.document import plan_of
+from cluster.plan import ClusterPlan
 
 app = Commands()
 
@@ -22,8 +22,7 @@ Archive = Annotated[Path | None, typer.Option(help="Folder of the WAL archive, a
 
 
 def _plan(data: Path | None, archive: Path | None = None) -> ClusterPlan:
-    settings = read_settings({"data": data, "archive": archive})
-    return make_plan(settings, known_region_numbers(settings.data.expanduser().resolve()))
+    return plan_of({"data": data, "archive": archive})
 
 
 @app.command()

@@ -15,7 +15,7 @@ import typer
 from cluster import document
 from cluster.command_line import Commands
 from cluster.errors import ClusterError
-from cluster.plan import ClusterPlan, make_plan, read_settings
+from cluster.plan import ClusterPlan
 
 app = Commands()
 
@@ -126,8 +126,7 @@ def basket_count(text: str) -> int | None:
 
 
 def _plan(**flags: Any) -> ClusterPlan:
-    settings = read_settings(flags)
-    return make_plan(settings, document.known_region_numbers(settings.data.expanduser().resolve()))
+    return document.plan_of(flags)
 
 
 @contextmanager

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from cluster.command_line import Commands
 from cluster.door import share_traffic
-from cluster.plan import read_settings
+from cluster.errors import ClusterError
+from cluster.growth import Request, ask
+from cluster.plan import REGION_NAME, read_settings
+from cluster.run_file import locked
 from edge.decision import WHOLE
 
 app = Commands(help="Regions of a running system.", no_args_is_help=True)
@@ -38,6 +42,40 @@ def restore(region: Region, *, data: Data = None) -> None:
     """Give a region its traffic back."""
     asyncio.run(share_traffic(_folder(data), region, WHOLE))
     sys.stdout.write(f"{region} takes all of its traffic at the door.\n")
+
+
+@app.command()
+def add(
+    region: Annotated[str, typer.Argument(help="Its name, for example sa.")],
+    *,
+    after: Annotated[str | None, typer.Option(help="The region behind which it stands in the topology.")] = None,
+    data: Data = None,
+) -> None:
+    """Add a region to the running system; it serves when this returns. Asked again, it goes on where it stopped."""
+    if not REGION_NAME.fullmatch(region):
+        raise ClusterError(f"{region!r} is no region name (2 to 16 of a-z and 0-9, a letter first)")
+    _ask(data, Request(action="add", name=region, after=after))
+
+
+@app.command()
+def drain(region: Region, *, data: Data = None) -> None:
+    """Have a region take no new members, and nothing at the door."""
+    _ask(data, Request(action="drain", name=region))
+
+
+@app.command()
+def remove(region: Region, *, data: Data = None) -> None:
+    """Take a drained region out in which nobody ever lived."""
+    _ask(data, Request(action="remove", name=region))
+
+
+def _ask(data: Path | None, request: Request) -> None:
+    folder = _folder(data)
+    if not locked(folder):
+        raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
+    with Console(stderr=True).status(f"{request.action} {request.name} …"):
+        words = ask(folder, request)
+    sys.stdout.write(words + "\n")
 
 
 def _folder(data: Path | None) -> Path:

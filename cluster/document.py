@@ -6,6 +6,8 @@ because nodes adopt a higher epoch only.
 
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from pydantic import BaseModel, RootModel
 
 from cluster.errors import ClusterError
 from cluster.files import write_atomic, write_json
-from cluster.plan import HOST, ClusterPlan, NodePlan, RegionPlan, ShardPlan
+from cluster.plan import HOST, ClusterPlan, NodePlan, RegionPlan, ShardPlan, make_plan, read_settings
 from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
 from shard_router.document import read_document
+from shard_router.errors import DocumentError
 from shard_router.login import Logins, read_logins
-from shard_router.topology import TopologyDocument
+from shard_router.topology import RegionState, TopologyDocument
 
 KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
 
@@ -113,12 +116,26 @@ def known_region_numbers(data: Path) -> dict[str, int]:
     return read_document(path, RegionNumbers).root if path.exists() else {}
 
 
-def write_documents(plan: ClusterPlan) -> None:
-    """Write all documents for the plan; keys that exist are kept."""
+def present_regions(data: Path) -> tuple[str, ...]:
+    """The regions of the topology below a data folder, in its order; none where it cannot be read."""
+    with suppress(DocumentError):
+        return tuple(read_document(Documents(data).topology, TopologyDocument).regions)
+    return ()
+
+
+def plan_of(flags: Mapping[str, Any]) -> ClusterPlan:
+    """The plan of these flags (None: not given) on the data folder they name; ClusterError when they are wrong."""
+    settings = read_settings(flags)
+    data = settings.data.expanduser().resolve()
+    return make_plan(settings, known_region_numbers(data), present_regions(data))
+
+
+def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None = None) -> None:
+    """Write all documents for the plan; keys that exist are kept, and the states of regions but for `states`."""
     documents = Documents(plan.data)
     numbers = {region.name: region.number for region in plan.regions}
     write_json(documents.regions, known_region_numbers(plan.data) | numbers)
-    write_topology(documents.topology, _topology(plan))
+    write_topology(documents.topology, _topology(plan), states or {})
     ensure_keys(documents)
     for region in plan.regions:
         for node in region.nodes:
@@ -150,9 +167,18 @@ def _shard_row(shard: ShardPlan) -> dict[str, Any]:
     }
 
 
-def write_topology(path: Path, content: dict[str, Any]) -> None:
+def write_states(documents: Documents, states: Mapping[str, RegionState]) -> None:
+    """Change the states of regions in the topology."""
+    known = read_document(documents.topology, TopologyDocument).model_dump(mode="json", exclude={"epoch", "claims"})
+    write_topology(documents.topology, known, states)
+
+
+def write_topology(path: Path, content: dict[str, Any], states: Mapping[str, RegionState] | None = None) -> None:
     """Write the topology (without its epoch) under a higher epoch, unless the file already says the same."""
     known = read_document(path, TopologyDocument) if path.exists() else None
+    for name, row in content["regions"].items():
+        before_it = known.regions.get(name) if known else None
+        row["state"] = (states or {}).get(name) or (before_it.state if before_it else "active")
     before: dict[str, Any] = known.model_dump(mode="json") if known else {"epoch": 0}
     epoch: int = before.pop("epoch")
     # The regions of the first start keep the claims for ever: a new one must not change where they are looked for.

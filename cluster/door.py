@@ -108,10 +108,14 @@ def read_state(data: Path) -> DoorState | None:
     return read_document(path, DoorState) if path.exists() else None
 
 
-def refresh_door(data: Path) -> None:
-    """Render the topology of now into a door that runs; nothing to do without one."""
+async def forget_region(data: Path, region: str) -> None:
+    """Have the door know no more of a region that the topology has no more; nothing to do without a door."""
     if state := read_state(data):
+        state.shares.pop(region, None)
+        counted = await _taken(state.admin_port)
         _write_dynamic(data, state)
+        _write_state(data, state)
+        await _until_taken(state.admin_port, counted)
 
 
 async def share_traffic(data: Path, region: str, percent: int) -> None:
@@ -127,6 +131,8 @@ async def _share_traffic(data: Path, region: str, percent: int) -> None:
     state = read_state(data)
     if state is None:
         raise ClusterError("this system has no front door: install the extra `edge` and start it again")
+    if region not in read_topology(Documents(data).topology).document.regions:
+        raise ClusterError(f"there is no region {region}")
     wanted = state.model_copy(update={"shares": {**state.shares, region: percent}})
     counted = await _taken(state.admin_port)
     _write_dynamic(data, wanted)
@@ -142,8 +148,9 @@ def _write_dynamic(data: Path, state: DoorState) -> None:
 def _door(data: Path, state: DoorState) -> Door:
     topology = read_topology(Documents(data).topology).document
     places = {name: Place(*state.places.get(name, REGIONS.get(name, NOWHERE))) for name in topology.regions}
+    shares = {name: percent for name, percent in state.shares.items() if name in topology.regions}
     try:
-        return make_door(topology, places=places, shares=state.shares)
+        return make_door(topology, places=places, shares=shares)
     except EdgeError as error:
         raise ClusterError(str(error)) from error
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from importlib.util import find_spec
@@ -128,9 +129,9 @@ def check_source(plan: ClusterPlan) -> None:
         )
 
 
-def check_ports(plan: ClusterPlan) -> None:
+def check_ports(ports: Mapping[int, str]) -> None:
     """ClusterError naming every port that is taken and what wanted it."""
-    taken = [f"  {port} (for {name})" for port, name in sorted(plan.ports().items()) if not _free(port)]
+    taken = [f"  {port} (for {name})" for port, name in sorted(ports.items()) if not _free(port)]
     if taken:
         raise ClusterError(
             "These ports are taken:\n" + "\n".join(taken) + "\nFree them, or choose another range with --port BASE."

@@ -176,6 +176,16 @@ class RegionPlan:
         """All its nodes."""
         return self.command + self.query
 
+    def ports(self) -> dict[int, str]:
+        """Every port the region listens on and the process that wants it."""
+        wanted = {node.port: node.name for node in self.nodes}
+        for shard in self.shards:
+            wanted[shard.cdc_port] = shard.projector.name
+            if shard.valkey_port is not None:
+                wanted[shard.valkey_port] = f"{shard.name}-valkey"
+            wanted |= {server.port: server.name for server in shard.servers}
+        return wanted
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorPlan:
@@ -207,6 +217,8 @@ class ClusterPlan:
     archive: Path | None
     door: DoorPlan | None
     regions: tuple[RegionPlan, ...]
+    settings: ClusterSettings
+    """What it was made of: a region that joins is planned by the same."""
 
     @property
     def shards(self) -> tuple[ShardPlan, ...]:
@@ -219,12 +231,7 @@ class ClusterPlan:
         if self.door:
             wanted |= {self.door.port: "door", self.door.admin_port: "door's admin page"}
         for region in self.regions:
-            wanted |= {node.port: node.name for node in region.nodes}
-        for shard in self.shards:
-            wanted[shard.cdc_port] = shard.projector.name
-            if shard.valkey_port is not None:
-                wanted[shard.valkey_port] = f"{shard.name}-valkey"
-            wanted |= {server.port: server.name for server in shard.servers}
+            wanted |= region.ports()
         return wanted
 
 
@@ -244,10 +251,16 @@ def read_settings(flags: Mapping[str, Any]) -> ClusterSettings:
         raise ClusterError(f"{_settings_file()}: {error}") from error
 
 
-def make_plan(settings: ClusterSettings, known_numbers: Mapping[str, int] | None = None) -> ClusterPlan:
-    """The plan; `known_numbers` are the region numbers this data folder already uses."""
+def make_plan(
+    settings: ClusterSettings, known_numbers: Mapping[str, int] | None = None, present: Sequence[str] = ()
+) -> ClusterPlan:
+    """The plan; `known_numbers` are the region numbers this data folder already uses.
+
+    The regions `present` in it are meant where the settings name none.
+    """
     data = settings.data.expanduser().resolve()
-    numbers = number_regions(settings.regions, known_numbers or {})
+    names = present if present and "regions" not in settings.model_fields_set else settings.regions
+    numbers = number_regions(names, known_numbers or {})
     highest = settings.port + PORTS_PER_REGION * max(numbers.values())
     if settings.nodes > 1:
         highest = settings.port + MORE_NODES_FROM + MORE_PORTS_PER_REGION * max(numbers.values())
@@ -266,6 +279,7 @@ def make_plan(settings: ClusterSettings, known_numbers: Mapping[str, int] | None
         archive=settings.archive.expanduser().resolve() if settings.archive else None,
         door=_plan_door(settings),
         regions=tuple(_plan_region(settings, data, name, number) for name, number in numbers.items()),
+        settings=settings,
     )
 
 

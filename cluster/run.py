@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster.document import Documents
 from cluster.errors import ClusterError
+from cluster.growth import Growth
 from cluster.node import PROJECT
 from cluster.password import ensure_passwords
 from cluster.plan import ClusterPlan
@@ -49,10 +50,18 @@ async def _live(plan: ClusterPlan, on_change: Listener, on_ready: Callable[[int]
             run.ready = True
             supervisor.save()
             on_ready(version)
-            await asked_to_stop.wait()
+            await _grow_until(asked_to_stop, system)
     finally:
         run.ready = False
         await system.stop()
+
+
+async def _grow_until(asked_to_stop: asyncio.Event, system: System) -> None:
+    """Add and remove regions as asked, until told to stop."""
+    growing = asyncio.create_task(Growth(system).run())
+    await asked_to_stop.wait()
+    growing.cancel()
+    await asyncio.gather(growing, return_exceptions=True)
 
 
 async def _unless(asked_to_stop: asyncio.Event, system: System) -> int | None:

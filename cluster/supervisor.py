@@ -213,6 +213,13 @@ class Supervisor:
         """Stop these processes together, whatever state they are in."""
         await asyncio.gather(*(self._stop(self.kept[name]) for name in names if name in self.kept))
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Take processes that were stopped for good out of run.json."""
+        for name in names:
+            if name not in self.kept:
+                self.run.processes.pop(name, None)
+        self.save()
+
     async def _stop(self, kept: Kept) -> None:
         for task in kept.tasks:
             task.cancel()

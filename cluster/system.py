@@ -22,7 +22,7 @@ from cluster.login import secure, superuser_urls
 from cluster.node import check_ports, check_source, node_process
 from cluster.pair import Pair
 from cluster.password import SUPERUSER, Passwords
-from cluster.plan import ClusterPlan, NodePlan, ShardPlan
+from cluster.plan import ClusterPlan, NodePlan, RegionPlan, ShardPlan
 from cluster.supervisor import Supervisor
 from rules.program import ProgramError, parse_program
 from shard_router.login import Logins, complete
@@ -40,7 +40,7 @@ class System:
     pairs: dict[str, Pair] = field(default_factory=dict[str, Pair])
     guards: dict[str, Guard] = field(default_factory=dict[str, Guard])
     program_version: int = 0
-    _watching: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
+    _watching: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, asyncio.Task[None]])
     _shards_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
     @property
@@ -51,7 +51,7 @@ class System:
     async def start(self) -> int:
         """Bring everything up; the program version in force. The first failure ends the rest and is raised."""
         check_source(self.plan)
-        check_ports(self.plan)
+        check_ports(self.plan.ports())
         read_program(self.plan.program)
         write_documents(self.plan)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
@@ -62,9 +62,9 @@ class System:
 
     async def stop(self) -> None:
         """Stop everything in reverse order, each group at once."""
-        for task in self._watching:
+        for task in self._watching.values():
             task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        await asyncio.gather(*self._watching.values(), return_exceptions=True)
         servers = [pair.servers for pair in self.pairs.values()]
         nodes = [node.name for region in self.plan.regions for node in region.nodes]
         projectors = [shard.projector.name for shard in self.plan.shards]
@@ -77,6 +77,44 @@ class System:
             [_valkey_name(shard) for shard in self.plan.shards],
         ):
             await self.supervisor.stop(group)
+
+    def region(self, name: str) -> RegionPlan:
+        """The plan of a region; ClusterError when there is none."""
+        for region in self.plan.regions:
+            if region.name == name:
+                return region
+        raise ClusterError(f"there is no region {name}")
+
+    async def primary(self, shard: ShardPlan) -> str:
+        """The address of a shard's primary, for its owner; ClusterError when none takes writes."""
+        return await self._primary(shard, self.documents.logins())
+
+    async def start_data(self, region: RegionPlan) -> None:
+        """Bring up the servers and the Valkeys of a region that is not in the topology yet."""
+        work = [start(shard) for shard in region.shards for start in (self._start_database, self._start_valkey)]
+        await together(*work)
+
+    async def start_nodes_of(self, region: RegionPlan) -> None:
+        """Bring up the projectors and nodes of a region whose data are up, and guard its servers."""
+        await together(*(self._start_node(node) for node in _all_nodes(region)))
+        self._guard_pairs()
+
+    async def stop_nodes_of(self, region: RegionPlan) -> None:
+        """Stop the nodes and projectors of a region: they finish what they have."""
+        await self.supervisor.stop([node.name for node in _all_nodes(region)])
+
+    async def stop_data(self, region: RegionPlan) -> None:
+        """Stop the servers and Valkeys of a region that the topology has no more, and forget its processes."""
+        for shard in region.shards:
+            if guarding := self._watching.pop(shard.name, None):
+                guarding.cancel()
+                await asyncio.gather(guarding, return_exceptions=True)
+            self.guards.pop(shard.name, None)
+            pair = self.pairs.pop(shard.name, None)
+            servers = [server.name for server in pair.servers] if pair else []
+            for group in (servers[:1], servers[1:], [_valkey_name(shard)]):
+                await self.supervisor.stop(group)
+        self.supervisor.forget(region.ports().values())
 
     async def _start_node(self, node: NodePlan) -> None:
         await self.supervisor.start(node_process(self.plan, node))
@@ -135,9 +173,9 @@ class System:
         """Watch every pair from now on: before, a failure of a start is the start's own."""
         for shard in self.plan.shards:
             pair = self.pairs.get(shard.name)
-            if pair and pair.standby:
+            if pair and pair.standby and shard.name not in self.guards:
                 guard = self.guards[shard.name] = Guard(pair, self.supervisor, f"{shard.name}-cdc")
-                self._watching.append(asyncio.create_task(guard.run(), name=f"guard {shard.name}"))
+                self._watching[shard.name] = asyncio.create_task(guard.run(), name=f"guard {shard.name}")
 
     async def _primary(self, shard: ShardPlan, logins: Logins) -> str:
         return await find_primary([complete(url, logins.postgres) for url in shard.server_urls], name=shard.name)
@@ -163,6 +201,14 @@ async def ensure_program(urls: list[str], path: Path | None) -> int:
     if path is None and len(present) == len(versions):
         return max(present)
     return await _apply(urls, path, known=urls[versions.index(max(present))] if present else None)
+
+
+async def apply_again(urls: list[str]) -> None:
+    """Apply what is in force once more: the rewards' stock is shared out anew, to these shards alone."""
+    from command.program import apply_program, newest_source  # noqa: PLC0415 - heavy, and few need it
+
+    if found := await newest_source(urls[0]):
+        await apply_program(urls, found[1])
 
 
 async def _apply(urls: list[str], path: Path | None, *, known: str | None) -> int:
@@ -235,3 +281,7 @@ async def _program_version(url: str) -> int | None:
 
 def _valkey_name(shard: ShardPlan) -> str:
     return f"{shard.name}-valkey"
+
+
+def _all_nodes(region: RegionPlan) -> list[NodePlan]:
+    return [*(shard.projector for shard in region.shards), *region.nodes]

@@ -17,7 +17,7 @@ from command.settings import CommandSettings
 from command.settler import settle_until
 from command.store import DEBT_WRITTEN_OFF
 from service.credential import Credentials
-from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, Steady
+from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, Steady, show_epoch
 from service.openapi import add_operations
 from service.process import run_process
 from service.serve import serve
@@ -50,6 +50,7 @@ def build(settings: CommandSettings) -> web.Application:
     app[COURIER] = Courier(node)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, node)
+    show_epoch(app, topology)
     app[WARNINGS]["topology"] = lambda: topology.trouble
     app[WARNINGS]["rejoin_keys"] = lambda: None if credentials.pseudonyms("") else _NO_REJOIN_KEY
     return app

@@ -96,8 +96,14 @@ class CommandNode:
         return Target(self.topology.current.region_of(member_id), slot_of(member_id), member_id=member_id)
 
     def home_of_new(self, card: str | None, drawn_slot: int) -> Target:
-        """Where a new member will live: with its card when that is one of ours, else in the drawn slot here."""
+        """Where a new member will live: with its card when that is one of ours, else in the drawn slot here.
+
+        `shard_unavailable` where that region takes no new members, or does not yet.
+        """
         region, slot = (self.home_of_card(card) if card else None) or (self.region, drawn_slot)
+        state = self.topology.current.document.regions[region].state
+        if state != "active":
+            raise ProblemError("shard_unavailable", f"region {region} is {state}: it takes no new members")
         return Target(region, slot, member_id=new_member_id(self._number(region), slot))
 
     def home_of_card(self, card: str) -> tuple[str, int] | None:

@@ -18,7 +18,7 @@ from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
 from service.admission import Rank
 from service.credential import Credentials
-from service.health import CHECKS, REGISTRY, WARNINGS, gauge
+from service.health import CHECKS, REGISTRY, WARNINGS, gauge, show_epoch
 from service.openapi import add_operations
 from service.place import Places
 from service.process import run_process
@@ -45,6 +45,7 @@ def build(settings: QuerySettings) -> web.Application:
         "evaluate_purchase": evaluate_purchase,
     }
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
+    show_epoch(app, node.topology)
     app[WARNINGS]["topology"] = lambda: node.topology.trouble
     app[CHECKS]["shards"] = lambda: _check_shards(node)
     for collector in _COLLECTORS:

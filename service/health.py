@@ -10,6 +10,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from shard_router.topology import TopologyWatch
+
 Check = Callable[[], Awaitable[str | None]]
 """A readiness check: None when well, else what is wrong."""
 Warn = Callable[[], str | None]
@@ -43,6 +45,7 @@ class Steady:
         return self.judge(await _ask(self.check))
 
 
+EPOCH_METRIC: Final = "loyalty_topology_epoch"
 CHECKS: Final = web.AppKey("checks", dict[str, Check])
 WARNINGS: Final = web.AppKey("warnings", dict[str, Warn])
 DRAINING: Final = web.AppKey("draining", asyncio.Event)
@@ -79,6 +82,11 @@ async def answer_metrics(request: web.Request) -> web.Response:
 def gauge(app: web.Application, name: str, help_text: str) -> Gauge:
     """A gauge of this application's registry."""
     return Gauge(name, help_text, registry=app[REGISTRY])
+
+
+def show_epoch(app: web.Application, topology: TopologyWatch) -> None:
+    """Tell in the metrics which epoch of the topology is in force: whoever changes it waits until all nodes have it."""
+    gauge(app, EPOCH_METRIC, "Epoch of the topology in force.").set_function(lambda: topology.current.epoch)
 
 
 async def _check(check: Check) -> str | None:

@@ -264,14 +264,14 @@ class ShardPools:
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
 
     def _adopt(self, topology: Topology) -> None:
+        for name in self._shards.keys() - topology.document.shards.keys():
+            self._close(self._shards.pop(name))
         for name, shard in topology.document.shards.items():
             known = self._shards.get(name)
             if known and known.servers == shard.servers:
                 continue
             if known:
-                task = asyncio.get_running_loop().create_task(known.close())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._close(known)
             self._shards[name] = ShardServers(
                 name,
                 shard.servers,
@@ -279,6 +279,11 @@ class ShardPools:
                 statement_timeout_ms=self._statement_timeout_ms,
                 indexed=self._indexed,
             )
+
+    def _close(self, servers: ShardServers) -> None:
+        task = asyncio.get_running_loop().create_task(servers.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 async def _keep_as_it_is(_connection: object) -> None:

@@ -7,7 +7,7 @@ a lower or equal one is ignored, so a late copy of an old document changes nothi
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,13 +22,17 @@ WATCH_INTERVAL_S: Final = 1.0
 NOBODY: Final = Logins()
 
 
+RegionState = Literal["joining", "active", "draining"]
+
+
 class Region(BaseModel):
-    """A region's number (in every id) and its stateless nodes."""
+    """A region's number (in every id) and its stateless nodes. Only one that is active takes new members."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     number: int = Field(gt=0, le=REGION_NUMBER_MAX)
     command: list[str]
     query: list[str]
+    state: RegionState = "active"
 
 
 class Shard(BaseModel):

@@ -1,0 +1,233 @@
+"""Regions added to a running system, and taken out again: joining, active, draining, gone.
+
+What is new comes up first and unseen. Then every node learns of it, while it takes no enrolment and nothing at the
+door. Only when all have said that they know does it become active, and its share of the traffic grows. Each step may be
+cut short: asked again, it goes on from what the topology says.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import asyncpg
+from pydantic import BaseModel
+
+from cluster import question
+from cluster.document import Documents, known_region_numbers, write_documents, write_states
+from cluster.door import forget_region, read_state, share_traffic
+from cluster.errors import ClusterError, StartFailed
+from cluster.files import write_json
+from cluster.node import check_ports
+from cluster.plan import RegionPlan, make_plan
+from cluster.postgres import CONNECT_TIMEOUT_S
+from cluster.postgres import STATEMENTS as POSTGRES
+from cluster.question import Outcome
+from cluster.system import System, apply_again, ensure_program
+from edge.decision import WHOLE
+from service.health import EPOCH_METRIC
+from shard_router.errors import DocumentError
+from shard_router.topology import TopologyDocument, read_topology
+
+TOPIC: Final = "region"
+ADD_DEADLINE_S: Final = 240.0
+_POLL_S: Final = 0.2
+_EPOCH_DEADLINE_S: Final = 30.0
+_HTTP_TIMEOUT_S: Final = 2.0
+DIAL: Final = (1, 10, WHOLE)
+"""Percent of its own traffic that a new region takes, one after the other."""
+DIAL_PAUSE_S: Final = 2.0
+
+
+class Request(BaseModel):
+    """What is asked of the supervisor. `after` is the region behind which a new one stands in the topology."""
+
+    action: str
+    name: str
+    after: str | None = None
+
+
+def ask(data: Path, request: Request) -> str:
+    """Have a region added, drained or removed, and wait for it; ClusterError says why not."""
+    late = f"not done after {ADD_DEADLINE_S:.0f} s; `loyalty status` tells how it stands. It may be asked for again."
+    return question.ask(data, TOPIC, request.model_dump(), deadline_s=ADD_DEADLINE_S, late=late)
+
+
+@dataclass(slots=True)
+class Growth:
+    """Does what is asked, one after the other, until cancelled."""
+
+    system: System
+
+    async def run(self) -> None:
+        """Look for questions for ever."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            if (content := question.take(self._data, TOPIC)) is not None:
+                question.tell(self._data, TOPIC, await self._outcome(content))
+
+    @property
+    def _data(self) -> Path:
+        return self.system.plan.data
+
+    async def _outcome(self, content: Any) -> Outcome:
+        try:
+            request = Request.model_validate(content)
+            return Outcome(done=True, words=await self._do(request))
+        except (ClusterError, DocumentError, StartFailed, OSError, ValueError, asyncpg.PostgresError) as error:
+            return Outcome(done=False, words=str(error) or type(error).__name__)
+
+    async def _do(self, request: Request) -> str:
+        steps = {"add": self._add, "drain": self._drain, "remove": self._remove}
+        return await steps[request.action](request)
+
+    # Adding.
+
+    async def _add(self, request: Request) -> str:
+        name, began_at = request.name, time.monotonic()
+        known = self._topology().regions.get(name)
+        if known and known.state == "active":
+            raise ClusterError(f"region {name} is there already")
+        if known is None:
+            await self._bring_up(request)
+        await self._everybody_knows()
+        write_states(self._documents, {name: "active"})
+        await self._everybody_knows()
+        await self._dial(name)
+        took_s = time.monotonic() - began_at
+        number = self._topology().regions[name].number
+        return f"{name} (number {number}) serves, after {took_s:.0f} s: {self.system.region(name).command[0].url}"
+
+    async def _bring_up(self, request: Request) -> None:
+        region = self._planned(request)
+        check_ports(region.ports())
+        await self.system.start_data(region)
+        primaries = [await self.system.primary(shard) for shard in (*self.system.plan.shards, *region.shards)]
+        await ensure_program(primaries, None)
+        if door := read_state(self._data):
+            write_json(
+                self._documents.door_state,
+                door.model_copy(update={"shares": {**door.shares, request.name: 0}}).model_dump(),
+            )
+        self._extend(region, request)
+        write_documents(self.system.plan, states={request.name: "joining"})
+        await self.system.start_nodes_of(region)
+
+    def _planned(self, request: Request) -> RegionPlan:
+        settings = self.system.plan.settings
+        names = [*(region.name for region in self.system.plan.regions), request.name]
+        plan = make_plan(
+            settings.model_validate({**settings.model_dump(), "regions": names}), known_region_numbers(self._data)
+        )
+        if request.after is not None and request.after not in names[:-1]:
+            raise ClusterError(f"there is no region {request.after} to stand after")
+        return plan.regions[-1]
+
+    def _extend(self, region: RegionPlan, request: Request) -> None:
+        regions = list(self.system.plan.regions)
+        names = [one.name for one in regions]
+        regions.insert(names.index(request.after) + 1 if request.after else len(names), region)
+        self.system.plan = replace(self.system.plan, regions=tuple(regions))
+
+    async def _dial(self, name: str) -> None:
+        if read_state(self._data) is None:
+            return
+        for percent in DIAL:
+            await share_traffic(self._data, name, percent)
+            await asyncio.sleep(DIAL_PAUSE_S if percent != WHOLE else 0)
+
+    # Taking out.
+
+    async def _drain(self, request: Request) -> str:
+        self._must_exist(request.name)
+        if read_state(self._data):
+            await share_traffic(self._data, request.name, 0)
+        write_states(self._documents, {request.name: "draining"})
+        await self._everybody_knows()
+        return f"{request.name} takes no new members, and nothing at the door; what it has goes on"
+
+    async def _remove(self, request: Request) -> str:
+        name = request.name
+        topology = self._must_exist(name)
+        if topology.regions[name].state != "draining":
+            raise ClusterError(f"{name} still takes members: `loyalty region drain {name}` first")
+        if name in topology.claims:
+            raise ClusterError(f"{name} keeps identifiers of members of all regions and must stay")
+        region = self.system.region(name)
+        await self._must_be_empty(region)
+        await self.system.stop_nodes_of(region)  # they finish what they have
+        try:
+            await self._must_be_empty(region)
+        except ClusterError:
+            await self.system.start_nodes_of(region)
+            raise
+        others = tuple(one for one in self.system.plan.regions if one.name != name)
+        self.system.plan = replace(self.system.plan, regions=others)
+        write_documents(self.system.plan)
+        await forget_region(self._data, name)
+        await self._everybody_knows()
+        # What it had of rewards' stock is given to the others: nobody has redeemed any of it.
+        await apply_again([await self.system.primary(shard) for shard in self.system.plan.shards])
+        await self.system.stop_data(region)
+        for shard in region.shards:
+            shard.folder.rename(self._data / "servers" / f"removed-{shard.name}-{int(time.time())}")
+        return f"{name} is gone; its number is never given again. Its folder was kept as servers/removed-…"
+
+    async def _must_be_empty(self, region: RegionPlan) -> None:
+        for shard in region.shards:
+            if await self._holds_members(await self.system.primary(shard)):
+                raise ClusterError(f"{shard.name} holds members: a region goes only when nobody ever lived there")
+
+    async def _holds_members(self, primary: str) -> bool:
+        connection = await asyncpg.connect(primary, timeout=CONNECT_TIMEOUT_S)
+        try:
+            return bool(await connection.fetchval(POSTGRES["holds_members"]))
+        finally:
+            await connection.close()
+
+    # What both need.
+
+    @property
+    def _documents(self) -> Documents:
+        return Documents(self._data)
+
+    def _topology(self) -> TopologyDocument:
+        return read_topology(self._documents.topology).document
+
+    def _must_exist(self, name: str) -> TopologyDocument:
+        topology = self._topology()
+        if name not in topology.regions:
+            raise ClusterError(f"there is no region {name}")
+        return topology
+
+    async def _everybody_knows(self) -> None:
+        """Return when every node of the topology has this epoch or a later one; ClusterError names who has not."""
+        topology = self._topology()
+        urls = [url for region in topology.regions.values() for url in (*region.command, *region.query)]
+        urls += [shard.cdc for shard in topology.shards.values() if shard.cdc]
+        until = time.monotonic() + _EPOCH_DEADLINE_S
+        while behind := await self._behind(urls, topology.epoch):
+            if time.monotonic() > until:
+                raise ClusterError(
+                    f"{', '.join(behind)} did not take epoch {topology.epoch} in {_EPOCH_DEADLINE_S:.0f} s"
+                )
+            await asyncio.sleep(_POLL_S)
+
+    async def _behind(self, urls: list[str], epoch: int) -> list[str]:
+        epochs = await asyncio.gather(*(_epoch_of(url) for url in urls))
+        return [url for url, known in zip(urls, epochs, strict=True) if known is None or known < epoch]
+
+
+async def _epoch_of(url: str) -> int | None:
+    """The epoch of the topology that a node has in force; None when it does not say."""
+    timeout = aiohttp.ClientTimeout(total=_HTTP_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/metrics") as answer:
+            text = await answer.text()
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return None
+    return next(
+        (int(float(line.split()[1])) for line in text.splitlines() if line.startswith(f"{EPOCH_METRIC} ")), None
+    )
