@@ -1,8 +1,9 @@
-"""Lanes: a command at an idle lane runs at once; while a batch is in flight the next one gathers.
+"""Lanes: a command at an idle lane runs at once; while a batch is being decided the next one gathers.
 
 So latency is that of a single call when quiet and throughput that of a group commit under load,
-with no timer. A member's commands all pass one lane (by slot), in order. A lane's queue is bounded
-in time waited; a request that gives up never cancels what runs.
+with no timer. While one batch commits the next is decided. The two share no slot: a member's commands
+all pass one lane (by slot), in order, and no batch builds on what another has not committed yet.
+A lane's queue is bounded in time waited; a request that gives up never cancels what runs.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ LINES_MAX: Final = 2_000
 WAIT_MAX_S: Final = 1.0
 QUEUE_MAX: Final = 4_096
 """What one lane does in well under WAIT_MAX_S times ten; bounds memory whatever the clock says."""
+AT_WORK_MAX: Final = 2
+"""One batch is decided while one commits: more would only be smaller."""
 ATTEMPTS_MAX: Final = 5
 _BACKOFF_S: Final = 0.01
 
@@ -58,14 +61,16 @@ class _Waiting:
 
 
 class Lane:
-    """One queue with one batch in flight."""
+    """One queue, and the batches at work."""
 
     def __init__(self, store: Store, metrics: LaneMetrics, note: Callable[[float], None]) -> None:
         self._store = store
         self._metrics = metrics
         self._note = note
         self._queue: deque[_Waiting] = deque()
-        self._running: asyncio.Task[None] | None = None
+        self._at_work: set[asyncio.Task[None]] = set()
+        self._slots: set[int] = set()
+        self._undecided: asyncio.Task[None] | None = None
 
     def submit(self, envelope: Envelope) -> _Waiting:
         """Queue a command; `overloaded` when the oldest in the queue has waited too long already."""
@@ -73,38 +78,65 @@ class Lane:
             raise ProblemError("overloaded", "commands of this shard are waiting too long")
         waiting = _Waiting(envelope)
         self._queue.append(waiting)
-        if self._running is None:
-            self._running = asyncio.get_running_loop().create_task(self._drain())
+        if envelope.slot not in self._slots:
+            self._begin()
         return waiting
 
     async def idle(self) -> None:
         """Return when nothing runs or waits any more."""
-        while self._running is not None:
-            await asyncio.wait([self._running])
+        while self._at_work:
+            await asyncio.wait(self._at_work)
 
     def oldest_waited_s(self) -> float:
         """How long the oldest in the queue has waited by now."""
         return time.monotonic() - self._queue[0].queued_at if self._queue else 0.0
 
-    async def _drain(self) -> None:
+    def _begin(self) -> None:
+        """Begin the next batch, unless one is still to be decided or enough are at work."""
+        if self._queue and self._undecided is None and len(self._at_work) < AT_WORK_MAX:
+            self._undecided = asyncio.get_running_loop().create_task(self._work())
+            self._at_work.add(self._undecided)
+
+    async def _work(self) -> None:
+        task, batch = asyncio.current_task(), self._next_batch()
+        assert task is not None
+        slots = {waiting.envelope.slot for waiting in batch}
+        self._slots |= slots
         try:
-            while self._queue:
-                batch = self._next_batch()
-                if batch:
-                    await self._run(batch)
+            if batch:
+                await self._run(batch)
         finally:
-            self._running = None
+            self._slots -= slots
+            self._at_work.discard(task)
+            if self._undecided is task:
+                self._undecided = None
+            if batch:  # else all that waits is of slots at work: those begin the next when they are done
+                self._begin()
+
+    def _decided(self) -> None:
+        """The batch of this task is only to be written now."""
+        if self._undecided is asyncio.current_task():
+            self._undecided = None
+            self._begin()
 
     def _next_batch(self) -> list[_Waiting]:
-        """The next commands in order, without those nobody waits for any more: they have not begun, nothing is lost."""
+        """The next commands in order, but for members of a batch at work.
+
+        Without those nobody waits for any more: they have not begun, nothing is lost.
+        """
         now = time.monotonic()
         batch: list[_Waiting] = []
+        later: list[_Waiting] = []
         lines, least_s = 0, 0.0
-        while self._queue and len(batch) < BATCH_MAX:
-            lines += self._queue[0].envelope.lines
-            if batch and lines > LINES_MAX:
-                break
+        while self._queue and len(batch) < BATCH_MAX and len(later) < BATCH_MAX:
             waiting = self._queue.popleft()
+            if waiting.envelope.slot in self._slots:
+                later.append(waiting)
+                continue
+            lines += waiting.envelope.lines
+            if batch and lines > LINES_MAX:
+                later.append(waiting)
+                break
             least_s = now - waiting.queued_at
             self._metrics.waited.observe(least_s)
             if waiting.envelope.deadline <= now or waiting.envelope.is_left():
@@ -112,6 +144,7 @@ class Lane:
             else:
                 waiting.begun = True
                 batch.append(waiting)
+        self._queue.extendleft(reversed(later))
         if batch:
             self._note(least_s)  # the last of a queue has waited least
         return batch
@@ -155,7 +188,8 @@ class Lane:
     async def _run_once(self, batch: Sequence[_Waiting], *, locked: bool = False) -> None:
         """Answer every command of a batch, whatever happens, but for a conflict."""
         try:
-            answers = await self._store.run([waiting.envelope for waiting in batch], locked=locked)
+            envelopes = [waiting.envelope for waiting in batch]
+            answers = await self._store.run(envelopes, locked=locked, decided=self._decided)
         except BatchConflictError:
             raise
         except ProblemError as error:

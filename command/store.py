@@ -8,7 +8,7 @@ lost in it, nobody knows.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -78,8 +78,10 @@ class Store:
         self._kept: list[_KeptConnection] = []
         self._program: Program | None = None
 
-    async def run(self, envelopes: Sequence[Envelope], *, locked: bool = False) -> list[Answer]:
-        """Answer a batch, durably.
+    async def run(
+        self, envelopes: Sequence[Envelope], *, locked: bool = False, decided: Callable[[], None] | None = None
+    ) -> list[Answer]:
+        """Answer a batch, durably. `decided` is called when only writing it is left.
 
         `shard_unavailable` (ProblemError): nothing was done. BatchConflictError: nothing was done, run it again locked,
         and then each command alone. UnknownOutcomeError: the same keys tell later.
@@ -89,7 +91,7 @@ class Store:
         try:
             async with kept.servers.heard(kept.taken.server):
                 run = self._run_locked if locked else self._run
-                answers = await run(kept, envelopes)
+                answers = await run(kept, envelopes, decided or _nobody_listens)
         except LockedError as error:
             await kept.give_back()
             if len(envelopes) > 1:
@@ -120,12 +122,15 @@ class Store:
     def _servers(self) -> ShardServers:
         return self._pools[self._shard]
 
-    async def _run(self, kept: "_KeptConnection", envelopes: Sequence[Envelope]) -> list[Answer]:
+    async def _run(
+        self, kept: "_KeptConnection", envelopes: Sequence[Envelope], decided: Callable[[], None]
+    ) -> list[Answer]:
         connection = kept.taken.connection
         try:
             batch, answers = await self._decide(connection, envelopes, locked=False)
         except Exception as error:
             raise _conflict_or(error) from error
+        decided()
         if batch.writes.has_more:
             transaction = connection.transaction()
             await transaction.start()
@@ -136,11 +141,14 @@ class Store:
         DEBT_WRITTEN_OFF.inc(batch.debt_written_off)
         return answers
 
-    async def _run_locked(self, kept: "_KeptConnection", envelopes: Sequence[Envelope]) -> list[Answer]:
+    async def _run_locked(
+        self, kept: "_KeptConnection", envelopes: Sequence[Envelope], decided: Callable[[], None]
+    ) -> list[Answer]:
         connection = kept.taken.connection
         transaction = connection.transaction()
         await transaction.start()
         batch, answers = await _in(transaction, self._decide_locked(connection, envelopes))
+        decided()
         await _finally(kept, transaction.commit())
         DEBT_WRITTEN_OFF.inc(batch.debt_written_off)
         return answers
@@ -192,11 +200,11 @@ class Store:
             program = await self._programs.covering(connection, known, moments)
             loaded = await load(connection, envelopes, program, locked=locked)
             version = loaded[0].row["program_version"]
-            self._program = await self._programs.get(connection, version)
-            if self._program is known:
+            self._program = in_force = await self._programs.get(connection, version)
+            if in_force is known:
                 bought = {one.row["occurred_at"] for one in loaded if one.row["occurred_at"]}
                 return await self._programs.covering(connection, known, moments | bought), loaded
-            known = self._program
+            known = in_force
 
     async def _decide(
         self, connection: Connection, envelopes: Sequence[Envelope], *, locked: bool
@@ -216,6 +224,10 @@ class Store:
             if len(loaded) == 1:
                 raise
             raise BatchConflictError(f"a command cannot be written: {type(error).__name__}") from error
+
+
+def _nobody_listens() -> None:
+    """What `decided` is for those who run one batch after another."""
 
 
 def _check_company(loaded: Sequence[Loaded]) -> None:
