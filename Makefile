@@ -13,7 +13,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
-.PHONY: setup setup-all demo test check bench up down lock fuzz clients
+.PHONY: setup setup-all demo test check bench up down lock fuzz clients chaos
 
 setup: $(READY)
 	@:
@@ -70,6 +70,10 @@ clients: setup
 	cd .clients && npm install --no-audit --no-fund @redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3 \
 		openapi-typescript@7.13.0 typescript@5.9.3
 	$(PYTHON) -m venv .clients/venv && .clients/venv/bin/python -m pip install --quiet openapi-python-client==0.29.1
+
+# Faults under load for an hour or more; `make test` has half a minute of them.
+chaos: setup
+	@$(BIN)/loyalty chaos --faults 300 --standbys 2 --tills 8 $(ARGS)
 
 # After a change of dependencies in pyproject.toml; needs uv.
 lock:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cluster import document
 from cluster.cli_backup import app as backup_app
+from cluster.cli_chaos import app as chaos_app
 from cluster.cli_edge import app as edge_app
 from cluster.cli_key import app as key_app
 from cluster.cli_load import app as load_app
@@ -37,6 +38,7 @@ app = Commands(
 token_app = Commands(help="Tokens for development.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(load_app)
+app.add_typer(chaos_app)
 app.add_typer(backup_app)
 app.add_typer(key_app)
 app.add_typer(program_app, name="program")
@@ -82,6 +84,7 @@ def up(  # noqa: PLR0913 - one parameter per flag
     regions: Annotated[str | None, typer.Option(help="Comma-separated region names.")] = None,
     cdc: Annotated[str | None, typer.Option(help="Change source: debezium or pgoutput.")] = None,
     nodes: Annotated[int | None, typer.Option(help="Command nodes, and query nodes, per region.")] = None,
+    standbys: Annotated[int | None, typer.Option(help="Standbys per shard, 1 or 2 (in two data centres).")] = None,
     data: Data = None,
     port: Annotated[int | None, typer.Option(help="First port; each region takes ten.")] = None,
     program: Annotated[Path | None, typer.Option(help="Program file (TOML) to apply.")] = None,
@@ -99,7 +102,7 @@ def up(  # noqa: PLR0913 - one parameter per flag
     from cluster import run  # noqa: PLC0415 - the other commands start faster without it
 
     began_at = time.monotonic()
-    flags = {"regions": regions, "cdc": cdc, "nodes": nodes, "data": data, "port": port}
+    flags = {"regions": regions, "cdc": cdc, "nodes": nodes, "standbys": standbys, "data": data, "port": port}
     flags |= {"program": program, "archive": archive, "door": door, "tls": tls, "geoip": geoip}
     plan = _plan(**flags)
     console = Console()

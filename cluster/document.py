@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, RootModel
 
 from cluster.errors import ClusterError
 from cluster.files import write_atomic, write_json
-from cluster.plan import HOST, ClusterPlan, NodePlan, RegionPlan, ShardPlan, make_plan, read_settings
+from cluster.plan import HOST, ZONES, ClusterPlan, NodePlan, RegionPlan, ShardPlan, make_plan, read_settings
 from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
 from shard_router.document import read_document
 from shard_router.errors import DocumentError
@@ -138,8 +139,9 @@ def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None 
     write_topology(documents.topology, _topology(plan), states or {})
     ensure_keys(documents)
     for region in plan.regions:
-        for node in region.nodes:
-            _write_node(plan, node, region.name, {"address": node.url})
+        for group in (region.command, region.query):
+            for node, zone in zip(group, cycle(ZONES), strict=False):
+                _write_node(plan, node, region.name, {"address": node.url, "zone": zone})
     for shard in plan.shards:
         extra = {"shard": shard.name, "source": plan.cdc_source, "poll_interval_ms": POLL_INTERVAL_MS}
         _write_node(plan, shard.projector, shard.region, extra)
@@ -158,12 +160,14 @@ def _region_row(region: RegionPlan) -> dict[str, Any]:
 
 
 def _shard_row(shard: ShardPlan) -> dict[str, Any]:
+    zones = [server.zone for server in shard.servers if server.zone]
     return {
         "region": shard.region,
         "slots": [list(pair) for pair in shard.slots],
         "servers": shard.server_urls,
         "valkey": shard.valkey_url,
         "cdc": shard.projector.url,
+        "zones": zones or None,
     }
 
 

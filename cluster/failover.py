@@ -1,8 +1,8 @@
-"""Decides, for one shard on this machine, when the standby takes the primary's place, and repairs what is left.
+"""Decides, for one shard on this machine, when a standby takes the primary's place, and repairs what is left.
 
 The supervisor is the parent of every server, so it can fence for certain: kill, look, and only then promote. That holds
-for one machine; across machines Patroni or CloudNativePG decide. A commit is acknowledged when the standby has it, so
-a standby that streamed since it was last copied has all that was acknowledged, and no other is ever promoted.
+for one machine; across machines Patroni or CloudNativePG decide. A commit is acknowledged when a standby has it; only a
+standby that provably has all that was acknowledged (`quorum.py`) is promoted.
 """
 
 import asyncio
@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from cluster.errors import ClusterError
 from cluster.fence import fence, is_stopped
 from cluster.login import CONNECT_TIMEOUT_S
 from cluster.pair import STATEMENTS, Pair
 from cluster.plan import ServerPlan
 from cluster.process import kill_group
+from cluster.quorum import Quorum
 from cluster.supervisor import READY, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
 
@@ -29,6 +31,7 @@ PROBE_TIMEOUT_S = 2.5
 LATE_MAX_S = 2.0  # a loop of our own that was so late says nothing about servers
 DEATHS_MAX = 2  # a server that dies so often before it is ready again does not come back by itself
 AWAY_MAX_S = 30.0
+HANGS = ("it is frozen", "it has not answered")  # what a start cures
 FAILOVERS_MAX, FAILOVERS_WITHIN_S = 3, 600.0
 
 
@@ -53,8 +56,8 @@ class Guard:
         self._watched = {server.name: Watched() for server in pair.servers}
         self._failovers: deque[float] = deque()
         self._looked_at = self._probed_at = time.monotonic()
-        self._may_promote = True
-        """Whether the standby has streamed since it was last copied: then it has all that was acknowledged."""
+        self._quorum = Quorum(standby.standby for standby in pair.standbys)
+        self._mending: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Look, decide, repair; whatever goes wrong is told and tried again."""
@@ -74,14 +77,34 @@ class Guard:
             self._probed_at = now
             await self._probe()
         self._looked_at = time.monotonic()
-        standby = self._pair.standby
         if why := self._trouble(self._pair.primary):
             await self._fail_over(why)
-        elif standby and (why := self._trouble(standby) or self._away(standby)):
-            await self._mend_standby(standby, why)
-        elif is_asked(self._supervisor.data, self._pair.name):
+        elif not await self._mend_standbys() and is_asked(self._supervisor.data, self._pair.name):
             tell(self._supervisor.data, self._pair.name, await self._switch_over())
         self._looked_at = time.monotonic()
+
+    async def _mend_standbys(self) -> bool:
+        """Whether any standby is in need, or under repair."""
+        if any(not mending.done() for mending in self._mending.values()):
+            return True
+        return any([await self._mend(standby) for standby in self._pair.standbys])
+
+    async def _mend(self, standby: ServerPlan) -> bool:
+        """Repair a standby where it is in need; one of two beside the watch, because the primary goes on without it."""
+        if finished := self._mending.pop(standby.name, None):
+            finished.result()
+        why = self._trouble(standby) or self._away(standby)
+        if why and len(self._pair.standbys) > 1:
+            self._mending[standby.name] = asyncio.create_task(self._mend_standby(standby, why))
+        elif why:
+            await self._mend_standby(standby, why)
+        return why is not None
+
+    async def _stop_mending(self) -> None:
+        for mending in self._mending.values():
+            mending.cancel()
+        await asyncio.gather(*self._mending.values(), return_exceptions=True)
+        self._mending.clear()
 
     def _forgive(self, now: float) -> None:
         """We were away ourselves: what was silent meanwhile gets all its time again."""
@@ -114,11 +137,14 @@ class Guard:
         if not is_primary:
             await connection.execute(STATEMENTS["drop_stale_slots"])
             return
-        await connection.execute(STATEMENTS["write"])
-        standby = self._pair.standby
-        if standby and await connection.fetchval(STATEMENTS["standby_streams"]):
-            self._watched[standby.name].streamed_at = time.monotonic()
-            self._may_promote = True
+        gone = self._quorum.gone
+        written = int(await connection.fetchval(STATEMENTS["write"]) or 0)
+        rows = await connection.fetch(STATEMENTS["streaming"])
+        streaming: dict[str, int] = {row["name"]: row["flushed"] for row in rows}
+        self._quorum.heard(written, streaming, gone)
+        for standby in self._pair.standbys:
+            if standby.standby in streaming:
+                self._watched[standby.name].streamed_at = time.monotonic()
 
     def _trouble(self, server: ServerPlan) -> str | None:
         """Why a server will not come back by being restarted; None while it is well or may be."""
@@ -150,10 +176,11 @@ class Guard:
         return None
 
     async def _fail_over(self, why: str) -> None:
-        """Put the standby in the primary's place, and the primary, repaired, in the standby's."""
-        former, standby, now = self._pair.primary, self._pair.standby, time.monotonic()
-        if standby is None or not self._may_promote or not await self._answers(standby):
-            self._supervisor.note(former.name, f"{why}; there is no standby to take its place")
+        """Put a standby in the primary's place, and the primary, repaired, in the standby's."""
+        former, now = self._pair.primary, time.monotonic()
+        await self._stop_mending()
+        if await self._chosen() is None:
+            await self._do_without(why)
             return
         while self._failovers and now - self._failovers[0] > FAILOVERS_WITHIN_S:
             self._failovers.popleft()
@@ -161,45 +188,77 @@ class Guard:
             self._supervisor.note(former.name, f"{why}; {FAILOVERS_MAX} failovers in ten minutes: look at it first")
             return
         self._failovers.append(now)
-        self._supervisor.note(former.name, f"{why}: {standby.name} takes its place")
+        self._supervisor.note(former.name, f"{why}: a standby takes its place")
         if not await self._fence(former):
             self._supervisor.note(former.name, f"{why}, and cannot be killed: nobody takes its place")
             return
-        await self._change_roles(former)
+        standby = await self._chosen()  # what it had sent has arrived by now, and nothing more will
+        if standby is None:
+            raise ClusterError(f"no standby of {self._pair.name} provably has all that was acknowledged")
+        await self._change_roles(former, standby)
 
-    async def _change_roles(self, former: ServerPlan) -> None:
+    async def _do_without(self, why: str) -> None:
+        """No standby provably has all: what hangs is started anew where it is, the primary first. It loses nothing."""
+        hangs = {server.name: why for server in self._pair.standbys if (why := self._trouble(server) or "")}
+        for server in (self._pair.primary, *self._pair.standbys):
+            reason = why if server is self._pair.primary else hangs.get(server.name, "")
+            if reason.startswith(HANGS):
+                self._supervisor.note(server.name, f"{reason}: started anew")
+                if await self._fence(server):
+                    await self._pair.run(server)
+                    self._watched[server.name] = Watched()
+                    return
+        self._supervisor.note(self._pair.primary.name, f"{why}; no standby provably has all that was acknowledged")
+
+    async def _chosen(self) -> ServerPlan | None:
+        standbys = self._pair.standbys
+        received = await asyncio.gather(*(self._pair.received(standby) for standby in standbys))
+        names = [standby.standby for standby in standbys]
+        name = self._quorum.choose(dict(zip(names, received, strict=True)))
+        return next((standby for standby in standbys if standby.standby == name), None)
+
+    async def _change_roles(self, former: ServerPlan, promoted: ServerPlan) -> None:
         """Promote and follow. The projector waits where it must: it may not meet a new primary without its slot."""
         projector = await self._supervisor.release(self._projector)
         try:
-            await self._pair.promote()
+            await self._pair.promote(promoted)
+            self._quorum = Quorum(standby.standby for standby in self._pair.standbys)
+            self._quorum.ended(former.standby, lost=True)
+            others = [standby for standby in self._pair.standbys if standby is not former]
+            for other in others:
+                await self._turn(other)
             if projector and await self._pair.has_projector_slot():
                 self._supervisor.take_back(projector)
                 projector = None
-            self._may_promote = False
-            await self._pair.follow()
+            await self._pair.follow(former, lambda: self._quorum.begins(former.standby))
             if projector:
                 await self._pair.make_projector_slot()
         finally:
             if projector:
                 self._supervisor.take_back(projector)
             self._watched = {server.name: Watched() for server in self._pair.servers}
-        self._may_promote = True
         self._supervisor.note(former.name, READY)
+
+    async def _turn(self, standby: ServerPlan) -> None:
+        """Have the other standby follow the new primary; one that cannot is mended like any that streams no more."""
+        try:
+            await self._pair.turn(standby)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self._supervisor.note(standby.name, f"does not follow yet: {type(error).__name__}")
 
     async def _mend_standby(self, standby: ServerPlan, why: str) -> None:
         """Restart what hangs; copy anew what is lost, or streams no more. Commits wait meanwhile."""
         self._supervisor.note(standby.name, f"{why}: started anew")
-        lost = not why.startswith(("it is frozen", "it has not answered"))
+        lost = not why.startswith(HANGS)
         if not await self._fence(standby):
             self._supervisor.note(standby.name, f"{why}, and cannot be killed")
             return
+        self._quorum.ended(standby.standby, lost=lost)
         if lost:
-            self._may_promote = False
             self._pair.discard(standby)
         self._watched[standby.name] = Watched()
-        await self._pair.copy(standby)
+        await self._pair.copy(standby, lambda: self._quorum.begins(standby.standby))
         self._watched[standby.name] = Watched()
-        self._may_promote = True
 
     async def _fence(self, server: ServerPlan) -> bool:
         kept = await self._supervisor.release(server.name)
@@ -207,8 +266,9 @@ class Guard:
 
     async def _switch_over(self) -> Outcome:
         """Change the roles on purpose: the primary ends cleanly, so the standby has all of it."""
-        former, standby, began_at = self._pair.primary, self._pair.standby, time.monotonic()
-        if standby is None or not self._may_promote or not await self._slots_copied(standby):
+        former, began_at = self._pair.primary, time.monotonic()
+        standby = await self._chosen()
+        if standby is None or not await self._slots_copied(standby):
             words = (
                 f"{self._pair.name} has no standby that could take over now: it streams, or copies the slots, not yet"
             )
@@ -219,7 +279,8 @@ class Guard:
         kept = self._supervisor.kept[former.name]
         await self._supervisor.stop([former.name])
         await fence(kept.child, former.folder)
-        await self._change_roles(former)
+        standby = await self._chosen() or standby  # it ended cleanly: it sent all it had before, to both
+        await self._change_roles(former, standby)
         took_s = time.monotonic() - began_at
         return Outcome(done=True, words=f"{standby.name} is the primary of {self._pair.name} (after {took_s:.1f} s)")
 

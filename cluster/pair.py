@@ -1,9 +1,10 @@
-"""The Postgres servers of one shard: a primary and, unless switched off, a synchronous standby that may take its place.
+"""The Postgres servers of one shard: a primary and, unless switched off, synchronous standbys that may take its place.
 
-One configuration serves both roles, so a promotion changes no file and waits for the standby from its first commit.
-Slots are per server: a promoted one makes its standby's, and keeps or makes the projector's.
+One configuration serves both roles, so a promotion changes no file and waits for a standby from its first commit.
+Slots are per server: a promoted one makes its standbys', and keeps or makes the projector's.
 """
 
+import asyncio
 import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +26,7 @@ from shard_router.statement import load_statements
 
 STATEMENTS = load_statements(Path(__file__).with_name("pair.sql"))
 PROMOTE_TIMEOUT_S = 15.0
+ASK_TIMEOUT_S = 2.5
 SLOT = "loyalty_cdc"
 
 
@@ -47,9 +49,9 @@ class Pair:
         return self.servers[0]
 
     @property
-    def standby(self) -> ServerPlan | None:
-        """The one that copies it."""
-        return self.servers[1] if len(self.servers) > 1 else None
+    def standbys(self) -> list[ServerPlan]:
+        """Those that copy it."""
+        return self.servers[1:]
 
     def url(self, server: ServerPlan, database: str = "postgres") -> str:
         """The superuser's address of a server."""
@@ -62,12 +64,15 @@ class Pair:
 
     async def run(self, server: ServerPlan) -> None:
         """Configure a server for either role and start it."""
-        other = next((one for one in self.servers if one is not server), None)
-        settings = postgres.pair_settings(other, self.passwords["postgres_standby"])
-        archive = archive_settings(self.tools, self.archive) if self.archive else {}
-        postgres.configure(self.tools, server, settings | archive)
+        self._configure(server)
         postgres.remove_stale_pid(server)
         await self.supervisor.start(self.spec(server))
+
+    def _configure(self, server: ServerPlan) -> None:
+        others = [one for one in self.servers if one is not server]  # the primary first
+        settings = postgres.role_settings(server, others, self.passwords["postgres_standby"])
+        archive = archive_settings(self.tools, self.archive) if self.archive else {}
+        postgres.configure(self.tools, server, settings | archive)
 
     async def run_primary(self) -> None:
         """Run the primary; one that a backup was put in the place of, until it has recovered and takes writes."""
@@ -79,22 +84,27 @@ class Pair:
             await postgres.wait_recovered(self.url(primary), primary.name)
             (primary.folder / postgres.RECOVERY).unlink(missing_ok=True)
 
-    async def copy(self, standby: ServerPlan) -> None:
-        """Make the standby's folder from the primary where it is not there, run it and wait until it streams."""
+    async def copy(self, standby: ServerPlan, begins: Callable[[], None] = lambda: None) -> None:
+        """Make the standby's folder from the primary where it is not there, run it and wait until it streams.
+
+        `begins` is told before it runs.
+        """
         self.supervisor.note(standby.name, "copying the primary")
         await postgres.clone_standby(self.tools, standby, self.primary, self.passwords["postgres_standby"])
+        begins()
         await self.run(standby)
-        await postgres.wait_streaming(self.url(self.primary), standby.name)
+        await postgres.wait_streaming(self.url(self.primary), standby.name, standby.standby)
 
-    async def promote(self) -> None:
-        """Make the standby the primary. Its first commit waits for the other one, which has to follow it first."""
-        promoted = self.servers[1]
+    async def promote(self, promoted: ServerPlan) -> None:
+        """Make a standby the primary. Its first commit waits for another server, which has to follow it first."""
         async with _session(self.url(promoted)) as server:
             done = await server.fetchval(STATEMENTS["promote"], timeout=PROMOTE_TIMEOUT_S)
             if not done:
                 raise ClusterError(f"{promoted.name} was not promoted in time")
-            await server.execute(STATEMENTS["make_standby_slot"])
-        self.servers.reverse()
+            for other in self.servers:
+                if other is not promoted:
+                    await server.execute(STATEMENTS["make_standby_slot"], other.standby)
+        self.servers.sort(key=lambda one: one is not promoted)
 
     async def has_projector_slot(self) -> bool:
         """Whether the primary had a copy of the projector's slot, or has it by now."""
@@ -106,12 +116,24 @@ class Pair:
         async with _session(self.url(self.primary, "loyalty")) as database:
             await database.execute(STATEMENTS["make_projector_slot"], SLOT)
 
-    async def follow(self) -> None:
-        """Bring the former primary back as the standby: by the changes it missed, else as a fresh copy."""
-        former = self.servers[1]
+    async def turn(self, standby: ServerPlan) -> None:
+        """Have a standby that runs follow the new primary."""
+        self._configure(standby)
+        async with _session(self.url(standby)) as server:
+            await server.execute(STATEMENTS["reload"])
+
+    async def received(self, standby: ServerPlan) -> int | None:
+        """How far a standby has the primary's WAL on its disk; None when it does not answer."""
+        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with asyncio.timeout(ASK_TIMEOUT_S), _session(self.url(standby)) as server:
+                return await server.fetchval(STATEMENTS["received"])
+        return None
+
+    async def follow(self, former: ServerPlan, begins: Callable[[], None]) -> None:
+        """Bring the former primary back as a standby: by the changes it missed, else as a fresh copy."""
         if not await self._rewound(former):
             self.discard(former)
-        await self.copy(former)
+        await self.copy(former, begins)
 
     async def _rewound(self, former: ServerPlan) -> bool:
         """Take back what the new primary does not have; False when the folder cannot be used any more."""

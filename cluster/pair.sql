@@ -1,12 +1,21 @@
 -- What the supervisor asks of the servers of a pair, as their superuser.
 
 -- name: promote
-SELECT pg_promote(true, 10);
+-- True too for one that a promotion reached late, when nobody waited for it any more.
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(true, 10) ELSE true END;
 
 -- name: make_standby_slot
 -- Of the server that will follow; it keeps the WAL for it from now on.
-SELECT pg_create_physical_replication_slot('standby', true)
-WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby');
+SELECT pg_create_physical_replication_slot($1, true)
+WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1);
+
+-- name: reload
+SELECT pg_reload_conf();
+
+-- name: received
+-- On a standby: the end of the WAL it has on its disk. What it copied counts too, before it has streamed.
+SELECT ((CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+    ELSE pg_current_wal_flush_lsn() END) - '0/0'::pg_lsn)::bigint;
 
 -- name: has_projector_slot
 SELECT true FROM pg_replication_slots WHERE slot_name = $1;
@@ -25,11 +34,13 @@ FROM pg_replication_slots
 WHERE pg_is_in_recovery() AND NOT active AND NOT synced AND (slot_type = 'physical' OR failover);
 
 -- name: write
--- A write that goes all the way to the disk and changes nothing.
-SELECT pg_logical_emit_message(true, 'loyalty-probe', '');
+-- A write that goes all the way to the disk and changes nothing; where it stands.
+SELECT (pg_logical_emit_message(true, 'loyalty-probe', '') - '0/0'::pg_lsn)::bigint;
 
--- name: standby_streams
-SELECT true FROM pg_stat_replication WHERE application_name = 'standby' AND state = 'streaming';
+-- name: streaming
+-- The standbys that stream, and how far each has the WAL on its disk.
+SELECT application_name AS name, coalesce((flush_lsn - '0/0'::pg_lsn)::bigint, 0) AS flushed
+FROM pg_stat_replication WHERE starts_with(application_name, 'standby') AND state = 'streaming';
 
 -- name: slots_copied
 -- On a standby: whether it could go on with every slot where the primary is. True where there is none to copy.

@@ -35,7 +35,10 @@ NODES_MAX = 16  # per region and kind
 REGION_NUMBER_MAX = 63  # six bits of a member id
 MORE_NODES_FROM = PORTS_PER_REGION * REGION_NUMBER_MAX
 """Above the ten of every region there can ever be: what a region does not find room for in its ten."""
-MORE_PORTS_PER_REGION = 32  # thirty for nodes
+MORE_PORTS_PER_REGION = 32  # thirty for nodes, then the third server of each shard
+THIRD_SERVER_OFFSET = 30
+STANDBYS_MAX = 2
+ZONES = ("a", "b", "c")
 SLOT_LAST = 4095
 KNOWN_REGIONS = {"eu": 1, "us": 2, "ap": 3}
 REGION_NAME = re.compile(r"[a-z][a-z0-9]{1,15}")
@@ -69,6 +72,7 @@ class ClusterSettings(BaseSettings):
     valkey: Path | None = None
     nodes: int = Field(default=1, ge=1, le=NODES_MAX)
     standby: bool = True
+    standbys: int = Field(default=1, ge=1, le=STANDBYS_MAX)
     archive: Path | None = None
     log_level: LogLevel = "info"
     door: bool = True
@@ -107,11 +111,15 @@ class ClusterSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPlan:
-    """One Postgres server to start: a folder and a port. Which of the two is primary, the folders tell."""
+    """One Postgres server to start: a folder and a port. Which of them is primary, the folders tell."""
 
     name: str
     folder: Path
     port: int
+    standby: str = "standby"
+    """What it is called as a standby: its slot, and its name among the synchronous ones."""
+    zone: str | None = None
+    """Its data centre, where a shard has standbys in several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +270,7 @@ def make_plan(
     names = present if present and "regions" not in settings.model_fields_set else settings.regions
     numbers = number_regions(names, known_numbers or {})
     highest = settings.port + PORTS_PER_REGION * max(numbers.values())
-    if settings.nodes > 1:
+    if settings.nodes > 1 or settings.standbys > 1:
         highest = settings.port + MORE_NODES_FROM + MORE_PORTS_PER_REGION * max(numbers.values())
     if highest > 65535:  # noqa: PLR2004 - the last TCP port
         raise ClusterError(f"--port {settings.port} leaves no room for {len(numbers)} regions")
@@ -339,7 +347,17 @@ def _plan_region(settings: ClusterSettings, data: Path, name: str, number: int) 
         command=_plan_nodes(settings, "command", name, number),
         query=_plan_nodes(settings, "query", name, number),
         shards=tuple(
-            _plan_shard(settings, data / "servers" / key, shard, port + 2 + index * PORTS_PER_SHARD)
+            _plan_shard(
+                settings,
+                data / "servers" / key,
+                shard,
+                port=port + 2 + index * PORTS_PER_SHARD,
+                third=settings.port
+                + MORE_NODES_FROM
+                + MORE_PORTS_PER_REGION * (number - 1)
+                + THIRD_SERVER_OFFSET
+                + index,
+            )
             for index, (key, shard) in enumerate(shards.items())
         ),
     )
@@ -356,21 +374,30 @@ def _plan_nodes(
     return (NodePlan(module, f"{region}-{module}", first), *others)
 
 
-def _plan_shard(settings: ClusterSettings, folder: Path, shard: ShardSettings, port: int) -> ShardPlan:
-    count = 0 if shard.servers else 1 + settings.standby
+def _plan_shard(settings: ClusterSettings, folder: Path, shard: ShardSettings, *, port: int, third: int) -> ShardPlan:
+    count = 0 if shard.servers else 1 + settings.standbys * settings.standby
     return ShardPlan(
         name=folder.name,
         region=shard.region,
         slots=shard.slots,
         folder=folder,
-        servers=tuple(
-            ServerPlan(name=f"{folder.name}-postgres-{n}", folder=folder / f"postgres-{n}", port=port + 1 + n)
-            for n in range(1, count + 1)
-        ),
+        servers=tuple(_plan_server(folder, n, count, port + 1 + n if n <= 2 else third) for n in range(1, count + 1)),  # noqa: PLR2004
         valkey_port=None if shard.valkey else port + 1,
         cdc_port=port,
         external_servers=shard.servers,
         external_valkey=shard.valkey,
+    )
+
+
+def _plan_server(folder: Path, number: int, count: int, port: int) -> ServerPlan:
+    """The server of a number. A pair's standbys have one name: whichever it is, there is no other."""
+    alone = count <= 2  # noqa: PLR2004 - a pair
+    return ServerPlan(
+        name=f"{folder.name}-postgres-{number}",
+        folder=folder / f"postgres-{number}",
+        port=port,
+        standby="standby" if alone else f"standby_{number}",
+        zone=None if alone else ZONES[number - 1],
     )
 
 

@@ -146,7 +146,8 @@ async def clone_standby(tools: PostgresTools, standby: ServerPlan, primary: Serv
         tools,
         standby.name,
         (tools.program("pg_basebackup"), "--pgdata", str(building), "--host", HOST, "--port", str(primary.port)),
-        (f"--username={STANDBY_USER}", "--wal-method=stream", "--slot=standby", "--checkpoint=fast", "--no-password"),
+        (f"--username={STANDBY_USER}", "--wal-method=stream", f"--slot={standby.standby}"),
+        ("--checkpoint=fast", "--no-password"),
         password=password,
     )
     _mark_standby(tools, building)
@@ -230,19 +231,24 @@ def settings_text(settings: Mapping[str, str]) -> str:
     return "".join(f"{name} = {_quote(value)}\n" for name, value in settings.items())
 
 
-def pair_settings(other: ServerPlan | None, password: str) -> dict[str, str]:
-    """What a server of a pair needs in either role, so that a promotion changes no file."""
-    return primary_settings(with_standby=other is not None) | (standby_settings(other, password) if other else {})
+def role_settings(server: ServerPlan, others: Sequence[ServerPlan], password: str) -> dict[str, str]:
+    """What a server needs in either role, so that a promotion changes no file. As a standby it follows the first."""
+    if not others:
+        return primary_settings(with_standby=False)
+    names = [other.standby for other in others]
+    return primary_settings(*names, with_standby=True) | standby_settings(others[0], password, server.standby)
 
 
-def primary_settings(*, with_standby: bool) -> dict[str, str]:
-    """A commit waits for the standby, and logical decoding never runs ahead of it."""
+def primary_settings(*names: str, with_standby: bool) -> dict[str, str]:
+    """A commit waits for one of the standbys, and logical decoding never runs ahead of any."""
     if not with_standby:
         return {"synchronous_standby_names": "", "synchronized_standby_slots": ""}
-    return {"synchronous_standby_names": "FIRST 1 (standby)", "synchronized_standby_slots": "standby"}
+    listed = ", ".join(names or ("standby",))
+    method = "ANY" if len(names) > 1 else "FIRST"
+    return {"synchronous_standby_names": f"{method} 1 ({listed})", "synchronized_standby_slots": listed}
 
 
-def standby_settings(primary: ServerPlan, password: str) -> dict[str, str]:
+def standby_settings(primary: ServerPlan, password: str, name: str = "standby") -> dict[str, str]:
     """Stream from the primary and keep copies of its failover slots (which needs dbname; see quiet_slot_sync)."""
     connection = {
         "host": HOST,
@@ -250,11 +256,11 @@ def standby_settings(primary: ServerPlan, password: str) -> dict[str, str]:
         "user": STANDBY_USER,
         "password": password,
         "dbname": "postgres",
-        "application_name": "standby",
+        "application_name": name,
     }
     return {
         "primary_conninfo": " ".join(f"{name}={value}" for name, value in connection.items()),
-        "primary_slot_name": "standby",
+        "primary_slot_name": name,
         "sync_replication_slots": "on",
     }
 
@@ -294,21 +300,23 @@ async def answers(url: str) -> str | None:
     return None
 
 
-async def keep_for_standby(url: str) -> None:
-    """Make the standby's slot, idempotent: it may wait for nobody, there is no standby yet."""
+async def keep_for_standby(url: str, *names: str) -> None:
+    """Make the standbys' slots, idempotent, and drop others: it may wait for nobody, there is no standby yet."""
     connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings={"synchronous_commit": "local"})
     try:
-        await connection.execute(STATEMENTS["create_standby_slot"])
+        await connection.execute(STATEMENTS["drop_other_slots"], names or ("standby",))
+        for name in names or ("standby",):
+            await connection.execute(STATEMENTS["create_standby_slot"], name)
     finally:
         await connection.close()
 
 
-async def wait_streaming(url: str, name: str) -> None:
-    """Return when the primary has its synchronous standby; before that every commit would wait."""
+async def wait_streaming(url: str, name: str, standby: str = "standby") -> None:
+    """Return when the primary has this synchronous standby; before that every commit would wait for it or another."""
     deadline = asyncio.get_running_loop().time() + STREAM_DEADLINE_S
     connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
     try:
-        while await connection.fetchval(STATEMENTS["standby_streams"]) is None:
+        while await connection.fetchval(STATEMENTS["standby_streams"], standby) is None:
             if asyncio.get_running_loop().time() > deadline:
                 raise StartFailed(name, f"does not stream from its primary after {STREAM_DEADLINE_S:.0f} s")
             await asyncio.sleep(POLL_INTERVAL_S)

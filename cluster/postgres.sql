@@ -2,11 +2,17 @@
 
 -- name: create_standby_slot
 -- Permanent: the primary keeps WAL for a standby that is away (up to max_slot_wal_keep_size).
-SELECT pg_create_physical_replication_slot('standby', true)
-WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby');
+SELECT pg_create_physical_replication_slot($1, true)
+WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1);
+
+-- name: drop_other_slots
+-- Of standbys that are called something else by now, or are no more: they would keep WAL for ever.
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+WHERE slot_type = 'physical' AND NOT active AND starts_with(slot_name, 'standby') AND slot_name <> ALL ($1::text[]);
 
 -- name: standby_streams
-SELECT 1 FROM pg_stat_replication WHERE application_name = 'standby' AND state = 'streaming' AND sync_state = 'sync';
+SELECT 1 FROM pg_stat_replication
+WHERE application_name = $1 AND state = 'streaming' AND sync_state IN ('sync', 'quorum');
 
 -- name: is_standby
 SELECT pg_is_in_recovery();
@@ -20,7 +26,7 @@ WHERE slot_type = 'logical' AND NOT temporary;
 -- name: standby_lag
 SELECT application_name, state, sync_state, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS bytes
 FROM pg_stat_replication
-WHERE application_name = 'standby';
+WHERE starts_with(application_name, 'standby');
 
 -- name: program_version
 SELECT max(version) FROM program;

@@ -129,6 +129,7 @@ class StatusReport:
         return {
             "primary": health.primary,
             "standbys": health.standbys,
+            "zones": dict(zip(shard.servers, shard.zones or (), strict=False)),
             "valkey": shard.valkey,
             "cdc": {"url": shard.cdc, "source": source, "lag_ms": health.lag_ms, "slot_bytes": health.slot_bytes},
         }
@@ -253,11 +254,14 @@ def _details(report: StatusReport) -> dict[str, str]:
     for name, health in report.shards.items():
         lag = "lag unknown" if health.lag_ms is None else f"lag {health.lag_ms} ms"
         details[f"{name}-cdc"] = f"{lag}, slot {health.slot_bytes or 0:,} B"
-        for url in report.topology.shards[name].servers:
+        shard = report.topology.shards[name]
+        for url, zone in zip(shard.servers, shard.zones or [""] * len(shard.servers), strict=False):
             for process, record in (report.run.processes if report.run else {}).items():
                 if f":{record.port}/" in url:
                     role = "primary" if url == health.primary else f"standby, {health.replay_bytes or 0:,} B behind"
-                    details[process] = "no answer" if url in health.unreachable else role
+                    details[process] = (
+                        "no answer" if url in health.unreachable else role + f"{zone and f', zone {zone}'}"
+                    )
     return details
 
 

@@ -165,15 +165,15 @@ class System:
         await postgres.create_primary(tools, pair.primary, self.passwords[SUPERUSER])
         await pair.run_primary()
         url = await secure_primary([postgres.server_address(pair.primary)], self.passwords, name=shard.name)
-        if pair.standby:
-            await postgres.keep_for_standby(url)
-            await pair.copy(pair.standby)
+        if pair.standbys:
+            await postgres.keep_for_standby(url, *(standby.standby for standby in pair.standbys))
+            await together(*(pair.copy(standby) for standby in pair.standbys))
 
     def _guard_pairs(self) -> None:
         """Watch every pair from now on: before, a failure of a start is the start's own."""
         for shard in self.plan.shards:
             pair = self.pairs.get(shard.name)
-            if pair and pair.standby and shard.name not in self.guards:
+            if pair and pair.standbys and shard.name not in self.guards:
                 guard = self.guards[shard.name] = Guard(pair, self.supervisor, f"{shard.name}-cdc")
                 self._watching[shard.name] = asyncio.create_task(guard.run(), name=f"guard {shard.name}")
 

@@ -166,7 +166,10 @@ class Readers:
         self._settings = settings
         self._topology = topology
         self._pools = ShardPools(
-            topology, size_max=settings.pool_size_max, statement_timeout_ms=settings.statement_timeout_ms
+            topology,
+            size_max=settings.pool_size_max,
+            statement_timeout_ms=settings.statement_timeout_ms,
+            zone=settings.zone,
         )
         self._shards: dict[str, tuple[str, ShardReader]] = {}
         self._subscriptions: dict[str, asyncio.Task[None]] = {}

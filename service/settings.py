@@ -38,6 +38,8 @@ class NodeSettings(BaseSettings):
     port: int
     address: str | None = None
     """What the topology calls this node; without, nothing is handed to other nodes of its region."""
+    zone: str | None = None
+    """Its data centre: of several standbys the one there is read first."""
     topology: Path
     credentials: Path
     secrets: Path | None = None

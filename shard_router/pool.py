@@ -90,11 +90,20 @@ class Taken:
 class ShardServers:
     """The Postgres servers of one shard, each behind a lazily filled pool."""
 
-    def __init__(
-        self, name: str, servers: list[str], *, size_max: int, statement_timeout_ms: int, indexed: bool = True
+    def __init__(  # noqa: PLR0913
+        self,
+        name: str,
+        servers: list[str],
+        *,
+        size_max: int,
+        statement_timeout_ms: int,
+        indexed: bool = True,
+        near: frozenset[str] = frozenset(),
     ) -> None:
+        """Of several standbys those that are `near` are read first."""
         self.name = name
         self.servers = servers
+        self.near = near
         self._size_max = size_max
         self._statement_timeout_ms = statement_timeout_ms
         self._session = INDEXED if indexed else {}
@@ -186,9 +195,12 @@ class ShardServers:
         raise ProblemError("shard_unavailable", f"{self.name}: no {role}")
 
     def _with_role(self, *, in_recovery: bool) -> str | None:
-        """A server in a role; the primary is the one on the highest timeline."""
+        """A server in a role; the primary is the one on the highest timeline.
+
+        Of standbys always the same while it is there, a near one first: another may show less than was read before.
+        """
         found = [server for server, role in self._roles.items() if role.in_recovery is in_recovery]
-        return max(found, key=lambda server: self._roles[server].timeline, default=None)
+        return max(found, key=lambda server: (self._roles[server].timeline, server in self.near), default=None)
 
     async def _probe(self) -> None:
         """Ask all servers: roles change, and who was a standby may be what is looked for."""
@@ -240,8 +252,15 @@ class ShardPools:
     """The servers of every shard, following the topology in force."""
 
     def __init__(
-        self, topology: TopologyWatch, *, size_max: int, statement_timeout_ms: int, indexed: bool = True
+        self,
+        topology: TopologyWatch,
+        *,
+        size_max: int,
+        statement_timeout_ms: int,
+        indexed: bool = True,
+        zone: str | None = None,
     ) -> None:
+        self._zone = zone
         self._size_max = size_max
         self._statement_timeout_ms = statement_timeout_ms
         self._indexed = indexed
@@ -268,7 +287,10 @@ class ShardPools:
             self._close(self._shards.pop(name))
         for name, shard in topology.document.shards.items():
             known = self._shards.get(name)
-            if known and known.servers == shard.servers:
+            near = frozenset(
+                url for url, zone in zip(shard.servers, shard.zones or (), strict=False) if zone == self._zone
+            )
+            if known and (known.servers, known.near) == (shard.servers, near):
                 continue
             if known:
                 self._close(known)
@@ -278,6 +300,7 @@ class ShardPools:
                 size_max=self._size_max,
                 statement_timeout_ms=self._statement_timeout_ms,
                 indexed=self._indexed,
+                near=near,
             )
 
     def _close(self, servers: ShardServers) -> None:

@@ -101,8 +101,10 @@ async def test_a_shard_goes_on_whichever_server_freezes_or_loses_its_data(alone:
     shop = Shop(alone, await alone.enrol("eu"))
     await shop.sells_on()
 
-    for what in ("frozen primary", "primary without data", "frozen standby", "standby without data"):
+    for what in ("both frozen", "frozen primary", "primary without data", "frozen standby", "standby without data"):
         name = await role_of(alone, standby="standby" in what)
+        if what == "both frozen":
+            os.kill(alone.processes()[await role_of(alone, standby=True)], signal.SIGSTOP)
         if "frozen" in what:
             os.kill(alone.processes()[name], signal.SIGSTOP)
         else:

@@ -74,6 +74,15 @@ def test_what_is_configured_is_used_and_not_started(tmp_path: Path) -> None:
     assert sorted(plan().ports()) == [8410, 8411, 8412]
 
 
+def test_a_second_standby_is_a_third_server_in_a_zone_of_its_own_and_meets_no_other_port() -> None:
+    (shard,) = plan(regions="eu", standbys=2).shards
+    assert [(server.zone, server.standby, server.port) for server in shard.servers] == [
+        ("a", "standby_1", 8414), ("b", "standby_2", 8415), ("c", "standby_3", 9070),
+    ]  # fmt: skip
+    assert len(plan(nodes=NODES_MAX, standbys=2).ports()) == 3 * (2 * NODES_MAX + 5)
+    assert [(server.zone, server.standby) for server in plan(regions="eu").shards[0].servers] == [(None, "standby")] * 2
+
+
 def test_two_shards_share_a_region() -> None:
     shards = {
         "eu-1": {"region": "eu", "slots": [[0, 2047]]},
@@ -92,6 +101,8 @@ def test_two_shards_share_a_region() -> None:
         ({"port": 80}, "1024"),
         ({"nodes": 17}, "nodes"),
         ({"nodes": 0}, "nodes"),
+        ({"standbys": 3}, "standbys"),
+        ({"standbys": 0}, "standbys"),
         ({"nodes": 2, "port": 64990}, "no room"),
         ({"port": 64990, "regions": ",".join(f"r{n}" for n in range(60))}, "no room"),
         ({"regions": ",".join(f"r{n}" for n in range(64))}, "63 regions"),

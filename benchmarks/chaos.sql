@@ -1,0 +1,32 @@
+-- What the campaign does to servers, and asks of them in the end.
+
+-- name: backends
+SELECT pid, backend_type FROM pg_stat_activity WHERE backend_type = $1 ORDER BY pid;
+
+-- name: cut_nodes
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'loyalty';
+
+-- name: cut_walsenders
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'walsender';
+
+-- name: drop_slot
+SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'loyalty_cdc' AND active;
+
+-- name: really_drop_slot
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'loyalty_cdc' AND NOT active;
+
+-- name: advance_slot
+SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots
+WHERE slot_name = 'loyalty_cdc' AND NOT active;
+
+-- name: relation
+SELECT pg_relation_filepath('journal');
+
+-- name: entries
+SELECT member_id, version FROM journal WHERE member_id = ANY ($1::bigint[]);
+
+-- name: receipts
+SELECT receipt, count(*) AS times FROM receipt WHERE starts_with(receipt, $1) GROUP BY receipt;
+
+-- name: balances
+SELECT member_id, available, pending, held, debt FROM account WHERE member_id = ANY ($1::bigint[]);

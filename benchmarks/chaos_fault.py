@@ -1,0 +1,255 @@
+"""Every kind of fault the campaign knows, by name; each is one function that does harm and returns.
+
+What is frozen is thawed by the campaign when the fault's time is over; whatever else is broken the system repairs.
+"""
+
+import asyncio
+import shutil
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import psutil
+
+from benchmarks.chaos_world import World
+from shard_router.statement import load_statements
+
+STATEMENTS: Final = load_statements(Path(__file__).with_name("chaos.sql"))
+PAGE: Final = 8192
+SHORT_S, LONG_S = 2.0, 5.0
+SOCKETS: Final = 200
+Fault = Callable[[World], Awaitable[None]]
+
+
+def _killed(ending: str, by: signal.Signals = signal.SIGKILL) -> Fault:
+    async def fault(world: World) -> None:
+        world.processes()[world.named(ending)].send_signal(by)
+
+    return fault
+
+
+def _frozen(ending: str, seconds: float) -> Fault:
+    async def fault(world: World) -> None:
+        world.freeze(world.processes()[world.named(ending)])
+        await asyncio.sleep(seconds)
+        world.thaw()
+
+    return fault
+
+
+def _server_killed(*, standby: bool, tree: bool = False) -> Fault:
+    async def fault(world: World) -> None:
+        process = world.processes()[await world.server(standby=standby)]
+        below = process.children(recursive=True) if tree else []
+        for one in (process, *below):
+            with suppress(psutil.Error):
+                one.kill()
+
+    return fault
+
+
+def _server_frozen(*, standby: bool, tree: bool = False) -> Fault:
+    async def fault(world: World) -> None:
+        process = world.processes()[await world.server(standby=standby)]
+        world.freeze(process, *(process.children(recursive=True) if tree else []))
+
+    return fault
+
+
+def _folder_lost(*, standby: bool) -> Fault:
+    async def fault(world: World) -> None:
+        folder = world.folder(await world.server(standby=standby))
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    return fault
+
+
+def _control_file_corrupt(*, standby: bool) -> Fault:
+    async def fault(world: World) -> None:
+        name = await world.server(standby=standby)
+        (world.folder(name) / "global" / "pg_control").write_bytes(b"\0" * PAGE)
+        world.processes()[name].kill()
+
+    return fault
+
+
+def _backend(kind: str, *, standby: bool, by: signal.Signals) -> Fault:
+    """Harm one child of a server: SIGKILL has the whole server start anew, SIGSTOP leaves it hanging."""
+
+    async def fault(world: World) -> None:
+        name = await world.server(standby=standby)
+        async with world.session(world.port(name)) as server:
+            rows = await server.fetch(STATEMENTS["backends"], kind)
+        for row in rows[:1]:
+            process = psutil.Process(row["pid"])
+            if by == signal.SIGSTOP:
+                world.freeze(process)
+            else:
+                process.send_signal(by)
+
+    return fault
+
+
+def _told(statement: str) -> Fault:
+    async def fault(world: World) -> None:
+        async with world.session(world.port(await world.server(standby=False))) as server:
+            await server.fetch(STATEMENTS[statement])
+
+    return fault
+
+
+def _slot(statement: str) -> Fault:
+    """Do something to the slot while the projector, frozen, does not hold it."""
+
+    async def fault(world: World) -> None:
+        projector = world.processes()[world.named("-cdc")]
+        projector.suspend()
+        async with world.session(world.port(await world.server(standby=False))) as server:
+            await server.fetch(STATEMENTS["drop_slot"])
+            await asyncio.sleep(SHORT_S / 4)
+            await server.fetch(STATEMENTS[statement])
+        projector.kill()
+
+    return fault
+
+
+async def _supervisor_killed(world: World) -> None:
+    world.supervisor().kill()
+    await asyncio.sleep(SHORT_S)
+    await world.loyalty("up", "--detach", *world.up)
+
+
+async def _supervisor_frozen(world: World) -> None:
+    world.freeze(world.supervisor())
+    await asyncio.sleep(LONG_S)
+    world.thaw()
+
+
+async def _tables_locked(world: World) -> None:
+    async with world.session(world.port(await world.server(standby=False))) as server, server.transaction():
+        await server.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+        await asyncio.sleep(SHORT_S)
+
+
+async def _connections_exhausted(world: World) -> None:
+    port = world.port(await world.server(standby=False))
+    async with AsyncExitStack() as stack:
+        with suppress(asyncpg.PostgresError, OSError, TimeoutError):
+            for _ in range(SOCKETS):
+                await stack.enter_async_context(world.session(port))
+        await asyncio.sleep(SHORT_S)
+
+
+def _half_open(ending: str, said: bytes) -> Fault:
+    async def fault(world: World) -> None:
+        port = world.port(world.named(ending))
+        open_ones: list[socket.socket] = []
+        for _ in range(SOCKETS):
+            one = socket.create_connection(("127.0.0.1", port), timeout=SHORT_S)
+            one.sendall(said)
+            open_ones.append(one)
+        await asyncio.sleep(SHORT_S)
+        for one in open_ones:
+            one.close()
+
+    return fault
+
+
+async def _page_corrupt(world: World) -> None:
+    """On a standby; its checksum tells. Reads of it must fail and not be wrong."""
+    name = await world.server(standby=True)
+    async with world.session(world.port(name)) as server:
+        path = world.folder(name) / str(await server.fetchval(STATEMENTS["relation"]))
+    with path.open("r+b") as file:
+        file.write(b"\x55" * PAGE)
+
+
+async def _switched_over(world: World) -> None:
+    await world.loyalty("switchover", world.named("-cdc").removesuffix("-cdc"))
+
+
+async def _rebuilt(world: World) -> None:
+    await world.loyalty("rebuild")
+
+
+async def _program_applied(world: World) -> None:
+    await world.loyalty("program", "apply", str(Path(__file__).parent.parent / "rules" / "main_street.toml"))
+
+
+def _both(first: Fault, second: Fault, apart_s: float = 0.0) -> Fault:
+    async def fault(world: World) -> None:
+        begun = asyncio.create_task(_quietly(first, world))
+        await asyncio.sleep(apart_s)
+        await _quietly(second, world)
+        await begun
+
+    return fault
+
+
+async def _quietly(fault: Fault, world: World) -> None:
+    with suppress(LookupError, OSError, TimeoutError, psutil.Error, asyncpg.PostgresError, asyncpg.InterfaceError):
+        await fault(world)
+
+
+FAULTS: Final[Mapping[str, Fault]] = {
+    "command node killed": _killed("-command"),
+    "command node drained": _killed("-command", signal.SIGTERM),
+    "command node frozen": _frozen("-command", SHORT_S),
+    "query node killed": _killed("-query"),
+    "query node drained": _killed("-query", signal.SIGTERM),
+    "query node frozen": _frozen("-query", SHORT_S),
+    "projector killed": _killed("-cdc"),
+    "projector frozen": _frozen("-cdc", LONG_S),
+    "valkey killed": _killed("-valkey"),
+    "valkey frozen": _frozen("-valkey", SHORT_S),
+    "primary killed": _server_killed(standby=False),
+    "primary and its backends killed": _server_killed(standby=False, tree=True),
+    "primary frozen": _server_frozen(standby=False),
+    "primary and its backends frozen": _server_frozen(standby=False, tree=True),
+    "primary's folder lost": _folder_lost(standby=False),
+    "primary's control file corrupt": _control_file_corrupt(standby=False),
+    "a backend killed": _backend("client backend", standby=False, by=signal.SIGKILL),
+    "checkpointer frozen": _backend("checkpointer", standby=False, by=signal.SIGSTOP),
+    "walwriter killed": _backend("walwriter", standby=False, by=signal.SIGKILL),
+    "walsender frozen": _backend("walsender", standby=False, by=signal.SIGSTOP),
+    "standby killed": _server_killed(standby=True),
+    "standby frozen": _server_frozen(standby=True),
+    "standby and its processes frozen": _server_frozen(standby=True, tree=True),
+    "standby's folder lost": _folder_lost(standby=True),
+    "standby's control file corrupt": _control_file_corrupt(standby=True),
+    "walreceiver killed": _backend("walreceiver", standby=True, by=signal.SIGKILL),
+    "walreceiver frozen": _backend("walreceiver", standby=True, by=signal.SIGSTOP),
+    "page corrupt on a standby": _page_corrupt,
+    "connections of nodes cut": _told("cut_nodes"),
+    "walsenders cut": _told("cut_walsenders"),
+    "slot dropped": _slot("really_drop_slot"),
+    "slot acknowledged too far": _slot("advance_slot"),
+    "table locked": _tables_locked,
+    "connections of the primary exhausted": _connections_exhausted,
+    "half-open connections to the command node": _half_open("-command", b"POST /v1/purchases HTTP/1.1\r\nHost:"),
+    "silent connections to Valkey": _half_open("-valkey", b"*3\r\n$"),
+    "supervisor killed": _supervisor_killed,
+    "supervisor frozen": _supervisor_frozen,
+    "switchover": _switched_over,
+    "rebuild": _rebuilt,
+    "program applied": _program_applied,
+    "fault during a rebuild": _both(_rebuilt, _killed("-cdc"), 0.5),
+    "fault during a program's apply": _both(_program_applied, _server_killed(standby=False), 0.3),
+    "primary and standby frozen": _both(_server_frozen(standby=False), _server_frozen(standby=True)),
+    "standby killed during a failover": _both(_server_frozen(standby=False), _server_killed(standby=True), SHORT_S),
+    "primary and Valkey killed": _both(_server_killed(standby=False), _killed("-valkey")),
+    "projector and command node killed": _both(_killed("-cdc"), _killed("-command")),
+}
+
+SKIPPED: Final[Mapping[str, str]] = {
+    "full disk, full WAL volume": "needs a volume of its own from the start; tests/integration/test_full_disk.py",
+    "slow disk, slow network": "servers and nodes speak without a proxy between them",
+    "clock of a node stepped": "needs libfaketime, which no wheel brings",
+    "JVM paused": "the embedded system reads pgoutput; `projector frozen` is the same from outside",
+    "Valkey restored from an old dump": "the embedded Valkey keeps no dump",
+    "projector twice": "tests/integration/test_cdc_projector.py",
+}

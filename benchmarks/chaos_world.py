@@ -1,0 +1,119 @@
+"""The running system as the campaign sees it: its processes, its servers, and the command line that looks after it."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import psutil
+
+COMMAND_DEADLINE_S: Final = 180.0
+READY_DEADLINE_S: Final = 150.0
+LOOK_INTERVAL_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class World:
+    """One system of one region that a supervisor runs."""
+
+    data: Path
+    up: tuple[str, ...]
+    """How it is brought up again when its supervisor was killed."""
+    frozen: list[psutil.Process] = field(default_factory=list[psutil.Process])
+
+    async def loyalty(self, *words: str) -> tuple[int, str]:
+        """Run the command line on this system."""
+        command = (sys.executable, "-m", "cluster", *words, "--data", str(self.data))
+        env = {name: value for name, value in os.environ.items() if not name.startswith("LOYALTY_")}
+        out = asyncio.subprocess.PIPE
+        child = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=asyncio.subprocess.STDOUT, env=env)
+        async with asyncio.timeout(COMMAND_DEADLINE_S):
+            output, _ = await child.communicate()
+        return child.returncode or 0, output.decode("utf-8", "replace")
+
+    async def status(self) -> dict[str, Any]:
+        """What `loyalty status --json` prints."""
+        return json.loads((await self.loyalty("status", "--json"))[1])
+
+    async def whole(self) -> None:
+        """Return when everything is ready, every server too."""
+        async with asyncio.timeout(READY_DEADLINE_S):
+            while not self._is_whole(await self.status()):  # noqa: ASYNC110 - another process tells
+                await asyncio.sleep(LOOK_INTERVAL_S)
+
+    @staticmethod
+    def _is_whole(status: dict[str, Any]) -> bool:
+        shards = [shard for region in status["regions"].values() for shard in region["shards"].values()]
+        return bool(status["ready"]) and all(shard["primary"] and shard["standbys"] for shard in shards)
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """Those that run, by name."""
+        run = json.loads((self.data / "run.json").read_text(encoding="utf-8"))
+        found: dict[str, psutil.Process] = {}
+        for name, record in run["processes"].items():
+            with suppress(psutil.Error):
+                if record["identity"]:
+                    found[name] = psutil.Process(record["identity"]["pid"])
+        return found
+
+    def supervisor(self) -> psutil.Process:
+        """The one that keeps them."""
+        run = json.loads((self.data / "run.json").read_text(encoding="utf-8"))
+        return psutil.Process(run["supervisor"]["pid"])
+
+    def named(self, ending: str) -> str:
+        """The first process whose name ends so."""
+        return next(name for name in sorted(self.processes()) if name.endswith(ending))
+
+    async def server(self, *, standby: bool) -> str:
+        """The process name of the primary, or of a standby."""
+        run = json.loads((self.data / "run.json").read_text(encoding="utf-8"))
+        ports = {record["port"]: name for name, record in run["processes"].items() if "-postgres-" in name}
+        for port, name in sorted(ports.items()):
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                async with self.session(port, "postgres") as server:
+                    if await server.fetchval("SELECT pg_is_in_recovery()") is standby:
+                        return name
+        raise LookupError("no standby" if standby else "no primary")
+
+    def port(self, name: str) -> int:
+        """Where a process listens."""
+        return json.loads((self.data / "run.json").read_text(encoding="utf-8"))["processes"][name]["port"]
+
+    def folder(self, server: str) -> Path:
+        """Where a Postgres server keeps its data."""
+        shard, _, number = server.partition("-postgres-")
+        return self.data / "servers" / shard / f"postgres-{number}"
+
+    @asynccontextmanager
+    async def session(self, port: int, database: str = "loyalty") -> AsyncGenerator[asyncpg.Connection]:
+        """A connection of the superuser's."""
+        password = (self.data / "secrets" / "postgres_superuser").read_text(encoding="utf-8").strip()
+        address = f"postgresql://postgres:{password}@127.0.0.1:{port}/{database}"
+        settings = {"synchronous_commit": "local"}
+        connection = await asyncpg.connect(address, timeout=5, server_settings=settings)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+    def freeze(self, *processes: psutil.Process) -> None:
+        """Stop them as a debugger would."""
+        for process in processes:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGSTOP)
+                self.frozen.append(process)
+
+    def thaw(self) -> None:
+        """Let everything that was frozen go on, whoever still lives."""
+        for process in self.frozen:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGCONT)
+        self.frozen.clear()
