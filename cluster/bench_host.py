@@ -19,9 +19,10 @@ from cluster.command_line import words_of
 from cluster.document import Documents
 from cluster.login import SUPERUSER_NAME, address
 from cluster.password import SUPERUSER, read_passwords
-from cluster.plan import ClusterPlan, make_plan, read_settings
+from cluster.plan import ClusterPlan, make_plan
 from cluster.rebuild import rebuild
 from cluster.run_file import read_run
+from cluster.settings import read_settings
 from cluster.status import StatusReport, read_status
 from cluster.verdict import verdict_document
 from shard_router.login import POSTGRES_USERS

@@ -15,7 +15,7 @@ from cluster.command_line import Commands
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.files import write_atomic
-from cluster.plan import read_settings
+from cluster.settings import read_settings
 from edge.aws import STANDING as AWS_STANDING
 from edge.aws import render_aws
 from edge.cloudflare import STANDING as CLOUDFLARE_STANDING

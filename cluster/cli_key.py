@@ -18,7 +18,7 @@ from cluster.command_line import Commands
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.node import key_in_force
-from cluster.plan import read_settings
+from cluster.settings import read_settings
 from shard_router.topology import read_topology
 
 app = Commands()

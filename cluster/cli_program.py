@@ -16,7 +16,7 @@ from rich.console import Console
 from cluster.command_line import Commands
 from cluster.document import Documents
 from cluster.errors import ClusterError
-from cluster.plan import read_settings
+from cluster.settings import read_settings
 
 if TYPE_CHECKING:
     from cluster.program import Shards

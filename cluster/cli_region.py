@@ -15,8 +15,8 @@ from cluster.command_line import Commands
 from cluster.door import share_traffic
 from cluster.errors import ClusterError
 from cluster.growth import Request, ask
-from cluster.plan import REGION_NAME, read_settings
 from cluster.run_file import locked
+from cluster.settings import REGION_NAME, read_settings
 from edge.decision import WHOLE
 
 app = Commands(help="Regions of a running system.", no_args_is_help=True)

@@ -19,7 +19,8 @@ from pydantic import BaseModel, RootModel
 
 from cluster.errors import ClusterError
 from cluster.files import write_atomic, write_json
-from cluster.plan import HOST, ZONES, ClusterPlan, NodePlan, RegionPlan, ShardPlan, make_plan, read_settings
+from cluster.plan import HOST, ZONES, ClusterPlan, NodePlan, RegionPlan, ShardPlan, make_plan
+from cluster.settings import read_settings
 from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
 from shard_router.document import read_document
 from shard_router.errors import DocumentError

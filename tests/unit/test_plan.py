@@ -6,7 +6,8 @@ import pytest
 
 from cluster import node
 from cluster.errors import ClusterError
-from cluster.plan import KNOWN_REGIONS, NODES_MAX, ClusterPlan, make_plan, number_regions, read_settings
+from cluster.plan import KNOWN_REGIONS, ClusterPlan, make_plan, number_regions
+from cluster.settings import NODES_MAX, read_settings
 
 
 @pytest.fixture(autouse=True)
