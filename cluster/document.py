@@ -161,14 +161,13 @@ def _region_row(region: RegionPlan) -> dict[str, Any]:
 
 
 def _shard_row(shard: ShardPlan) -> dict[str, Any]:
-    zones = [server.zone for server in shard.servers if server.zone]
     return {
         "region": shard.region,
         "slots": [list(pair) for pair in shard.slots],
         "servers": shard.server_urls,
         "valkey": shard.valkey_url,
         "cdc": shard.projector.url,
-        "zones": zones or None,
+        "zones": [server.zone for server in shard.servers if server.zone],
     }
 
 

@@ -129,7 +129,7 @@ class StatusReport:
         return {
             "primary": health.primary,
             "standbys": health.standbys,
-            "zones": dict(zip(shard.servers, shard.zones or (), strict=False)),
+            "zones": dict(zip(shard.servers, shard.zones, strict=False)),
             "valkey": shard.valkey,
             "cdc": {"url": shard.cdc, "source": source, "lag_ms": health.lag_ms, "slot_bytes": health.slot_bytes},
         }

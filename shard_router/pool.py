@@ -287,9 +287,7 @@ class ShardPools:
             self._close(self._shards.pop(name))
         for name, shard in topology.document.shards.items():
             known = self._shards.get(name)
-            near = frozenset(
-                url for url, zone in zip(shard.servers, shard.zones or (), strict=False) if zone == self._zone
-            )
+            near = frozenset(url for url, zone in zip(shard.servers, shard.zones, strict=False) if zone == self._zone)
             if known and (known.servers, known.near) == (shard.servers, near):
                 continue
             if known:

@@ -46,8 +46,6 @@ class Shard(BaseModel):
     """The data centre of each server, in their order; empty where nobody says."""
     valkey: str
     cdc: str | None = None
-    zones: list[str] | None = None
-    """The data centre of each server, in the order of `servers`."""
 
 
 class TopologyDocument(BaseModel):
