@@ -26,18 +26,26 @@ class SlotUnusable(LoyaltyError):  # noqa: N818 - it tells what is wrong
 
 
 async def find_primary(servers: list[str]) -> str | None:
-    """The DSN of the server that is no standby; None while there is none."""
-    for dsn in servers:
-        try:
+    """The DSN of the server that takes writes, on the highest timeline when several say so; None while there is none.
+
+    All are asked at once: a former primary that thaws does not know yet that it was overtaken.
+    """
+    found = await asyncio.gather(*(_timeline(dsn) for dsn in servers))
+    primaries = {dsn: timeline for dsn, timeline in zip(servers, found, strict=True) if timeline is not None}
+    return max(primaries, key=primaries.__getitem__, default=None)
+
+
+async def _timeline(dsn: str) -> int | None:
+    """The timeline of a server that takes writes; None for a standby, and for one that does not answer."""
+    try:
+        async with asyncio.timeout(2 * CONNECT_TIMEOUT_S):
             connection = await connect(dsn)
-        except (OSError, TimeoutError, asyncpg.PostgresError):
-            continue
-        try:
-            if await connection.fetchval(STATEMENTS["is_primary"]):
-                return dsn
-        finally:
-            await connection.close()
-    return None
+            try:
+                return await connection.fetchval(STATEMENTS["timeline_of_primary"])
+            finally:
+                await connection.close(timeout=CONNECT_TIMEOUT_S)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return None
 
 
 async def connect(dsn: str) -> asyncpg.Connection:

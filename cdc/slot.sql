@@ -1,7 +1,10 @@
 -- The replication slot: the only offset of the pipeline.
 
--- name: is_primary
-SELECT NOT pg_is_in_recovery();
+-- name: timeline_of_primary
+-- NULL of a standby. Of two servers that take writes, the one on the lower timeline was overtaken by a failover.
+SELECT CASE
+    WHEN NOT pg_is_in_recovery() THEN ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer
+END;
 
 -- name: system
 -- Tells one database cluster from another that took its address, and what a restored one shows from what it lost.

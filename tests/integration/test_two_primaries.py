@@ -1,0 +1,43 @@
+"""A former primary that does not know that it was overtaken, and a standby of which nobody knows how far it is."""
+
+import asyncpg
+
+from cdc.slot import find_primary
+from query.replica import STATEMENTS
+from tests.engine import embedded_postgres
+
+
+async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_is_the_primary() -> None:
+    async with embedded_postgres(standby=True) as pair:
+        assert pair.standby_url is not None
+        servers = [pair.url, pair.standby_url]
+        assert await find_primary(servers) == pair.url
+        assert await find_primary([pair.standby_url]) is None
+        standby = await asyncpg.connect(pair.standby_url)
+        try:
+            assert await standby.fetchval("SELECT pg_promote()")
+            assert await find_primary(servers) == pair.standby_url
+            assert await find_primary(servers[::-1]) == pair.standby_url
+        finally:
+            await standby.close()
+        former = await asyncpg.connect(pair.url)
+        await former.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
+        await former.execute("SELECT pg_reload_conf()")
+        await former.close()
+
+
+async def test_a_standby_that_never_replayed_a_commit_and_is_behind_is_not_fresh() -> None:
+    async with embedded_postgres(standby=True) as pair:
+        assert pair.standby_url is not None
+        standby = await asyncpg.connect(pair.standby_url)
+        try:
+            assert await standby.fetchval("SELECT pg_last_xact_replay_timestamp()") is None
+            await standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            await standby.execute("SELECT pg_reload_conf()")
+            while await standby.fetchval(
+                "SELECT count(*) FROM pg_stat_get_wal_receiver() AS r WHERE r.pid IS NOT NULL"
+            ):
+                pass
+            assert await standby.fetchval(STATEMENTS["measure_lag"]) > 10**12
+        finally:
+            await standby.close()
