@@ -33,7 +33,7 @@ class Rows:
         self._arguments: tuple[list[int], ...] = ()
         if members is not None:
             stream = f"({self._statement.rstrip().removesuffix(';')}) AS stream"
-            self._statement = STATEMENTS["of_members"].replace("FROM stream", f"FROM {stream}")
+            self._statement = STATEMENTS["of_members"].replace("FROM account AS stream", f"FROM {stream}")
             self._arguments = (members,)
         self._key = itemgetter(*key)
         self._cursor: Any = None

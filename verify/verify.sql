@@ -6,8 +6,8 @@ SELECT member_id, version, status, available, pending, held, spent, expired, deb
 FROM account ORDER BY member_id;
 
 -- name: of_members
--- Of another statement, which takes the place of `stream`, what is under some ids.
-SELECT * FROM stream WHERE member_id = ANY ($1::bigint[]);
+-- Of another statement, which takes the place of `account`, what is under some ids.
+SELECT * FROM account AS stream WHERE member_id = ANY ($1::bigint[]);
 
 -- name: members
 SELECT member_id, version, profile FROM member ORDER BY member_id;

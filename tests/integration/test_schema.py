@@ -14,7 +14,7 @@ FILES = sorted(
     file
     for folder in ("shard_router", "command", "query", "cdc", "verify")
     for file in (PROJECT / folder).glob("*.sql")
-    if file.name != "schema.sql"
+    if file.name not in {"schema.sql", "memory.sql"}  # memory.sql is SQLite's
 )
 
 CATALOGUE = {
