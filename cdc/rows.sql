@@ -41,7 +41,7 @@ SELECT member_id, version, profile FROM member WHERE member_id = ANY ($1::bigint
 -- The newest entries of each member: the first of them is the account view.
 SELECT entry.* FROM unnest($1::bigint[]) AS asked (member_id)
 CROSS JOIN LATERAL (
-    SELECT member_id, version, kind, occurred_at, store, points, postings, detail, account_after
+    SELECT member_id, version, kind, occurred_at, recorded_at, store, points, postings, detail, account_after
     FROM journal WHERE journal.member_id = asked.member_id ORDER BY version DESC LIMIT $2
 ) AS entry;
 

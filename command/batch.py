@@ -16,7 +16,6 @@ from command.answer import (
     MAY_CHANGE,
     NOTHING_TO_DO,
     REFUSED,
-    RenderedEntry,
     accepted,
     problem_answer,
     refused,
@@ -50,7 +49,7 @@ from rules.guess import guessed
 from rules.outcome import Accepted, Decision, Entry, NothingToDo, Purchase, Reason, Refused
 from rules.program import Program
 from rules.state import Account
-from service.stored_answer import completed
+from service.stored_answer import RenderedEntry, completed
 from shard_router.directory import Identifier
 from shard_router.errors import ProblemError
 

@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from command.answer import RenderedEntry
 from command.claim import Claims
 from command.envelope import Envelope, ReceiptName
 from command.record import identifiers_of
@@ -28,6 +27,8 @@ from rules.guess import guessed
 from rules.outcome import Purchase
 from rules.program import Program
 from rules.state import Account
+from rules.stored import full_purchase
+from service.stored_answer import RenderedEntry
 from shard_router.directory import Identifier
 from shard_router.pool import Connection
 from shard_router.statement import load_statements
@@ -83,7 +84,7 @@ class Loaded:
     row: Mapping[str, Any]
     dates: tuple[date, ...]
     recorded: KnownReceipt | None = None
-    answered: Mapping[str, Any] | None = None
+    answered: RenderedEntry | None = None
 
     @property
     def receipt_name(self) -> ReceiptName | None:
@@ -140,19 +141,7 @@ def account_of(loaded: Loaded) -> Account | None:
 def purchase_of(row: Mapping[str, Any]) -> Purchase:
     """The purchase in a loaded row."""
     receipt: ReceiptDocument = {"store": row["store"], "till": row["till"], "receipt": row["receipt"]}
-    return Purchase(row["purchase_version"], receipt, row["occurred_at"], orjson.loads(row["document"]))
-
-
-def entry_of(member_id: int, version: int, row: Mapping[str, Any]) -> RenderedEntry:
-    """The entry of a journal row."""
-    return RenderedEntry(
-        member_id,
-        version,
-        row["points"],
-        row["postings"].encode(),
-        orjson.loads(row["detail"]),
-        row["account_after"].encode(),
-    )
+    return Purchase(row["purchase_version"], receipt, row["occurred_at"], full_purchase(orjson.loads(row["document"])))
 
 
 def pairs(names: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:

@@ -55,19 +55,28 @@ FROM unnest($1::text[], $2::text[], $3::uuid[]) AS wanted(kind, value, hash)
 
 -- name: entry_of
 -- The entry behind a receipt that came again under a new key: its answer is rebuilt from it.
-SELECT points, postings, account_after, detail FROM journal WHERE member_id = $1 AND version = $2
+SELECT j.kind, j.points, j.recorded_at, j.postings, j.account_after, j.detail, p.document
+FROM journal AS j
+LEFT JOIN LATERAL (
+    SELECT document FROM purchase AS x WHERE x.member_id = j.member_id AND x.version = j.version OFFSET 0
+) AS p ON true
+WHERE j.member_id = $1 AND j.version = $2
 
 -- name: entries_answered
 -- The entries whose answers are stored under keys that came again: those answers leave out what stands here.
-SELECT j.member_id, j.version, j.postings, j.detail, j.account_after
+SELECT j.member_id, j.version, j.kind, j.points, j.recorded_at, j.postings, j.detail, j.account_after, p.document
 FROM unnest($1::bigint[], $2::bigint[]) AS asked(member_id, version)
 CROSS JOIN LATERAL (
     SELECT * FROM journal AS x WHERE x.member_id = asked.member_id AND x.version = asked.version OFFSET 0
 ) AS j
+LEFT JOIN LATERAL (
+    SELECT document FROM purchase AS x WHERE x.member_id = j.member_id AND x.version = j.version OFFSET 0
+) AS p ON true
 
 -- name: receipts_under
 -- Documents under other names than the one they get today, with the entries behind them.
-SELECT asked.position, r.member_id, r.version, r.fingerprint, j.occurred_at, j.points, j.postings, j.account_after, j.detail
+SELECT asked.position, r.member_id, r.version, r.fingerprint, j.occurred_at, j.recorded_at, j.kind, j.points, j.postings,
+    j.account_after, j.detail, p.document
 FROM unnest($1::integer[], $2::text[], $3::text[], $4::date[], $5::text[], $6::text[], $7::text[])
     AS asked(position, store, till, business_date, receipt, kind, subject)
 CROSS JOIN LATERAL (
@@ -80,6 +89,9 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT * FROM journal AS x WHERE x.member_id = r.member_id AND x.version = r.version OFFSET 0
 ) AS j
+LEFT JOIN LATERAL (
+    SELECT document FROM purchase AS x WHERE x.member_id = j.member_id AND x.version = j.version OFFSET 0
+) AS p ON true
 ORDER BY asked.position
 
 -- name: identifiers_of_members

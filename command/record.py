@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from command.answer import RenderedEntry, problem_answer
+from command.answer import problem_answer
 from command.envelope import Answer, Envelope, ReceiptName
 from rules.codec import instant_text, state_document
 from rules.command import (
@@ -26,6 +26,8 @@ from rules.command import (
 from rules.outcome import Entry, Purchase
 from rules.program import Program
 from rules.state import Account
+from rules.stored import short_account, short_postings, short_purchase
+from service.stored_answer import LEFT_OUT, RenderedEntry
 from shard_router.errors import ProblemError
 from shard_router.member_id import format_member_id
 from shard_router.pool import Connection
@@ -33,9 +35,18 @@ from shard_router.statement import load_statements
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("record.sql"))
 _RECEIPT_KEY: Final = ("store", "till", "business_date", "receipt", "kind", "subject")
-COMMON: Final = ("account", "journal", "purchase", "purchase_change", "receipt", "idempotency", "replay")
+COMMON: Final = (
+    "account",
+    "account_change",
+    "journal",
+    "purchase",
+    "purchase_change",
+    "receipt",
+    "idempotency",
+    "replay",
+)
 """What `record` writes; all else is `record_more`'s."""
-_COUNTED: Final = ("account", "purchase_change", "replay")
+COUNTED: Final = ("account_change", "purchase_change", "replay")
 
 
 @dataclass(slots=True)
@@ -49,9 +60,15 @@ class Writes:
         """Add one row."""
         self.rows.setdefault(table, []).append(row)
 
-    def count(self, table: str) -> int:
-        """How many rows a table gets."""
-        return len(self.rows.get(table, ()))
+    @property
+    def changes(self) -> dict[str, int]:
+        """How many rows must be as they had been read, by the part that changes them."""
+        counts = {table: len(self.rows.get(table, ())) for table in COUNTED}
+        return counts | {"account_change": len(self.accounts.keys() - self._new_members)}
+
+    @property
+    def _new_members(self) -> set[int]:
+        return {row["member_id"] for row in self.rows.get("member", ())}
 
     @property
     def empty(self) -> bool:
@@ -76,9 +93,9 @@ class Writes:
                 "recorded_at": instant_text(entry.account.changed_at),
                 "store": entry.store,
                 "points": entry.points,
-                "postings": orjson.Fragment(rendered.postings),
-                "detail": rendered.detail,
-                "account_after": orjson.Fragment(rendered.account_after),
+                "postings": short_postings(rendered.postings),
+                "detail": {name: told for name, told in rendered.detail.items() if name not in LEFT_OUT},
+                "account_after": short_account(rendered.account),
             },
         )
 
@@ -111,7 +128,9 @@ class Writes:
             self.rows["replay"].sort()
         # In one order, so that two batches that update the same rows never wait for each other in a circle.
         accounts = [_account_row(self.accounts[member_id]) for member_id in sorted(self.accounts)]
-        rows = {**self.rows, "account": accounts}
+        new = self._new_members
+        rows = {**self.rows, "account": [row for row in accounts if row["member_id"] in new]}
+        rows["account_change"] = [row for row in accounts if row["member_id"] not in new]
         return {table: orjson.dumps(rows[table]).decode() for table in COMMON if rows.get(table)}
 
     def more_document(self) -> str:
@@ -124,7 +143,7 @@ def record_statement(tables: tuple[str, ...]) -> str:
     """The statement that writes some tables, each from an argument of its own; few mixes of them ever occur."""
     texts = (_STATEMENTS[table].replace("$1", f"${number}") for number, table in enumerate(tables, start=1))
     parts = (f"{table}_written AS (\n{text}\n)" for table, text in zip(tables, texts, strict=True))
-    counts = (f"(SELECT count(*) FROM {table}_written) AS {table}" for table in tables if table in _COUNTED)  # noqa: S608 - our own names
+    counts = (f"(SELECT count(*) FROM {table}_written) AS {table}" for table in tables if table in COUNTED)  # noqa: S608 - our own names
     return f"WITH {', '.join(parts)}\nSELECT {', '.join(counts)}"
 
 
@@ -203,7 +222,7 @@ def write_purchase(
         "member_id": entry.member_id,
         "version": purchase.version,
         "changed_version": entry.version,
-        "document": purchase.document,
+        "document": short_purchase(purchase.document),
     }
     if purchase.version == entry.version:
         times = {"business_date": business_date, "occurred_at": instant_text(purchase.occurred_at)}

@@ -3,7 +3,7 @@
 -- that finds nothing to do costs as much as writing a row. Each has a JSON document as its argument: adding a column needs no
 -- new code in running nodes. Whatever changes rows finds them by OFFSET 0 look-ups or an array of keys, for the reason that
 -- `load` gives, and returns a row for each, to be counted: was every row as it had been read?
-INSERT INTO account AS a (
+INSERT INTO account (
     member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
 )
 SELECT member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
@@ -11,11 +11,17 @@ FROM json_to_recordset($1::json) AS t(
     member_id bigint, version bigint, status text, available bigint, pending bigint, held bigint,
     spent bigint, expired bigint, debt bigint, issued bigint, state json, due_at timestamptz
 )
-ON CONFLICT (member_id) DO UPDATE SET
-    version = excluded.version, status = excluded.status, available = excluded.available,
-    pending = excluded.pending, held = excluded.held, spent = excluded.spent, expired = excluded.expired,
-    debt = excluded.debt, issued = excluded.issued, state = excluded.state, due_at = excluded.due_at
-    WHERE a.version < excluded.version
+
+-- name: account_change
+UPDATE account a
+SET version = t.version, status = t.status, available = t.available, pending = t.pending, held = t.held, spent = t.spent,
+    expired = t.expired, debt = t.debt, issued = t.issued, state = t.state, due_at = t.due_at
+FROM json_to_recordset($1::json) AS t(
+    member_id bigint, version bigint, status text, available bigint, pending bigint, held bigint,
+    spent bigint, expired bigint, debt bigint, issued bigint, state json, due_at timestamptz
+)
+CROSS JOIN LATERAL (SELECT ctid FROM account AS x WHERE x.member_id = t.member_id OFFSET 0) AS found
+WHERE a.ctid = found.ctid AND a.version < t.version
 RETURNING 1
 
 -- name: journal

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from command.envelope import ReceiptKey, ReceiptName
-from command.load import STATEMENTS, KnownReceipt, Loaded, entry_of, pairs
+from command.load import STATEMENTS, KnownReceipt, Loaded, pairs
 from rules.program import Program
+from service.stored_answer import read_entry
 from shard_router.pool import Connection
 
 
@@ -21,7 +22,7 @@ async def find_answered(connection: Connection, loaded: Sequence[Loaded]) -> Non
     if not again:
         return
     rows = await connection.fetch(STATEMENTS["entries_answered"], *pairs(again))
-    entries = {(row["member_id"], row["version"]): row for row in rows}
+    entries = {(row["member_id"], row["version"]): read_entry(row["member_id"], row["version"], row) for row in rows}
     for one in loaded:
         one.answered = entries.get((one.row["key_member_id"], one.row["key_version"]))
 
@@ -43,7 +44,7 @@ async def find_recorded(connection: Connection, program: Program, loaded: Sequen
 
 async def _recorded_by(connection: Connection, row: Any) -> KnownReceipt:
     member_id, version = row["receipt_member_id"], row["receipt_version"]
-    entry = entry_of(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))
+    entry = read_entry(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))
     return KnownReceipt(member_id, version, row["receipt_fingerprint"].hex, entry)
 
 
@@ -59,7 +60,7 @@ async def _find_others(
     columns = zip(*((position, *name) for position, name in wanted), strict=True)
     for row in await connection.fetch(STATEMENTS["receipts_under"], *map(list, columns)):
         one = loaded[row["position"]]
-        entry = entry_of(row["member_id"], row["version"], row)
+        entry = read_entry(row["member_id"], row["version"], row)
         if one.recorded is None and _is_same(one, row, entry.detail, program):
             one.recorded = KnownReceipt(row["member_id"], row["version"], row["fingerprint"].hex, entry)
 

@@ -69,8 +69,8 @@ CREATE TABLE account (
 -- The settler's work list: accounts that time alone changes next.
 CREATE INDEX account_due ON account (due_at) WHERE due_at IS NOT NULL;
 
--- Append-only record of accepted commands. account_after is the account in API shape as the command's answer
--- showed it: the projected account view is this text.
+-- Append-only record of accepted commands. account_after is the account as the command's answer showed it, in a short form
+-- (rules/stored.py), as are postings: views are rendered from this row alone.
 CREATE TABLE journal (
     member_id bigint NOT NULL,
     version bigint NOT NULL,

@@ -330,7 +330,5 @@ class _KeptConnection:
 
 def _check(counts: Mapping[str, int], batch: Batch) -> None:
     """Every row must have been as it was read, or nothing of the batch may stand."""
-    expected = {"account": len(batch.writes.accounts)}
-    expected |= {table: batch.writes.count(table) for table in ("purchase_change", "replay")}
-    if any(counts.get(table, 0) != count for table, count in expected.items()):
+    if any(counts.get(table, 0) != count for table, count in batch.writes.changes.items()):
         raise BatchConflictError("a row changed between load and record")

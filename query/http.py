@@ -6,6 +6,7 @@ nor for a look-up; staff still see his points and history, which name nobody.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -27,7 +28,7 @@ from query.question import (
 from query.reader import Answer
 from service.idempotency import parse_key
 from service.problem import malformed_parameter
-from service.stored_answer import completed
+from service.stored_answer import RenderedEntry, completed, read_entry
 from service.web import PRINCIPAL, Handler, render_json
 from shard_router.errors import MalformedIdError, ProblemError, parse_or
 from shard_router.member_id import Reference, format_member_id, parse_member_id, parse_reference
@@ -99,9 +100,14 @@ async def get_command(request: web.Request) -> web.StreamResponse:
     row = await request.app[NODE].find_command(request, key) if key else None
     content: dict[str, Any] = {"status": "unknown"}
     if row is not None:
-        answer = completed(row["answer"], row if row["version"] is not None else None)
+        answer = completed(row["answer"], _entry_of(row))
         content = {"status": "done", "answer_status": row["status"], "answer": orjson.Fragment(answer)}
     return render_json(content, headers={"Loyalty-Source": "replica", "Cache-Control": "private, no-cache"})
+
+
+def _entry_of(row: Mapping[str, Any]) -> RenderedEntry | None:
+    """The entry that a stored answer answers with."""
+    return None if row["version"] is None else read_entry(row["member_id"], row["version"], row)
 
 
 async def list_rewards(request: web.Request) -> web.StreamResponse:

@@ -90,7 +90,8 @@ class MemberQuestion:
         if not rows:
             return NOTHING
         (row,) = rows
-        return Seen(row["version"], row["version"], _member_body(views.profile_view(row), views.account_view(row)))
+        account = views.account_view({**row, "version": row["entry_version"]})
+        return Seen(row["version"], row["version"], _member_body(views.profile_view(row), account))
 
 
 @dataclass(frozen=True, slots=True)

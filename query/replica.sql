@@ -15,7 +15,7 @@ END::bigint AS lag_ms
 
 -- name: find_accounts
 -- The account views of several members: the journal row that the account's version names.
-SELECT account.member_id, account.status, journal.version, journal.account_after
+SELECT account.member_id, account.status, journal.version, journal.recorded_at, journal.account_after
 FROM unnest($1::bigint[]) AS wanted (member_id)
 CROSS JOIN LATERAL (SELECT * FROM account WHERE account.member_id = wanted.member_id OFFSET 0) AS account
 CROSS JOIN LATERAL (
@@ -24,7 +24,8 @@ CROSS JOIN LATERAL (
 
 -- name: find_member
 -- Profile and account as of one snapshot.
-SELECT greatest(account.version, member.version) AS version, member.profile, journal.account_after
+SELECT greatest(account.version, member.version) AS version, member.profile, account.member_id,
+    journal.version AS entry_version, journal.recorded_at, journal.account_after
 FROM account
 JOIN member USING (member_id)
 JOIN journal ON journal.member_id = account.member_id AND journal.version = account.version
@@ -57,7 +58,7 @@ WHERE account.member_id = $1
 
 -- name: find_activity
 -- One page of a member's entries, newest first, up to a version. One row more than the page tells whether it is the last.
-SELECT member_id, version, kind, occurred_at, store, points, postings, detail, account_after
+SELECT member_id, version, kind, occurred_at, recorded_at, store, points, postings, detail, account_after
 FROM journal
 WHERE member_id = $1 AND version <= $2
 ORDER BY version DESC
@@ -88,11 +89,15 @@ SELECT (SELECT account.version FROM account WHERE member_id = $1) AS seen_versio
 -- name: find_command
 -- The first answer to an Idempotency-Key, if this shard gave it (to that credential, when one is named), and what it leaves
 -- out because its entry has it.
-SELECT stored.status, stored.answer, journal.version, journal.postings, journal.detail, journal.account_after
+SELECT stored.status, stored.answer, journal.member_id, journal.version, journal.kind, journal.points, journal.recorded_at,
+    journal.postings, journal.detail, journal.account_after, purchase.document
 FROM idempotency AS stored
 LEFT JOIN LATERAL (
     SELECT * FROM journal WHERE journal.member_id = stored.member_id AND journal.version = stored.version OFFSET 0
 ) AS journal ON true
+LEFT JOIN LATERAL (
+    SELECT document FROM purchase AS p WHERE p.member_id = journal.member_id AND p.version = journal.version OFFSET 0
+) AS purchase ON true
 WHERE stored.key = $1 AND ($2::text IS NULL OR stored.credential = $2)
 
 -- name: find_program_versions

@@ -12,16 +12,14 @@ from typing import Any, Final
 import orjson
 
 from query.subject import subject_of
-from rules.document import LineDocument, PaymentDocument, PurchaseDocument, explanation_of
+from rules.document import AccountDocument, LineDocument, PaymentDocument, explanation_of
+from rules.stored import full_account, full_postings, full_purchase
 from shard_router.errors import LoyaltyError
 from shard_router.member_id import format_member_id, format_reference
 
 HEADER_SIZE: Final = 16
 RECENT_ENTRIES: Final = 50
 """Entries of one member kept in Valkey; older pages come from a standby. One default page of the activity list."""
-
-_BALANCE_KEY: Final = '"balance":'
-_AFTER_BALANCE: Final = ',"tier":'
 
 DAMAGED_CHANNEL: Final = "damaged"
 """Pub/sub channel: keys of views that a query node could not parse, for the projector to look at."""
@@ -124,7 +122,17 @@ def is_erased(profile: bytes) -> bool:
 
 def account_view(row: Mapping[str, Any]) -> bytes:
     """Body of the account view from a `journal` row: the account as the command's answer showed it."""
-    return row["account_after"].encode()
+    stored: str = row["account_after"]
+    return stored.encode() if stored.startswith("{") else orjson.dumps(_account(row))
+
+
+def _account(row: Mapping[str, Any]) -> AccountDocument:
+    return full_account(
+        orjson.loads(row["account_after"]),
+        member=format_member_id(row["member_id"]),
+        version=row["version"],
+        as_of=utc_text(row["recorded_at"]),
+    )
 
 
 def identifier_view(row: Mapping[str, Any]) -> bytes:
@@ -141,20 +149,12 @@ def activity_item(row: Mapping[str, Any]) -> bytes:
         "occurred_at": utc_text(row["occurred_at"]),
         "store": row["store"],
         "points": row["points"],
-        "postings": orjson.Fragment(row["postings"]),
-        "balance_after": _balance_of(row["account_after"]),
+        "postings": full_postings(orjson.loads(row["postings"])),
+        "balance_after": _account(row)["balance"],
     }
     item |= subject_of(member_id, version, row["kind"], orjson.loads(row["detail"]))
     item["version"] = version
     return orjson.dumps(item)
-
-
-def _balance_of(account: str) -> Any:
-    """The balance of an account as it was written, without parsing the rest: it stands between these two keys."""
-    start, end = account.find(_BALANCE_KEY), account.find(_AFTER_BALANCE)
-    if 0 <= start < end:
-        return orjson.Fragment(account[start + len(_BALANCE_KEY) : end])
-    return orjson.loads(account)["balance"]
 
 
 def versions_of(member_id: int, items: Sequence[bytes]) -> list[int]:
@@ -180,7 +180,7 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
         "business_date": str(row["business_date"]),
         "occurred_at": utc_text(row["occurred_at"]),
     }
-    document: PurchaseDocument = orjson.loads(row["document"])
+    document = full_purchase(orjson.loads(row["document"]))
     shown: dict[str, Any] = {**document}
     shown["returns"] = [
         {**one, "return_id": format_reference("ret", row["member_id"], one["version"])}

@@ -67,7 +67,10 @@ class ReferralReturnDocument(ReferralDocument):
 
 
 class PurchaseDetail(EntryDetail, total=False):
-    """What a purchase earned, paid with points and released of holds; what did not apply; what it owes a referrer."""
+    """What a purchase earned, paid with points and released of holds; what it owes a referrer; what did not apply.
+
+    The last is stored by earlier versions only: the purchase's explanation tells it (rules/stored.py).
+    """
 
     points_earned: int
     points_paid: int

@@ -1,5 +1,6 @@
 """The layout of what is stored as JSON: each key has its home here, and whoever writes or reads one is checked.
 
+Postings, accounts and purchases are stored in a short form of it (rules/stored.py).
 A key that is `NotRequired` is missing where there is nothing to tell, or in what an earlier version has stored.
 Instants are texts, RFC 3339 in UTC; quantities are texts without trailing zeros; points and money are integers.
 """

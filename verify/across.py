@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from rules.program import Program, parse_program
+from rules.stored import full_postings
 from shard_router.errors import MalformedIdError
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology
@@ -136,7 +137,7 @@ def _wrong_with_halves(sent: Row, received: Row) -> str | None:
     if received["points"] != -sent["points"]:
         return f"{-sent['points']} sent, {received['points']} received"
     came = Counter[str | None]()
-    for posting in orjson.loads(received["postings"]):
+    for posting in full_postings(orjson.loads(received["postings"])):
         if posting["from"] == "program":
             came[posting["expires_at"]] += posting["points"]
     if came != Counter({expires_at: points for points, expires_at in detail["lots"]}):

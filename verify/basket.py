@@ -13,6 +13,7 @@ from rules.document import PurchaseDocument, explanation_of, payment_of
 from rules.earn import share
 from rules.offer import weigh
 from rules.program import Program
+from rules.stored import not_applied_of
 
 Weighed = tuple[int, tuple[int, ...]]
 """Points, and each line's weight in them."""
@@ -66,13 +67,10 @@ def wrong_earning(document: PurchaseDocument, program: Program) -> Iterator[str]
 
 
 def wrong_not_applied(document: PurchaseDocument, detail: dict[str, Any]) -> Iterator[str]:
-    """The entry tells of just those campaigns and coupons that the basket's explanation says gave nothing."""
-    offers = [one for one in explanation_of(document)[1:] if not one["campaign"].startswith("tier:")]  # after the base
-    gave_nothing = [
-        {"code": one["campaign"].removeprefix("coupon:"), "why": one["why"]} for one in offers if not one["applied"]
-    ]
-    if detail.get("not_applied", []) != gave_nothing:
-        yield f"tells {detail.get('not_applied', [])} as not applied, explains {gave_nothing}"
+    """What an entry of earlier versions tells as not applied is what the basket's explanation says gave nothing."""
+    gave_nothing = not_applied_of(document)
+    if "not_applied" in detail and detail["not_applied"] != gave_nothing:
+        yield f"tells {detail['not_applied']} as not applied, explains {gave_nothing}"
 
 
 def _weighed(reason: str, lines: tuple[Line, ...], amounts: tuple[int, ...], program: Program) -> Weighed:

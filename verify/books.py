@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
 from operator import sub
-from typing import Any, Final
+from typing import Any, Final, cast
 from zoneinfo import ZoneInfo
 
+import orjson
+
 from rules.program import Program, parse_program
+from rules.stored import full_account, full_postings
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology
 from verify.finding import Finding
 from verify.memory import Counts
-from verify.stream import Row, attempt, parsed
+from verify.stream import Row, attempt, checked, parsed
 
 READABLE: Final = "every stored document can be read"
 WHOLE: Final = "member, account and journal belong together"
@@ -128,8 +131,8 @@ class Books:
 
     def count(self, counts: Counts) -> None:
         """Take in what was checked and redeemed before."""
-        for finding, checked in zip(self.findings.values(), counts.checked, strict=True):
-            finding.checked += checked
+        for finding, count in zip(self.findings.values(), counts.checked, strict=True):
+            finding.checked += count
         self.redeemed.update(counts.redeemed)
 
     def read_programs(self, rows: Iterable[Row]) -> None:
@@ -155,15 +158,25 @@ class Books:
         for row in rows.journal:
             read = partial(attempt, self[READABLE])
             name = f"{rows.name}-{row['version']}"
-            postings = read(f"{name}: postings", parsed, row["postings"], list)
+            postings = read(f"{name}: postings", _postings, row)
             detail = read(f"{name}: detail", parsed, row["detail"], dict)
-            account_after = read(f"{name}: account_after", parsed, row["account_after"], dict)
+            account_after = read(f"{name}: account_after", _account, row, rows.name)
             if postings is None or detail is None or account_after is None:
                 continue
             moved = read(f"{name}: postings", moved_points, postings)
             if moved is not None:
                 rows.entries[row["version"]] = ReadEntry(name, row, postings, detail, account_after, moved)
         self[READABLE].checked += len(rows.journal)
+
+
+def _postings(row: Row) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", full_postings(parsed(row["postings"], list)))
+
+
+def _account(row: Row, member: str) -> dict[str, Any]:
+    stored, version = orjson.loads(row["account_after"]), row["version"]
+    shown = full_account(stored, member=member, version=version, as_of=row["recorded_at"])
+    return checked(cast("dict[str, Any]", shown), dict)
 
 
 def moved_points(postings: list[dict[str, Any]]) -> Counter[str]:

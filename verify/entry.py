@@ -11,7 +11,7 @@ from typing import Any, Final
 from rules.codec import instant_text
 from rules.describe import describe_account
 from rules.state import Account
-from service.stored_answer import is_shortened
+from service.stored_answer import OWN_WORDS, is_shortened
 from verify.books import ANSWERS, EFFECT, RULED, SHOWN, Books, MemberRows, ReadEntry
 from verify.stream import Row, attempt, parsed
 
@@ -231,6 +231,8 @@ def _wrong_in_answer(answer: Row, entry: ReadEntry | None) -> Iterator[str]:
     if answer["status"] >= _REFUSED:
         yield f"is answered with status {answer['status']}"
     document = parsed(answer["answer"], dict)
+    if not document and entry.kind not in OWN_WORDS:
+        return  # made from the entry
     fields = dict(_ANSWERS[entry.kind])
     if entry.kind == "purchase_recorded":
         fields |= _OF_HOLDS if "released" in entry.detail else {}

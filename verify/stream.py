@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, cast
 import orjson
 
 from rules.document import PurchaseDocument
+from rules.stored import full_purchase
 from shard_router.statement import load_statements
 from verify.finding import Finding
 
@@ -82,12 +83,16 @@ def attempt(finding: Finding, name: str, work: Callable[..., Result], *arguments
 
 def parsed_purchase(row: Row) -> PurchaseDocument:
     """The document of a purchase's row; whoever reads it must expect that it is broken."""
-    return cast("PurchaseDocument", parsed(row["document"], dict))
+    return cast("PurchaseDocument", checked(full_purchase(orjson.loads(row["document"])), dict))
 
 
 def parsed(text: str, shape: type[Result]) -> Result:
     """A stored document; TypeError when it has another shape."""
-    value = orjson.loads(text)
+    return checked(orjson.loads(text), shape)
+
+
+def checked(value: Any, shape: type[Result]) -> Result:
+    """A value that has this shape; TypeError when it has another."""
     if not isinstance(value, shape):
         raise TypeError(f"a {shape.__name__} is expected, not a {type(value).__name__}")
     return value

@@ -2,6 +2,34 @@
 
 from functools import partial
 
+import asyncpg
+import orjson
+
+from rules.stored import full_purchase
+from service.stored_answer import answer_of, read_entry
+
+ENTRIES = """
+SELECT journal.*, purchase.document FROM journal LEFT JOIN purchase USING (member_id, version)
+"""
+LONG = """
+UPDATE journal SET postings = $3, detail = $4, account_after = $5 WHERE member_id = $1 AND version = $2
+"""
+LONG_ANSWER = "UPDATE idempotency SET answer = $3 WHERE member_id = $1 AND version = $2 AND answer::text = '{}'"
+LONG_PURCHASE = "UPDATE purchase SET document = $3 WHERE member_id = $1 AND version = $2"
+
+
+async def lengthen(connection: asyncpg.Connection) -> None:
+    """Store every document as earlier versions did, so that a path names what it leads to."""
+    for row in await connection.fetch(ENTRIES):
+        entry = read_entry(row["member_id"], row["version"], row)
+        parts = (orjson.dumps(part).decode() for part in (entry.postings, entry.detail, entry.account))
+        await connection.execute(LONG, entry.member_id, entry.version, *parts)
+        answer = orjson.dumps(answer_of(entry)).decode()
+        await connection.execute(LONG_ANSWER, entry.member_id, entry.version, answer)
+        if row["document"] is not None:
+            document = orjson.dumps(full_purchase(orjson.loads(row["document"]))).decode()
+            await connection.execute(LONG_PURCHASE, entry.member_id, entry.version, document)
+
 
 def edited(table: str, column: str, path: str, value: str, where: str) -> str:
     return f"UPDATE {table} SET {column} = jsonb_set({column}::jsonb, '{{{path}}}', '{value}') WHERE {where}"  # noqa: S608

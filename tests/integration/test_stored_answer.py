@@ -47,10 +47,11 @@ async def test_every_answer_comes_again_to_the_byte_though_its_account_is_stored
     assert [reply.status for reply in first] == [201] * 4, [reply.body for reply in first]
     assert [reply.body for reply in again] == [reply.body for reply in first]
     connection = await asyncpg.connect(database)
-    rows = await connection.fetch("SELECT answer FROM idempotency WHERE version IS NOT NULL")
+    rows = await connection.fetch("SELECT answer FROM idempotency WHERE version IS NOT NULL ORDER BY version")
     await connection.close()
-    assert len(rows) == 5
-    assert all(orjson.loads(row["answer"])["account"] is None for row in rows)
+    enrolled, *others = [orjson.loads(row["answer"]) for row in rows]
+    assert (enrolled["member_id"], enrolled["account"]) == (member, None)
+    assert others == [{}] * 4
 
 
 async def test_an_answer_that_an_earlier_version_stored_whole_comes_again_as_it_stands(

@@ -18,6 +18,7 @@ from tests.integration.tampering import (
     bought,
     detail,
     edited,
+    lengthen,
     postings,
     shown,
     state,
@@ -117,7 +118,9 @@ COUNTED = {
     "a purchase of which a return says that it never was": detail("undone", "true", "$purchase_returned"),
 }
 ANSWERS = {
-    "nothing": "UPDATE idempotency SET answer = '{}' WHERE $FIRST",
+    "nothing where the command said something": """
+        UPDATE idempotency SET answer = '{}' WHERE member_id = $ada AND version = 1
+    """,
     "other points": answer("points_earned", "99", "$FIRST"),
     "another entry": answer("entry_id", '"ent_x-1"', "$FIRST"),
     "another account": answer("account", '{"version": 9}', "$FIRST"),
@@ -204,7 +207,7 @@ PURCHASES = {
     "points for nothing": "; ".join(
         (bought("lines,0,earned,base", "8", "$FIRST"), bought("lines,1,earned,base", "5", "$FIRST"))
     ),
-    "what did not apply forgotten": "UPDATE journal SET detail = detail::jsonb - 'not_applied' WHERE $SECOND",
+    "what did not apply forgotten": detail("not_applied", "[]", "$SECOND"),
     "explained otherwise": bought("explained,0,1", "1", "$FIRST"),
     "points that expire otherwise": bought("expires_at", "null", "$FIRST"),
     "another version": "UPDATE purchase SET changed_version = version WHERE $FIRST",
@@ -272,6 +275,12 @@ TAMPERING = {
         "a card's hash where nobody looks": "INSERT INTO former_identifier VALUES (gen_random_uuid(), $ada, now())",
     },
 }
+SHORT = {
+    books.FOLD: postings("0,0", "1", "$points_adjusted"),
+    books.SHOWN: shown("0", "1000", "$LAST"),
+    books.PURCHASES: bought("6,0,4,base", "999", "$FIRST"),
+}
+"""Tampering with documents in the short form in which they are stored today."""
 DOCUMENTS = (
     ("account", "state", "$ADA", ("{}", "7", '{"tier": 7, "changed_at": "x"}', '{"tier": ["basic", "x", null]}')),
     ("member", "profile", "$ADA", ("7", '{"card": []}')),
@@ -282,6 +291,7 @@ DOCUMENTS = (
     ("purchase", "document", "$FIRST", ("7", "{}", '{"lines": 7}', '{"lines": [7], "returns": {}}')),
 )
 HARMLESS = {
+    "documents as an earlier version stored them": "SELECT 1",
     "a return of before returns rounded once": """
         UPDATE purchase SET document = document::jsonb - 'rounded_once' WHERE $FIRST
     """,
@@ -340,8 +350,10 @@ async def world(prepared: World, monkeypatch: pytest.MonkeyPatch) -> AsyncGenera
         await shard.restore()
 
 
-async def tamper(world: World, sql: str) -> None:
+async def tamper(world: World, sql: str, *, long: bool = True) -> None:
     for shard in world.shards.values():
+        if long:
+            await lengthen(shard.connection)
         statement = Template(sql).safe_substitute(CONDITIONS)
         await shard.connection.execute(Template(statement).substitute(world.names))
         await shard.fill_views()
@@ -353,12 +365,18 @@ async def test_tampering_is_found(world: World, check: str, what: str) -> None:
     assert check in await world.broken()
 
 
+@pytest.mark.parametrize("check", SHORT)
+async def test_tampering_with_what_is_stored_today_is_found(world: World, check: str) -> None:
+    await tamper(world, SHORT[check], long=False)
+    assert check in await world.broken()
+
+
 @pytest.mark.parametrize(("place", "text"), [(place, text) for *place, texts in DOCUMENTS for text in texts])
 async def test_a_document_of_another_shape_is_a_violation_and_no_crash(
     world: World, place: tuple[str, str, str], text: str
 ) -> None:
     table, column, where = place
-    await tamper(world, f"UPDATE {table} SET {column} = '{text}' WHERE {where}")  # noqa: S608
+    await tamper(world, f"UPDATE {table} SET {column} = '{text}' WHERE {where}", long=False)  # noqa: S608
     broken = await world.broken()
     named = f"{world.names['Ada']}{'' if column == 'profile' else '-'}"
     assert any(named in one for examples in broken.values() for one in examples), broken

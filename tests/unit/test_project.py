@@ -20,6 +20,7 @@ def journal(member_id: int, version: int, **other: Any) -> Change:
         "version": version,
         "kind": "purchase",
         "occurred_at": "2026-11-22T10:00:00Z",
+        "recorded_at": "2026-11-22T10:00:00Z",
         "store": "s1",
         "points": version,
         "postings": "[]",

@@ -1,0 +1,233 @@
+"""The short form in which documents are stored: values in a fixed order, and nothing said that is known without it.
+
+A document is an object where people and programs read it, and a list where it is stored: a journal is written for every
+purchase, and most of what an object says are its names. What an earlier version has stored is an object and is read as
+it is. A list may grow at its end, and what is empty there is left out; so it is read with the defaults of its end.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Any, Final, cast
+
+from rules.codec import instant_text
+from rules.document import (
+    AccountDocument,
+    CountedDocument,
+    LineDocument,
+    NotAppliedDocument,
+    PostingDocument,
+    PurchaseDocument,
+    explanation_of,
+)
+
+_WHYS: Final[Mapping[str, tuple[str, str]]] = {
+    "no_line": ("no line matches", ""),
+    "no_points": ("less than one point", ""),
+    "first_purchase": ("only on the first purchase", ""),
+    "weekday": ("not on ", ""),
+    "time": ("not at ", ""),
+    "tier": ("not for tier ", ""),
+    "store": ("not in store ", ""),
+    "min_amount": ("", " minor units in money"),
+    "birthday": ("only within ", " days of the birthday"),
+}
+"""How the commonest reasons go on after their code, and how they end. These stay; a new text gets a new code."""
+_WHYS_KEPT: Final = 4096
+"""Most purchases miss the same campaigns for the same reasons."""
+_FIRST: Final = True
+"""In place of the next change: it comes with the first points that expire."""
+_POSTING: Final = ("points", "from", "to", "reason", "expires_at", "available_at", "hold", "expires_before")
+_POSTING_ALWAYS: Final = 5
+_COUNTED: Final = ("day", "applied", "applied_on", "metric", "unsettled")
+_COUNTED_ALWAYS: Final = 3
+_PURCHASE: Final = ("currency", "amount", "money", "points_earned", "expires_at", "available_at")
+_REST: Final = ("coupons", "payment", "rounded_once")
+_EMPTY: Final = (None, [], {})
+
+
+def short_postings(postings: Sequence[PostingDocument]) -> list[list[Any]]:
+    """Postings as they are stored."""
+    return [_trimmed([posting.get(name) for name in _POSTING], _POSTING_ALWAYS) for posting in postings]
+
+
+def full_postings(stored: Sequence[Any]) -> list[PostingDocument]:
+    """Stored postings as API.md shows them."""
+    return [cast("PostingDocument", one) if isinstance(one, dict) else _posting(one) for one in stored]
+
+
+def _posting(row: Sequence[Any]) -> PostingDocument:
+    points, source, target, reason, expires_at = row[:_POSTING_ALWAYS]
+    posting: Any = {"points": points, "from": source, "to": target, "expires_at": expires_at, "reason": reason}
+    more = zip(_POSTING[_POSTING_ALWAYS:], row[_POSTING_ALWAYS:], strict=False)
+    posting.update((name, value) for name, value in more if value is not None)
+    return posting
+
+
+def short_account(account: AccountDocument) -> list[Any]:
+    """An account as it is stored with its entry, which knows the member, the version and the instant."""
+    balance, tier, following = account["balance"], account["tier"], account["tier"]["next"]
+    expiring = [part for one in balance["expiring"] for part in (one["points"], one["at"])]
+    next_change = balance["next_change_at"]
+    return [
+        *(balance["available"], balance["pending"], balance["held"], balance["debt"], balance["lifetime"], expiring),
+        _FIRST if expiring and next_change == expiring[1] else next_change,
+        *(tier["code"], tier["name"], tier["qualifying_points"], tier["since"], tier["until"]),
+        *((following["code"], following["points_needed"]) if following else ()),
+    ]
+
+
+def full_account(stored: Any, *, member: str, version: int, as_of: datetime | str) -> AccountDocument:
+    """A stored account as API.md shows it; `member` is the text form of the id, `as_of` when its entry was recorded."""
+    if not isinstance(stored, list):
+        return stored
+    available, pending, held, debt, lifetime, expiring, next_change, code, name, points, since, until, *following = (
+        stored
+    )
+    return {
+        "member_id": member,
+        "version": version,
+        "balance": {
+            "available": available,
+            "pending": pending,
+            "held": held,
+            "debt": debt,
+            "lifetime": lifetime,
+            "expiring": [{"points": one, "at": at} for one, at in zip(expiring[::2], expiring[1::2], strict=True)],
+            "next_change_at": expiring[1] if next_change is _FIRST else next_change,
+        },
+        "tier": {
+            "code": code,
+            "name": name,
+            "qualifying_points": points,
+            "since": since,
+            "until": until,
+            "next": {"code": following[0], "points_needed": following[1]} if following else None,
+        },
+        "as_of": instant_text(as_of) if isinstance(as_of, datetime) else as_of,
+    }
+
+
+def short_purchase(document: PurchaseDocument) -> Any:
+    """A purchase as it is stored; one that an earlier version wrote otherwise stays an object."""
+    if "money" not in document or "explained" not in document:
+        return document
+    counted = document.get("counted")
+    rest = {name: value for name, value in document.items() if name in _REST}
+    row = [
+        *(document[name] for name in _PURCHASE),
+        [_short_line(number, line) for number, line in enumerate(document["lines"], start=1)],
+        [part for row in document["explained"] for part in _short_reason(*row)],
+        _short_counted(counted) if counted else None,
+        document["returns"],
+        rest,
+    ]
+    return _trimmed(row, len(_PURCHASE))
+
+
+def full_purchase(stored: Any) -> PurchaseDocument:
+    """A stored purchase."""
+    if not isinstance(stored, list):
+        return stored
+    head, tail = stored[: len(_PURCHASE)], stored[len(_PURCHASE) :]
+    lines, reasons, counted, returns, rest = (part for part, _ in zip_longest(tail, range(5)))
+    document: Any = dict(zip(_PURCHASE, head, strict=True))
+    document["lines"] = [_full_line(number, line) for number, line in enumerate(lines or (), start=1)]
+    document["explained"] = _full_reasons(reasons or ())
+    document["returns"] = returns or []
+    document.update(rest or {})
+    if counted:
+        document["counted"] = _full_counted(counted)
+    return document
+
+
+def _short_line(number: int, line: LineDocument) -> Any:
+    """What a line earned stands in it once; what came back of it, or what points paid, only where there is any."""
+    common = _line(number, line["sku"], line["quantity"], line["amount"], line["category"], line["earned"])
+    more = {name: value for name, value in line.items() if common.get(name, ...) != value} if line != common else None
+    row = [line["sku"], line["quantity"], line["amount"], line["category"], line["earned"], more]
+    return _trimmed(row, 3)
+
+
+def _full_line(number: int, row: Sequence[Any]) -> LineDocument:
+    sku, quantity, amount, category, earned, more = (part for part, _ in zip_longest(row, range(6)))
+    return cast("LineDocument", {**_line(number, sku, quantity, amount, category, earned or {}), **(more or {})})
+
+
+def _line(*values: Any) -> dict[str, Any]:
+    """A line of which nothing came back."""
+    number, sku, quantity, amount, category, earned = values
+    return {
+        "line": number,
+        "sku": sku,
+        "quantity": quantity,
+        "amount": amount,
+        "category": category,
+        "points": sum(earned.values()),
+        "earned": earned,
+        "returned": "0",
+        "reversed": {},
+    }
+
+
+def _short_counted(counted: Any) -> Any:
+    known = {"day", "applied", "applied_on"} <= counted.keys() <= set(_COUNTED)
+    return _trimmed([counted.get(name) for name in _COUNTED], _COUNTED_ALWAYS) if known else counted
+
+
+def _full_counted(counted: Any) -> CountedDocument:
+    if isinstance(counted, dict):
+        return cast("CountedDocument", counted)
+    named = zip(_COUNTED, counted, strict=False)
+    return cast("CountedDocument", {name: value for name, value in named if value is not None})
+
+
+def _short_reason(name: str, points: int, why: str | None = None) -> tuple[str, Any]:
+    """A name with its points, with why it gave none, or with both where a limit cut them."""
+    if why is None:
+        return name, points
+    return name, [points, short_why(why)] if points else short_why(why)
+
+
+def _full_reasons(parts: Sequence[Any]) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for name, told in zip(parts[::2], parts[1::2], strict=True):
+        points, why = (0, told) if isinstance(told, str) else told if isinstance(told, list) else (told, None)
+        rows.append([name, points] if why is None else [name, points, full_why(why)])
+    return rows
+
+
+@lru_cache(_WHYS_KEPT)
+def short_why(why: str) -> str:
+    """`tier:gold` for `tier: not for tier gold`."""
+    code, _, words = why.partition(": ")
+    before, after = _WHYS.get(code, ("", ""))
+    between = words.removeprefix(before).removesuffix(after)
+    short = f"{code}:{between}"
+    return short if full_why(short) == why else why
+
+
+def full_why(stored: str) -> str:
+    """A reason in words; those that are not known by their code stand there as they are."""
+    code, colon, between = stored.partition(":")
+    if not colon or between.startswith(" ") or code not in _WHYS:
+        return stored
+    before, after = _WHYS[code]
+    return f"{code}: {before}{between}{after}"
+
+
+def not_applied_of(document: PurchaseDocument) -> list[NotAppliedDocument]:
+    """The campaigns and coupons that a purchase's explanation says gave nothing; the base and a tier are neither."""
+    offers = [one for one in explanation_of(document)[1:] if not one["campaign"].startswith("tier:")]
+    return [
+        {"code": one["campaign"].removeprefix("coupon:"), "why": one["why"]} for one in offers if not one["applied"]
+    ]
+
+
+def _trimmed(row: list[Any], least: int) -> list[Any]:
+    """A row without what is empty at its end."""
+    end = len(row)
+    while end > least and row[end - 1] in _EMPTY:
+        end -= 1
+    return row[:end]

@@ -1,0 +1,59 @@
+"""Documents in the short form in which they are stored come back as they were."""
+
+from copy import deepcopy
+from datetime import datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rules import stored
+from rules.codec import posting_document
+from rules.describe import describe_account
+from rules.program import Program
+from tests.unit.test_rules_laws import LAW, live, programs
+
+
+def kept(value: Any) -> Any:
+    """What a column of JSON gives back."""
+    return orjson.loads(orjson.dumps(value))
+
+
+@LAW
+@given(st.data(), programs())
+def test_everything_comes_back_as_it_was_and_in_its_order(data: st.DataObject, rules: Program) -> None:
+    member = live(data, rules, steps=12)
+    for entry in member.journal:
+        postings = [posting_document(posting) for posting in entry.postings]
+        account: Any = describe_account(entry.account, rules, "7")
+        after: Any = stored.full_account(
+            kept(stored.short_account(account)), member="7", version=account["version"], as_of=entry.account.changed_at
+        )
+        assert orjson.dumps(stored.full_postings(kept(stored.short_postings(postings)))) == orjson.dumps(postings)
+        assert orjson.dumps(after) == orjson.dumps(account)
+    for purchase in member.purchases.values():
+        assert stored.full_purchase(kept(stored.short_purchase(purchase.document))) == purchase.document
+    for entry in member.journal:
+        if entry.kind == "purchase_recorded":
+            told = entry.detail.get("not_applied", [])
+            assert stored.not_applied_of(member.purchases[entry.version].document) == told
+
+
+@pytest.mark.parametrize(
+    "why",
+    ["no_line: no line matches", "tier: not for tier gold: or so", "tier: not for tier  x", "min_amount: 1",
+     "min_amount: 1 of 2 minor units in money", "store: not in store ", "group: campaign:x gives 1 points, this 2", ""],
+)  # fmt: skip
+def test_a_reason_comes_back_whatever_it_says(why: str) -> None:
+    assert stored.full_why(stored.short_why(why)) == why
+
+
+def test_what_an_earlier_version_stored_is_read_as_it_is() -> None:
+    posting: Any = {"points": 1, "from": "program", "to": "available", "expires_at": None, "reason": "base"}
+    account: Any = {"version": 2}
+    basket: Any = {"lines": [], "explanation": []}
+    assert stored.full_postings([posting]) == [posting]
+    assert stored.full_account(account, member="7", version=2, as_of=datetime.min) == account  # noqa: DTZ901
+    assert stored.full_purchase(basket) == basket == stored.short_purchase(deepcopy(basket))
