@@ -93,7 +93,7 @@ async def _fold(connection: Any, books: Books, memory: Memory, members: list[int
 
 async def _check_rest(connection: Any, books: Books) -> None:
     for row in await connection.fetch(STATEMENTS["answers_of_nothing"]):
-        books[ANSWERS].fault(f"key {row['key']}: a yes that names no entry")
+        books[ANSWERS].fault(f"key {row['key']}: a yes that names no entry of a member")
     for row in await connection.fetch(STATEMENTS["answers_out_of_place"]):
         books[ANSWERS].fault(f"key {row['key']} of {row['credential']}: in the name space of others")
     _check_stock(books, await connection.fetch(STATEMENTS["stock"]))

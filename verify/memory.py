@@ -19,11 +19,13 @@ import orjson
 import query
 import rules
 import service
+import shard_router
 import verify
 from shard_router.statement import load_statements
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_suffix(".sql"))
-_CODE: Final = (rules, service, query, verify)
+_CODE: Final = (rules, shard_router, service, query, verify)
+_READ: Final = (".py", ".sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def fingerprint(*parts: Any) -> str:
     """Of the code that checks and of what else it looks at; another one makes everything unknown."""
     digest = hashlib.sha256(repr(parts).encode())
     for package in _CODE:
-        for path in sorted(Path(str(package.__file__)).parent.glob("*.py")):
-            digest.update(path.read_bytes())
+        for path in sorted(Path(str(package.__file__)).parent.iterdir()):
+            if path.suffix in _READ:
+                digest.update(path.read_bytes())
     return digest.hexdigest()

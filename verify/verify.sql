@@ -40,13 +40,13 @@ SELECT member_id, md5(string_agg(row, '' ORDER BY row)) AS digest FROM (
     UNION ALL SELECT member_id, md5('p' || t::text) FROM purchase t
     UNION ALL SELECT member_id, md5('r' || t::text) FROM receipt t
     UNION ALL SELECT member_id, md5('i' || t::text) FROM identifier t
-    UNION ALL SELECT member_id, md5('y' || t::text) FROM idempotency t WHERE version IS NOT NULL
+    UNION ALL SELECT member_id, md5('y' || t::text) FROM idempotency t WHERE version IS NOT NULL AND member_id IS NOT NULL
 ) AS rows
 GROUP BY member_id;
 
 -- name: answers_of_nothing
--- A "yes" that names no entry.
-SELECT key FROM idempotency WHERE version IS NULL AND status < 400;
+-- A "yes" that names no entry, or the entry of nobody: under no member id, so nobody's fold meets it.
+SELECT key FROM idempotency WHERE (version IS NULL AND status < 400) OR (version IS NOT NULL AND member_id IS NULL);
 
 -- name: answers_out_of_place
 -- What a member's token sent stands in that member's name space, anything else outside.

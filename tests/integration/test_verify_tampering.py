@@ -118,6 +118,7 @@ COUNTED = {
     "a purchase of which a return says that it never was": detail("undone", "true", "$purchase_returned"),
 }
 ANSWERS = {
+    "the answer of nobody": "UPDATE idempotency SET member_id = NULL WHERE $FIRST",
     "nothing where the command said something": """
         UPDATE idempotency SET answer = '{}' WHERE member_id = $ada AND version = 1
     """,
