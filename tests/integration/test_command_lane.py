@@ -15,7 +15,9 @@ from command.program import apply_program
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.conftest import eventually
 from tests.engine import as_superuser
-from tests.integration.test_command import basket
+from tests.integration.test_command import basket, recent
+
+NOW = recent()  # whoever sends a key again sends the same body, some seconds later too
 
 
 @pytest.fixture
@@ -61,7 +63,8 @@ async def stuck(node: RunningNode) -> AsyncGenerator[Stuck]:
 
 
 async def buy(node: RunningNode, member_id: str, receipt: str, *, key: str | None = None, **fields: Any) -> Reply:
-    return await node.post("/v1/purchases", basket({"member_id": member_id}, receipt, **fields), key=key)
+    body = basket({"member_id": member_id}, receipt, **{"occurred_at": NOW, **fields})
+    return await node.post("/v1/purchases", body, key=key)
 
 
 async def begun(node: RunningNode, *, waiting: int) -> bool:
