@@ -42,8 +42,9 @@ $(COMPLETE): $(READY)
 demo: setup
 	@$(BIN)/loyalty demo $(ARGS)
 
+# Two at a time: most of a test is waiting. Files are the unit (tests/conftest.py), so that what they share is made once.
 test: setup-all
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 check: setup-all
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Fixtures for real servers, started once per session when the first test asks; and fast tests first."""
+"""Fixtures for real servers, started once per worker when the first test asks; and fast tests first."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -20,14 +20,18 @@ POLL_INTERVAL_S = 0.02
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast first, whatever order the shuffle gave."""
+    """Fast first, whatever order the shuffle gave. A file stays with one worker, and so do all system tests."""
     tests = Path(__file__).parent
 
+    def folder(item: pytest.Item) -> str:
+        return item.path.relative_to(tests).parts[0]
+
     def rank(item: pytest.Item) -> int:
-        folder = item.path.relative_to(tests).parts[0]
-        return ORDER.index(folder) if folder in ORDER else len(ORDER)
+        return ORDER.index(folder(item)) if folder(item) in ORDER else len(ORDER)
 
     items.sort(key=rank)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("system" if folder(item) == "system" else item.path.stem))
 
 
 @pytest.fixture(scope="session")

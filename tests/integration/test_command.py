@@ -342,7 +342,7 @@ async def test_two_nodes_deciding_for_the_same_members_at_once_never_lose_or_dou
         async def spend(number: int) -> int:
             body = {"member": {"member_id": members[number % 3]}, "points": 1, "reason": "x"}
             one = node if number % 2 else other
-            return (await one.post("/v1/adjustments", body, key=f"both-{number}")).status
+            return (await one.insist("/v1/adjustments", body, key=f"both-{number}")).status
 
         assert set(await asyncio.gather(*(spend(number) for number in range(300)))) == {201}
         lines = [{"line": 1, "quantity": 1}]

@@ -101,10 +101,11 @@ async def test_a_shard_that_does_nothing_is_given_a_batch_to_do_and_the_others_a
         gate = node.inner.lanes_of("eu-1").gate
         gate.target_s = TARGET_S
         async with held_table(database):
-            asking = [asyncio.create_task(node.give(member, 1)) for _ in range(LIMIT_MIN + 20)]
+            body = {"member": {"member_id": member}, "points": 1, "reason": "test"}
+            asking = [asyncio.create_task(node.post("/v1/adjustments", body)) for _ in range(LIMIT_MIN + 20)]
 
             async def refused() -> bool:
-                asking.append(asyncio.create_task(node.give(member, 1)))
+                asking.append(asyncio.create_task(node.post("/v1/adjustments", body)))
                 return gate.limit == LIMIT_MIN and any(task.done() for task in asking)
 
             await eventually(refused)
