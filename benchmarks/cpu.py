@@ -32,12 +32,9 @@ def cpu_seconds(processes: Mapping[str, int]) -> dict[str, float]:
     seconds = dict.fromkeys((*ROLES.values(), BACKEND, POSTGRES), 0.0)
     for name, pid in processes.items():
         role = role_of(name)
-        own, ended = _times(pid)
-        seconds[role] += own
-        if role == POSTGRES:
-            seconds[BACKEND] += ended
-            for child in _children(pid):
-                seconds[BACKEND if _is_session(child) else POSTGRES] += _times(child)[0]
+        own, backend, others = _server_times(pid) if role == POSTGRES else (_times(pid)[0], 0.0, 0.0)
+        seconds[role] += own + others
+        seconds[BACKEND] += backend
     return seconds | {GENERATOR: sum(os.times()[:2])}
 
 
@@ -45,6 +42,18 @@ def memory_bytes(processes: Mapping[str, int]) -> tuple[int, int]:
     """Of processes with their children: resident sizes added up, and the same with what they share counted once."""
     every = [pid for parent in processes.values() for pid in (parent, *_children(parent))]
     return sum(_memory(pid, "Rss") for pid in every), sum(_memory(pid, "Pss") for pid in every)
+
+
+def _server_times(pid: int) -> tuple[float, float, float]:
+    """Of a postmaster itself, of its sessions with those that ended, and of what else it runs."""
+    ended = _times(pid)[1]
+    while True:
+        spent_s = {True: ended, False: 0.0}
+        for child in _children(pid):
+            spent_s[_is_session(child)] += _times(child)[0]
+        ended_before, (own, ended) = ended, _times(pid)
+        if ended == ended_before:  # else one that was counted, or missed, has ended meanwhile
+            return own, spent_s[True], spent_s[False]
 
 
 def _times(pid: int) -> tuple[float, float]:
@@ -65,12 +74,19 @@ def _children(pid: int) -> list[int]:
 
 
 def _is_session(pid: int) -> bool:
-    """Whether a child of a postmaster serves a client: its title is `postgres: <user> <database> ...`."""
+    """Whether a child of a postmaster serves a client, or did: one that is about to end has lost its title."""
     try:
         title = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
     except OSError:
         return False
+    return not title or is_session_title(title)
+
+
+def is_session_title(title: str) -> bool:
+    """Whether the title is a client session's: `postgres: [<cluster_name>: ]<user> <database> ...`."""
     words = title.partition(": ")[2].split()
+    if words and words[0].endswith(":"):
+        del words[0]
     return bool(words) and words[0] not in _OWN_TITLES
 
 
