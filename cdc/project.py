@@ -41,6 +41,11 @@ class Operations:
     failed: list[tuple[Change, str]] = field(default_factory=list[tuple[Change, str]])
     """changes that could not be projected, and why"""
 
+    @property
+    def size(self) -> int:
+        """How many keys and entries it writes."""
+        return len(self.accounts) + len(self.views) + len(self.entries) + len(self.identifiers)
+
 
 def project(changes: Iterable[Change]) -> Operations:
     """The operations that bring the views to what the changes say."""
@@ -60,8 +65,9 @@ def project(changes: Iterable[Change]) -> Operations:
 
 def _journal(operations: Operations, row: dict[str, Any], _lsn: int) -> None:
     member_id, version = row["member_id"], row["version"]
-    account, item = account_view(row), activity_item(row)
-    _keep_newer(operations.accounts, account_key(member_id), header(version) + account)
+    item, key = activity_item(row), account_key(member_id)
+    if header(version) >= operations.accounts.get(key, b"")[:HEADER_SIZE]:  # else nobody will see that account
+        operations.accounts[key] = header(version) + account_view(row)
     operations.entries[activity_key(member_id), version] = item
     operations.visible[member_id] = max(version, operations.visible.get(member_id, 0))
 

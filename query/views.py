@@ -13,7 +13,7 @@ import orjson
 
 from query.subject import subject_of
 from rules.document import AccountDocument, LineDocument, PaymentDocument, explanation_of
-from rules.stored import full_account, full_postings, full_purchase
+from rules.stored import full_account, full_balance, full_postings, full_purchase
 from shard_router.errors import LoyaltyError
 from shard_router.member_id import format_member_id, format_reference
 
@@ -150,7 +150,7 @@ def activity_item(row: Mapping[str, Any]) -> bytes:
         "store": row["store"],
         "points": row["points"],
         "postings": full_postings(orjson.loads(row["postings"])),
-        "balance_after": _account(row)["balance"],
+        "balance_after": full_balance(orjson.loads(row["account_after"])),
     }
     item |= subject_of(member_id, version, row["kind"], orjson.loads(row["detail"]))
     item["version"] = version
@@ -211,5 +211,6 @@ def _shown_line(line: LineDocument) -> dict[str, Any]:
 
 def utc_text(moment: Any) -> str:
     """RFC 3339 in UTC with `Z` from a datetime or from the text a change stream carries."""
-    text = moment if isinstance(moment, str) else moment.isoformat()
-    return text.replace(" ", "T").removesuffix("+00:00").removesuffix("+00").removesuffix("Z") + "Z"
+    if not isinstance(moment, str):
+        return moment.isoformat().removesuffix("+00:00") + "Z"
+    return moment.replace(" ", "T").removesuffix("+00:00").removesuffix("+00").removesuffix("Z") + "Z"

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from rules.codec import instant_text
 from rules.document import (
     AccountDocument,
+    BalanceDocument,
     CountedDocument,
     LineDocument,
     NotAppliedDocument,
@@ -38,6 +39,7 @@ _WHYS_KEPT: Final = 4096
 """Most purchases miss the same campaigns for the same reasons."""
 _FIRST: Final = True
 """In place of the next change: it comes with the first points that expire."""
+_BALANCE_PARTS: Final = 7
 _POSTING: Final = ("points", "from", "to", "reason", "expires_at", "available_at", "hold", "expires_before")
 _POSTING_ALWAYS: Final = 5
 _COUNTED: Final = ("day", "applied", "applied_on", "metric", "unsettled")
@@ -82,21 +84,11 @@ def full_account(stored: Any, *, member: str, version: int, as_of: datetime | st
     """A stored account as API.md shows it; `member` is the text form of the id, `as_of` when its entry was recorded."""
     if not isinstance(stored, list):
         return stored
-    available, pending, held, debt, lifetime, expiring, next_change, code, name, points, since, until, *following = (
-        stored
-    )
+    code, name, points, since, until, *following = stored[_BALANCE_PARTS:]
     return {
         "member_id": member,
         "version": version,
-        "balance": {
-            "available": available,
-            "pending": pending,
-            "held": held,
-            "debt": debt,
-            "lifetime": lifetime,
-            "expiring": [{"points": one, "at": at} for one, at in zip(expiring[::2], expiring[1::2], strict=True)],
-            "next_change_at": expiring[1] if next_change is _FIRST else next_change,
-        },
+        "balance": full_balance(stored),
         "tier": {
             "code": code,
             "name": name,
@@ -106,6 +98,22 @@ def full_account(stored: Any, *, member: str, version: int, as_of: datetime | st
             "next": {"code": following[0], "points_needed": following[1]} if following else None,
         },
         "as_of": instant_text(as_of) if isinstance(as_of, datetime) else as_of,
+    }
+
+
+def full_balance(stored: Any) -> BalanceDocument:
+    """The balance of a stored account alone: of most entries nothing else of it is shown."""
+    if not isinstance(stored, list):
+        return stored["balance"]
+    available, pending, held, debt, lifetime, expiring, next_change = stored[:_BALANCE_PARTS]
+    return {
+        "available": available,
+        "pending": pending,
+        "held": held,
+        "debt": debt,
+        "lifetime": lifetime,
+        "expiring": [{"points": one, "at": at} for one, at in zip(expiring[::2], expiring[1::2], strict=True)],
+        "next_change_at": expiring[1] if next_change is _FIRST else next_change,
     }
 
 
@@ -208,6 +216,7 @@ def short_why(why: str) -> str:
     return short if full_why(short) == why else why
 
 
+@lru_cache(_WHYS_KEPT)
 def full_why(stored: str) -> str:
     """A reason in words; those that are not known by their code stand there as they are."""
     code, colon, between = stored.partition(":")
