@@ -9,14 +9,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import asyncpg
 import structlog
 from redis.exceptions import RedisError
 
-from cdc.project import Operations
-from cdc.rows import STATEMENTS, Bound, NotReady, Rows, gone, read_members, without_row
+from cdc.project import Operations, project
+from cdc.rows import STATEMENTS, Bound, NotReady, Rows, gone, rows_of, without_row
 from cdc.sink import Emptied, Fenced, Session
 from cdc.source import Change
 from query.views import HEADER_SIZE
@@ -25,6 +25,10 @@ from shard_router.pool import ShardServers
 
 RETRY_S: Final = 1.0
 VIEW_KEYS: Final = "[ampi]:*"
+OPERATIONS_PER_CHUNK: Final = 2_500
+"""Views and entries: of 500 members who buy seldom, or of twenty who buy every day."""
+_MEMBERS_AT_FIRST: Final = 20
+_VIEWS_PER_MEMBER: Final = 5
 _EXAMPLES_MAX: Final = 5
 
 
@@ -33,8 +37,15 @@ class RebuildSettings:
     """How gently. A duty of 0.5 rests as long as it works, and leaves the rest to the stream and to queries."""
 
     slot: str
-    members_per_chunk: int = 200
+    members_per_chunk: int = 500
     duty: float = 0.5
+
+
+class _Chunk(NamedTuple):
+    """Some members, and what their views must be."""
+
+    members: list[int]
+    operations: Operations
 
 
 @dataclass(slots=True)
@@ -123,25 +134,44 @@ class Rebuild:
         )
 
     async def _refill(self, session: Session, bound: Bound) -> None:
-        last = 0
+        """Write a chunk while the next one is read; nothing is read beyond that."""
         async with self._rows.reader(bound) as connection:
             self.state.members_total = await connection.fetchval(STATEMENTS["member_count"])
-        while True:
+        size = min(_MEMBERS_AT_FIRST, self._settings.members_per_chunk)
+        chunk = await self._read(bound, 0, size)
+        while chunk.members:
             started_at = time.monotonic()
-            async with self._rows.reader(bound) as connection:
-                rows = await connection.fetch(STATEMENTS["members_after"], last, self._settings.members_per_chunk)
-                members = [row["member_id"] for row in rows]
-                operations = await read_members(connection, members, bound.floor)
-            if not members:
-                return
-            await self._lower(session, await self._write(session, operations))
-            last = members[-1]
-            self.state.members_done += len(members)
+            size = self._next_size(chunk)
+            written, following = await asyncio.gather(
+                self._put(session, chunk), self._read(bound, chunk.members[-1], size), return_exceptions=True
+            )
+            if isinstance(written, BaseException):
+                raise written
+            if isinstance(following, BaseException):
+                raise following
+            self.state.members_done += len(chunk.members)
+            chunk = following
             await self._rest(started_at)
+
+    async def _read(self, bound: Bound, after: int, size: int) -> _Chunk:
+        async with self._rows.reader(bound) as connection:
+            rows = await connection.fetch(STATEMENTS["members_after"], after, size)
+            members = [row["member_id"] for row in rows]
+            changes = await rows_of(connection, members, bound.floor)
+        # Rendering holds up neither the heartbeat nor what the projector answers.
+        return _Chunk(members, await asyncio.to_thread(project, changes))
+
+    async def _put(self, session: Session, chunk: _Chunk) -> None:
+        await self._lower(session, await self._write(session, chunk.operations))
+
+    def _next_size(self, chunk: _Chunk) -> int:
+        """How many members have about so many views as is good to handle at once, by those of this chunk."""
+        size = len(chunk.members) * OPERATIONS_PER_CHUNK // max(chunk.operations.size, 1)
+        return max(1, min(size, self._settings.members_per_chunk))
 
     async def _sweep(self, session: Session, bound: Bound) -> None:
         """Look for views without a row: identifiers removed while no slot watched, and what the database has lost."""
-        keys = session.keys(VIEW_KEYS, self._settings.members_per_chunk)
+        keys = session.keys(VIEW_KEYS, self._settings.members_per_chunk * _VIEWS_PER_MEMBER)
         while chunk := await asyncio.to_thread(next, keys, None):
             started_at = time.monotonic()
             async with self._rows.reader(bound) as connection:

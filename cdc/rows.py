@@ -121,12 +121,17 @@ class Rows:
 
 async def read_members(connection: Connection, members: list[int], floor: int) -> Operations:
     """The operations that make the views of these members from what the tables hold."""
+    return project(await rows_of(connection, members, floor))
+
+
+async def rows_of(connection: Connection, members: list[int], floor: int) -> list[Change]:
+    """What the tables hold of these members, as if it had just been inserted."""
     changes: list[Change] = []
     for table in TABLES:
         limit = (RECENT_ENTRIES,) if table == "journal" else ()
         rows = await connection.fetch(STATEMENTS[table], members, *limit)
         changes += as_changes(table, rows, floor)
-    return project(changes)
+    return changes
 
 
 async def read_views(connection: Connection, keys: Collection[str], floor: int) -> Operations:

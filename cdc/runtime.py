@@ -31,7 +31,7 @@ from shard_router.topology import Shard, Topology, TopologyWatch
 PRIMARY_RETRY_S: Final = 0.5
 REFRESH_TIMEOUT_S: Final = 30.0
 STATEMENT_TIMEOUT_MS: Final = 60_000
-CONNECTIONS_MAX: Final = 3  # heartbeat, rebuild, refresh
+CONNECTIONS_MAX: Final = 4  # heartbeat, refresh, and a rebuild that reads ahead while it looks at the primary
 
 
 class Runtime:

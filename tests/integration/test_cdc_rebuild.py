@@ -10,11 +10,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cdc import rows
+from cdc.project import Operations
 from cdc.rebuild import Rebuild, RebuildSettings
 from cdc.rows import NotReady, Rows
-from cdc.sink import Position, Session
+from cdc.sink import Outcome, Position, Session
 from command.migrate import create_slot
 from query.views import header
 from shard_router.pool import Connection, ShardServers
@@ -221,6 +223,51 @@ async def test_a_reading_that_replay_cancels_is_tried_again(
     session.close()
     await servers.close()
     assert servers.conflicts == 0
+
+
+class WatchedSession(Session):
+    """Notes how much it is given at a time, and loses its connection once."""
+
+    sizes: list[int]
+    breaks_at: int
+
+    def refill(self, operations: Operations) -> Outcome:
+        self.sizes.append(operations.size)
+        if len(self.sizes) == self.breaks_at:
+            raise RedisConnectionError("lost")
+        return super().refill(operations)
+
+
+async def test_a_rebuild_handles_so_many_views_at_a_time_and_begins_again_where_a_write_failed(
+    database: str, client: asyncpg.Connection, valkey_url: str, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member who bought every day for years weighs as much as hundreds who seldom do."""
+    monkeypatch.setattr("cdc.rebuild.RETRY_S", 0.01)
+    monkeypatch.setattr("cdc.rebuild.OPERATIONS_PER_CHUNK", 50)
+    await create_slot(database, SLOT_OF_TESTS)
+    await fill(client, entries=6)
+    stream = Session(valkey_url, MARK).open(Position("one", 1))
+    servers = shard_servers(database)
+    sizes: list[int] = []
+
+    def open_session() -> Session:
+        session = WatchedSession(valkey_url, MARK, epoch=stream.epoch)
+        session.sizes, session.breaks_at = sizes, 4
+        return session
+
+    rebuild = Rebuild(servers, RebuildSettings(SLOT_OF_TESTS, duty=1))
+    rebuild.request("asked for")
+    running = asyncio.create_task(rebuild.run(open_session))
+    await eventually(rebuilt(valkey))
+    await settled(client, valkey)
+    again = sizes[4:]
+    assert sum(again) == len(MEMBERS) * 10  # all of it: account, profile, purchase, card and six entries
+    assert max(again[1:]) <= 50  # of the first chunk nobody knows yet
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    stream.close()
+    await servers.close()
 
 
 async def test_what_is_read_to_take_views_back_shows_all_the_stream_has_brought_or_is_not_read(
