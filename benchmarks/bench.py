@@ -99,8 +99,8 @@ async def bench(deployment: Deployment, plan: BenchPlan, host: Host, folder: Pat
 
 async def run_scenario(name: str, scenario: Scenario, site: Site, outcome: Outcome, *, pace: Pace) -> list[Stage]:
     """One scenario from enrolment to `verify`; what it found is added to the outcome."""
-    with site.console.status(f"{name}: enrolling {scenario.traffic.members:,} members …"):
-        first = scenario.grow[0] if scenario.grow else scenario.traffic.members
+    first = scenario.grow[0] if scenario.grow and site.host.fill is None else scenario.traffic.members
+    with site.console.status(f"{name}: enrolling {first:,} members …"):
         workload = await prepare(site.deployment, scenario.traffic, seed=pace.seed, members=first)
     course = Course(name, scenario, workload, site.host, pace)
     with site.console.status(f"{name}: {scenario.text} …"):

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from benchmarks.host import Host
 from benchmarks.load import Flow, Run, Samples, constant_schedule, drive, poisson_schedule, void_reasons
+from benchmarks.order import BenchMember
 from benchmarks.peer import measure_peak
 from benchmarks.scenario import Group, Scenario, Targets
 from benchmarks.stream import Streams
-from benchmarks.workload import Workload, enrol
+from benchmarks.workload import Workload, enrol, wait_for_newest
 
 STEP_FACTOR: Final = 1.5
 STEPS_MAX: Final = 12
@@ -21,6 +22,7 @@ SUSTAINED_SHARE: Final = 0.98
 SUSTAINED_P99_MS: Final = 500.0  # beyond it a queue grows and the rate is not sustained
 CALM_SHARE: Final = 0.8  # of the peak: what a flood is compared with
 SLOW_FACTOR: Final = 2.0  # accepted in a flood, and after it: at most so many times the p99 of the calm
+FILLED_TIMEOUT_S: Final = 1800.0  # a million members are five million changes to project
 _WINDOW_US: Final = 500_000
 _BAD_SHARE: Final = 0.02
 
@@ -156,8 +158,13 @@ class Course:
 
     async def _grown(self, size: int) -> Stage:
         """CPU per purchase and per query with so many members."""
-        await enrol(self.workload, size)
         region = next(iter(self.workload.deployment.regions))
+        if self.host.fill is None:
+            await enrol(self.workload, size)
+        else:
+            await self.workload.look_again()
+            self.workload.members = [BenchMember(member, region) for member in await self.host.fill(region, size)]
+            await wait_for_newest(self.workload, timeout_s=FILLED_TIMEOUT_S)
         run, notes = Run(self.scenario.duration_s), dict[str, float]()
         for side in ("command", "query"):
             shoot = self.workload.at_home(region, side)

@@ -20,6 +20,8 @@ class Host:
     freeze: Callable[[], str] | None = None
     """Stops the primary of the first shard without ending it; its name."""
     rebuild: Callable[[], Awaitable[list[str]]] | None = None
+    fill: Callable[[str, int], Awaitable[list[str]]] | None = None
+    """Gives the first shard of a region so many members; the ids of some, the newest last."""
     start: Callable[[], Awaitable[float]] | None = None
     """Brings another system up on an empty folder, takes it down again; seconds until it was ready."""
 

@@ -254,11 +254,16 @@ async def enrol(workload: Workload, count: int) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(ENROLMENTS_AT_ONCE):
             group.create_task(work())
+    await wait_for_newest(workload, timeout_s=ENROLMENT_TIMEOUT_S)
+
+
+async def wait_for_newest(workload: Workload, *, timeout_s: float) -> None:
+    """Return when the last member of each region can be read."""
     newest = {member.region: member for member in workload.members}
     for region, member in newest.items():
         query = workload.deployment.regions[region].query
-        if await visible_after(query, member.member_id, 1, timeout_s=ENROLMENT_TIMEOUT_S) is None:
-            raise DeploymentError(f"a new member of {region} did not become visible within {ENROLMENT_TIMEOUT_S:g} s")
+        if await visible_after(query, member.member_id, 1, timeout_s=timeout_s) is None:
+            raise DeploymentError(f"a new member of {region} did not become visible within {timeout_s:g} s")
 
 
 async def _enrol(workload: Workload, region: str, number: int) -> BenchMember:

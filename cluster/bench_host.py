@@ -1,4 +1,4 @@
-"""What `loyalty bench` may do to a system on this machine: count its CPU, verify it, stop a primary, rebuild views."""
+"""What `loyalty bench` may do to a system on this machine: count its CPU, verify it, fill it, stop a primary."""
 
 import os
 import shutil
@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from benchmarks.deployment import DeploymentError
+from benchmarks.fill import Place, fill
 from benchmarks.host import Host
 from benchmarks.peer import Peers, find_pgbench
 from cluster import run
@@ -26,6 +28,7 @@ from cluster.settings import read_settings
 from cluster.status import StatusReport, read_status
 from cluster.verdict import verdict_document
 from shard_router.login import POSTGRES_USERS
+from shard_router.member_id import format_member_id
 from verify.verify import verify
 
 
@@ -46,7 +49,20 @@ async def host_of(plan: ClusterPlan) -> Host:
         verify=check,
         freeze=lambda: _freeze(plan, status),
         rebuild=rebuild_all,
+        fill=lambda region, members: _fill(status, region, members),
     )
+
+
+async def _fill(status: StatusReport, region: str, members: int) -> list[str]:
+    """Give the first shard of a region so many members; the ids of some."""
+    topology = status.topology
+    name = next(name for name, shard in topology.shards.items() if shard.region == region)
+    primary = status.shards[name].primary
+    if primary is None:
+        raise DeploymentError(f"{name} has no primary that could be filled")
+    slots = [slot for first, last in topology.shards[name].slots for slot in range(first, last + 1)]
+    place = Place(primary, topology.regions[region].number, slots)
+    return [format_member_id(member_id) for member_id in await fill(place, members)]
 
 
 def _processes(plan: ClusterPlan) -> Mapping[str, int]:

@@ -119,8 +119,8 @@ class Writes:
             },
         )
 
-    def documents(self, answered_at: datetime) -> dict[str, str]:
-        """The arguments of `record`: a JSON document for each of its tables that has rows."""
+    def tables(self, answered_at: datetime) -> dict[str, list[Any]]:
+        """The rows of each table of `record` that has some."""
         now = instant_text(answered_at)
         for row in self.rows.get("idempotency", ()):
             row["answered_at"] = now
@@ -131,11 +131,19 @@ class Writes:
         new = self._new_members
         rows = {**self.rows, "account": [row for row in accounts if row["member_id"] in new]}
         rows["account_change"] = [row for row in accounts if row["member_id"] not in new]
-        return {table: orjson.dumps(rows[table]).decode() for table in COMMON if rows.get(table)}
+        return {table: rows[table] for table in COMMON if rows.get(table)}
+
+    def more_tables(self) -> dict[str, list[Any]]:
+        """Those of `record_more`."""
+        return {table: rows for table, rows in self.rows.items() if table not in COMMON}
+
+    def documents(self, answered_at: datetime) -> dict[str, str]:
+        """The arguments of `record`: a JSON document for each of its tables that has rows."""
+        return {table: orjson.dumps(rows).decode() for table, rows in self.tables(answered_at).items()}
 
     def more_document(self) -> str:
         """The argument of `record_more`: one JSON document, because few of its tables have rows."""
-        return orjson.dumps({table: rows for table, rows in self.rows.items() if table not in COMMON}).decode()
+        return orjson.dumps(self.more_tables()).decode()
 
 
 @cache
