@@ -1,6 +1,7 @@
 """A command node: `python -m command --config node.toml`."""
 
 import asyncio
+import time
 from typing import Final
 
 import structlog
@@ -17,11 +18,12 @@ from command.settings import CommandSettings
 from command.settler import settle_until
 from command.store import DEBT_WRITTEN_OFF
 from service.credential import Credentials
-from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, Steady, show_epoch
+from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, Steady, show_clocks, show_epoch
 from service.openapi import add_operations
 from service.process import run_process
 from service.serve import serve
 from service.web import GATES, build_app
+from shard_router.clock import Now
 from shard_router.errors import ProblemError
 from shard_router.login import read_logins
 from shard_router.pool import ShardPools
@@ -35,10 +37,10 @@ _LEARN_INTERVAL_S: Final = 0.5
 _NO_REJOIN_KEY: Final = "the credentials document has no rejoin_keys: who was erased gets all bonuses again at once"
 
 
-def build(settings: CommandSettings) -> web.Application:
+def build(settings: CommandSettings, wall: Now = time.time) -> web.Application:
     """Wire a command node; `run` adds what works in the background. DocumentError without a usable topology."""
     topology = TopologyWatch(settings.topology, read_logins(settings.secrets, "node"))
-    pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    pools = ShardPools(topology, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, wall=wall)
     credentials = Credentials(settings.credentials)
     app = build_app(settings, credentials)
     node = CommandNode(settings.region, topology, pools, app[REGISTRY], settings.address)
@@ -51,6 +53,7 @@ def build(settings: CommandSettings) -> web.Application:
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, node)
     show_epoch(app, topology)
+    show_clocks(app, node.clocks)
     app[WARNINGS]["topology"] = lambda: topology.trouble
     app[WARNINGS]["rejoin_keys"] = lambda: None if credentials.pseudonyms("") else _NO_REJOIN_KEY
     return app

@@ -17,7 +17,6 @@ import orjson
 import structlog
 
 from command.answer import NOTHING_TO_DO
-from command.batch import now_utc
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.node import CommandNode
@@ -109,7 +108,7 @@ class Courier:
 
     async def _deliver_transfer(self, errand: Errand) -> None:
         """Give the receiver the lots, then spend them here; or give them back when he can never have them."""
-        now = now_utc()
+        now = self._router.now()
         lots = parse_lots(errand.document["lots"])
         receive = ReceiveTransfer(errand.member_id, errand.version, lots, now)
         code = _code(await self._run(errand.document["receiver"], receive, self._receipt(errand, errand.kind)))
@@ -124,14 +123,14 @@ class Courier:
             await self._finish(errand)
 
     async def _deliver_referral(self, errand: Errand) -> None:
-        credit = CreditReferral(errand.member_id, errand.version, errand.document["points"], now_utc())
+        credit = CreditReferral(errand.member_id, errand.version, errand.document["points"], self._router.now())
         await self._tell_referrer(errand, credit)
 
     async def _return_referral(self, errand: Errand) -> None:
         """Take back what a purchase gave its referrer; by then that errand has ended, see `due_errands`."""
         document = errand.document
         purchase, points, on_return = document["purchase"], document["points"], document.get("on_return")
-        back = ReturnReferral(errand.member_id, purchase, points, now_utc(), on_return)
+        back = ReturnReferral(errand.member_id, purchase, points, self._router.now(), on_return)
         await self._tell_referrer(errand, back)
 
     async def _tell_referrer(self, errand: Errand, command: Command) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from service.forward import Forwarder
 from service.identifier import forms_of
 from service.trial import Unanswered
 from shard_router.card import CARD_DIGITS
+from shard_router.clock import ShardClock
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import new_member_id, parse_member_id, region_number_of, slot_of
@@ -172,6 +174,14 @@ class CommandNode:
     def shards(self) -> list[str]:
         """The shards of this region."""
         return self.topology.current.shards_in(self.region)
+
+    def now(self) -> datetime:
+        """The time by the clock of this node."""
+        return datetime.fromtimestamp(self.pools.wall(), UTC)
+
+    def clocks(self) -> dict[str, ShardClock]:
+        """The clocks of this region's shards as this node knows them."""
+        return {shard: self.pools[shard].clock for shard in self.shards()}
 
     def lanes_for(self, member_id: int) -> Lanes:
         """The lanes of a member's shard, be it of another region: for the courier."""

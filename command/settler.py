@@ -8,12 +8,11 @@ import asyncio
 import random
 import time
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
-from command.batch import now_utc
 from command.envelope import Envelope
 from command.node import CommandNode
 from rules.command import SettleAccount
@@ -50,7 +49,8 @@ async def _settle_shard(stop: asyncio.Event, node: CommandNode, shard: str) -> N
     while await _goes_on(stop, wait_s) and shard in node.shards():
         try:
             await settle_due(node, shard)
-            await node.lanes_of(shard).store.forget_answers(now_utc() - ANSWERS_KEPT, FORGOTTEN_AT_ONCE)
+            store = node.lanes_of(shard).store
+            await store.forget_answers(store.now() - ANSWERS_KEPT, FORGOTTEN_AT_ONCE)
             wait_s = INTERVAL_S
         except ProblemError as error:
             wait_s = min(max(wait_s, INTERVAL_S) * 2, _BACKOFF_MAX_S)
@@ -72,13 +72,13 @@ async def settle_due(node: CommandNode, shard: str) -> int:
     """Settle one page of a shard's due members; tells how many there were."""
     lanes = node.lanes_of(shard)
     due = await lanes.store.due_members(PAGE)
-    await asyncio.gather(*(lanes.run(_settle(member_id)) for member_id in due if node.serves(member_id)))
+    await asyncio.gather(*(lanes.run(_settle(member_id, node.now())) for member_id in due if node.serves(member_id)))
     return len(due)
 
 
-def _settle(member_id: int) -> Envelope:
+def _settle(member_id: int, now: datetime) -> Envelope:
     return Envelope(
-        command=SettleAccount(now_utc()),
+        command=SettleAccount(now),
         slot=slot_of(member_id),
         deadline=time.monotonic() + _DEADLINE_S,
         request_id="settler",

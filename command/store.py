@@ -10,6 +10,8 @@ lost in it, nobody knows.
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -32,6 +34,7 @@ from rules.command import (
     UseRedemption,
 )
 from rules.program import Program
+from shard_router.clock import ShardClock
 from shard_router.errors import ProblemError
 from shard_router.pool import CONNECTION_ERRORS, Connection, ShardPools, ShardServers, Taken
 from shard_router.statement import load_statements
@@ -89,6 +92,7 @@ class Store:
         locked = locked or any(isinstance(envelope.command, ALWAYS_LOCKED) for envelope in envelopes)
         kept = await self._connection()
         try:
+            envelopes = _dated(envelopes, kept.servers.clock)
             async with kept.servers.heard(kept.taken.server):
                 run = self._run_locked if locked else self._run
                 answers = await run(kept, envelopes, decided or _nobody_listens)
@@ -102,6 +106,10 @@ class Store:
             raise
         self._kept.append(kept)
         return answers
+
+    def now(self) -> datetime:
+        """The shard's time (see ShardClock)."""
+        return self._servers.clock.now()
 
     async def close(self) -> None:
         """Give the kept connections back."""
@@ -161,7 +169,7 @@ class Store:
 
     async def due_members(self, limit: int) -> list[int]:
         """Members whom time alone changes now."""
-        return [row["member_id"] for row in await self.rows("due_members", now_utc(), limit)]
+        return [row["member_id"] for row in await self.rows("due_members", self.now(), limit)]
 
     async def forget_answers(self, before: Any, limit: int) -> None:
         """Delete some stored answers older than `before`."""
@@ -224,6 +232,17 @@ class Store:
             if len(loaded) == 1:
                 raise
             raise BatchConflictError(f"a command cannot be written: {type(error).__name__}") from error
+
+
+def _dated(envelopes: Sequence[Envelope], clock: ShardClock) -> Sequence[Envelope]:
+    """The commands with the shard's time in the place of the node's. `shard_unavailable` when that is far off."""
+    ahead = clock.ahead()
+    if ahead is None:
+        return envelopes
+    times = [one.command.received_at - ahead for one in envelopes]
+    return [
+        replace(one, command=replace(one.command, received_at=at)) for one, at in zip(envelopes, times, strict=True)
+    ]
 
 
 def _nobody_listens() -> None:

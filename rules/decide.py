@@ -1,10 +1,12 @@
 """`decide(account, command) -> Decision`: pure, total, and the only place where commands meet rules.
 
-Time is let pass first (see settle), then the command is decided on what is left. What a command
-refers to beyond the account (a purchase, a closed hold, stock) comes along as `Facts`.
+Time is let pass first (see settle), then the command is decided on what is left. It never goes back
+for a member, whatever a clock says, so a failover undoes no expiry and no lapse. What a command refers
+to beyond the account (a purchase, a closed hold, stock) comes along as `Facts`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from rules.command import (
@@ -68,6 +70,8 @@ def decide(account: Account | None, command: Command, program: Program, facts: F
         return Decision(Refused(Reason.MEMBER_NOT_FOUND, "no such member"), (), None)
     if account.status != "open" and not isinstance(command, ALSO_WHEN_CLOSED):
         return Decision(Refused(Reason.MEMBER_CLOSED, "the membership is closed"), (), account)
+    if command.received_at < account.changed_at:  # by a clock that is behind the one that dated what was decided last
+        command = replace(command, received_at=account.changed_at)
     account, settled = settle(account, command.received_at, program)
     outcome = _RULES[type(command)](account, command, program, facts)
     return _decided(outcome, settled, account)

@@ -75,7 +75,7 @@ class Forwarder:
         with self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
             FORWARDED.labels(region).inc()
             trial = Trial(request, region, deadline, body, is_command=self._side == "command")
-            answer = await self._ask(trial, self._nodes(region, slot))
+            answer = await self._ask(trial, self._nodes(region, slot)) or trial.declined
             if answer is None:
                 raise trial.failure(f"no node of region {region} can be reached")
             return answer
@@ -150,7 +150,8 @@ class Forwarder:
         """The first answer; None when no node gave one. ProblemError when it may not be asked again, or not in time."""
         for node in nodes:
             try:
-                return trial.checked(await self._send(trial, node))
+                if answer := await self._send(trial, node):
+                    return trial.checked(answer)
             except _NOTHING_SENT:
                 self._peers.put_away(node, "takes no connection")
             except _ANSWER_LOST as error:
@@ -163,7 +164,8 @@ class Forwarder:
                 raise trial.failure(f"no answer from region {trial.region} in time") from error
         return None
 
-    async def _send(self, trial: Trial, node: str) -> web.Response:
+    async def _send(self, trial: Trial, node: str) -> web.Response | None:
+        """The answer of a node; None when it declines."""
         request, left_s = trial.request, trial.deadline - time.monotonic()
         if left_s <= 0:
             raise trial.failure("the deadline is over")
@@ -171,13 +173,14 @@ class Forwarder:
         # To connect must never take until the total: that one cannot tell whether anything was sent.
         timeout = aiohttp.ClientTimeout(total=left_s + _ANSWER_MARGIN_S, sock_connect=min(_CONNECT_TIMEOUT_S, left_s))
 
-        async def exchange() -> web.Response:
+        async def exchange() -> web.Response | None:
             async with self._client().request(
                 _method(request), _url(request, node), data=trial.body, headers=headers, timeout=timeout
             ) as answer:
-                if stops(answer):
+                if leaves := stops(answer):
                     self._peers.put_away(node, "stops")
-                return web.Response(status=answer.status, body=await answer.read(), headers=_kept(answer))
+                response = web.Response(status=answer.status, body=await answer.read(), headers=_kept(answer))
+                return None if trial.declines(response, stops=leaves) else response
 
         others = trial.has_other or len(self._peers.present(self._listed(trial.region))) > 1
         return await (self._peers.attend(node, exchange()) if trial.may_be_sent_again and others else exchange())

@@ -2,14 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
+from shard_router.clock import REFUSED_FROM_S, SAID_FROM_S, ShardClock
 from shard_router.topology import TopologyWatch
 
 Check = Callable[[], Awaitable[str | None]]
@@ -45,18 +49,52 @@ class Steady:
         return self.judge(await _ask(self.check))
 
 
+class Clocks(Collector):
+    """How far the node's clock is from those of the primaries of its shards."""
+
+    def __init__(self, clocks: Callable[[], Mapping[str, ShardClock]]) -> None:
+        self._clocks = clocks
+
+    def collect(self) -> Iterable[Metric]:
+        """One figure for each shard whose primary has told its time."""
+        about = "How far this node's clock is ahead of the primary's."
+        family = GaugeMetricFamily("loyalty_clock_offset_seconds", about, labels=["shard"])
+        for shard, clock in self._clocks().items():
+            if clock.offset_s is not None:
+                family.add_metric([shard], clock.offset_s)
+        yield family
+
+    def warn(self) -> str | None:
+        """What an operator must hear."""
+        off = {shard: clock.offset_s for shard, clock in self._clocks().items() if clock.off_s > SAID_FROM_S}
+        return ", ".join(f"{offset_s:+.1f} s from the primary of {shard}" for shard, offset_s in off.items()) or None
+
+    def are_all_far_off(self) -> bool:
+        """Whether this node may decide nothing: then it is its own clock, and other nodes are to leave it alone."""
+        clocks = self._clocks().values()
+        return bool(clocks) and all(clock.off_s > REFUSED_FROM_S for clock in clocks)
+
+    async def check(self) -> str | None:
+        """Say that it may decide nothing."""
+        return f"off by more than {REFUSED_FROM_S:.0f} s" if self.are_all_far_off() else None
+
+
 EPOCH_METRIC: Final = "loyalty_topology_epoch"
 CHECKS: Final = web.AppKey("checks", dict[str, Check])
 WARNINGS: Final = web.AppKey("warnings", dict[str, Warn])
 DRAINING: Final = web.AppKey("draining", asyncio.Event)
 REGISTRY: Final = web.AppKey("registry", CollectorRegistry)
+CLOCKS: Final = web.AppKey("clocks", Clocks)
 WARNING_MARK: Final = "[!]"  # before a line of /readyz?verbose that makes no node unready
 _CHECK_TIMEOUT_S: Final = 1.0
 
 
-async def answer_livez(_request: web.Request) -> web.Response:
-    """Say that the event loop turns."""
-    return web.Response(text="ok")
+async def answer_livez(request: web.Request) -> web.Response:
+    """Say that the event loop turns. Who stands aside closes, as who stops does."""
+    response = web.Response(text="ok")
+    if (clocks := request.app.get(CLOCKS)) and clocks.are_all_far_off():
+        response.force_close()
+    return response
 
 
 async def answer_readyz(request: web.Request) -> web.Response:
@@ -87,6 +125,13 @@ def gauge(app: web.Application, name: str, help_text: str) -> Gauge:
 def show_epoch(app: web.Application, topology: TopologyWatch) -> None:
     """Tell in the metrics which epoch of the topology is in force: whoever changes it waits until all nodes have it."""
     gauge(app, EPOCH_METRIC, "Epoch of the topology in force.").set_function(lambda: topology.current.epoch)
+
+
+def show_clocks(app: web.Application, clocks: Callable[[], Mapping[str, ShardClock]]) -> None:
+    """Tell a clock that is off, in metrics and warnings; a node off from all its shards is unready and stands aside."""
+    app[CLOCKS] = shown = Clocks(clocks)
+    app[REGISTRY].register(shown)
+    app[WARNINGS]["clock"], app[CHECKS]["clock"] = shown.warn, shown.check
 
 
 async def _check(check: Check) -> str | None:

@@ -43,9 +43,12 @@ def render_problem(request: web.BaseRequest, error: ProblemError) -> web.Respons
     headers = {"WWW-Authenticate": _CHALLENGE} if error.code == "unauthenticated" else {}
     if problem.retry_after_s:
         headers["Retry-After"] = str(problem.retry_after_s)
-    return web.Response(
+    response = web.Response(
         status=problem.status, body=orjson.dumps(document), content_type="application/problem+json", headers=headers
     )
+    if error.elsewhere:
+        response.force_close()
+    return response
 
 
 def malformed_parameter(name: str, detail: str) -> ProblemError:

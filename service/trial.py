@@ -28,6 +28,7 @@ class Unanswered:
 
 
 NOT_ASKED: Final = Unanswered()
+_NOTHING_DONE: Final = (b'"code":"shard_unavailable"', b'"code":"overloaded"')
 
 
 @dataclass(slots=True)
@@ -41,6 +42,8 @@ class Trial:
     is_command: bool
     has_other: bool = False
     sent: bool = False
+    declined: web.Response | None = None
+    """What a node answered that did nothing and wants others to be asked."""
 
     @property
     def may_be_sent_again(self) -> bool:
@@ -50,6 +53,14 @@ class Trial:
     def failure(self, detail: str) -> ProblemError:
         """What no answer means."""
         return ProblemError("unknown_outcome" if self.sent and self.is_command else "shard_unavailable", detail)
+
+    def declines(self, answer: web.Response, *, stops: bool) -> bool:
+        """Whether a node that wants no more requests did nothing about this one, so that the next is asked."""
+        refuses = stops and answer.status == web.HTTPServiceUnavailable.status_code
+        if refuses and not self.sent and any(mark in bytes(answer.body or b"") for mark in _NOTHING_DONE):  # pyright: ignore[reportArgumentType]
+            self.declined = answer
+            return True
+        return False
 
     def checked(self, answer: web.Response) -> web.Response:
         """The answer, unless it says that nothing was done and an earlier node may have done it."""

@@ -89,6 +89,8 @@ class ProblemError(LoyaltyError):
     code: str
     detail: str = ""
     errors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    elsewhere: bool = False
+    """Whether it is the trouble of this node alone: its connection ends with the answer, so that others are asked."""
 
     @property
     def problem(self) -> Problem:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import asyncpg
 import structlog
 
+from shard_router.clock import Now, Reading, ShardClock
 from shard_router.errors import ProblemError
 from shard_router.statement import load_statements
 from shard_router.topology import Topology, TopologyWatch
@@ -71,6 +72,7 @@ class _Role(NamedTuple):
 
     in_recovery: bool
     timeline: int
+    reading: Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,10 @@ class ShardServers:
         statement_timeout_ms: int,
         indexed: bool = True,
         near: frozenset[str] = frozenset(),
+        wall: Now = time.time,
     ) -> None:
-        """Of several standbys those that are `near` are read first."""
+        """Of several standbys those that are `near` are read first. `wall` is the node's clock."""
+        self.clock = ShardClock(wall)
         self.name = name
         self.servers = servers
         self.near = near
@@ -211,14 +215,17 @@ class ShardServers:
             known = zip(self.servers, answers, strict=True)
             self._roles = {server: role for server, role in known if role is not None}
             self._probed_at = time.monotonic()
+            if primary := self._with_role(in_recovery=False):
+                self.clock.heard(self._roles[primary].reading)
 
     async def _ask(self, server: str) -> "_Role | None":
         with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 pool = await self._pool(server)
                 async with pool.acquire() as connection:
+                    begun = self.clock.begin()
                     row = await connection.fetchrow(_STATEMENTS["role"])
-                    return _Role(row["in_recovery"], row["timeline"])
+                    return _Role(row["in_recovery"], row["timeline"], self.clock.read(begun, row["time_s"]))
         return None
 
     async def _pool(self, server: str) -> asyncpg.Pool:
@@ -251,7 +258,7 @@ class ShardServers:
 class ShardPools:
     """The servers of every shard, following the topology in force."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         topology: TopologyWatch,
         *,
@@ -259,8 +266,10 @@ class ShardPools:
         statement_timeout_ms: int,
         indexed: bool = True,
         zone: str | None = None,
+        wall: Now = time.time,
     ) -> None:
         self._zone = zone
+        self.wall = wall
         self._size_max = size_max
         self._statement_timeout_ms = statement_timeout_ms
         self._indexed = indexed
@@ -299,6 +308,7 @@ class ShardPools:
                 statement_timeout_ms=self._statement_timeout_ms,
                 indexed=self._indexed,
                 near=near,
+                wall=self.wall,
             )
 
     def _close(self, servers: ShardServers) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import io
 import itertools
 import json
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,11 +173,17 @@ async def running_regions(
 
 @asynccontextmanager
 async def running_nodes(
-    dsn: str, folder: Path, *, count: int = 2, dead: int = 0, know_each_other: bool = True
+    dsn: str,
+    folder: Path,
+    *,
+    count: int = 2,
+    dead: int = 0,
+    know_each_other: bool = True,
+    ahead_s: Sequence[float] = (),
 ) -> AsyncGenerator[list[RunningNode]]:
     """Several nodes of one region with one shard; those that do not know each other hand nothing over.
 
-    `dead` are others that the topology lists and that nobody can reach.
+    `dead` are others that the topology lists and that nobody can reach; `ahead_s` is how wrong the nodes' clocks are.
     """
     await apply_program([dsn], PROGRAM)
     ports = [free_port() for _ in range(count)]
@@ -186,9 +193,9 @@ async def running_nodes(
     numbers = itertools.count(1)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(ClientSession())
-        for port, own in zip(ports, urls, strict=False):
+        for port, own, ahead in zip(ports, urls, [*ahead_s, *[0.0] * count], strict=False):
             settings = CommandSettings(**_settings(folder, "eu"), port=port, address=own if know_each_other else None)
-            url, app = await stack.enter_async_context(_served(settings))
+            url, app = await stack.enter_async_context(_served(settings, ahead))
             nodes.append(RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER], numbers))
         yield nodes
 
@@ -224,8 +231,8 @@ def _write_documents(folder: Path, regions: dict[str, Any], shards: dict[str, An
 
 
 @asynccontextmanager
-async def _served(settings: CommandSettings) -> AsyncGenerator[tuple[str, web.Application]]:
-    app = build(settings)
+async def _served(settings: CommandSettings, ahead_s: float = 0.0) -> AsyncGenerator[tuple[str, web.Application]]:
+    app = build(settings, lambda: time.time() + ahead_s)
     node = app[NODE]
     await learn_program(node.pools[node.shards()[0]], node.programs)
     async with TestServer(app, port=settings.port) as server:

@@ -212,6 +212,26 @@ async def test_a_node_that_stops_gets_no_more_and_one_that_is_back_is_asked_agai
         assert len(got) >= 3
 
 
+@pytest.mark.parametrize(("code", "answers"), [("shard_unavailable", 201), ("unknown_outcome", 503)])
+async def test_who_did_nothing_and_wants_others_to_be_asked_is_passed_over(
+    tmp_path: Path, code: str, answers: int
+) -> None:
+    async def decline(_request: web.Request) -> web.Response:
+        answer = web.Response(status=503, body=f'{{"code":"{code}"}}'.encode(), content_type="application/json")
+        answer.force_close()
+        return answer
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", decline)
+    async with TestServer(app) as server, home_node() as (home, got):
+        declining = str(server.make_url("")).rstrip("/")
+        async with far_node(tmp_path, [declining, home]) as (url, key):
+            assert (await post(url, key))[0] == answers
+        assert len(got) == (answers == 201)
+        async with far_node(tmp_path, [declining]) as (url, key):
+            assert await post(url, key) == (503, code)
+
+
 async def test_what_a_stranger_says_about_forwarding_is_nothing(tmp_path: Path) -> None:
     """Neither a mark of nobody, nor one of another key, nor one of another request."""
     asked: list[web.Request] = []

@@ -242,3 +242,16 @@ def test_an_unused_redemption_ends_at_its_time_and_its_points_stay_spent() -> No
     member.say(SettleAccount(at("2026-11-24T23:59:59Z")))
     assert member.journal[-1].kind == "redemption_expired"
     assert (member.now.redemptions, member.now.spent) == ((), 10)
+
+
+def test_time_never_goes_back_for_a_member_whatever_a_clock_says() -> None:
+    member = Member(program())
+    member.ok(AdjustPoints(10, "gift", NOW, expires_at=later(minutes=30)))
+    member.ok(PlaceHold(5, 600, NOW))
+    member.ok(AdjustPoints(7, "gift", later(hours=1)))
+    after = member.now
+    entry = member.ok(PlaceHold(7, 60, NOW))
+    assert (entry.occurred_at, entry.account.changed_at) == (later(hours=1), later(hours=1))
+    assert member.now.holds[0].expires_at == later(hours=1, minutes=1)
+    assert (after.expired, member.now.expired) == (10, 10)
+    assert member.idle(SettleAccount(NOW))
