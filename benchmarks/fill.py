@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -132,5 +132,7 @@ def _text(value: Any) -> str:
     """A value in the text form of COPY."""
     if value is None:
         return "\\N"
+    if isinstance(value, date):
+        return value.isoformat()
     text = value if isinstance(value, str) else str(value) if isinstance(value, int) else orjson.dumps(value).decode()
     return text.translate(_ESCAPES)

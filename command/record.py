@@ -1,15 +1,17 @@
-"""What a batch writes: rows by table, handed to the `record` statement as a JSON document per table."""
+"""What a batch writes: rows by table, handed to the `record` statement as columns."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from command.answer import problem_answer
+from command.columns import RowStatement
 from command.envelope import Answer, Envelope, ReceiptName
 from rules.codec import instant_text, state_document
 from rules.command import (
@@ -47,6 +49,9 @@ COMMON: Final = (
 )
 """What `record` writes; all else is `record_more`'s."""
 COUNTED: Final = ("account_change", "purchase_change", "replay")
+_PARTS: Final = {table: RowStatement(_STATEMENTS[table]) for table in COMMON}
+_FIRST: Final = "account_change"
+_COUNT: Final = "\nRETURNING 1"
 
 
 @dataclass(slots=True)
@@ -89,8 +94,8 @@ class Writes:
                 "version": rendered.version,
                 "kind": entry.kind,
                 "program_version": program_version,
-                "occurred_at": instant_text(entry.occurred_at),
-                "recorded_at": instant_text(entry.account.changed_at),
+                "occurred_at": entry.occurred_at,
+                "recorded_at": entry.account.changed_at,
                 "store": entry.store,
                 "points": entry.points,
                 "postings": short_postings(rendered.postings),
@@ -120,26 +125,28 @@ class Writes:
         )
 
     def tables(self, answered_at: datetime) -> dict[str, list[Any]]:
-        """The rows of each table of `record` that has some."""
-        now = instant_text(answered_at)
-        for row in self.rows.get("idempotency", ()):
-            row["answered_at"] = now
-        if "replay" in self.rows:
-            self.rows["replay"].sort()
-        # In one order, so that two batches that update the same rows never wait for each other in a circle.
+        """The rows of each table of `record` that has some.
+
+        In one order, so that two batches that meet in several rows or keys never wait for each other in a circle.
+        """
+        rows = self.rows
+        for row in rows.get("idempotency", ()):
+            row["answered_at"] = answered_at
+        rows.get("idempotency", []).sort(key=itemgetter("key"))
+        rows.get("receipt", []).sort(key=itemgetter(*_RECEIPT_KEY))
         accounts = [_account_row(self.accounts[member_id]) for member_id in sorted(self.accounts)]
         new = self._new_members
-        rows = {**self.rows, "account": [row for row in accounts if row["member_id"] in new]}
-        rows["account_change"] = [row for row in accounts if row["member_id"] not in new]
-        return {table: rows[table] for table in COMMON if rows.get(table)}
+        found = {
+            **rows,
+            "account": [row for row in accounts if row["member_id"] in new],
+            "account_change": [row for row in accounts if row["member_id"] not in new],
+            "replay": [{"key": key} for key in sorted(rows.get("replay", ()))],
+        }
+        return {table: found[table] for table in COMMON if found.get(table)}
 
     def more_tables(self) -> dict[str, list[Any]]:
         """Those of `record_more`."""
         return {table: rows for table, rows in self.rows.items() if table not in COMMON}
-
-    def documents(self, answered_at: datetime) -> dict[str, str]:
-        """The arguments of `record`: a JSON document for each of its tables that has rows."""
-        return {table: orjson.dumps(rows).decode() for table, rows in self.tables(answered_at).items()}
 
     def more_document(self) -> str:
         """The argument of `record_more`: one JSON document, because few of its tables have rows."""
@@ -147,26 +154,43 @@ class Writes:
 
 
 @cache
-def record_statement(tables: tuple[str, ...]) -> str:
-    """The statement that writes some tables, each from an argument of its own; few mixes of them ever occur."""
-    texts = (_STATEMENTS[table].replace("$1", f"${number}") for number, table in enumerate(tables, start=1))
-    parts = (f"{table}_written AS (\n{text}\n)" for table, text in zip(tables, texts, strict=True))
+def record_statement(tables: tuple[str, ...], *, one: bool = False, counted: bool = True) -> str:
+    """The statement that writes some tables, in COMMON's order; few mixes of them ever occur.
+
+    `one`: a single row of each. What is not `counted` costs less. Either way PostgreSQL changes the accounts first: for
+    whatever is written afterwards a batch may wait for another one, but that one waits for no account.
+    """
+    parts: dict[str, str] = {}
+    first = 1
+    for table in tables:
+        parts[table] = _PARTS[table].of_one(first) if one else _PARTS[table].of_rows(first)
+        first += len(_PARTS[table])
     counts = (f"(SELECT count(*) FROM {table}_written) AS {table}" for table in tables if table in COUNTED)  # noqa: S608 - our own names
-    return f"WITH {', '.join(parts)}\nSELECT {', '.join(counts)}"
+    main = f"SELECT {', '.join(counts)}"
+    if not counted and _FIRST in parts:
+        main = parts.pop(_FIRST).removesuffix(_COUNT)
+    beside = ", ".join(f"{table}_written AS (\n{text}\n)" for table, text in parts.items())
+    return f"WITH {beside}\n{main}" if beside else main
 
 
-async def record(connection: Connection, writes: Writes, answered_at: datetime) -> Mapping[str, int]:
-    """Write it all; the counts tell by table how many of the rows to be changed were as they had been read.
+async def record(
+    connection: Connection, writes: Writes, answered_at: datetime, *, counted: bool = True
+) -> Mapping[str, int]:
+    """Write it all; when `counted`, tell by table how many of the rows to be changed were as they had been read.
 
     Outside of a transaction the statement commits, so there must be no rows for `record_more`.
     """
+    rows = writes.tables(answered_at)
+    counts: Mapping[str, int] = {}
+    if rows:
+        one = all(len(of_table) == 1 for of_table in rows.values())
+        columns = [column for table, of_table in rows.items() for column in _PARTS[table].arguments(of_table)]
+        statement = record_statement(tuple(rows), one=one, counted=counted)
+        found = await connection.fetch(statement, *((column[0] for column in columns) if one else columns))
+        counts = dict(found[0]) if found else {}
     if writes.has_more:
         await connection.execute(_STATEMENTS["record_more"], writes.more_document())
-    documents = writes.documents(answered_at)
-    if not documents:
-        return {}
-    (counts,) = await connection.fetch(record_statement(tuple(documents)), *documents.values())
-    return dict(counts)
+    return counts
 
 
 def write_side(writes: Writes, envelope: Envelope, entry: RenderedEntry, program: Program) -> None:
@@ -233,7 +257,7 @@ def write_purchase(
         "document": short_purchase(purchase.document),
     }
     if purchase.version == entry.version:
-        times = {"business_date": business_date, "occurred_at": instant_text(purchase.occurred_at)}
+        times = {"business_date": business_date, "occurred_at": purchase.occurred_at}
         writes.add("purchase", row | purchase.receipt | times)
     elif version_before is not None:
         _write_purchase_change(writes, row, version_before)
@@ -263,7 +287,7 @@ def _account_row(account: Account) -> dict[str, Any]:
         "debt": account.debt,
         "issued": account.issued,
         "state": state_document(account),
-        "due_at": instant_text(account.due_at),
+        "due_at": account.due_at,
     }
 
 

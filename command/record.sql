@@ -1,7 +1,7 @@
 -- name: account
 -- A batch is written by one statement, put together of those below whose table has rows (command/record.py): starting a part
--- that finds nothing to do costs as much as writing a row. Each has a JSON document as its argument: adding a column needs no
--- new code in running nodes. Whatever changes rows finds them by OFFSET 0 look-ups or an array of keys, for the reason that
+-- that finds nothing to do costs as much as writing a row. Its rows come as arrays, or as values when it is one
+-- (command/columns.py). Whatever changes rows finds them by OFFSET 0 look-ups or an array of keys, for the reason that
 -- `load` gives, and returns a row for each, to be counted: was every row as it had been read?
 INSERT INTO account (
     member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
@@ -79,7 +79,7 @@ FROM json_to_recordset($1::json) AS t(
 -- A replay writes, so that its answer too waits until the standby holds what it speaks of.
 UPDATE idempotency i
 SET replays = i.replays + 1
-WHERE i.key = ANY (ARRAY(SELECT json_array_elements_text($1::json)))
+WHERE i.key = ANY (ARRAY(SELECT t.key FROM json_to_recordset($1::json) AS t(key text)))
 RETURNING 1
 
 -- name: record_more

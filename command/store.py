@@ -277,7 +277,7 @@ async def _record_and_commit(connection: Connection, batch: Batch) -> None:
     Its counts need no look: all was read in one snapshot, and whatever touches an account or a purchase writes an
     entry, so a change since then meets the journal's key.
     """
-    await record(connection, batch.writes, now_utc())
+    await record(connection, batch.writes, now_utc(), counted=False)
 
 
 async def _in(transaction: Any, work: Awaitable[Result]) -> Result:

@@ -31,10 +31,11 @@ STATEMENTS = {
     f"{file}:{name}": statement for file in FILES for name, statement in load_statements(PROJECT / file).items()
 }
 STATEMENTS |= {
-    f"record of {', '.join(tables)}": record_statement(tables)
-    for count in range(1, len(COMMON) + 1)
+    f"record of {', '.join(tables)}, {one=}, {counted=}": record_statement(tables, one=one, counted=counted)
+    for count in (1, 2, len(COMMON))
     for tables in combinations(COMMON, count)
-    if count in {1, 2, len(COMMON)}
+    for one in (False, True)
+    for counted in (False, True)
 }
 SMALL = {"program_pkey", "incarnation", "incarnation_pkey", "stock_move"}
 """What never grows with the members: program versions, restores, stock on its way (a row goes when it has arrived)."""

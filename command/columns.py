@@ -1,0 +1,50 @@
+"""How rows reach a statement: as an array per column, or, when there is but one row, as plain values.
+
+A `.sql` file says which columns it reads as `json_to_recordset($1::json) AS t(name type, ...)`. JSON would be parsed in
+the backend row by row, and to start a function scan for one row costs as much as to write it. So that one place
+is replaced here; all else is the statement's own text.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+_ROWS: Final = re.compile(r"json_to_recordset\(\$1::json\) AS (\w+)\(([^)]*)\)")
+
+
+class RowStatement:
+    """A statement that reads rows of some columns. `of_rows` and `of_one` number its parameters from `first` on."""
+
+    def __init__(self, text: str) -> None:
+        """`text` as it stands in its file; ValueError when it reads no rows."""
+        found = _ROWS.search(text)
+        if found is None:
+            raise ValueError(f"no json_to_recordset($1::json) in {text[:60]!r}")
+        self._before, self._after = text[: found.start()], text[found.end() :]
+        self._columns = [(name, kind) for name, kind in map(str.split, found[2].split(","))]
+        self._name = f"{found[1]}({', '.join(name for name, _ in self._columns)})"
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def of_rows(self, first: int = 1) -> str:
+        """The text for any number of rows."""
+        arrays = (f"${number}::{kind}[]" for number, kind in self._numbered(first))
+        return f"{self._before}unnest({', '.join(arrays)}) AS {self._name}{self._after}"
+
+    def of_one(self, first: int = 1) -> str:
+        """The text for one row."""
+        values = (f"${number}::{kind}" for number, kind in self._numbered(first))
+        return f"{self._before}(VALUES ({', '.join(values)})) AS {self._name}{self._after}"
+
+    def arguments(self, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """The columns of some rows; NULL where a row has none."""
+        return [
+            [orjson.dumps(row[name]).decode() for row in rows] if kind == "json" else [row.get(name) for row in rows]
+            for name, kind in self._columns
+        ]
+
+    def _numbered(self, first: int) -> Iterator[tuple[int, str]]:
+        return enumerate((kind for _, kind in self._columns), first)
