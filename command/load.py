@@ -1,14 +1,17 @@
 """What a batch reads before it decides: one row per command, and the facts that only some commands need."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from command.claim import Claims
+from command.columns import RowStatement
 from command.envelope import Envelope, ReceiptName
 from command.record import identifiers_of
 from rules.codec import parse_state
@@ -34,6 +37,13 @@ from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
+OPTIONAL: Final = ("key", "identifier_kind", "reference", "receipt")
+"""What only some commands ask with."""
+_MANY: Final = "many"
+_LOAD: Final = RowStatement(STATEMENTS["load"])
+_LOCK: Final = RowStatement(STATEMENTS["lock_accounts"])
+_OF: Final = " -- of: "
+_SHOWN: Final = re.compile(r" AS (\w+),")
 _RECEIPT_COLUMNS: Final = ("store", "till", "business_date", "receipt", "receipt_kind", "subject")
 _ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
 _ON_STOCK: Final = (RedeemReward, CancelRedemption)
@@ -106,16 +116,36 @@ async def load(
     `program` dates the receipts: should a row tell of a newer version, they have to be read again under that.
     """
     dates = [envelope.receipt.dates(program) if envelope.receipt else () for envelope in envelopes]
-    document = orjson.dumps(list(map(_command_row, range(len(envelopes)), envelopes, dates))).decode()
+    asked = list(map(_command_row, range(len(envelopes)), envelopes, dates))
     if locked:
-        await connection.execute(STATEMENTS["lock_accounts"], document)
-    rows = await connection.fetch(STATEMENTS["load"], document)
+        await connection.execute(_LOCK.of_rows(), *_LOCK.arguments(asked))
+    columns = _LOAD.arguments(asked)
+    one = len(asked) == 1
+    statement = load_statement(tuple(name for name in OPTIONAL if any(name in row for row in asked)), one=one)
+    rows = await connection.fetch(statement, *((column[0] for column in columns) if one else columns))
     return list(map(Loaded, envelopes, rows, dates))
+
+
+@cache
+def load_statement(asked: tuple[str, ...], *, one: bool) -> str:
+    """`load` for commands that ask with these of OPTIONAL, and no others; few mixes of them ever occur."""
+    wanted = asked if one else (*asked, _MANY)
+    lines: list[str] = []
+    for line in STATEMENTS["load"].splitlines():
+        text, _, part = line.partition(_OF)
+        if not part or part in wanted:
+            lines.append(text)
+        elif text.endswith(","):
+            lines.append(" ".join(f"NULL AS {name}," for name in _SHOWN.findall(text)))
+    statement = RowStatement("\n".join(lines))
+    return statement.of_one() if one else statement.of_rows()
 
 
 def _command_row(position: int, envelope: Envelope, dates: tuple[date, ...]) -> dict[str, Any]:
     """What `load` is asked about one command, without what it has not."""
-    row: dict[str, Any] = {"position": position, "key": envelope.key}
+    row: dict[str, Any] = {"position": position}
+    if envelope.key is not None:
+        row["key"] = envelope.key
     if envelope.member_id is not None:
         row["member_id"] = envelope.member_id
     if envelope.identifier is not None:

@@ -1,20 +1,21 @@
 -- name: load
 -- Everything a batch needs in one round trip and one snapshot: for each command a look-up by key in each table. Nodes
 -- forbid the planner all other joins (shard_router/pool.py), and OFFSET 0 keeps it from reading an index it believes
--- to be empty from end to end: a plan made then is kept while the tables fill.
+-- to be empty from end to end: a plan made then is kept while the tables fill. A line that ends in `of: ` and a column is
+-- left out, and what it shows is NULL, when no command of a batch has a value there (command/load.py).
 SELECT
     t.target, a.version, a.status, a.spent, a.expired, a.debt, a.issued, a.state,
-    i.fingerprint AS key_fingerprint, i.status AS key_status, i.answer AS key_answer,
-    i.member_id AS key_member_id, i.version AS key_version,
-    r.member_id AS receipt_member_id, r.version AS receipt_version, r.fingerprint AS receipt_fingerprint,
-    p.version AS purchase_version, p.changed_version, p.store, p.till, p.receipt, p.business_date, p.occurred_at,
-    p.document,
-    j.kind AS referred_kind, j.program_version AS referred_program_version, j.store AS referred_store,
-    CASE WHEN j.kind = 'reward_redeemed' THEN j.detail ->> 'code' END AS referred_code, j.detail -> 'referral' AS referral,
+    i.fingerprint AS key_fingerprint, i.status AS key_status, i.answer AS key_answer, -- of: key
+    i.member_id AS key_member_id, i.version AS key_version, -- of: key
+    r.member_id AS receipt_member_id, r.version AS receipt_version, r.fingerprint AS receipt_fingerprint, -- of: receipt
+    p.version AS purchase_version, p.changed_version AS changed_version, p.store AS store, p.till AS till, -- of: reference
+    p.receipt AS receipt, p.occurred_at AS occurred_at, p.document AS document, -- of: reference
+    j.kind AS referred_kind, j.program_version AS referred_program_version, j.store AS referred_store, -- of: reference
+    CASE WHEN j.kind = 'reward_redeemed' THEN j.detail ->> 'code' END AS referred_code, -- of: reference
+    j.detail -> 'referral' AS referral, -- of: reference
     -- A campaign may ask a buyer's birthday; one look-up here is less than a round trip when one does.
-    CASE WHEN c.receipt_kind = 'purchase' THEN (
-        SELECT m.profile ->> 'birth_date' FROM member m WHERE m.member_id = t.target
-    ) END AS birth_date,
+    (SELECT m.profile ->> 'birth_date' FROM member m -- of: receipt
+        WHERE m.member_id = t.target AND c.receipt_kind = 'purchase') AS birth_date, -- of: receipt
     (SELECT max(version) FROM program WHERE effective_at <= now()) AS program_version,
     (SELECT max(number) FROM incarnation) AS incarnation
 FROM json_to_recordset($1::json) AS c(
@@ -22,15 +23,18 @@ FROM json_to_recordset($1::json) AS c(
     store text, till text, business_date date, receipt text, receipt_kind text,
     subject text
 )
-LEFT JOIN identifier d ON d.kind = c.identifier_kind AND d.value = c.identifier_value
-CROSS JOIN LATERAL (SELECT coalesce(c.member_id, d.member_id) AS target) AS t
+LEFT JOIN identifier d ON d.kind = c.identifier_kind AND d.value = c.identifier_value -- of: identifier_kind
+CROSS JOIN LATERAL (SELECT coalesce(
+    c.member_id
+    , d.member_id -- of: identifier_kind
+) AS target) AS t
 LEFT JOIN LATERAL (SELECT * FROM account WHERE account.member_id = t.target OFFSET 0) AS a ON true
-LEFT JOIN idempotency i ON i.key = c.key
-LEFT JOIN receipt r ON r.store = c.store AND r.till = c.till AND r.business_date = c.business_date
-    AND r.receipt = c.receipt AND r.kind = c.receipt_kind AND r.subject = c.subject
-LEFT JOIN purchase p ON p.member_id = t.target AND p.version = c.reference
-LEFT JOIN journal j ON j.member_id = t.target AND j.version = c.reference
-ORDER BY c.position
+LEFT JOIN idempotency i ON i.key = c.key -- of: key
+LEFT JOIN receipt r ON r.store = c.store AND r.till = c.till AND r.business_date = c.business_date -- of: receipt
+    AND r.receipt = c.receipt AND r.kind = c.receipt_kind AND r.subject = c.subject -- of: receipt
+LEFT JOIN purchase p ON p.member_id = t.target AND p.version = c.reference -- of: reference
+LEFT JOIN journal j ON j.member_id = t.target AND j.version = c.reference -- of: reference
+ORDER BY c.position -- of: many
 
 -- name: lock_accounts
 -- Before `load` when a batch is run again after a conflict, so that its picture is as new as its locks. In member order,

@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 import pytest
 
+from command.load import OPTIONAL, load_statement
 from command.record import COMMON, record_statement
 from shard_router.pool import INDEXED
 from shard_router.statement import load_statements
@@ -36,6 +37,12 @@ STATEMENTS |= {
     for tables in combinations(COMMON, count)
     for one in (False, True)
     for counted in (False, True)
+}
+STATEMENTS |= {
+    f"load by {', '.join(asked)}, {one=}": load_statement(asked, one=one)
+    for count in range(len(OPTIONAL) + 1)
+    for asked in combinations(OPTIONAL, count)
+    for one in (False, True)
 }
 SMALL = {"program_pkey", "incarnation", "incarnation_pkey", "stock_move"}
 """What never grows with the members: program versions, restores, stock on its way (a row goes when it has arrived)."""

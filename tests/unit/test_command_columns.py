@@ -1,0 +1,42 @@
+"""Rows as arguments of a statement."""
+
+from datetime import date
+
+import orjson
+import pytest
+
+from command.columns import RowStatement
+from command.load import OPTIONAL, load_statement
+
+TEXT = (
+    "INSERT INTO x SELECT * FROM json_to_recordset($1::json) AS t(\n    id bigint, told json,\n    day date\n) WHERE y"
+)
+ROWS = [{"id": 1, "told": [1], "day": date(2026, 11, 26)}, {"id": 2, "told": orjson.Fragment(b"{}")}]
+
+
+def test_rows_become_an_array_per_column_and_one_row_plain_values() -> None:
+    statement = RowStatement(TEXT)
+    assert statement.of_rows(3) == (
+        "INSERT INTO x SELECT * FROM unnest($3::bigint[], $4::json[], $5::date[]) AS t(id, told, day) WHERE y"
+    )
+    assert statement.of_one() == (
+        "INSERT INTO x SELECT * FROM (VALUES ($1::bigint, $2::json, $3::date)) AS t(id, told, day) WHERE y"
+    )
+    assert len(statement) == 3
+    assert statement.arguments(ROWS) == [[1, 2], ["[1]", "{}"], [date(2026, 11, 26), None]]
+
+
+def test_a_statement_that_reads_no_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="SELECT 1"):
+        RowStatement("SELECT 1")
+
+
+def test_load_asks_only_the_tables_that_its_commands_need_and_shows_the_same_columns() -> None:
+    least, all_of_it = load_statement((), one=True), load_statement(OPTIONAL, one=False)
+    for table in ("identifier d", "idempotency i", "receipt r", "purchase p", "journal j"):
+        assert f"LEFT JOIN {table}" in all_of_it
+        assert f"LEFT JOIN {table}" not in least
+    for name in ("key_fingerprint", "receipt_version", "purchase_version", "document", "referral", "birth_date"):
+        assert f"NULL AS {name}," in least
+        assert f" AS {name}," in all_of_it
+    assert "ORDER BY c.position" in all_of_it
