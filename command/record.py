@@ -133,7 +133,8 @@ class Writes:
         for row in rows.get("idempotency", ()):
             row["answered_at"] = answered_at
         rows.get("idempotency", []).sort(key=itemgetter("key"))
-        rows.get("receipt", []).sort(key=itemgetter(*_RECEIPT_KEY))
+        for table in ("receipt", "receipt_again"):
+            rows.get(table, []).sort(key=itemgetter(*_RECEIPT_KEY))
         accounts = [_account_row(self.accounts[member_id]) for member_id in sorted(self.accounts)]
         new = self._new_members
         found = {
