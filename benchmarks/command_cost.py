@@ -1,7 +1,8 @@
 """What a one-line purchase costs: CPU of the command node and of its backend, and WAL, by the size of the batch.
 
-In one process, without HTTP: `Store.run` on a scratch database of a given server on this machine. CPU time, not the
-clock, so that other work on the machine changes little; compare two trees by runs in turn.
+In one process, without HTTP: `Store.run` on a scratch database of a given server on this machine, beside pgbench's earn
+in the same minute. CPU time, not the clock, so that other work on the machine changes little. WAL is the distance in
+the server's log. Medians of rounds; compare two trees by runs in turn.
 
     python -m benchmarks.command_cost postgresql://superuser@127.0.0.1:5432/postgres
 """
@@ -13,18 +14,21 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import asyncpg
+import psutil
 from prometheus_client import CollectorRegistry
 
-from benchmarks.peer import scratch
+from benchmarks.cpu import BACKEND
+from benchmarks.peer import PGBENCH_CLIENTS, Peers, find_pgbench, measure_pgbench, scratch
 from command.envelope import Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.migrate import migrate
@@ -42,8 +46,12 @@ from shard_router.topology import TopologyWatch
 SHARD: Final = "eu-1"
 MEMBERS: Final = 1024
 WARM_BATCHES: Final = 40
-SIZES: Final = ((1, 1500), (8, 250), (64, 50))
-"""Batch sizes, and how many batches of each are measured."""
+ROUNDS: Final = 3
+SIZES: Final = ((1, 500), (8, 80), (64, 16))
+"""Batch sizes, and how many batches of each are measured per round."""
+PGBENCH_S: Final = 2.0
+CLIENTS: Final = {1: 1}
+"""How many clients pgbench has beside batches of a size: as many as it takes to fill the others."""
 _FOLDER: Final = Path(__file__).parent
 _STATEMENTS: Final = load_statements(_FOLDER / "ratio.sql")
 _PROGRAM: Final = _FOLDER.parent / "rules" / "main_street.toml"
@@ -109,24 +117,32 @@ async def measure(dsn: str) -> list[Cost]:
         admin = await asyncpg.connect(dsn)
         await admin.execute(_STATEMENTS["settle_down"])
         collect_seldom()
-        costs = [await _measure(store, till, admin, size=size, rounds=rounds) for size, rounds in SIZES]
+        rounds = [
+            [await _measure(store, till, admin, size=size, batches=count) for size, count in SIZES]
+            for _ in range(ROUNDS)
+        ]
         await admin.close()
-    return costs
+    return [_medians(costs) for costs in zip(*rounds, strict=True)]
 
 
-async def _measure(store: Store, till: Till, admin: Any, *, size: int, rounds: int) -> Cost:
+def _medians(costs: Sequence[Cost]) -> Cost:
+    middle = [median(values) for values in zip(*map(astuple, costs), strict=True)]
+    return Cost(costs[0].size, *middle[1:])
+
+
+async def _measure(store: Store, till: Till, admin: Any, *, size: int, batches: int) -> Cost:
     for _ in range(20):  # until Postgres has taken its generic plan, and pages have had their first full image
         await store.run([till.purchase() for _ in range(size)])
-    batches = [[till.purchase() for _ in range(size)] for _ in range(rounds)]
+    made = [[till.purchase() for _ in range(size)] for _ in range(batches)]
     before = await admin.fetch(_STATEMENTS["spent"])
     node = time.process_time()
     backend = sum(_cpu_s(row["pid"]) for row in before)
-    for batch in batches:
+    for batch in made:
         answers = await store.run(batch)
         assert answers[0].status == 201, answers[0]  # noqa: PLR2004
     node, backend = time.process_time() - node, sum(_cpu_s(row["pid"]) for row in before) - backend
     after = await admin.fetch(_STATEMENTS["spent"])
-    done = size * rounds
+    done = size * batches
     wal = after[0]["wal"] - before[0]["wal"]
     return Cost(size, 1e6 * node / done, 1e6 * backend / done, float(wal) / done)
 
@@ -154,15 +170,30 @@ async def _store(dsn: str) -> AsyncGenerator[tuple[Store, ProgramCache]]:
             await pools.close()
 
 
+async def _earn_us(server: str, clients: int) -> float:
+    """CPU of the backends per transaction of pgbench."""
+    connection = await asyncpg.connect(server)
+    postmaster = psutil.Process(connection.get_server_pid()).ppid()
+    await connection.close()
+    peers = Peers(server, None, find_pgbench(), postmaster)
+    return (await measure_pgbench(peers, PGBENCH_S, clients=clients)).cpu_us[BACKEND]
+
+
 async def main(server: str) -> None:
-    """Measure on a scratch database of a server, and print the table."""
-    async with scratch(server) as (dsn, _):
+    """Measure pgbench, then ours, on scratch databases of a server, and print the table."""
+    earn_us = {clients: await _earn_us(server, clients) for clients in (1, PGBENCH_CLIENTS)}
+    async with scratch(server) as (dsn, durability):
         await migrate(dsn)
-        for cost in await measure(dsn):
-            sys.stdout.write(
-                f"batch of {cost.size:2}: node {cost.node_us:6.1f} us, backend {cost.backend_us:6.1f} us, "
-                f"WAL {cost.wal_bytes:5.0f} bytes\n"
-            )
+        costs = await measure(dsn)
+    sys.stdout.write(f"synchronous_commit {durability}\n")
+    for clients, cpu_us in earn_us.items():
+        sys.stdout.write(f"pgbench, {clients:2} clients: backend {cpu_us:6.1f} us\n")
+    for cost in costs:
+        clients = CLIENTS.get(cost.size, PGBENCH_CLIENTS)
+        sys.stdout.write(
+            f"batch of {cost.size:2}: node {cost.node_us:6.1f} us, backend {cost.backend_us:6.1f} us "
+            f"({cost.backend_us / earn_us[clients]:.2f} of pgbench with {clients}), WAL {cost.wal_bytes:5.0f} bytes\n"
+        )
 
 
 if __name__ == "__main__":
