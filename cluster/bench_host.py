@@ -29,7 +29,7 @@ from cluster.status import StatusReport, read_status
 from cluster.verdict import verdict_document
 from shard_router.login import POSTGRES_USERS
 from shard_router.member_id import format_member_id
-from verify.verify import verify
+from verify.parallel import verify_side_by_side
 
 
 async def host_of(plan: ClusterPlan) -> Host:
@@ -38,7 +38,7 @@ async def host_of(plan: ClusterPlan) -> Host:
     documents = Documents(plan.data)
 
     async def check() -> dict[str, Any]:
-        return verdict_document(await verify(documents.topology, documents.logins()))
+        return verdict_document(await verify_side_by_side(documents.topology, documents.logins(), documents.verified()))
 
     async def rebuild_all() -> list[str]:
         return [line async for line in rebuild(plan.data, None)]

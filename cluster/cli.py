@@ -173,7 +173,7 @@ def verify(
     """Check the promises on the data at rest; exit 1 when one is broken."""
     from cluster.running import running_topology  # noqa: PLC0415
     from cluster.verdict import render_verdict, verdict_document  # noqa: PLC0415
-    from verify.verify import verify_side_by_side  # noqa: PLC0415
+    from verify.parallel import verify_side_by_side  # noqa: PLC0415
 
     documents = Documents(_plan(data=data).data)
     asyncio.run(running_topology(documents.topology))

@@ -36,7 +36,7 @@ from cluster.run_file import locked
 from cluster.status import StatusReport, read_status
 from cluster.system import DEFAULT_PROGRAM
 from cluster.verdict import render_verdict
-from verify.verify import verify_side_by_side
+from verify.parallel import verify_side_by_side
 
 KEY_VARIABLES = ("LOYALTY_SERVICE_KEY", "LOYALTY_ADMIN_KEY", "LOYALTY_POS_KEY")
 

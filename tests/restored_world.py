@@ -66,7 +66,7 @@ class World:
 
     async def broken(self) -> dict[str, list[str]]:
         node = next(iter(self.nodes.values())).inner
-        findings = await verify._check_across(node.topology, node.pools)
+        findings = await verify.across_shards(node.topology, node.pools)
         for shard in node.topology.current.document.shards:
             findings += await verify._check_ledger(node.pools[shard], shard, node.topology.current)
         return {f"{one.where}: {one.check}": one.examples for one in findings if not one.ok}

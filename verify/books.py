@@ -6,18 +6,19 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
 from operator import sub
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 from zoneinfo import ZoneInfo
 
 import orjson
 
+from rules.document import PurchaseDocument
 from rules.program import Program, parse_program
 from rules.stored import full_account, full_postings
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology
 from verify.finding import Finding
 from verify.memory import Counts
-from verify.stream import Row, attempt, checked, parsed
+from verify.stream import Row, attempt, checked, parsed, parsed_purchase
 
 READABLE: Final = "every stored document can be read"
 WHOLE: Final = "member, account and journal belong together"
@@ -83,9 +84,17 @@ class MemberRows:
     entries: dict[int, ReadEntry] = field(default_factory=dict[int, ReadEntry])
     name: str = field(init=False)
     """the member id as people know it"""
+    _documents: dict[int, PurchaseDocument] = field(default_factory=dict[int, PurchaseDocument])
 
     def __post_init__(self) -> None:
         self.name = format_member_id(self.member_id)
+
+    def purchase(self, row: Row) -> PurchaseDocument:
+        """The document of one of the purchases, read once; whoever asks must expect that it is broken."""
+        found = self._documents.get(row["version"])
+        if found is None:
+            found = self._documents[row["version"]] = parsed_purchase(row)
+        return found
 
     @property
     def complete(self) -> bool:
@@ -108,10 +117,15 @@ class Books:
     _zones: dict[str, frozenset[ZoneInfo]] = field(default_factory=dict[str, frozenset[ZoneInfo]])
 
     def __post_init__(self) -> None:
-        self.findings = {check: Finding(check, self.shard) for check in CHECKS}
+        self.without_findings()
 
     def __getitem__(self, check: str) -> Finding:
         return self.findings[check]
+
+    def without_findings(self) -> Self:
+        """The same with nothing found yet."""
+        self.findings = {check: Finding(check, self.shard) for check in CHECKS}
+        return self
 
     @property
     def faults(self) -> int:

@@ -22,7 +22,7 @@ from rules.counting import limited_points
 from rules.document import CountedDocument
 from rules.state import Account
 from verify.books import COUNTED, Books, MemberRows
-from verify.stream import attempt, parsed_purchase
+from verify.stream import attempt
 
 REDEEMED: Final = {"reward_redeemed": 1, "redemption_cancelled": -1}
 """What an entry counts of a reward."""
@@ -69,7 +69,7 @@ def _unsettled(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]
     """What purchases gave that may come back, by day; a day goes once its purchases can come back no more."""
     given = Counter[int]()
     for row in rows.purchases:
-        document = parsed_purchase(row)
+        document = rows.purchase(row)
         note = document.get("counted")
         if note is not None and "applied" in note and note.get("unsettled"):
             undone = sum(sum(line["reversed"].values()) for line in document["lines"])
@@ -138,7 +138,7 @@ def _standings(rows: MemberRows) -> list[list[str | None]]:
 
 def _wrong_offers(rows: MemberRows, counters: Counters, undone: set[int]) -> Iterator[str]:
     """What the notes of the purchases that were not undone sum to; earlier versions noted less than they counted."""
-    documents = {row["version"]: parsed_purchase(row) for row in rows.purchases}
+    documents = {row["version"]: rows.purchase(row) for row in rows.purchases}
     notes: dict[int, CountedDocument] = {}
     for version, document in documents.items():
         note = document.get("counted")

@@ -1,5 +1,6 @@
 """What a check found: how much it looked at, how much of that was wrong, and the first examples."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +23,12 @@ class Finding:
         if len(self.examples) < EXAMPLES_MAX:
             self.examples.append(example)
 
+    def add(self, other: "Finding") -> None:
+        """Take in what the same check found elsewhere."""
+        self.checked += other.checked
+        self.violations += other.violations
+        self.examples = (self.examples + other.examples)[:EXAMPLES_MAX]
+
     @property
     def ok(self) -> bool:
         """Whether the promise holds."""
@@ -36,3 +43,11 @@ class Finding:
             "violations": self.violations,
             "examples": self.examples,
         }
+
+
+def summed(findings: Iterable[Finding]) -> list[Finding]:
+    """One of each check on each server, in their order."""
+    sums: dict[tuple[str, str], Finding] = {}
+    for one in findings:
+        sums.setdefault((one.check, one.where), Finding(one.check, one.where)).add(one)
+    return list(sums.values())

@@ -1,6 +1,8 @@
 """Holds the rows of every member of a primary against the fold of his journal, member by member in one pass."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,14 +35,23 @@ from verify.counted import REDEEMED, check_counted
 from verify.entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_ruling, check_shown
 from verify.finding import Finding
 from verify.memory import Memory, fingerprint
+from verify.part import Audit, Part
 from verify.purchase import check_purchases, check_receipts
-from verify.stream import STATEMENTS, Row, Rows, attempt, merged, parsed
+from verify.stream import STATEMENTS, Row, Rows, arguments_of, attempt, merged, of_members, parsed
 
 _STATE: Final = ("lots", "holds", "redemptions", "tier", "status")
 _BUCKETS: Final = ("spent", "expired", "debt", "issued", "available", "pending", "held")
 _DIGESTS_AT_ONCE: Final = 5_000
 _MEMBERS_AT_ONCE: Final = 500
 _STREAMS: Final = ("accounts", "members", "journal", "purchases", "receipts", "identifiers", "answers")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a part of the members came to."""
+
+    findings: list[Finding]
+    redeemed: Counter[str]
 
 
 async def check_ledger(
@@ -50,29 +61,51 @@ async def check_ledger(
 
     `known` is the file of what the last clean run has seen (see memory.py); `every` member is folded all the same.
     """
-    books = Books(shard, topology)
-    programs = await connection.fetch(STATEMENTS["programs"])
-    books.read_programs(programs)
-    books.incarnation = await connection.fetchval(STATEMENTS["incarnation"])
-    place = topology.document.shards[shard].slots, sorted(topology.region_of_number.items())
-    memory = Memory(known, fingerprint([tuple(row) for row in programs], books.incarnation, place))
+    audit = Audit(shard, topology, known, every)
+    return await close_ledger(connection, audit, [await check_part(connection, audit, part) for part in audit.parts()])
+
+
+async def check_part(connection: Any, audit: Audit, part: Part) -> Share:
+    """Check some members inside the caller's snapshot."""
+    books = await _opened(connection, audit, told=part.number == 0)
+    place = audit.topology.document.shards[audit.shard].slots, sorted(audit.topology.region_of_number.items())
+    programs = [tuple(row) for row in await connection.fetch(STATEMENTS["programs"])]
+    memory = Memory(audit.known_of(part), fingerprint(programs, books.incarnation, place, part))
     try:
-        await _check_members(connection, books, memory, every=every)
-        await _check_rest(connection, books)
+        await _check_members(connection, books, memory, part, every=audit.every)
         memory.save()
     finally:
         memory.close()
+    return Share(list(books.findings.values()), books.redeemed)
+
+
+async def close_ledger(connection: Any, audit: Audit, shares: Sequence[Share]) -> list[Finding]:
+    """Check what is of no member, in the snapshot in which all of them were looked at; with what was found of them."""
+    books = await _opened(connection, audit, told=False)
+    for share in shares:
+        books.redeemed.update(share.redeemed)
+        for finding in share.findings:
+            books[finding.check].add(finding)
+    await _check_rest(connection, books)
     return list(books.findings.values())
 
 
-async def _check_members(connection: Any, books: Books, memory: Memory, *, every: bool) -> None:
+async def _opened(connection: Any, audit: Audit, *, told: bool) -> Books:
+    """Empty books; what is wrong with the programs is told once."""
+    books = Books(audit.shard, audit.topology)
+    books.read_programs(await connection.fetch(STATEMENTS["programs"]))
+    books.incarnation = await connection.fetchval(STATEMENTS["incarnation"])
+    return books if told else books.without_findings()
+
+
+async def _check_members(connection: Any, books: Books, memory: Memory, part: Part, *, every: bool) -> None:
     """Fold who is not known as they are now; those who are known count as they did."""
-    cursor = await connection.cursor(STATEMENTS["member_digests"])
+    cursor = await connection.cursor(of_members("member_digests", part), *arguments_of(part))
     while rows := await cursor.fetch(_DIGESTS_AT_ONCE):
         memory.compare([tuple(row) for row in rows])
     changed = memory.changed()
     if memory.members == 0 or every:
-        await _fold(connection, books, memory, None)
+        await _fold(connection, books, memory, part)
         return
     for counts in memory.unchanged():
         books.count(counts)
@@ -80,8 +113,8 @@ async def _check_members(connection: Any, books: Books, memory: Memory, *, every
         await _fold(connection, books, memory, changed[first : first + _MEMBERS_AT_ONCE])
 
 
-async def _fold(connection: Any, books: Books, memory: Memory, members: list[int] | None) -> None:
-    """Check these members, or all; who is without fault is remembered."""
+async def _fold(connection: Any, books: Books, memory: Memory, members: list[int] | Part) -> None:
+    """Check these members; who is without fault is remembered."""
     streams = [Rows(connection, stream, "member_id", members=members) for stream in _STREAMS]
     async for member_id, rows in merged(streams):
         accounts, found, journal, purchases, receipts, identifiers, answers = rows

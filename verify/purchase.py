@@ -13,7 +13,7 @@ from rules.text import composed
 from shard_router.member_id import format_member_id
 from verify.basket import wrong_earning, wrong_not_applied, wrong_payment
 from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
-from verify.stream import Row, attempt, parsed_purchase
+from verify.stream import Row, attempt
 
 _KIND_OF_RECEIPT: Final = {
     "purchase_recorded": "purchase",
@@ -112,7 +112,7 @@ def _name_of(rows: MemberRows, version: int) -> Name:
 def _name_of_return(rows: MemberRows, entry: ReadEntry) -> Name:
     for row in rows.purchases:
         if row["version"] == entry.detail["purchase"]:
-            for one in parsed_purchase(row)["returns"]:
+            for one in rows.purchase(row)["returns"]:
                 if one["version"] == entry.version:
                     return one["store"], one["till"], None, one["receipt"], f"{rows.member_id}-{row['version']}"
     return ()
@@ -133,7 +133,7 @@ def check_purchases(books: Books, rows: MemberRows) -> None:
     for row in rows.purchases:
         entry = rows.entries.get(row["version"])
         name = f"{rows.name}-{row['version']}"
-        document = attempt(books[READABLE], f"{name}: document", parsed_purchase, row)
+        document = attempt(books[READABLE], f"{name}: document", rows.purchase, row)
         if document is None or entry is None:
             continue
         program = books.programs.get(entry.row["program_version"])

@@ -14,6 +14,7 @@ from rules.document import PurchaseDocument
 from rules.stored import full_purchase
 from shard_router.statement import load_statements
 from verify.finding import Finding
+from verify.part import Part
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("verify.sql"))
 ROWS_AT_ONCE: Final = 500  # of the widest, baskets with what each line earned, some MB
@@ -28,14 +29,10 @@ class Rows:
     `members`: only what is under these ids, for a statement that gives a `member_id`.
     """
 
-    def __init__(self, connection: Any, statement: str, *key: str, members: list[int] | None = None) -> None:
+    def __init__(self, connection: Any, statement: str, *key: str, members: list[int] | Part | None = None) -> None:
         self._connection = connection
-        self._statement = STATEMENTS[statement]
-        self._arguments: tuple[list[int], ...] = ()
-        if members is not None:
-            stream = f"({self._statement.rstrip().removesuffix(';')}) AS stream"
-            self._statement = STATEMENTS["of_members"].replace("FROM account AS stream", f"FROM {stream}")
-            self._arguments = (members,)
+        self._statement = STATEMENTS[statement] if members is None else of_members(statement, members)
+        self._arguments: tuple[Any, ...] = arguments_of(members) if members is not None else ()
         self._key = itemgetter(*key)
         self._cursor: Any = None
         self._rows: list[Row] = []
@@ -60,6 +57,18 @@ class Rows:
             self._cursor = await self._connection.cursor(self._statement, *self._arguments)
         self._rows = await self._cursor.fetch(ROWS_AT_ONCE)
         self._at = 0
+
+
+def of_members(statement: str, members: list[int] | Part) -> str:
+    """A statement that gives a `member_id`, only of these; it takes `arguments_of` them."""
+    stream = f"({STATEMENTS[statement].rstrip().removesuffix(';')}) AS stream"
+    name = "of_part" if isinstance(members, Part) else "of_members"
+    return STATEMENTS[name].replace("FROM account AS stream", f"FROM {stream}")
+
+
+def arguments_of(members: list[int] | Part) -> tuple[Any, ...]:
+    """What `of_members` asks with."""
+    return (members.first, members.last) if isinstance(members, Part) else (members,)
 
 
 async def merged(streams: Sequence[Rows]) -> AsyncGenerator[tuple[Any, list[list[Row]]]]:

@@ -6,11 +6,8 @@ standby may be a moment behind: it is asked again for some seconds before it cou
 """
 
 import asyncio
-import multiprocessing
-import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +17,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from shard_router.directory import Directory
-from shard_router.errors import ProblemError
+from shard_router.errors import LoyaltyError, ProblemError
 from shard_router.login import Logins
 from shard_router.pool import Connection, ShardPools, ShardServers
 from shard_router.topology import NOBODY, Topology, TopologyWatch
@@ -28,14 +25,20 @@ from verify.across import ALL, Across, check_across
 from verify.finding import Finding
 from verify.identifier import check_identifiers
 from verify.ledger import check_ledger
+from verify.part import EVERYBODY, Part
 from verify.referral import check_referrals
 from verify.stream import STATEMENTS
-from verify.view import check_views
+from verify.view import check_ghosts, check_views
 
 POOL_SIZE_MAX: Final = 4
 STATEMENT_TIMEOUT_MS: Final = 600_000
 STANDBY_PATIENCE_S: Final = 10.0
+FAULTS: Final = (ProblemError, RedisError, OSError, asyncpg.PostgresError)
 _RETRY_S: Final = 0.25
+
+
+class UnreadableError(LoyaltyError):
+    """What another process could not read, in words: not every error can be sent."""
 
 
 async def verify(topology_path: Path, logins: Logins = NOBODY, known: Path | None = None) -> list[Finding]:
@@ -43,44 +46,17 @@ async def verify(topology_path: Path, logins: Logins = NOBODY, known: Path | Non
 
     With `known`, a folder that exists, only members who changed since the last clean run are folded (see memory.py).
     """
-    async with _pools(topology_path, logins) as (watch, pools):
+    async with pools_of(topology_path, logins) as (watch, pools):
         findings: list[Finding] = []
         for shard in watch.current.document.shards:
             seen = known / shard if known else None
             findings += await _check_shard(watch, pools, shard, seen, every=known is None)
-        return findings + await _readable(_check_across(watch, pools), "all primaries at once", ALL)
-
-
-async def verify_side_by_side(
-    topology_path: Path, logins: Logins, known: Path, *, every: bool = False
-) -> list[Finding]:
-    """The same with a process for each shard, as many at once as there are cores.
-
-    `every` member is folded all the same, and seen anew.
-    """
-    shards = list(TopologyWatch(topology_path, logins).current.document.shards)
-    loop = asyncio.get_running_loop()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(shards), os.cpu_count() or 1), context) as workers:
-        work = [
-            loop.run_in_executor(workers, _check_shard_alone, topology_path, logins, shard, known / shard, every)
-            for shard in shards
-        ]
-        findings = [finding for found in await asyncio.gather(*work) for finding in found]
-    async with _pools(topology_path, logins) as (watch, pools):
-        return findings + await _readable(_check_across(watch, pools), "all primaries at once", ALL)
-
-
-def _check_shard_alone(topology_path: Path, logins: Logins, shard: str, known: Path, every: bool) -> list[Finding]:  # noqa: FBT001 - an executor passes by position
-    async def check() -> list[Finding]:
-        async with _pools(topology_path, logins) as (watch, pools):
-            return await _check_shard(watch, pools, shard, known, every=every)
-
-    return asyncio.run(check())
+        return findings + await readable(across_shards(watch, pools), "all primaries at once", ALL)
 
 
 @asynccontextmanager
-async def _pools(topology_path: Path, logins: Logins) -> AsyncGenerator[tuple[TopologyWatch, ShardPools]]:
+async def pools_of(topology_path: Path, logins: Logins) -> AsyncGenerator[tuple[TopologyWatch, ShardPools]]:
+    """The servers of a topology, for reading much at a time."""
     watch = TopologyWatch(topology_path, logins)
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False)
     try:
@@ -94,57 +70,70 @@ async def _check_shard(
 ) -> list[Finding]:
     servers, place = pools[shard], watch.current.document.shards[shard]
     ledger = _check_ledger(servers, shard, watch.current, known, every=every)
-    findings = await _readable(ledger, "the primary", shard)
-    findings += await _readable(_check_views(servers, shard, place.valkey), "the views", shard)
+    findings = await readable(ledger, "the primary", shard)
+    findings += await readable(views_of(servers, shard, place.valkey), "the views", shard)
     if len(place.servers) > 1:
-        findings += await _readable(_check_standby(servers, shard), "the standby", f"{shard} standby")
+        findings += await readable(standby_of(servers, shard), "the standby", f"{shard} standby")
     return findings
 
 
-async def _readable(check: Awaitable[list[Finding]], what: str, where: str) -> list[Finding]:
+async def readable(check: Awaitable[list[Finding]], what: str, where: str) -> list[Finding]:
+    """What a check finds; what cannot be read is a fault like any."""
     try:
         return await check
-    except (ProblemError, RedisError, OSError, asyncpg.PostgresError) as error:
+    except (*FAULTS, UnreadableError) as error:
         finding = Finding(f"{what} can be read", where, checked=1)
-        finding.fault(str(getattr(error, "detail", "") or error))
+        finding.fault(words_of(error))
         return [finding]
 
 
+def words_of(error: BaseException) -> str:
+    """What was wrong with a server."""
+    return str(getattr(error, "detail", "") or error)
+
+
 @asynccontextmanager
-async def _snapshot(servers: ShardServers) -> AsyncGenerator[Connection]:
+async def snapshot_of(servers: ShardServers, adopted: str | None = None) -> AsyncGenerator[Connection]:
+    """A connection that sees one moment: this one, or that of a session which has exported it."""
     async with (
         servers.primary() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
+        if adopted:
+            await connection.execute(STATEMENTS["adopt_snapshot"].replace("exported", adopted))
         yield connection
 
 
 async def _check_ledger(
     servers: ShardServers, shard: str, topology: Topology, known: Path | None = None, *, every: bool = True
 ) -> list[Finding]:
-    async with _snapshot(servers) as connection:
+    async with snapshot_of(servers) as connection:
         return await check_ledger(connection, shard, topology, known, every=every)
 
 
-async def _check_views(servers: ShardServers, shard: str, valkey: str) -> list[Finding]:
+async def views_of(servers: ShardServers, shard: str, valkey: str, part: Part | None = EVERYBODY) -> list[Finding]:
+    """Check the views of some members, and that none is left without its row; of no part, that alone."""
     client: redis.asyncio.Redis = redis.asyncio.from_url(valkey)
     try:
-        return await check_views(servers, client, shard)
+        found = await check_views(servers, client, shard, part) if part else []
+        return found + (await check_ghosts(servers, client, shard) if part in {None, EVERYBODY} else [])
     finally:
         await client.aclose()
 
 
-async def _check_across(watch: TopologyWatch, pools: ShardPools) -> list[Finding]:
+async def across_shards(watch: TopologyWatch, pools: ShardPools) -> list[Finding]:
+    """Check what spans shards."""
     async with AsyncExitStack() as stack:
         connections = {
-            shard: await stack.enter_async_context(_snapshot(pools[shard])) for shard in watch.current.document.shards
+            shard: await stack.enter_async_context(snapshot_of(pools[shard])) for shard in watch.current.document.shards
         }
         across = Across(connections, watch.current)
         findings = [*await check_across(across), await check_referrals(across)]
         return findings + await check_identifiers(across, Directory(watch, pools))
 
 
-async def _check_standby(servers: ShardServers, shard: str) -> list[Finding]:
+async def standby_of(servers: ShardServers, shard: str) -> list[Finding]:
+    """Hold a shard's standby against its primary."""
     finding = Finding("the standby holds what the primary holds", f"{shard} standby")
     until = time.monotonic() + STANDBY_PATIENCE_S
     while True:

@@ -9,6 +9,18 @@ FROM account ORDER BY member_id;
 -- Of another statement, which takes the place of `account`, what is under some ids.
 SELECT * FROM account AS stream WHERE member_id = ANY ($1::bigint[]);
 
+-- name: of_part
+-- The same of all ids from one to another.
+SELECT * FROM account AS stream WHERE member_id BETWEEN $1 AND $2;
+
+-- name: export_snapshot
+-- For other sessions to see just what this transaction sees, as long as it is open: it idles while they work.
+SELECT pg_export_snapshot(), set_config('idle_in_transaction_session_timeout', '1h', true);
+
+-- name: adopt_snapshot
+-- First in a transaction; the name takes the place of the one here, as it can be no parameter.
+SET TRANSACTION SNAPSHOT 'exported';
+
 -- name: members
 SELECT member_id, version, profile FROM member ORDER BY member_id;
 
@@ -138,7 +150,7 @@ ORDER BY 1, 2;
 SELECT hash::text COLLATE "C" AS hash, member_id FROM former_identifier ORDER BY 1;
 
 -- name: member_page
-SELECT member_id FROM member WHERE member_id > $1 ORDER BY member_id LIMIT $2;
+SELECT member_id FROM member WHERE member_id > $1 AND member_id <= $2 ORDER BY member_id LIMIT $3;
 
 -- name: profiles_shown
 SELECT member_id, version, profile FROM member WHERE member_id = ANY ($1::bigint[]);

@@ -34,6 +34,7 @@ from query.views import (
 from shard_router.member_id import format_member_id
 from shard_router.pool import Connection, ShardServers
 from verify.finding import Finding
+from verify.part import EVERYBODY, Part
 from verify.stream import STATEMENTS, Row
 
 MEMBERS_AT_ONCE: Final = 100  # with all their baskets, some MB
@@ -98,23 +99,29 @@ class Wanted:
                 self.wrong[f"row of {table} {name}"] = f"no view can show it: {type(error).__name__}: {error}"
 
 
-async def check_views(servers: ShardServers, client: Redis, where: str) -> list[Finding]:
-    """Check every view of a shard."""
-    findings = {check: Finding(check, where) for check in (ACCOUNTS, OTHERS, ACTIVITY, GHOSTS)}
+async def check_views(servers: ShardServers, client: Redis, where: str, part: Part = EVERYBODY) -> list[Finding]:
+    """Check that the views of these members are what their rows say."""
+    findings = {check: Finding(check, where) for check in (ACCOUNTS, OTHERS, ACTIVITY)}
     patience = Patience(PATIENCE_S)
-    async for members in _members(servers):
+    async for members in _members(servers, part):
         looked: dict[str, int] = {}
         wrong = await patience.until_right(partial(_differing, servers, client, members, looked))
         for check, count in looked.items():
             findings[check].checked += count
         for key, words in wrong.items():
             findings[{"a": ACCOUNTS, "e": ACTIVITY}.get(key[0], OTHERS)].fault(f"{_shown(key)}: {words}")
+    return list(findings.values())
+
+
+async def check_ghosts(servers: ShardServers, client: Redis, where: str) -> list[Finding]:
+    """Check that every view of a shard has its row."""
+    finding, patience = Finding(GHOSTS, where), Patience(PATIENCE_S)
     async for keys in _keys(client):
-        findings[GHOSTS].checked += len(keys)
+        finding.checked += len(keys)
         wrong = await patience.until_right(partial(_ghosts, servers, client, keys))
         for key, words in wrong.items():
-            findings[GHOSTS].fault(f"{_shown(key)}: {words}")
-    return list(findings.values())
+            finding.fault(f"{_shown(key)}: {words}")
+    return [finding]
 
 
 def _shown(key: str) -> str:
@@ -122,11 +129,11 @@ def _shown(key: str) -> str:
     return f"i:{key.split(':')[1]}:..." if key.startswith("i:") else key
 
 
-async def _members(servers: ShardServers) -> AsyncGenerator[list[int]]:
-    last = -_ID_MAX
+async def _members(servers: ShardServers, part: Part) -> AsyncGenerator[list[int]]:
+    last = max(part.first - 1, -_ID_MAX)
     while True:
         async with servers.primary() as connection:
-            rows = await connection.fetch(STATEMENTS["member_page"], last, MEMBERS_AT_ONCE)
+            rows = await connection.fetch(STATEMENTS["member_page"], last, part.last, MEMBERS_AT_ONCE)
         if not rows:
             return
         last = rows[-1]["member_id"]
@@ -152,7 +159,10 @@ async def wanted_views(connection: Connection, members: list[int]) -> Wanted:
     """The views that some members must have, from their rows as they are now."""
     wanted = Wanted()
     wanted.add(await connection.fetch(STATEMENTS["profiles_shown"], members), "member", _show_profile)
-    wanted.add(await connection.fetch(STATEMENTS["entries_shown"], members, RECENT_ENTRIES), "journal", _show_entry)
+    entries = await connection.fetch(STATEMENTS["entries_shown"], members, RECENT_ENTRIES)
+    wanted.add(entries, "journal", _show_entry)
+    newest = {row["member_id"]: row for row in entries}  # they come oldest first
+    wanted.add([*newest.values()], "journal", _show_account)
     wanted.add(await connection.fetch(STATEMENTS["purchases_shown"], members), "purchase", _show_purchase)
     wanted.add(await connection.fetch(STATEMENTS["identifiers_shown"], members), "identifier", _show_identifier)
     return wanted
@@ -163,8 +173,10 @@ def _show_profile(wanted: Wanted, row: Row) -> None:
 
 
 def _show_entry(wanted: Wanted, row: Row) -> None:
-    """Entries come oldest first: the account view is that of the last."""
     wanted.activity[activity_key(row["member_id"])].append((activity_item(row), row["version"]))
+
+
+def _show_account(wanted: Wanted, row: Row) -> None:
     wanted.views[account_key(row["member_id"])] = header(row["version"]) + account_view(row)
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from shard_router.topology import NOBODY
+from shard_router import pool
+from shard_router.topology import NOBODY, TopologyWatch
 from tests.engine import PostgresServer, ValkeyServer
 from tests.integration.test_verify_world import World, prepared_world
 from verify import view
 from verify.books import FOLD
 from verify.memory import Counts, Memory
-from verify.verify import verify_side_by_side
+from verify.parallel import verify_side_by_side
+from verify.part import PARTS, Audit
 
 
 @pytest.fixture
@@ -48,8 +50,12 @@ async def test_who_is_at_fault_is_not_known_until_it_is_mended(world: World) -> 
     assert seen(world) == everybody
 
 
-async def test_shards_side_by_side_find_the_same_and_all_looks_at_nothing_seen_before(world: World) -> None:
+async def test_shards_side_by_side_find_the_same_and_all_looks_at_nothing_seen_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot of all parts stays open while other processes start and work, longer than others may idle."""
     assert world.known
+    monkeypatch.setattr(pool, "IDLE_IN_TRANSACTION_MS", 500)
     one_by_one = [one.document() for one in await world.verify()]
     for every in (False, True):
         found = await verify_side_by_side(world.path, NOBODY, world.known, every=every)
@@ -59,6 +65,16 @@ async def test_shards_side_by_side_find_the_same_and_all_looks_at_nothing_seen_b
     found = await verify_side_by_side(world.path, NOBODY, world.known, every=True)
     assert not all(one.ok for one in found)
     assert ada not in seen(world)
+
+
+def test_the_parts_of_a_shard_hold_every_id_once(world: World) -> None:
+    topology = TopologyWatch(world.path).current
+    for shard in topology.document.shards:
+        parts = Audit(shard, topology).parts()
+        assert len(parts) == PARTS
+        assert [one.last + 1 for one in parts[:-1]] == [one.first for one in parts[1:]]
+        assert (parts[0].first, parts[-1].last) == (-(2**63), 2**63 - 1)
+        assert {topology.shard_of(one.first) for one in parts[1:]} == {shard}
 
 
 def test_all_is_forgotten_when_the_same_rows_may_mean_another_thing(tmp_path: Path) -> None:
