@@ -35,6 +35,19 @@ _WHYS: Final[Mapping[str, tuple[str, str]]] = {
     "birthday": ("only within ", " days of the birthday"),
 }
 """How the commonest reasons go on after their code, and how they end. These stay; a new text gets a new code."""
+_INITIALS: Final[Mapping[str, str]] = {
+    "no_line": "l",
+    "no_points": "p",
+    "first_purchase": "f",
+    "weekday": "d",
+    "time": "h",
+    "tier": "t",
+    "store": "s",
+    "min_amount": "a",
+    "birthday": "b",
+}
+"""What stands for their codes: a purchase tells of each campaign why it gave nothing. Codes in full are read too."""
+_CODES: Final[Mapping[str, str]] = {initial: code for code, initial in _INITIALS.items()}
 _WHYS_KEPT: Final = 4096
 """Most purchases miss the same campaigns for the same reasons."""
 _FIRST: Final = True
@@ -208,11 +221,11 @@ def _full_reasons(parts: Sequence[Any]) -> list[list[Any]]:
 
 @lru_cache(_WHYS_KEPT)
 def short_why(why: str) -> str:
-    """`tier:gold` for `tier: not for tier gold`."""
+    """`t:gold` for `tier: not for tier gold`."""
     code, _, words = why.partition(": ")
     before, after = _WHYS.get(code, ("", ""))
     between = words.removeprefix(before).removesuffix(after)
-    short = f"{code}:{between}"
+    short = f"{_INITIALS.get(code, code)}:{between}"
     return short if full_why(short) == why else why
 
 
@@ -220,6 +233,7 @@ def short_why(why: str) -> str:
 def full_why(stored: str) -> str:
     """A reason in words; those that are not known by their code stand there as they are."""
     code, colon, between = stored.partition(":")
+    code = _CODES.get(code, code)
     if not colon or between.startswith(" ") or code not in _WHYS:
         return stored
     before, after = _WHYS[code]

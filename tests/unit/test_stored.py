@@ -57,3 +57,11 @@ def test_what_an_earlier_version_stored_is_read_as_it_is() -> None:
     assert stored.full_postings([posting]) == [posting]
     assert stored.full_account(account, member="7", version=2, as_of=datetime.min) == account  # noqa: DTZ901
     assert stored.full_purchase(basket) == basket == stored.short_purchase(deepcopy(basket))
+
+
+def test_a_common_reason_is_stored_by_its_initial_and_read_by_its_code_too() -> None:
+    for code, initial in stored._INITIALS.items():
+        text = stored.full_why(f"{initial}:x")
+        assert text.startswith(f"{code}: ")
+        assert stored.short_why(text) == f"{initial}:x"
+        assert stored.full_why(f"{code}:x") == text
