@@ -13,7 +13,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
-.PHONY: setup setup-all demo test check bench up down lock fuzz clients chaos
+.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-failovers chaos
 
 setup: $(READY)
 	@:
@@ -71,6 +71,10 @@ clients: setup
 	cd .clients && npm install --no-audit --no-fund @redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3 \
 		openapi-typescript@7.13.0 typescript@5.9.3
 	$(PYTHON) -m venv .clients/venv && .clients/venv/bin/python -m pip install --quiet openapi-python-client==0.29.1
+
+# Minutes of servers that fail under a guard; `make test` has the shortest of them.
+test-failovers: setup-all
+	@LOYALTY_FAILOVERS=1 $(BIN)/python -m pytest tests/integration/test_guard.py $(ARGS)
 
 # Faults under load for an hour or more; `make test` has half a minute of them.
 chaos: setup

@@ -8,8 +8,8 @@ standby that provably has all that was acknowledged (`quorum.py`) is promoted.
 import asyncio
 import time
 from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -22,28 +22,15 @@ from cluster.process import kill_group
 from cluster.quorum import Quorum
 from cluster.supervisor import READY, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
+from cluster.watched import DAMAGED, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
 
 LOOK_INTERVAL_S = 0.5
-STOPPED_LOOKS = 3  # a stopped process is one for this many looks before it counts as frozen
-SILENT_MAX_S = 11.0
 PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 2.5
 LATE_MAX_S = 2.0  # a loop of our own that was so late says nothing about servers
-DEATHS_MAX = 2  # a server that dies so often before it is ready again does not come back by itself
 AWAY_MAX_S = 30.0
-HANGS = ("it is frozen", "it has not answered")  # what a start cures
+PAUSE_FIRST_S, PAUSE_MAX_S = 2.0, 30.0  # between attempts at a standby that cannot be mended
 FAILOVERS_MAX, FAILOVERS_WITHIN_S = 3, 600.0
-
-
-@dataclass(slots=True)
-class Watched:
-    """What is known of one server."""
-
-    stopped_looks: int = 0
-    deaths: int = 0
-    restarts_seen: int = 0
-    answered_at: float = field(default_factory=time.monotonic)
-    streamed_at: float = field(default_factory=time.monotonic)
 
 
 class Guard:
@@ -58,6 +45,13 @@ class Guard:
         self._looked_at = self._probed_at = time.monotonic()
         self._quorum = Quorum(standby.standby for standby in pair.standbys)
         self._mending: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}
+        """Of a standby that could not be mended: how long to leave it alone, and until when."""
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether a standby has all that was acknowledged, as far as is known, so that it could take over."""
+        return self._quorum.has_whole and not self._mending
 
     async def run(self) -> None:
         """Look, decide, repair; whatever goes wrong is told and tried again."""
@@ -73,15 +67,21 @@ class Guard:
         now = time.monotonic()
         if now - self._looked_at > LATE_MAX_S:
             self._forgive(now)
-        if now - self._probed_at >= PROBE_INTERVAL_S:
-            self._probed_at = now
-            await self._probe()
+        await self._probe_when_due(now)
         self._looked_at = time.monotonic()
-        if why := self._trouble(self._pair.primary):
-            await self._fail_over(why)
-        elif not await self._mend_standbys() and is_asked(self._supervisor.data, self._pair.name):
+        begun = await self._care_for_primary() or await self._mend_standbys()
+        if not begun and is_asked(self._supervisor.data, self._pair.name):
             tell(self._supervisor.data, self._pair.name, await self._switch_over())
         self._looked_at = time.monotonic()
+
+    async def _care_for_primary(self) -> bool:
+        """Whether it was in trouble that leaves nothing else to be done. One that serves needs its standbys."""
+        primary = self._pair.primary
+        why = self._trouble(primary)
+        if why is None:
+            self._unsay(primary)
+            return False
+        return await self._fail_over(why) or not why.startswith(SERVES)
 
     async def _mend_standbys(self) -> bool:
         """Whether any standby is in need, or under repair."""
@@ -90,14 +90,19 @@ class Guard:
         return any([await self._mend(standby) for standby in self._pair.standbys])
 
     async def _mend(self, standby: ServerPlan) -> bool:
-        """Repair a standby where it is in need; one of two beside the watch, because the primary goes on without it."""
+        """Repair a standby where it is in need, beside the watch: a primary that hangs would hang its copying too."""
         if finished := self._mending.pop(standby.name, None):
             finished.result()
         why = self._trouble(standby) or self._away(standby)
-        if why and len(self._pair.standbys) > 1:
+        if why == FULL:  # a copy would find no more room; once it stops for that, its folder makes some
+            self._say(standby, why)
+            return False
+        if why is None:
+            self._unsay(standby)
+        elif time.monotonic() < self._pauses.get(standby.name, (0.0, 0.0))[1]:
+            return True
+        else:
             self._mending[standby.name] = asyncio.create_task(self._mend_standby(standby, why))
-        elif why:
-            await self._mend_standby(standby, why)
         return why is not None
 
     async def _stop_mending(self) -> None:
@@ -109,29 +114,42 @@ class Guard:
     def _forgive(self, now: float) -> None:
         """We were away ourselves: what was silent meanwhile gets all its time again."""
         for watched in self._watched.values():
-            watched.answered_at, watched.streamed_at, watched.stopped_looks = now, now, 0
+            watched.forgive(now)
+
+    async def _probe_when_due(self, now: float) -> None:
+        if now - self._probed_at >= PROBE_INTERVAL_S:
+            self._probed_at = now
+            await self._probe()
 
     async def _probe(self) -> None:
-        servers = self._pair.servers
-        answers = await asyncio.gather(*(self._answers(server) for server in servers))
-        for server, answer in zip(servers, answers, strict=True):
-            if answer:
-                self._watched[server.name].answered_at = time.monotonic()
+        await asyncio.gather(*(self._listen(server) for server in self._pair.servers))
+        now = time.monotonic()
+        if now - self._watched[self._pair.primary.name].answered_at > PROBE_INTERVAL_S:
+            for standby in self._pair.standbys:  # from a primary that is away nobody can stream
+                self._watched[standby.name].streamed_at = now
 
-    async def _answers(self, server: ServerPlan) -> bool:
+    async def _listen(self, server: ServerPlan) -> None:
         """Ask by a fresh connection: the primary for a write that reaches the disk, the standby whether it is there."""
-        is_primary = server is self._pair.primary
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        watched, settings = self._watched[server.name], {"synchronous_commit": "local"}
+        kept = self._supervisor.kept.get(server.name)
+        if kept and is_stopped(kept.child.pid):
+            return  # to wait for its answer would put off what is done about it
+        try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                settings = {"synchronous_commit": "local"}
-                url = self._pair.url(server)
-                connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
+                connection = await asyncpg.connect(
+                    self._pair.url(server), timeout=CONNECT_TIMEOUT_S, server_settings=settings
+                )
                 try:
-                    await self._ask(connection, is_primary=is_primary)
+                    await self._ask(connection, is_primary=server is self._pair.primary)
+                    watched.damaged_pages = int(await connection.fetchval(STATEMENTS["damaged_pages"]))
                 finally:
                     connection.terminate()
-                return True
-        return False
+        except DISK_ERRORS as error:
+            watched.complained(error)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return
+        else:
+            watched.answered()
 
     async def _ask(self, connection: asyncpg.Connection, *, is_primary: bool) -> None:
         if not is_primary:
@@ -147,25 +165,21 @@ class Guard:
                 self._watched[standby.name].streamed_at = time.monotonic()
 
     def _trouble(self, server: ServerPlan) -> str | None:
-        """Why a server will not come back by being restarted; None while it is well or may be."""
+        return self._watched[server.name].trouble(server.folder, self._supervisor.kept.get(server.name))
+
+    def _say(self, server: ServerPlan, words: str) -> None:
+        """Tell a state, once."""
+        watched = self._watched[server.name]
+        if watched.told != words:
+            watched.told = words
+            self._supervisor.note(server.name, words)
+
+    def _unsay(self, server: ServerPlan) -> None:
+        """A trouble that went by itself."""
         watched, kept = self._watched[server.name], self._supervisor.kept.get(server.name)
-        if not (server.folder / "global" / "pg_control").is_file():
-            return "its data are gone"
-        if kept is None:
-            return "nobody keeps it"
-        if kept.record.state == READY:
-            watched.deaths = 0
-        watched.deaths += kept.record.restarts - watched.restarts_seen
-        watched.restarts_seen = kept.record.restarts
-        if watched.deaths >= DEATHS_MAX:
-            return "it does not stay up"
-        watched.stopped_looks = watched.stopped_looks + 1 if is_stopped(kept.child.pid) else 0
-        if watched.stopped_looks >= STOPPED_LOOKS:
-            return "it is frozen"
-        silent_s = time.monotonic() - watched.answered_at
-        if kept.record.state == READY and silent_s > SILENT_MAX_S:
-            return f"it has not answered for {silent_s:.0f} s"
-        return None
+        if watched.told and kept and kept.record.state == watched.told:
+            self._supervisor.note(server.name, READY)
+        watched.told = ""
 
     def _away(self, standby: ServerPlan) -> str | None:
         """A standby that runs and does not stream from a primary that answers: it lacks WAL, or took another way."""
@@ -175,49 +189,59 @@ class Guard:
             return f"it has not streamed for {away_s:.0f} s"
         return None
 
-    async def _fail_over(self, why: str) -> None:
-        """Put a standby in the primary's place, and the primary, repaired, in the standby's."""
+    async def _fail_over(self, why: str) -> bool:
+        """Put a standby in the primary's place, and the primary, repaired, in the standby's. Whether that was begun."""
         former, now = self._pair.primary, time.monotonic()
-        await self._stop_mending()
         if await self._chosen() is None:
-            await self._do_without(why)
-            return
+            return await self._do_without(why)
         while self._failovers and now - self._failovers[0] > FAILOVERS_WITHIN_S:
             self._failovers.popleft()
         if len(self._failovers) >= FAILOVERS_MAX:
-            self._supervisor.note(former.name, f"{why}; {FAILOVERS_MAX} failovers in ten minutes: look at it first")
-            return
+            self._say(former, f"{_kind(why)}; {FAILOVERS_MAX} failovers in ten minutes: look at it first")
+            return False
         self._failovers.append(now)
         self._supervisor.note(former.name, f"{why}: a standby takes its place")
+        await self._stop_mending()
         if not await self._fence(former):
             self._supervisor.note(former.name, f"{why}, and cannot be killed: nobody takes its place")
-            return
+            return True
         standby = await self._chosen()  # what it had sent has arrived by now, and nothing more will
         if standby is None:
             raise ClusterError(f"no standby of {self._pair.name} provably has all that was acknowledged")
-        await self._change_roles(former, standby)
+        await self._change_roles(former, standby, rewinds=not why.startswith(DAMAGED))
+        return True
 
-    async def _do_without(self, why: str) -> None:
+    async def _do_without(self, why: str) -> bool:
         """No standby provably has all: what hangs is started anew where it is, the primary first. It loses nothing."""
-        hangs = {server.name: why for server in self._pair.standbys if (why := self._trouble(server) or "")}
+        if why.startswith(SERVES):
+            self._say(self._pair.primary, f"{_kind(why)}; no standby with room provably has all that was acknowledged")
+            return False
+        await self._stop_mending()
         for server in (self._pair.primary, *self._pair.standbys):
-            reason = why if server is self._pair.primary else hangs.get(server.name, "")
+            reason = why if server is self._pair.primary else self._trouble(server) or ""
             if reason.startswith(HANGS):
                 self._supervisor.note(server.name, f"{reason}: started anew")
                 if await self._fence(server):
                     await self._pair.run(server)
                     self._watched[server.name] = Watched()
-                    return
-        self._supervisor.note(self._pair.primary.name, f"{why}; no standby provably has all that was acknowledged")
+                    self._forgive(time.monotonic())
+                    return True
+        self._say(self._pair.primary, f"{_kind(why)}; no standby with room provably has all that was acknowledged")
+        return False
 
     async def _chosen(self) -> ServerPlan | None:
         standbys = self._pair.standbys
         received = await asyncio.gather(*(self._pair.received(standby) for standby in standbys))
         names = [standby.standby for standby in standbys]
-        name = self._quorum.choose(dict(zip(names, received, strict=True)))
+        unable = {standby.standby for standby in standbys if not self._is_able(standby)}
+        name = self._quorum.choose(dict(zip(names, received, strict=True)), unable)
         return next((standby for standby in standbys if standby.standby == name), None)
 
-    async def _change_roles(self, former: ServerPlan, promoted: ServerPlan) -> None:
+    def _is_able(self, standby: ServerPlan) -> bool:
+        """Whether its disk lets it take the primary's place."""
+        return has_room(standby.folder) and not self._watched[standby.name].damaged_pages
+
+    async def _change_roles(self, former: ServerPlan, promoted: ServerPlan, *, rewinds: bool = True) -> None:
         """Promote and follow. The projector waits where it must: it may not meet a new primary without its slot."""
         projector = await self._supervisor.release(self._projector)
         try:
@@ -230,14 +254,31 @@ class Guard:
             if projector and await self._pair.has_projector_slot():
                 self._supervisor.take_back(projector)
                 projector = None
-            await self._pair.follow(former, lambda: self._quorum.begins(former.standby))
+            if not rewinds:
+                self._pair.discard(former)
+            await self._watching(self._pair.follow(former, lambda: self._quorum.begins(former.standby)))
             if projector:
                 await self._pair.make_projector_slot()
         finally:
             if projector:
                 self._supervisor.take_back(projector)
             self._watched = {server.name: Watched() for server in self._pair.servers}
+            self._pauses.clear()
         self._supervisor.note(former.name, READY)
+
+    async def _watching(self, work: Coroutine[None, None, None]) -> None:
+        """Do what needs the new primary for as long as that is well: where it hangs, the tools would hang for ever."""
+        primary, task = self._pair.primary, asyncio.create_task(work)
+        self._forgive(time.monotonic())
+        try:
+            while not (await asyncio.wait((task,), timeout=LOOK_INTERVAL_S))[0]:
+                await self._probe_when_due(time.monotonic())
+                if (why := self._trouble(primary)) and not why.startswith(SERVES):
+                    raise ClusterError(f"{primary.name} took over, and {why}")
+            task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _turn(self, standby: ServerPlan) -> None:
         """Have the other standby follow the new primary; one that cannot is mended like any that streams no more."""
@@ -257,7 +298,10 @@ class Guard:
         if lost:
             self._pair.discard(standby)
         self._watched[standby.name] = Watched()
+        pause_s = min(2 * self._pauses.get(standby.name, (PAUSE_FIRST_S / 2, 0.0))[0], PAUSE_MAX_S)
+        self._pauses[standby.name] = pause_s, time.monotonic() + pause_s
         await self._pair.copy(standby, lambda: self._quorum.begins(standby.standby))
+        del self._pauses[standby.name]
         self._watched[standby.name] = Watched()
 
     async def _fence(self, server: ServerPlan) -> bool:
@@ -292,3 +336,8 @@ class Guard:
             finally:
                 await connection.close()
         return False
+
+
+def _kind(why: str) -> str:
+    """A trouble without its figures, so that it is told once."""
+    return why if why.startswith(DAMAGED) else why.partition(" for ")[0]

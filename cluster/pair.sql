@@ -46,3 +46,7 @@ FROM pg_stat_replication WHERE starts_with(application_name, 'standby') AND stat
 -- On a standby: whether it could go on with every slot where the primary is. True where there is none to copy.
 SELECT coalesce(bool_and(synced AND NOT temporary AND invalidation_reason IS NULL), false)
 FROM pg_replication_slots WHERE slot_type = 'logical' AND failover;
+
+-- name: damaged_pages
+-- How many pages had a wrong checksum when they were read, since the server was made or crashed.
+SELECT coalesce(sum(checksum_failures), 0)::bigint FROM pg_stat_database;

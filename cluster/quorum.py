@@ -6,7 +6,7 @@ that we killed ourselves no longer has to be, once another has a later write tha
 before that write, and since then it acknowledged nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 
 class Quorum:
@@ -58,11 +58,14 @@ class Quorum:
             elif any(flushed >= after for other, flushed in streaming.items() if other not in self._ended):
                 self.needed.discard(name)
 
-    def choose(self, received: Mapping[str, int | None]) -> str | None:
-        """The standby that provably has all that was acknowledged, given how far those that answer have come."""
+    def choose(self, received: Mapping[str, int | None], unable: Collection[str] = ()) -> str | None:
+        """The standby that provably has all that was acknowledged, given how far those that answer have come.
+
+        `unable` are those that cannot be promoted for another reason.
+        """
         known = {name: position for name, position in received.items() if position is not None}
         if any(name not in known for name in self.needed):
             return None
         furthest = max((known[name] for name in known), default=0)
-        able = [name for name in known if name in self._whole and known[name] == furthest]
+        able = [name for name in known if name in self._whole and name not in unable and known[name] == furthest]
         return min(able, default=None)

@@ -1,9 +1,6 @@
 """A full disk: a projector whose log cannot be written ends all the same, and a command is told to come back."""
 
-import os
 import resource
-import shutil
-import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,6 +14,7 @@ from tests import engine
 from tests.cdc_node import SLOT_OF_TESTS, cdc_node
 from tests.command_node import running_command_node
 from tests.conftest import eventually
+from tests.pair_world import fill, small_disk
 
 DISK_MB = 256
 ATTEMPTS_MAX = 2_000
@@ -48,35 +46,6 @@ async def test_a_projector_whose_log_cannot_be_written_ends_with_its_stream(
         await client.close()
 
 
-@contextmanager
-def small_disk() -> Generator[Path]:
-    """A folder on a file system of its own."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("only root on Linux can mount a small file system")
-    with engine.server_folder() as folder:
-        mount = subprocess.run(
-            [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=755", "tmpfs", str(folder)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if mount.returncode:
-            pytest.skip(f"this root may not mount: {mount.stderr.strip()}")
-        try:
-            yield folder
-        finally:
-            subprocess.run([shutil.which("umount") or "umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Leave no room."""
-    ballast = folder / "ballast"
-    room = os.statvfs(folder)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
-    return ballast
-
-
 @pytest.mark.skipif(engine.engine_name() != "embedded", reason="a container's disk is out of reach")
 async def test_the_first_answer_of_a_full_disk_is_to_come_back_and_the_same_key_is_done_when_there_is_room(
     tmp_path: Path,
@@ -85,7 +54,7 @@ async def test_the_first_answer_of_a_full_disk_is_to_come_back_and_the_same_key_
 
     @contextmanager
     def place() -> Generator[Path]:
-        with small_disk() as folder:
+        with small_disk(DISK_MB) as folder:
             folder_of_servers.append(folder)
             yield folder
 

@@ -1,0 +1,185 @@
+"""A pair under its guard: whatever befalls a disk, what was acknowledged stays, and whoever can takes its place."""
+
+import os
+import signal
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from cluster.plan import ServerPlan
+from tests import engine
+from tests.conftest import eventually
+from tests.pair_world import DEADLINE_S, GuardedPair, fill, guarded_pair
+
+PAGE = 8192
+
+pytestmark = [
+    pytest.mark.skipif(engine.engine_name() != "embedded", reason="containers have no supervisor of ours"),
+    pytest.mark.timeout(180),
+]
+long = pytest.mark.skipif("LOYALTY_FAILOVERS" not in os.environ, reason="takes a minute: make test-failovers")
+
+
+async def make_filler(world: GuardedPair, database: str) -> None:
+    """A database that is on every server's disk and in no server's memory: its files are copied."""
+    async with world.session() as primary:
+        await primary.execute(f"CREATE DATABASE {database}_made")
+        async with world.session(database=f"{database}_made") as made:
+            await made.execute("CREATE TABLE filler AS SELECT generate_series(1, 500) AS n")
+
+        async def copied() -> bool:  # the session that made it may not have ended yet
+            try:
+                await primary.execute(f"CREATE DATABASE {database} TEMPLATE {database}_made STRATEGY file_copy")
+            except asyncpg.ObjectInUseError:
+                return False
+            return True
+
+        await eventually(copied, deadline_s=DEADLINE_S)
+    await world.write()
+
+    async def everywhere() -> bool:
+        for server in world.pair.servers:
+            async with world.session(server) as session:
+                if not await session.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
+                    return False
+        return True
+
+    await eventually(everywhere, deadline_s=DEADLINE_S)
+
+
+async def rows(world: GuardedPair, server: ServerPlan, database: str) -> int:
+    async with world.session(server, database) as session:
+        return await session.fetchval("SELECT count(*) FROM filler")
+
+
+async def spoil_a_page(world: GuardedPair, server: ServerPlan, database: str) -> None:
+    """Write over a page of the table on one server's disk, and have it read from there."""
+    async with world.session(server, database) as session:
+        path = server.folder / str(await session.fetchval("SELECT pg_relation_filepath('filler')"))
+    with path.open("r+b") as file:
+        file.write(b"\x55" * PAGE)
+    with pytest.raises(asyncpg.DataCorruptedError):
+        await rows(world, server, database)
+
+
+@long
+async def test_a_primary_with_a_damaged_page_is_replaced_and_copied_anew_and_a_standby_too() -> None:
+    async with guarded_pair() as world:
+        await make_filler(world, "one")
+        former = world.pair.primary
+        await spoil_a_page(world, former, "one")
+
+        async def replaced() -> bool:
+            return world.pair.primary is not former
+
+        await eventually(replaced, deadline_s=DEADLINE_S)
+        await world.whole()
+        assert world.said("its pages are damaged: 1 had a wrong checksum: a standby takes its place") == 1
+        assert await rows(world, former, "one") == 500
+
+        await make_filler(world, "two")
+        (standby,) = world.pair.standbys
+        await spoil_a_page(world, standby, "two")
+
+        async def mended() -> bool:
+            return world.said("its pages are damaged: 1 had a wrong checksum: started anew") == 1
+
+        await eventually(mended, deadline_s=DEADLINE_S)
+        await world.whole()
+        assert world.pair.primary is not standby
+        assert await rows(world, standby, "two") == 500
+
+
+@long
+async def test_a_primary_whose_disk_is_full_is_replaced_by_one_that_has_room() -> None:
+    async with guarded_pair(disks_mb=(320,)) as world:
+        former = world.pair.primary
+        await world.write()
+        ballast = fill(former.folder.parent)
+
+        async def replaced() -> bool:
+            return world.pair.primary is not former
+
+        await eventually(replaced, deadline_s=DEADLINE_S)
+        ballast.unlink()
+        await world.whole()
+        assert world.said("its disk is full: a standby takes its place") == 1
+
+
+async def test_a_new_primary_that_freezes_while_the_former_is_brought_back_is_started_anew() -> None:
+    async with guarded_pair() as world:
+        (second,) = world.pair.standbys
+        os.kill(world.pid(world.pair.primary), signal.SIGSTOP)
+
+        async def rewinding() -> bool:
+            return world.said("rewinding") == 1
+
+        await eventually(rewinding, deadline_s=DEADLINE_S)
+        os.kill(world.pid(second), signal.SIGSTOP)
+        await world.whole()
+        assert world.pair.primary is second
+        assert world.said("it is frozen: started anew") == 1
+
+
+async def test_where_all_are_full_nobody_is_replaced_and_it_goes_on_when_there_is_room() -> None:
+    async with guarded_pair(disks_mb=(320, 320)) as world:
+        former = world.pair.primary
+        ballasts: list[Path] = [fill(server.folder.parent) for server in world.pair.servers]
+
+        async def told() -> bool:
+            return world.said("its disk is full; no standby with room") == 1
+
+        await eventually(told, deadline_s=DEADLINE_S)
+        for ballast in ballasts:
+            ballast.unlink()
+        await world.whole()
+        assert world.pair.primary is former
+        assert world.said("takes its place") == 0
+
+
+@long
+async def test_a_primary_that_cannot_read_its_disk_is_replaced() -> None:
+    async with guarded_pair() as world:
+        former = world.pair.primary
+        await world.write()
+        if os.geteuid() == 0 and world.pair.tools.account is None:
+            pytest.skip("root reads everything")
+        for folder in ("base", "global"):
+            for path in (former.folder / folder).rglob("*"):
+                if path.is_file() and path.name != "pg_control":
+                    path.chmod(0)
+
+        async def replaced() -> bool:
+            return world.pair.primary is not former
+
+        await eventually(replaced, deadline_s=DEADLINE_S)
+        await world.whole()
+        assert world.said("its disk fails: could not open file") == 1
+
+
+@long
+async def test_the_fourth_failover_in_ten_minutes_waits_for_a_person() -> None:
+    async with guarded_pair() as world:
+        for number in range(1, 4):
+            await world.whole()
+            frozen = world.pair.primary
+            os.kill(world.pid(frozen), signal.SIGSTOP)
+
+            async def replaced(frozen: ServerPlan = frozen) -> bool:
+                return world.pair.primary is not frozen
+
+            await eventually(replaced, deadline_s=DEADLINE_S)
+            assert world.said("it is frozen: a standby takes its place") == number
+        await world.whole()
+        stays = world.pair.primary
+        os.kill(world.pid(stays), signal.SIGSTOP)
+
+        async def given_up() -> bool:
+            return world.said("it is frozen; 3 failovers in ten minutes: look at it first") == 1
+
+        await eventually(given_up, deadline_s=DEADLINE_S)
+        assert world.pair.primary is stays
+        os.kill(world.pid(stays), signal.SIGCONT)
+        await world.whole()
+        assert world.pair.primary is stays
