@@ -14,11 +14,14 @@ local function fence(mark, epoch)
   if current ~= epoch then return redis.error_reply('FENCED by epoch ' .. current) end
 end
 
-local function why_incomplete(known, run_id, position)
+local function why_incomplete(known, run_id, position, ends_at)
   if not known[1] then return 'no mark: Valkey is empty' end
   if known[2] ~= run_id then return 'Valkey was restarted' end
   if position ~= '' and tonumber(position) > tonumber(known[3] or 0) then
     return 'changes are missing between watermark and slot'
+  end
+  if ends_at ~= '' and tonumber(ends_at) < tonumber(known[3] or 0) then
+    return 'the primary has lost changes that views show'
   end
   return known[4] == '1' and '' or 'the last rebuild did not finish'
 end
@@ -26,13 +29,14 @@ end
 -- Become the only writer. Answers the epoch and, when views may be missing or stale, why. A caller that held an epoch
 -- keeps it if nothing happened meanwhile, and is refused if another has taken over.
 -- ARGV: run_id, system, position the slot would resume from ('' when that is known to follow on), Unix time in ms,
---       epoch held so far ('' for a new projector, which takes over)
+--       epoch held so far ('' for a new projector, which takes over), end of the primary's WAL ('' as above)
 local function open(keys, args)
   local mark, run_id, system, position, now_ms, held = keys[1], args[1], args[2], args[3], args[4], args[5]
+  local ends_at = args[6] or ''
   local known = redis.call('HMGET', mark, 'epoch', 'run_id', 'watermark', 'complete', 'committed_at_us')
   local current = tonumber(known[1] or 0)
   if held ~= '' and current > tonumber(held) then return redis.error_reply('FENCED by epoch ' .. known[1]) end
-  local why = why_incomplete(known, run_id, position)
+  local why = why_incomplete(known, run_id, position, ends_at)
   local epoch = held
   if held == '' or held ~= known[1] or run_id ~= known[2] then
     -- Never an epoch that a Valkey emptied since has given before: time is the floor.

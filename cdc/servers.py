@@ -1,6 +1,7 @@
 """The servers of the shard as operators see them: each is asked every few seconds, and /metrics shows the last answers.
 
-Asked by connections of its own, so that it tells of a server that is away, and of two that both take writes.
+Asked by connections of its own, so that it tells of a server that is away, and of two that both take writes. On the way
+it drops what keeps slots from being copied to a standby, whatever engine looks after the servers.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import asyncpg
+import structlog
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -114,8 +116,19 @@ async def _ask(url: str, zone: str) -> Seen:
             connection = await connect(url)
             try:
                 row = await connection.fetchrow(STATEMENTS["server"])
+                if row and row["standby"]:
+                    await drop_stale_slots(connection)
                 slots = await connection.fetch(STATEMENTS["slots"])
                 return Seen(server, zone, row, slots)
             finally:
                 connection.terminate()
     return Seen(server, zone)
+
+
+async def drop_stale_slots(connection: asyncpg.Connection) -> None:
+    """Drop what blocks the copying of slots to a standby. It may be taken just now: then the next look drops it."""
+    try:
+        for row in await connection.fetch(STATEMENTS["drop_stale_slots"]):
+            structlog.get_logger().warning("stale_slot_dropped", slot=row["slot_name"])
+    except asyncpg.PostgresError as error:
+        structlog.get_logger().warning("stale_slots_stay", error=type(error).__name__)

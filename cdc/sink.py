@@ -48,10 +48,14 @@ class Stopped(LoyaltyError):  # noqa: N818
 
 
 class Position(NamedTuple):
-    """Which database the stream comes from, and from where its slot would resume (None: known to follow on)."""
+    """Which database the stream comes from, and from where its slot would resume (None: known to follow on).
+
+    `ends_at` is how far that database's WAL goes: views of more are of a past that a failover took back.
+    """
 
     system: str
     resumes_at: int | None
+    ends_at: int | None = None
 
 
 class Progress(NamedTuple):
@@ -94,9 +98,10 @@ class Session:
         self._forget_other_database(position.system)
         run_id = self._redis.info("server")["run_id"]
         resumes_at = "" if position.resumes_at is None else position.resumes_at
+        ends_at = "" if position.ends_at is None else position.ends_at
         now_ms = int(time.time() * 1000)
         epoch, why, committed_at_us = self._call(
-            "loyalty_open", [], [run_id, position.system, resumes_at, now_ms, self.epoch]
+            "loyalty_open", [], [run_id, position.system, resumes_at, now_ms, self.epoch, ends_at]
         )
         self.epoch, self.incomplete, self.committed_at_us = epoch.decode(), why.decode(), int(committed_at_us)
         return self

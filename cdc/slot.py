@@ -54,11 +54,12 @@ async def connect(dsn: str) -> asyncpg.Connection:
 
 
 async def resume_position(connection: asyncpg.Connection, slot: str) -> Position:
-    """From where the slot would resume: beyond everything when it is missing or lost."""
+    """From where the slot would resume: beyond everything when it is missing or lost. And how far this primary goes."""
     system = str(await connection.fetchval(STATEMENTS["system"]))
     found = await connection.fetchrow(STATEMENTS["slot"], slot)
     usable = found is not None and not found["lost"]
-    return Position(system, found["confirmed"] if found and usable else _ABSENT)
+    ends_at = await connection.fetchval(STATEMENTS["end_of_wal"])
+    return Position(system, found["confirmed"] if found and usable else _ABSENT, ends_at)
 
 
 async def secure_slot(connection: asyncpg.Connection, slot: str) -> None:

@@ -10,6 +10,10 @@ END;
 -- Tells one database cluster from another that took its address, and what a restored one shows from what it lost.
 SELECT system_identifier || coalesce('/' || (SELECT nullif(max(number), 0) FROM incarnation), '') FROM pg_control_system();
 
+-- name: end_of_wal
+-- A primary whose WAL ends before what was streamed already is another one, that lacks some of it.
+SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint;
+
 -- name: slot
 -- `lost`: Postgres gave the slot's WAL up; it can only be dropped. Numbers are bytes of WAL.
 SELECT (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint AS confirmed,

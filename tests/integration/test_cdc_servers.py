@@ -1,12 +1,28 @@
 """What a projector shows of the servers of its shard: roles, lag, slots, and who acknowledges commits."""
 
+from typing import Any
+
 import asyncpg
 from prometheus_client import CollectorRegistry
 
 from cdc.servers import ServerWatch
+from cluster import postgres
+from cluster.login import SUPERUSER_NAME, address, secure
+from cluster.plan import ServerPlan
 from shard_router.topology import Shard
 from tests.conftest import eventually
-from tests.engine import PostgresServer, as_login, free_port, in_database, skip_where_settings_are_fixed
+from tests.engine import (
+    FAST,
+    PASSWORD,
+    PASSWORDS,
+    PostgresServer,
+    as_login,
+    free_port,
+    in_database,
+    running,
+    server_folder,
+    skip_where_settings_are_fixed,
+)
 
 
 class Shown:
@@ -92,4 +108,35 @@ async def test_commits_that_anybody_acknowledges_are_shown(postgres_pair: Postgr
     finally:
         await connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
         await connection.execute("SELECT pg_reload_conf()")
+        await connection.close()
+
+
+async def test_a_failover_slot_of_a_former_life_is_dropped_on_a_standby_and_stays_on_a_primary() -> None:
+    """As after a failover by an engine that leaves it: the server made it when it was the primary itself."""
+    with server_folder() as folder:
+        tools = postgres.find_tools(None, folder)
+        server = ServerPlan(name="former", folder=folder / "former", port=free_port())
+        url = address(postgres.server_address(server), SUPERUSER_NAME, PASSWORD, "postgres")
+        spec = postgres.postgres_process(tools, server, password=PASSWORD, log=folder / "log")
+        settings = FAST | postgres.primary_settings(with_standby=False)
+        await postgres.create_primary(tools, server, PASSWORD)
+        postgres.configure(tools, server, settings)
+        async with running(spec):
+            await secure(url, PASSWORDS)
+            await value_of(url, "SELECT pg_create_logical_replication_slot('cdc', 'pgoutput', false, false, true)")
+            assert (await Shown([url]).look())["loyalty_slot_active a cdc"] == 0
+        postgres.mark_standby(tools, server)
+        gone = ServerPlan(name="gone", folder=folder / "gone", port=free_port())
+        postgres.configure(tools, server, settings | postgres.standby_settings(gone, PASSWORD))
+        async with running(spec):
+            assert await value_of(url, "SELECT count(*) FROM pg_replication_slots") == 1
+            assert (await Shown([url]).look())["loyalty_server_primary a"] == 0
+            assert await value_of(url, "SELECT count(*) FROM pg_replication_slots") == 0
+
+
+async def value_of(url: str, sql: str) -> Any:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(sql)
+    finally:
         await connection.close()

@@ -228,6 +228,8 @@ class Case(NamedTuple):
 
 CASES = (
     Case("follows on", Position("system-1", 100), None, ""),
+    Case("the primary has all that is shown", Position("system-1", 90, 100), None, ""),
+    Case("the primary has less than is shown", Position("system-1", 90, 99), None, "lost"),
     Case("slot ahead of the views", Position("system-1", 101), None, "missing"),
     Case("slot missing", Position("system-1", 2**53 - 1), None, "missing"),
     Case("Valkey restarted", Position("system-1", 100), "of yesterday", "restarted"),
