@@ -148,11 +148,12 @@ class Round:
     async def _purchases(self) -> None:
         measured, peers = self.measured, self.site.host.peers
         bare = await measured.peak("bare aiohttp", measure_bare(SECONDS))
-        pgbench = await measured.peak("pgbench, 16 clients", measure_pgbench(peers, SECONDS))
+        # Before pgbench: dropping its database makes a checkpoint, and after one each page is logged whole once more.
         before = await wal_bytes(peers.primary) if peers.primary else 0
         own = await measured.peak("one-line purchases", self._own(self.one_line, "command"))
         if peers.primary and own:
             measured.add("wal", (await wal_bytes(peers.primary) - before) / max(own.per_s * SECONDS, 1))
+        pgbench = await measured.peak("pgbench, 16 clients", measure_pgbench(peers, SECONDS))
         naive = await measured.peak("naive service", measure_naive(peers, SECONDS))
         ten = None
         if self.ten_lines is not None:
