@@ -42,6 +42,7 @@ OPTIONAL: Final = ("key", "identifier_kind", "reference", "receipt")
 _MANY: Final = "many"
 _LOAD: Final = RowStatement(STATEMENTS["load"])
 _LOCK: Final = RowStatement(STATEMENTS["lock_accounts"])
+LOCK_ACCOUNTS: Final = _LOCK.of_rows()
 _OF: Final = " -- of: "
 _SHOWN: Final = re.compile(r" AS (\w+),")
 _RECEIPT_COLUMNS: Final = ("store", "till", "business_date", "receipt", "receipt_kind", "subject")
@@ -118,7 +119,7 @@ async def load(
     dates = [envelope.receipt.dates(program) if envelope.receipt else () for envelope in envelopes]
     asked = list(map(_command_row, range(len(envelopes)), envelopes, dates))
     if locked:
-        await connection.execute(_LOCK.of_rows(), *_LOCK.arguments(asked))
+        await connection.execute(LOCK_ACCOUNTS, *_LOCK.arguments(asked))
     columns = _LOAD.arguments(asked)
     one = len(asked) == 1
     statement = load_statement(tuple(name for name in OPTIONAL if any(name in row for row in asked)), one=one)

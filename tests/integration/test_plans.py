@@ -13,7 +13,7 @@ import asyncpg
 import orjson
 import pytest
 
-from command.load import OPTIONAL, load_statement
+from command.load import LOCK_ACCOUNTS, OPTIONAL, load_statement
 from command.record import COMMON, record_statement
 from shard_router.pool import INDEXED
 from shard_router.statement import load_statements
@@ -44,6 +44,7 @@ STATEMENTS |= {
     for asked in combinations(OPTIONAL, count)
     for one in (False, True)
 }
+STATEMENTS["lock_accounts of arrays"] = LOCK_ACCOUNTS
 SMALL = {"program_pkey", "incarnation", "incarnation_pkey", "stock_move"}
 """What never grows with the members: program versions, restores, stock on its way (a row goes when it has arrived)."""
 JOINS = {"Hash Join", "Merge Join"}
