@@ -13,7 +13,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
-.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-failovers chaos
+.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-failovers gaps chaos
 
 setup: $(READY)
 	@:
@@ -75,6 +75,10 @@ clients: setup
 # Minutes of servers that fail under a guard; `make test` has the shortest of them.
 test-failovers: setup-all
 	@LOYALTY_FAILOVERS=1 $(BIN)/python -m pytest tests/integration/test_guard.py $(ARGS)
+
+# How long writes stand still, twenty times each fault: half an hour with nothing else running.
+gaps: setup
+	@$(BIN)/python -m benchmarks.gaps $(ARGS)
 
 # Faults under load for an hour or more; `make test` has half a minute of them.
 chaos: setup

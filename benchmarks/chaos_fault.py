@@ -21,6 +21,7 @@ from shard_router.statement import load_statements
 STATEMENTS: Final = load_statements(Path(__file__).with_name("chaos.sql"))
 PAGE: Final = 8192
 SHORT_S, LONG_S = 2.0, 5.0
+SWITCHOVER_DEADLINE_S: Final = 60.0
 SOCKETS: Final = 200
 Fault = Callable[[World], Awaitable[None]]
 
@@ -169,7 +170,10 @@ async def _page_corrupt(world: World) -> None:
 
 
 async def _switched_over(world: World) -> None:
-    await world.loyalty("switchover", world.named("-cdc").removesuffix("-cdc"))
+    """It is refused until the standby has a copy of the slots."""
+    async with asyncio.timeout(SWITCHOVER_DEADLINE_S):
+        while (await world.loyalty("switchover", world.named("-cdc").removesuffix("-cdc")))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(SHORT_S)
 
 
 async def _rebuilt(world: World) -> None:
