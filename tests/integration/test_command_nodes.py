@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientError, ClientSession
 
 from shard_router.member_id import parse_member_id
 from tests.command_node import RunningNode, running_nodes
+from tests.conftest import eventually
 
 CONFLICTS_MAX = 0.001
 """Of the commands, as the issue wants it."""
@@ -74,3 +81,49 @@ async def test_a_member_is_settled_by_one_node(database: str, tmp_path: Path) ->
         own = [one.inner.serves(member) for member in members]
         assert own == [not other.inner.serves(member) for member in members]
         assert 0 < sum(own) < 32
+
+
+async def test_a_node_that_hangs_is_left_alone_its_members_are_served_and_it_is_taken_back(
+    database: str, tmp_path: Path
+) -> None:
+    """A process of its own, stopped by a signal: it takes connections and answers nothing."""
+    async with running_nodes(database, tmp_path, count=1, dead=1) as (node,), process_of_node(tmp_path) as other:
+        members = [(await node.enrol())["member_id"] for _ in range(16)]
+        numbers = [parse_member_id(member) for member in members]
+
+        async def shares() -> bool:
+            return not all(map(node.inner.serves, numbers))
+
+        await eventually(shares)
+        assert [(await node.give(member, 1)).status for member in members] == [201] * 16
+        other.send_signal(signal.SIGSTOP)
+        assert [(await node.give(member, 1)).status for member in members] == [201] * 16
+        assert all(map(node.inner.serves, numbers))
+        other.send_signal(signal.SIGCONT)
+        await eventually(shares)
+        replies = [await node.give(member, 1) for member in members]
+        assert {reply.json["account"]["balance"]["available"] for reply in replies} == {3}
+
+
+@asynccontextmanager
+async def process_of_node(folder: Path) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """The second node that the topology lists."""
+    url = json.loads((folder / "topology.json").read_text())["regions"]["eu"]["command"][1]
+    settings = {"region": "eu", "port": url.rpartition(":")[2], "address": url, "overload_delay_ms": "60000"}
+    paths = {name: str(folder / f"{name}.json") for name in ("topology", "credentials")}
+    env = os.environ | {f"LOYALTY_{name.upper()}": value for name, value in (settings | paths).items()}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "command", env=env)
+    try:
+        async with ClientSession() as session:
+
+            async def ready() -> bool:
+                with suppress(ClientError):
+                    async with session.get(f"{url}/readyz") as answer:
+                        return answer.status == 200
+                return False
+
+            await eventually(ready, deadline_s=30)
+        yield process
+    finally:
+        process.kill()
+        await process.wait()
