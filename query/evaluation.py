@@ -19,6 +19,7 @@ from rules.codec import parse_state, posting_document
 from rules.evaluate import Evaluation, evaluate
 from rules.facts import Facts
 from rules.outcome import Refused
+from rules.program import Program
 from rules.state import Account
 from service.basket import basket_command, named_holds
 from service.body import Instant, MemberReference, PurchaseBody
@@ -69,9 +70,9 @@ async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
         raise ProblemError("hold_not_found", "this store placed no such hold")
     if standing["program_version"] is None:
         raise ProblemError("shard_unavailable", "no program is applied")
-    program = await node.catalogue.version(standing["program_version"], node.reader_of(found))
+    program = await _program(request, found, standing["program_version"])
     if not program.knows(occurred_at):
-        ruling = await node.catalogue.version(standing["ruling_version"], node.reader_of(found))
+        ruling = await _program(request, found, standing["ruling_version"])
         program = program.with_history([*program.history, (occurred_at, ruling)])
     command = basket_command(body, holds, occurred_at=occurred_at, received_at=at)
     evaluation = evaluate(_account(found, standing), command, program, at, _facts(standing))
@@ -87,6 +88,11 @@ async def _find_member(request: web.Request, member: MemberReference, raw: bytes
         region = node.elsewhere(member_id)
         return await node.forward(request, region, member_id, body=raw) if region else member_id
     return await find_named(request, Identifier(kind, value), body=raw)
+
+
+async def _program(request: web.Request, member_id: int, version: int) -> Program:
+    node = request.app[NODE]
+    return await node.within_deadline(request, node.catalogue.version(version, node.reader_of(member_id)))
 
 
 def _account(member_id: int, standing: dict[str, Any]) -> Account:

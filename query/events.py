@@ -79,7 +79,7 @@ async def _follow(
     silent_since, pause_s, woken = time.monotonic(), 0.0, False
     while not draining.is_set() and request.transport is not None:
         _check_still_valid(request)
-        answer = await node.read(request, question, at_least=0)
+        answer = await node.read_anew(question)
         if answer.body is None:
             return  # erased meanwhile
         if answer.etag < seen and await node.reader_of(question.member_id).is_lost(question.member_id, seen):

@@ -12,7 +12,7 @@ from query.lookup import Identifier, Lookup
 from query.question import Question
 from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
-from service.forward import Forwarder, deadline_of
+from service.forward import DEADLINE_HEADER, Forwarder, deadline_of
 from service.web import PRINCIPAL
 from shard_router.errors import ProblemError, parse_or
 from shard_router.member_id import slot_of
@@ -72,14 +72,18 @@ class QueryNode:
         Without `may_wait` a server is asked at once: for what no view will hold, however long one waits.
         """
         reader = self.reader_of(question.member_id)
+        if DEADLINE_HEADER in request.headers:
+            work = self._glance_or_ask(reader, question, at_least=at_least, may_wait=may_wait)
+            return await self.within_deadline(request, work)
         # Valkey has a deadline of its own, so that the hot path needs no timer.
         if found := await reader.glance(question, at_least=at_least):
             return found
-        if at_least and may_wait:
-            work = reader.await_version(question, at_least=at_least, wait_s=self._wait_s)
-        else:
-            work = reader.ask_servers(question, at_least=at_least)
-        return await self.within_deadline(request, work)
+        return await self.within_deadline(request, self._ask(reader, question, at_least=at_least, may_wait=may_wait))
+
+    async def read_anew(self, question: Question) -> Answer:
+        """Answer a question of a stream that has begun: what its request said of a deadline is over."""
+        work = self._glance_or_ask(self.reader_of(question.member_id), question, at_least=0, may_wait=False)
+        return await _until(time.monotonic() + self.settings.deadline_ms / 1000, work)
 
     async def read_servers(self, request: web.Request, question: Question, *, at_least: int) -> Answer:
         """Answer a question that no view can, as `read` does."""
@@ -104,17 +108,30 @@ class QueryNode:
 
     async def within_deadline(self, request: web.Request, work: Awaitable[T]) -> T:
         """Await some work; `shard_unavailable` when the request's deadline comes first."""
-        try:
-            async with asyncio.timeout(self._deadline(request) - time.monotonic()):
-                return await work
-        except TimeoutError as error:
-            raise ProblemError("shard_unavailable", "no answer within the deadline") from error
+        return await _until(self._deadline(request), work)
+
+    async def _glance_or_ask(self, reader: ShardReader, question: Question, *, at_least: int, may_wait: bool) -> Answer:
+        found = await reader.glance(question, at_least=at_least)
+        return found or await self._ask(reader, question, at_least=at_least, may_wait=may_wait)
+
+    async def _ask(self, reader: ShardReader, question: Question, *, at_least: int, may_wait: bool) -> Answer:
+        if at_least and may_wait:
+            return await reader.await_version(question, at_least=at_least, wait_s=self._wait_s)
+        return await reader.ask_servers(question, at_least=at_least)
 
     def _deadline(self, request: web.Request) -> float:
         """Fix the deadline when it is first asked for: all steps of a request share it."""
         if _DEADLINE not in request:
             request[_DEADLINE] = deadline_of(request, deadline_ms=self.settings.deadline_ms)
         return request[_DEADLINE]
+
+
+async def _until(deadline: float, work: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await work
+    except TimeoutError as error:
+        raise ProblemError("shard_unavailable", "no answer within the deadline") from error
 
 
 NODE: Final = web.AppKey("node", QueryNode)

@@ -71,6 +71,17 @@ async def test_the_account_comes_at_once_and_with_every_change(world: World, mem
             assert (await stream.event())["id"] == str(version)
 
 
+async def test_a_deadline_is_that_of_a_streams_beginning(world: World) -> None:
+    await project(world.shards["eu-1"].valkey, ADA, 1)
+    url = f"{world.nodes['eu']}/v1/members/{format_member_id(ADA)}/events"
+    headers = {"Authorization": f"Bearer {world.member_token(ADA)}", "Loyalty-Deadline-Ms": "1000"}
+    async with world.session.get(url, headers=headers) as response:
+        stream = Stream(response)
+        assert (await stream.event())["id"] == "1"
+        for _ in range(3):  # a comment a second
+            assert await stream.block() == {"": "still here"}
+
+
 async def test_a_stream_resumes_after_the_last_event(world: World) -> None:
     valkey = world.shards["eu-1"].valkey
     await project(valkey, ADA, 3)

@@ -95,6 +95,24 @@ def path_of(member_id: int) -> str:
     return f"/v1/members/{format_member_id(member_id)}/account"
 
 
+async def test_a_deadline_of_the_caller_shortens_the_wait_for_a_silent_valkey(
+    tmp_path: Path, database: str, killable: OwnValkey
+) -> None:
+    await write_member(database, ADA)
+    place = ShardPlace([database], killable.url)
+    async with open_world(tmp_path, {"eu-1": place}, cache_deadline_ms=60_000, deadline_ms=60_000) as world:
+        await project(killable.url, ADA, 1)
+        assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "cache"
+        killable.send(signal.SIGSTOP)
+        try:
+            for token in ({}, {"Consistency-Token": format_token(ADA, 1)}):
+                reply = await asyncio.wait_for(world.get(ACCOUNT, headers={"Loyalty-Deadline-Ms": "100"} | token), 20)
+                assert (reply.status, reply.json["code"]) == (503, "shard_unavailable")
+        finally:
+            killable.send(signal.SIGCONT)
+        assert (await world.get(ACCOUNT)).json["version"] == 1
+
+
 async def test_a_waiter_is_woken_after_a_new_subscription(world: World, killable: OwnValkey) -> None:
     visible = reader_of(world).visible
     await visible.subscribed.wait()
