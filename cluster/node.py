@@ -52,6 +52,7 @@ def node_process(plan: ClusterPlan, node: NodePlan) -> ProcessSpec:
         alive=lambda: alive(node.url),
         env=_environment(),
         ready_deadline_s=READY_DEADLINE_S,
+        at_work="views: rebuilding",  # of a million members for minutes
     )
 
 

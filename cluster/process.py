@@ -50,6 +50,8 @@ class ProcessSpec:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_deadline_s: float = 10.0
     ready_deadline_s: float = 60.0
+    at_work: str = ""
+    """Said by the probe while it does what takes as long as it takes: then the deadline is for time without progress."""
     death_signal: signal.Signals = signal.SIGKILL
 
 
@@ -111,13 +113,15 @@ def _prepare_child(account: Account | None, death_signal: signal.Signals) -> Cal
 
 async def wait_ready(spec: ProcessSpec, child: asyncio.subprocess.Process) -> None:
     """Return when the probe is content; StartFailed when the process ends first or its deadline passes."""
-    deadline = asyncio.get_running_loop().time() + spec.ready_deadline_s
+    deadline, before = asyncio.get_running_loop().time() + spec.ready_deadline_s, ""
     while True:
         if child.returncode is not None:
             raise StartFailed(spec.name, describe_exit(child.returncode), log_tail(spec.log))
         reason = await probe(spec)
         if reason is None:
             return
+        if spec.at_work and spec.at_work in reason and reason != before:
+            deadline, before = asyncio.get_running_loop().time() + spec.ready_deadline_s, reason
         if asyncio.get_running_loop().time() > deadline:
             late = f"not ready after {spec.ready_deadline_s:.0f} s ({reason})"
             raise StartFailed(spec.name, late, log_tail(spec.log))
