@@ -51,7 +51,7 @@ class ProcessSpec:
     stop_deadline_s: float = 10.0
     ready_deadline_s: float = 60.0
     at_work: str = ""
-    """Said by the probe while it does what takes as long as it takes: then the deadline is for time without progress."""
+    """What the probe says while it does something long: then the deadline is for time without progress."""
     death_signal: signal.Signals = signal.SIGKILL
 
 
