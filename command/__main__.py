@@ -64,7 +64,7 @@ async def run(settings: CommandSettings) -> int:
     app = build(settings)
     node = app[NODE]
     settler = asyncio.create_task(settle_until(app[DRAINING], node))
-    over = asyncio.create_task(_drain_time(app[DRAINING], settings.drain_s))
+    over = asyncio.create_task(_drain_time(app[DRAINING], settings.drain_grace_s + settings.drain_s))
     others = [
         asyncio.create_task(node.topology.watch()),
         asyncio.create_task(node.pools.watch()),

@@ -25,6 +25,8 @@ from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import parse_version, slot_of
 
 _RETRY_MS: Final = 2_000
+_MOVING: Final = b"retry: 100\nevent: moving\ndata: {}\n\n"
+"""The last words of a node that stops: come back at once, another one goes on after Last-Event-ID."""
 _PAUSE_MIN_S: Final = 0.02
 _RECHECK_S: Final = 1.0  # between reads when no notification can come, and until a stopping node is noticed
 _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -95,6 +97,8 @@ async def _follow(
         # What is announced and cannot be read yet may be announced again and again.
         pause_s = min(2 * pause_s + _PAUSE_MIN_S, _RECHECK_S) if woken and not is_new else 0.0
         woken = await _wait(watch, seen, pause_s)
+    if draining.is_set():
+        await response.write(_MOVING)
 
 
 def _check_still_valid(request: web.Request) -> None:

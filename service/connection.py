@@ -14,6 +14,7 @@ from aiohttp import web
 from service.access import ACCESS, request_id_of
 from service.admission import Pass
 from service.door import Door, Plain, read_plain
+from service.health import DRAINING
 from service.problem import REQUEST_ID, render_problem
 from service.settings import SETTINGS
 from service.web import GATES, PASS, PATHS, sign
@@ -174,6 +175,8 @@ class _Connection(web.RequestHandler):
 
     def _enter(self, data: bytes, plain: Plain) -> bool:
         """Ask the door; False when it refused, and the answer is on its way."""
+        if self._app[DRAINING].is_set():
+            return True  # the usual way tells the client to come back elsewhere
         entered = self._door.ask(data, plain)
         if not isinstance(entered, bytes):
             self._held = entered

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -17,7 +18,7 @@ _BACKLOG: Final = 1024
 
 
 async def serve(app: web.Application) -> None:
-    """Run until SIGTERM or SIGINT: then fail /readyz, finish what runs, and return."""
+    """Run until SIGTERM or SIGINT: then fail /readyz, serve on for the grace period, finish what runs, and return."""
     settings = app[SETTINGS]
     raise_file_limit()
     # Cancelling a handler when its client hangs up could cancel a commit: never.
@@ -31,6 +32,8 @@ async def serve(app: web.Application) -> None:
         await stop_signal()
     finally:
         app[DRAINING].set()
+        with suppress(TimeoutError):  # a second signal ends it
+            await asyncio.wait_for(stop_signal(), settings.drain_grace_s)
         await runner.cleanup()
 
 

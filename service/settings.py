@@ -66,6 +66,8 @@ class NodeSettings(BaseSettings):
     """How long a connection may ask nothing, or take nothing of an answer; more than proxies keep theirs (60 s)."""
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Origins whose pages may ask this node, like `https://app.example`; `*` for any."""
+    drain_grace_s: float = 0.0
+    """How long a node told to stop serves on while /readyz says no: as long as balancers take to see it."""
     drain_s: float = 5.0
     """How long a stopping node finishes what it has."""
 

@@ -186,6 +186,8 @@ def sign(app: web.Application, request: web.BaseRequest, response: web.StreamRes
     headers["Request-Id"] = request[REQUEST_ID]
     headers["Server"] = "loyalty"
     headers.setdefault("Loyalty-Region", app[SETTINGS].region)
+    if app[DRAINING].is_set():
+        response.force_close()  # the next request is to go to a node that stays
     if app[CORS].origins:
         app[CORS].allow(request, response)
 

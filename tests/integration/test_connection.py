@@ -125,12 +125,12 @@ async def test_where_all_are_at_work_one_more_is_closed(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def process(folder: Path, *, soft: int, hard: int) -> AsyncGenerator[tuple[int, int]]:
+async def process(folder: Path, *, soft: int, hard: int, grace_s: float = 0.0) -> AsyncGenerator[tuple[int, int]]:
     """A node of its own with so many files: its process id and port."""
     port = free_port()
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.idle_node", str(folder), str(port)),
+        *("-m", "tests.idle_node", str(folder), str(port), str(grace_s)),
         cwd=PROJECT,
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
@@ -170,3 +170,20 @@ async def test_a_process_may_open_as_many_files_as_the_system_allows_it(tmp_path
     async with process(tmp_path, soft=64, hard=4_096) as (pid, _):
         limits = limits_of(pid)
         assert [line.split()[3:5] for line in limits if line.startswith("Max open files")] == [["4096", "4096"]]
+
+
+async def test_a_node_told_to_stop_says_so_and_serves_on_for_a_while(tmp_path: Path) -> None:
+    async def unready() -> bool:
+        async with connection(port) as (reader, writer):
+            writer.write(LIVEZ.replace(b"livez", b"readyz"))
+            answer = await read_answer(reader)
+            return (answer.status, answer.headers.get("Connection")) == (503, "close")
+
+    async with process(tmp_path, soft=64, hard=256, grace_s=60.0) as (pid, port), connection(port) as (reader, writer):
+        writer.write(LIVEZ)
+        assert "Connection" not in (await read_answer(reader)).headers
+        os.kill(pid, signal.SIGTERM)
+        await eventually(unready)
+        writer.write(LIVEZ)
+        answer = await read_answer(reader)
+        assert (answer.status, answer.headers["Connection"], await end(reader)) == (200, "close", b"")
