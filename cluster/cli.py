@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from cluster import document
 from cluster.cli_backup import app as backup_app
@@ -156,7 +157,8 @@ def status(*, data: Data = None, as_json: Json = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(report.document(), indent=2) + "\n")
     else:
-        Console().print(render_status(report))
+        for part in render_status(report).renderables:
+            Console().print(part, soft_wrap=isinstance(part, Text))  # a path broken in two cannot be copied
     if not report.ready:
         raise typer.Exit(1)
 

@@ -45,12 +45,15 @@ MISTAKES_OF_TOML = {"half written": "a = [", "of another shape": "regionz = 1", 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder that was started once, with nothing running on it."""
-    monkeypatch.chdir(tmp_path)
-    ensure_keys(Documents(tmp_path))
-    (tmp_path / "topology.json").write_text(json.dumps(TOPOLOGY))
-    (tmp_path / "regions.json").write_text('{"eu": 1}')
-    return tmp_path
+    """A data folder that was started once, with nothing running on it; 80 columns would break its files' names."""
+    above = len(f"{tmp_path}/")
+    folder = tmp_path / ("d" * (-(above + 4) % 80 or 80))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    ensure_keys(Documents(folder))
+    (folder / "topology.json").write_text(json.dumps(TOPOLOGY))
+    (folder / "regions.json").write_text('{"eu": 1}')
+    return folder
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
