@@ -65,9 +65,9 @@ def project(changes: Iterable[Change]) -> Operations:
 
 def _journal(operations: Operations, row: dict[str, Any], _lsn: int) -> None:
     member_id, version = row["member_id"], row["version"]
-    item, key = activity_item(row), account_key(member_id)
-    if header(version) >= operations.accounts.get(key, b"")[:HEADER_SIZE]:  # else nobody will see that account
-        operations.accounts[key] = header(version) + account_view(row)
+    item, key, head = activity_item(row), account_key(member_id), header(version)
+    if _is_newest(operations.accounts, key, head):  # else nobody will see that account
+        operations.accounts[key] = head + account_view(row)
     operations.entries[activity_key(member_id), version] = item
     operations.visible[member_id] = max(version, operations.visible.get(member_id, 0))
 
@@ -90,8 +90,12 @@ def _identifier_removed(operations: Operations, row: dict[str, Any], lsn: int) -
 
 
 def _keep_newer(values: dict[str, bytes], key: str, value: bytes) -> None:
-    if value[:HEADER_SIZE] >= values.get(key, b"")[:HEADER_SIZE]:
+    if _is_newest(values, key, value[:HEADER_SIZE]):
         values[key] = value
+
+
+def _is_newest(values: dict[str, bytes], key: str, head: bytes) -> bool:
+    return head >= values.get(key, b"")[:HEADER_SIZE]
 
 
 _PROJECTIONS: Final[dict[tuple[str, str], Callable[[Operations, dict[str, Any], int], None]]] = {
