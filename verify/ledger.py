@@ -67,10 +67,10 @@ async def check_ledger(
 
 async def check_part(connection: Any, audit: Audit, part: Part) -> Share:
     """Check some members inside the caller's snapshot."""
-    books = await _opened(connection, audit, told=part.number == 0)
+    programs = await connection.fetch(STATEMENTS["programs"])
+    books = await _opened(connection, audit, programs, told=part.number == 0)
     place = audit.topology.document.shards[audit.shard].slots, sorted(audit.topology.region_of_number.items())
-    programs = [tuple(row) for row in await connection.fetch(STATEMENTS["programs"])]
-    memory = Memory(audit.known_of(part), fingerprint(programs, books.incarnation, place, part))
+    memory = Memory(audit.known_of(part), fingerprint(list(map(tuple, programs)), books.incarnation, place, part))
     try:
         await _check_members(connection, books, memory, part, every=audit.every)
         memory.save()
@@ -81,7 +81,7 @@ async def check_part(connection: Any, audit: Audit, part: Part) -> Share:
 
 async def close_ledger(connection: Any, audit: Audit, shares: Sequence[Share]) -> list[Finding]:
     """Check what is of no member, in the snapshot in which all of them were looked at; with what was found of them."""
-    books = await _opened(connection, audit, told=False)
+    books = await _opened(connection, audit, await connection.fetch(STATEMENTS["programs"]), told=False)
     for share in shares:
         books.redeemed.update(share.redeemed)
         for finding in share.findings:
@@ -90,10 +90,10 @@ async def close_ledger(connection: Any, audit: Audit, shares: Sequence[Share]) -
     return list(books.findings.values())
 
 
-async def _opened(connection: Any, audit: Audit, *, told: bool) -> Books:
+async def _opened(connection: Any, audit: Audit, programs: Sequence[Row], *, told: bool) -> Books:
     """Empty books; what is wrong with the programs is told once."""
     books = Books(audit.shard, audit.topology)
-    books.read_programs(await connection.fetch(STATEMENTS["programs"]))
+    books.read_programs(programs)
     books.incarnation = await connection.fetchval(STATEMENTS["incarnation"])
     return books if told else books.without_findings()
 
