@@ -18,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from cdc.slot import STATEMENTS as SLOTS
 from cdc.slot import connect
 from shard_router.statement import load_statements
 from shard_router.topology import Shard
@@ -128,7 +129,7 @@ async def _ask(url: str, zone: str) -> Seen:
 async def drop_stale_slots(connection: asyncpg.Connection) -> None:
     """Drop what blocks the copying of slots to a standby. It may be taken just now: then the next look drops it."""
     try:
-        for row in await connection.fetch(STATEMENTS["drop_stale_slots"]):
+        for row in await connection.fetch(SLOTS["drop_stale_slots"], False):  # noqa: FBT003
             structlog.get_logger().warning("stale_slot_dropped", slot=row["slot_name"])
     except asyncpg.PostgresError as error:
         structlog.get_logger().warning("stale_slots_stay", error=type(error).__name__)

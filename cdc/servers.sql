@@ -31,11 +31,3 @@ SELECT slot_name AS name, slot_type AS kind, active, synced AND NOT temporary AS
         ::bigint AS retained_bytes,
     safe_wal_size AS room_bytes
 FROM pg_replication_slots WHERE NOT temporary OR slot_type = 'logical';
-
--- name: drop_stale_slots
--- On a standby: failover slots of the time when it was the primary itself. The copying of slots, of all of them, stops
--- at the first of its name that is no copy, for ever; whoever keeps the servers may not know (Patroni before 4.2 and
--- CloudNativePG 1.30 do not). The projector's login may drop slots; physical ones are theirs who made them.
-SELECT slot_name, pg_drop_replication_slot(slot_name)
-FROM pg_replication_slots
-WHERE pg_is_in_recovery() AND slot_type = 'logical' AND failover AND NOT synced AND NOT active;

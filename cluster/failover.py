@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import asyncpg
 
+from cdc.slot import STATEMENTS as SLOTS
 from cluster.errors import ClusterError
 from cluster.fence import fence, is_stopped
 from cluster.login import CONNECT_TIMEOUT_S
@@ -153,7 +154,7 @@ class Guard:
 
     async def _ask(self, connection: asyncpg.Connection, *, is_primary: bool) -> None:
         if not is_primary:
-            await connection.execute(STATEMENTS["drop_stale_slots"])
+            await connection.fetch(SLOTS["drop_stale_slots"], True)  # noqa: FBT003
             return
         gone = self._quorum.gone
         written = int(await connection.fetchval(STATEMENTS["write"]) or 0)

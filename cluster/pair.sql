@@ -26,13 +26,6 @@ SELECT true FROM pg_replication_slots WHERE slot_name = $1;
 SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)
 WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1);
 
--- name: drop_stale_slots
--- On a standby: slots of the time when it was the primary itself. The copies of failover slots stop at the first of its
--- name that is no copy, and a slot nobody uses keeps WAL for ever.
-SELECT pg_drop_replication_slot(slot_name)
-FROM pg_replication_slots
-WHERE pg_is_in_recovery() AND NOT active AND NOT synced AND (slot_type = 'physical' OR failover);
-
 -- name: write
 -- A write that goes all the way to the disk and changes nothing; where it stands.
 SELECT (pg_logical_emit_message(true, 'loyalty-probe', '') - '0/0'::pg_lsn)::bigint;
