@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ SETTINGS: Mapping[str, str] = {
     "wal_sender_timeout": "10s",  # a dead walsender holds the slot that long
     "wal_receiver_timeout": "10s",
     "wal_receiver_status_interval": "1s",
-    "wal_retrieve_retry_interval": "500ms",
+    "wal_retrieve_retry_interval": "100ms",  # commits wait for the standby to come back to a restarted primary
+    # fsync opens every file of the folder twice before a server recovers.
+    "recovery_init_sync_method": "syncfs" if sys.platform == "linux" else "fsync",
     "tcp_keepalives_idle": "10",  # a node that is gone without a word must not keep its locks for two hours
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",

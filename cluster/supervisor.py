@@ -26,7 +26,7 @@ from cluster.run_file import Identity, ProcessRecord, RunRecord
 READY = "ready"
 BACK_OFF_FIRST_S = 0.2
 BACK_OFF_MAX_S = 10.0
-HEALTHY_AFTER_S = 30.0  # a process that ran this long starts again with the first pause
+HEALTHY_AFTER_S = 30.0  # a process that ran this long starts again at once
 READY_POLL_S = 0.2
 SILENT_MAX_S = 10.0
 ASK_INTERVAL_S = 2.0
@@ -129,16 +129,16 @@ class Supervisor:
             return False
 
     async def _restart_again_and_again(self, kept: Kept) -> None:
-        pause_s = BACK_OFF_FIRST_S
+        pause_s = 0.0
         while True:
             code = await self._ended(kept)
             kept.record.identity = None
             kept.record.last_exit = describe_exit(code)
             if self._now() - kept.started_at >= HEALTHY_AFTER_S:
-                pause_s = BACK_OFF_FIRST_S
+                pause_s = 0.0
             self.note(kept.spec.name, f"{kept.record.last_exit}, restart in {pause_s:.1f} s")
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, BACK_OFF_MAX_S)
+            pause_s = min(max(pause_s * 2, BACK_OFF_FIRST_S), BACK_OFF_MAX_S)
             await self._restart(kept)
 
     async def _ended(self, kept: Kept) -> int:

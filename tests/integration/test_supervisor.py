@@ -75,6 +75,23 @@ async def test_a_killed_process_is_restarted_and_counted(supervisor: Supervisor)
     assert record.last_exit == "killed by SIGKILL"
 
 
+async def test_only_what_dies_again_waits_before_it_starts_again(supervisor: Supervisor) -> None:
+    told: list[str] = []
+    supervisor.on_change = lambda _name, state: told.append(state)
+    await supervisor.start(valkey_spec(supervisor, free_port()))
+    record = supervisor.run.processes["valkey"]
+
+    async def back() -> bool:
+        return record.restarts == deaths and record.state == "ready"
+
+    for deaths in (1, 2, 3):  # noqa: B007 - back() reads it
+        os.kill(recorded(supervisor.data).pid, signal.SIGKILL)
+        await eventually(back)
+    assert [state for state in told if "restart in" in state] == [
+        f"killed by SIGKILL, restart in {pause} s" for pause in ("0.0", "0.2", "0.4")
+    ]
+
+
 async def test_a_process_that_falls_silent_is_killed_and_restarted(supervisor: Supervisor) -> None:
     told: list[str] = []
     supervisor.on_change = lambda _name, state: told.append(state)
