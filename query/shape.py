@@ -189,6 +189,13 @@ class PurchaseReturn(BaseModel):
     lines: list[ReturnedLine]
 
 
+class HomeMoney(BaseModel):
+    """What the money of a purchase counts as, for conditions and tiers, where it is not in the home currency."""
+
+    currency: str
+    amount: int
+
+
 class Purchase(BaseModel):
     """A purchase, what each line earned and why, and its returns."""
 
@@ -232,6 +239,7 @@ class Purchase(BaseModel):
     business_date: date
     occurred_at: datetime
     currency: str
+    home: HomeMoney | None = None
     amount: int
     money: int | None = Field(default=None, description="What of the amount was paid with money: only that earns.")
     points_earned: int

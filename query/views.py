@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from query.subject import subject_of
-from rules.document import AccountDocument, LineDocument, PaymentDocument, explanation_of
+from rules.document import AccountDocument, LineDocument, PaymentDocument, at_home, explanation_of
 from rules.stored import full_account, full_balance, full_postings, full_purchase
 from shard_router.errors import LoyaltyError
 from shard_router.member_id import format_member_id, format_reference
@@ -189,6 +189,11 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
     shown["explanation"] = explanation_of(document)
     for note in ("counted", "rounded_once", "explained"):  # for returns, and what was just spelled out
         shown.pop(note, None)
+    if "home" in document:
+        shown["home"] = {
+            "currency": document["home"]["currency"],
+            "amount": at_home(document["home"], document.get("money", document["amount"])),
+        }
     if "payment" in document:
         shown["payment"] = _shown_payment(document["payment"], row["member_id"])
         shown["lines"] = [_shown_line(line) for line in document["lines"]]

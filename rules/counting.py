@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import date
 
 from rules import counters
-from rules.document import CountedDocument, PartlyCountedDocument, PurchaseDocument, explanation_of
+from rules.document import CountedDocument, PartlyCountedDocument, PurchaseDocument, at_home, explanation_of
 from rules.earn import REFERRAL, Earning
 from rules.offer import Basket
 from rules.outcome import Purchase
@@ -34,7 +34,7 @@ def count(
     for reason in noted["applied_on"]:
         counted = counters.with_applied_on(counted, reason, basket.day)
     if len(program.tiers) > 1 and basket.money:
-        metric = metric_of_purchase(program, points=earning.points, amount=basket.money)
+        metric = metric_of_purchase(program, points=earning.points, amount=at_home(basket.abroad, basket.money))
         counted = with_metric(counted, program, basket.day, metric)
         noted["metric"] = program.tier_policy.metric
     if may_come_back(basket.day, program, today):
@@ -89,7 +89,7 @@ def _noted(purchase: Purchase, program: Program) -> CountedDocument:
         if len(program.tiers) > 1:
             noted["metric"] = program.tier_policy.metric
     told = {one["campaign"] for one in explanation_of(document) if one["applied"]}
-    campaigns = [offer for offer in program.campaigns if offer.code in told]
+    campaigns = [offer for offer in program.home.campaigns if offer.code in told]
     coupons = [f"coupon:{code}" for code in noted.get("coupons", ())]
     whole: CountedDocument = {
         "day": noted.get("day", day),

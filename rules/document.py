@@ -206,13 +206,22 @@ class PartlyCountedDocument(TypedDict, total=False):
     coupons: list[str]
 
 
+class HomeDocument(TypedDict):
+    """The home currency, and how many of its minor units one of the purchase's counts as: numerator, denominator."""
+
+    currency: str
+    rate: list[int]
+
+
 class PurchaseDocument(TypedDict):
     """A purchase: its lines, what they earned and why, what paid, what it counted for, and its returns.
 
     `explained`: short rows of an explanation, see `explanation_of`; earlier versions wrote the `explanation` itself.
+    `home` is missing where the purchase was in the home currency.
     """
 
     currency: str
+    home: NotRequired[HomeDocument]
     amount: int
     money: NotRequired[int]
     points_earned: int
@@ -226,6 +235,11 @@ class PurchaseDocument(TypedDict):
     payment: NotRequired[PaymentDocument]
     counted: NotRequired[CountedDocument | PartlyCountedDocument]
     rounded_once: NotRequired[bool]
+
+
+def at_home(home: HomeDocument | None, amount: int) -> int:
+    """What an amount of a purchase counts as in whole minor units at home, at the rate that the purchase noted."""
+    return amount * home["rate"][0] // home["rate"][1] if home else amount
 
 
 def payment_of(document: PurchaseDocument) -> PaymentDocument:

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Final
 
 from rules import counters
+from rules.currency import Currency
 from rules.document import APPLIED, ExplanationDocument, NotAppliedDocument
 from rules.offer import Basket, Offer, weigh, why_not
-from rules.program import Program
 from rules.program_file import PointLimits
 from rules.value import value
 
@@ -63,14 +63,14 @@ def share(points: int, weights: Sequence[int]) -> tuple[int, ...]:
 
 
 def earn(
-    basket: Basket, program: Program, coupons: Sequence[Offer] = (), referral_points: int = 0, *, limits: PointLimits
+    basket: Basket, currency: Currency, coupons: Sequence[Offer] = (), referral_points: int = 0, *, limits: PointLimits
 ) -> Earning:
-    """What a basket earns under a program, up to the limits; `coupons` are shown with it."""
-    tried: list[tuple[str, Offer | None, Component | str]] = [(BASE, None, _base(basket, program))]
-    tier = _tier(basket, program)
+    """What a basket in a currency of the program earns, up to the limits; `coupons` are shown with it."""
+    tried: list[tuple[str, Offer | None, Component | str]] = [(BASE, None, _base(basket, currency))]
+    tier = _tier(basket, currency)
     if tier:
         tried.append((tier.reason, None, tier))
-    tried += [(offer.code, offer, outcome) for offer, outcome in _best_of_groups(program.campaigns, basket)]
+    tried += [(offer.code, offer, outcome) for offer, outcome in _best_of_groups(currency.campaigns, basket)]
     tried += [(offer.reason, offer, _component(offer, basket)) for offer in coupons]
     room, reason = _room(basket, limits)
     components: list[Component] = []
@@ -102,16 +102,16 @@ def ran(why: str) -> bool:
     return not why.startswith(("not_started", "ended"))
 
 
-def _base(basket: Basket, program: Program) -> Component | str:
-    numerator, denominator = program.base_ratio
+def _base(basket: Basket, currency: Currency) -> Component | str:
+    numerator, denominator = currency.base_ratio
     points = basket.money * numerator // denominator
     if points:
         return Component(BASE, points, basket.amounts)
     return "no_points: less than one point" if basket.money else "no_money: nothing was paid with money"
 
 
-def _tier(basket: Basket, program: Program) -> Component | None:
-    numerator, denominator = program.tier_ratios.get(basket.tier, (0, 1))
+def _tier(basket: Basket, currency: Currency) -> Component | None:
+    numerator, denominator = currency.tier_ratios.get(basket.tier, (0, 1))
     points = basket.money * numerator // denominator
     return Component(f"tier:{basket.tier}", points, basket.amounts) if points else None
 

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from fractions import Fraction
 from itertools import zip_longest
+from math import ceil
 from typing import Any, Final, Literal
 
 from rules import counters
 from rules.command import Line
 from rules.dates import days_from_birthday
+from rules.document import HomeDocument
 from rules.program_file import Campaign, Coupon, Effect
 from rules.value import value
 
@@ -28,13 +30,15 @@ _FINE: Final = 2**64
 class Basket:
     """A basket as earning sees it.
 
-    `amounts` is the money paid for each line and `money` all of it, not what points paid; `tier` is held before it.
+    `amounts` is the money paid for each line and `money` all of it, not what points paid; `abroad` tells the rate at
+    which it counts where it is not in the home currency; `tier` is held before it.
     `local` is its instant by the store's clock, and `day` the business date.
     """
 
     lines: tuple[Line, ...]
     amounts: tuple[int, ...]
     money: int
+    abroad: HomeDocument | None
     store: str
     tier: str
     occurred_at: datetime
@@ -46,7 +50,7 @@ class Basket:
 
 @value
 class Offer:
-    """A compiled campaign or coupon. `ratio` (numerator, denominator) is per minor unit, per item or in all.
+    """A campaign or coupon compiled for one currency. `ratio` is per minor unit of it, per item or in all.
 
     `checks` are those of its conditions that it has, in the order in which they give the reason.
     """
@@ -62,28 +66,43 @@ class Offer:
     categories: frozenset[str]
     skus: frozenset[str]
     checks: tuple[Callable[["Offer", Basket], str | None], ...]
+    min_amount: int
     group: str = ""
     per_member: int = 0
     per_member_per_day: int = 0
 
 
-def compile_campaign(campaign: Campaign, *, base: Fraction, minor: int) -> Offer:
-    """The offer of a campaign; `base` is points per minor unit, `minor` how many minor units are 1.00."""
+def compile_campaign(campaign: Campaign, *, base: Fraction, minor: int, rate: Fraction) -> Offer:
+    """The offer of a campaign in a currency.
+
+    `base`: points per minor unit of it, `rate`: minor units at home that one counts as, `minor`: those that are 1.00.
+    """
     limits = campaign.limits
     return _compile(
         campaign,
         f"campaign:{campaign.code}",
-        *_effect(campaign.effect, base, minor),
+        *_effect(campaign.effect, base, rate / minor),
+        min_amount=least_amount(campaign.when.min_amount, rate),
         group=campaign.group,
         per_member=limits.per_member,
         per_member_per_day=limits.per_member_per_day,
     )
 
 
-def compile_coupon(coupon: Coupon, *, base: Fraction, minor: int) -> Offer:
-    """The offer of a coupon."""
-    reason = f"coupon:{coupon.code}"
-    return _compile(coupon, reason, *_effect(coupon.effect, base, minor), per_member=coupon.per_member)
+def compile_coupon(coupon: Coupon, *, base: Fraction, minor: int, rate: Fraction) -> Offer:
+    """The offer of a coupon in a currency, as of a campaign."""
+    return _compile(
+        coupon,
+        f"coupon:{coupon.code}",
+        *_effect(coupon.effect, base, rate / minor),
+        min_amount=least_amount(coupon.when.min_amount, rate),
+        per_member=coupon.per_member,
+    )
+
+
+def least_amount(amount: int, rate: Fraction) -> int:
+    """The fewest minor units of a currency that count as an amount at home."""
+    return ceil(amount / rate)
 
 
 def _compile(source: Campaign | Coupon, reason: str, unit: Any, ratio: Fraction, **limits: Any) -> Offer:
@@ -103,11 +122,12 @@ def _compile(source: Campaign | Coupon, reason: str, unit: Any, ratio: Fraction,
     )
 
 
-def _effect(effect: Effect, base: Fraction, minor: int) -> tuple[str, Fraction]:
+def _effect(effect: Effect, base: Fraction, unit: Fraction) -> tuple[str, Fraction]:
+    """`unit`: how much of 1.00 at home a minor unit counts as."""
     if effect.multiply is not None:
         return "amount", base * (Fraction(effect.multiply) - 1)
     if effect.per_unit is not None:
-        return "amount", Fraction(effect.per_unit) / minor
+        return "amount", Fraction(effect.per_unit) * unit
     if effect.fixed is not None:
         return "basket", Fraction(effect.fixed)
     return "item", Fraction(effect.fixed_per_item or 0)
@@ -201,8 +221,8 @@ def weigh(offer: Offer, lines: tuple[Line, ...], amounts: tuple[int, ...]) -> tu
             return "no_line: no line matches"
         amounts = tuple(amount if match else 0 for amount, match in zip(amounts, matched, strict=True))
     money = sum(amounts)
-    if money < offer.source.when.min_amount:
-        return f"min_amount: {money} of {offer.source.when.min_amount} minor units in money"
+    if money < offer.min_amount:
+        return f"min_amount: {money} of {offer.min_amount} minor units in money"
     if not money:
         return "no_money: no money was paid for what counts"
     weights, total = amounts, (1 if offer.unit == "basket" else money, 1)

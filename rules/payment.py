@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from rules.command import RecordPurchase
+from rules.currency import Currency
 from rules.draft import Draft
 from rules.earn import share
 from rules.facts import Facts
 from rules.outcome import Reason, Refused
-from rules.program import Program
 from rules.state import Bucket, Hold, Lot, Posting
 from rules.value import value
 
@@ -32,7 +32,7 @@ class Payment:
 NO_PAYMENT: Final = Payment(0, 0, (), {}, 0)
 
 
-def pay(draft: Draft, command: RecordPurchase, program: Program, facts: Facts) -> Payment | Refused:
+def pay(draft: Draft, command: RecordPurchase, currency: Currency, facts: Facts) -> Payment | Refused:
     """Spend a purchase's holds, as far as the due takes them, and its points. Without a worth holds are spent whole."""
     if not command.capture_holds and not command.pay_with_points:
         return NO_PAYMENT
@@ -40,10 +40,10 @@ def pay(draft: Draft, command: RecordPurchase, program: Program, facts: Facts) -
     if isinstance(holds, Refused):
         return holds
     held, due = sum(hold.points for hold in holds), sum(line.amount for line in command.lines)
-    amount = min(program.amount_of(held + command.pay_with_points), due)
-    needed = program.points_for(amount) if program.points.worth else held
+    amount = min(currency.amount_of(held + command.pay_with_points), due)
+    needed = currency.points_for(amount) if currency.worth else held
     _capture(draft, holds, min(held, needed))
-    refused = _spend(draft, command, program, held=held, room=max(needed - held, 0))
+    refused = _spend(draft, command, currency, held=held, room=max(needed - held, 0))
     if refused:
         return refused
     spent = list(draft.postings)
@@ -75,16 +75,16 @@ def _capture(draft: Draft, holds: Sequence[Hold], points: int) -> None:
         left -= spent
 
 
-def _spend(draft: Draft, command: RecordPurchase, program: Program, *, held: int, room: int) -> Refused | None:
+def _spend(draft: Draft, command: RecordPurchase, currency: Currency, *, held: int, room: int) -> Refused | None:
     """Spend points on top of what is held; `room` is how many of them pay anything."""
     points = command.pay_with_points
     if not points:
         return None
-    if program.points.worth is None:
+    if currency.worth is None:
         return Refused(Reason.LIMIT_EXCEEDED, "this program takes no points for money", "/pay_with_points")
     if points > room:
         due = sum(line.amount for line in command.lines)
-        return Refused(Reason.LIMIT_EXCEEDED, _too_many(points, room, _least(program, held, due)), "/pay_with_points")
+        return Refused(Reason.LIMIT_EXCEEDED, _too_many(points, room, _least(currency, held, due)), "/pay_with_points")
     available = draft.account.available
     if draft.take(points, Bucket.SPENT, "paid") < points:
         return Refused(
@@ -93,10 +93,10 @@ def _spend(draft: Draft, command: RecordPurchase, program: Program, *, held: int
     return None
 
 
-def _least(program: Program, held: int, due: int) -> int:
+def _least(currency: Currency, held: int, due: int) -> int:
     """The fewest points that pay anything on top of what is held; 0 when nothing is left to pay."""
-    paid = program.amount_of(held)
-    return program.points_for(paid + 1) - held if paid < due else 0
+    paid = currency.amount_of(held)
+    return currency.points_for(paid + 1) - held if paid < due else 0
 
 
 def _too_many(points: int, room: int, least: int) -> str:

@@ -4,16 +4,13 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from copy import copy
 from datetime import UTC, date, datetime, timedelta
-from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from iso4217 import Currency
-
+from rules.currency import compile_currencies
 from rules.dates import add_months, end_of_day, month_end, start_of_day
-from rules.offer import compile_campaign, compile_coupon
 from rules.program_check import ProgramError, read_document
 from rules.program_file import Expiry, ProgramDocument, Reward, Store, Tier, month_day
 
@@ -29,7 +26,7 @@ _DAYS_CACHED: Final = 1_000  # tills send today and the days they were offline; 
 
 
 class Program:
-    """A program as decisions read it: tiers in order of their thresholds, campaigns as listed, coupons by capitals."""
+    """A program as decisions read it: tiers in order of their thresholds, what money earns and pays by currency."""
 
     history: tuple[tuple[datetime, "Program"], ...] = ()
     """The versions up to this one with the instants from which they count; empty: this one has always been in force."""
@@ -42,7 +39,6 @@ class Program:
         self.document = document
         self.code = document.program.code
         self.name = document.program.name
-        self.currency = document.program.currency
         self.zone = ZoneInfo(document.program.time_zone)
         self.points = document.points
         self.tiers = sorted(document.tiers, key=lambda tier: tier.threshold)
@@ -53,15 +49,8 @@ class Program:
         self.rewards = {reward.code: reward for reward in document.rewards}
         self.stores = {store.code: store for store in document.stores}
         self._zones = {store.code: ZoneInfo(store.time_zone) for store in document.stores if store.time_zone}
-        minor = 10 ** (Currency(self.currency).exponent or 0)
-        base = Fraction(document.points.per_unit) / minor
-        self.base_ratio = base.as_integer_ratio()
-        self.tier_ratios = {
-            tier.code: (base * (Fraction(tier.multiplier) - 1)).as_integer_ratio() for tier in document.tiers
-        }
-        self.campaigns = tuple(compile_campaign(one, base=base, minor=minor) for one in document.campaigns)
-        self.coupons = {one.code.upper(): compile_coupon(one, base=base, minor=minor) for one in document.coupons}
-        self.offers = {offer.reason: offer for offer in (*self.campaigns, *self.coupons.values())}
+        self.currencies = compile_currencies(document)
+        self.home = self.currencies[document.program.currency]
         self._expiry_of = lru_cache(maxsize=_DAYS_CACHED)(self._end_of_rounded_day)
         self._ranks = {tier.code: rank for rank, tier in enumerate(self.tiers)}
 
@@ -86,16 +75,6 @@ class Program:
     def rank(self, code: str) -> int:
         """The rank of a tier, 0 the lowest; a tier this program does not know counts as the lowest."""
         return self._ranks.get(code, 0)
-
-    def amount_of(self, points: int) -> int:
-        """What points pay, in whole minor units; 0 when this program takes no points for money."""
-        worth = self.points.worth
-        return points * worth.amount // worth.points if worth else 0
-
-    def points_for(self, amount: int) -> int:
-        """The fewest points that pay so many minor units: the ceiling, the inverse of `amount_of`."""
-        worth = self.points.worth
-        return -(-amount * worth.points // worth.amount) if worth else 0
 
     def business_date(self, moment: datetime) -> date:
         """The calendar day of an instant where the program lives."""

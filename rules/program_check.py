@@ -11,7 +11,7 @@ from rules.program_file import Campaign, Coupon, ProgramDocument
 from rules.program_lines import Location, find_excess, find_lines
 
 _SHOWN_MAX: Final = 100
-_LISTS: Final = ("tiers", "campaigns", "coupons", "rewards", "stores")
+_LISTS: Final = ("currencies", "tiers", "campaigns", "coupons", "rewards", "stores")
 
 
 class ProgramError(ValueError):
@@ -119,6 +119,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _disagreements(document: ProgramDocument) -> Iterator[tuple[Location, str]]:
     for name in _LISTS:
         yield from _twice(name, [part.code for part in getattr(document, name)])
+    yield from _currencies(document)
     yield from _tiers(document)
     for name, parts in (("campaigns", document.campaigns), ("coupons", document.coupons)):
         for index, part in enumerate(parts):
@@ -141,6 +142,25 @@ def _same_coupons(document: ProgramDocument) -> Iterator[tuple[Location, str]]:
         if codes[first] != code:
             words = f"{code!r} is {codes[first]!r}: tills may send a code in capitals or small letters"
             yield ("coupons", index, "code"), words
+
+
+def _currencies(document: ProgramDocument) -> Iterator[tuple[Location, str]]:
+    home, worth = document.program.currency, document.points.worth
+    if document.currencies and not document.points.per_unit:
+        yield ("points", "per_unit"), "with [[currencies]] it must be above 0: they count as their per_unit over this"
+    if not worth and any(one.worth for one in document.currencies):
+        yield ("points", "worth"), "is missing; points pay in every currency or in none"
+    for index, one in enumerate(document.currencies):
+        if one.code == home:
+            yield (
+                ("currencies", index, "code"),
+                f"{home} is the home currency; its per_unit and worth stand in [points]",
+            )
+        if worth and not one.worth:
+            words = (
+                f"is missing; write worth = {{ points = {worth.points}, amount = ... }} in minor units of {one.code}"
+            )
+            yield ("currencies", index, "worth"), words
 
 
 def _tiers(document: ProgramDocument) -> Iterator[tuple[Location, str]]:

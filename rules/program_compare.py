@@ -10,7 +10,17 @@ from typing import Any, Final
 
 from rules.program import Program
 
-_LISTS: Final = {"tiers": "tier", "campaigns": "campaign", "coupons": "coupon", "rewards": "reward", "stores": "store"}
+_LISTS: Final = {
+    "currencies": "currency",
+    "tiers": "tier",
+    "campaigns": "campaign",
+    "coupons": "coupon",
+    "rewards": "reward",
+    "stores": "store",
+}
+_GOES: Final = {
+    "currencies": ": purchases in it are refused from then on; what was bought before may still come back",
+}
 
 
 def compare_programs(old: Program | None, new: Program) -> list[str]:
@@ -30,7 +40,7 @@ def _list_changes(part: str, before: Sequence[Any], after: Sequence[Any]) -> Ite
     was, will = {one["code"]: one for one in before}, {one["code"]: one for one in after}
     for code in was:
         if code not in will:
-            yield f"{_LISTS[part]} {code!r} goes"
+            yield f"{_LISTS[part]} {code!r} goes{_GOES.get(part, '')}"
     for code, value in will.items():
         if code in was:
             yield from _changes(f"{_LISTS[part]} {code!r}", was[code], value)

@@ -104,6 +104,7 @@ Exact = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=10**9, decima
 Multiplier = Annotated[Decimal, BeforeValidator(_exact), Field(ge=1, le=10**6, decimal_places=9)]
 Words = Annotated[str, AfterValidator(composed)]
 Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Iso4217Code = Annotated[str, AfterValidator(_known_currency)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[Whole, Field(ge=0, le=2**53)]
 Positive = Annotated[Whole, Field(ge=1, le=2**53)]
@@ -119,14 +120,15 @@ class _Part(BaseModel):
 
 
 class Identity(_Part):
-    """Which program this is. `time_zone` gives month ends, and the business dates of stores without their own zone.
+    """Which program this is, and its home currency.
 
+    `time_zone`: that of stores without one, and of what happens in no store.
     `cross_store_returns`: whether one store takes back what another one sold.
     """
 
     code: Code
     name: Words
-    currency: Annotated[str, AfterValidator(_known_currency)]
+    currency: Iso4217Code
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     cross_store_returns: Flag = True
 
@@ -172,8 +174,20 @@ class PointLimits(_Part):
     purchases_per_day: Count = 0
 
 
+class ListedCurrency(_Part):
+    """Another currency that tills may post: points per 1.00 of it, and what points pay in its minor units.
+
+    1.00 of it counts as its `per_unit` over that of [points] in the home currency, in which all other amounts of the
+    file are: conditions, points per 1.00 of a campaign, what counts for tiers.
+    """
+
+    code: Iso4217Code
+    per_unit: Annotated[Exact, Field(gt=0)]
+    worth: Worth | None = None
+
+
 class Points(_Part):
-    """How points are earned and kept. `per_unit`: points per 1.00 of the currency."""
+    """How points are earned and kept. `per_unit`: points per 1.00 of the home currency."""
 
     per_unit: Exact = Decimal(1)
     pending_days: Whole = Field(default=0, ge=0, le=3660)
@@ -203,9 +217,9 @@ class Window(_Part):
 class TierPolicy(_Part):
     """What counts for a tier and what happens at the end of its period.
 
-    `metric`: points earned by purchases, their amount in minor units, or their number. `step`: one tier down at a
-    time, or straight to what the window earned. `return_days`: a tier reached within so many days goes at once with
-    returned goods without which it would not have been reached; later returns wait for the period's end. 0: all do.
+    `metric`: points earned by purchases, their amount in minor units at home, or their number. `step`: one tier down
+    at a time, or straight to what the window earned. `return_days`: a tier reached within so many days goes at once
+    with returned goods without which it would not have been reached; later returns wait for the period's end; 0: all.
     """
 
     metric: Literal["points", "amount", "purchases"] = "points"
@@ -219,7 +233,7 @@ class When(_Part):
     """The conditions of a campaign: all that are given must hold. Days and hours are those of the store's zone.
 
     From `from` up to, but not at, `to`; a `to` before `from` lies on the next day, midnight ends the day.
-    `min_amount` compares the money paid for the lines that count: what is left after points.
+    `min_amount` compares the money paid for the lines that count: what is left after points, as it counts at home.
     """
 
     stores: tuple[str, ...] = ()
@@ -248,8 +262,8 @@ class Match(_Part):
 class Effect(_Part):
     """What is earned on the lines that count: exactly one of these. What was not paid with money earns nothing.
 
-    `multiply` and `per_unit` are on money. `fixed` needs some money. Of `fixed_per_item` a line has quantity x money /
-    amount items, summed exactly and floored once.
+    `multiply` and `per_unit` are on money, points per 1.00 at home. `fixed` needs some money. Of `fixed_per_item` a
+    line has quantity x money / amount items, summed exactly and floored once.
     """
 
     multiply: Multiplier | None = None
@@ -355,6 +369,7 @@ class ProgramDocument(_Part):
 
     program: Identity
     points: Points = Points()
+    currencies: tuple[ListedCurrency, ...] = Field(default=(), max_length=200)
     tiers: tuple[Tier, ...] = (Tier(code="basic", name="Basic"),)
     tier_policy: TierPolicy = TierPolicy()
     campaigns: tuple[Campaign, ...] = ()

@@ -11,6 +11,7 @@ from rules import counters
 from rules.codec import instant_text, lots_document, quantity_text
 from rules.command import Line, Receipt, RecordPurchase
 from rules.counting import count
+from rules.currency import Currency
 from rules.detail import PurchaseDetail
 from rules.document import LineDocument, PurchaseDocument, ReceiptDocument, explained_rows
 from rules.draft import Draft
@@ -30,20 +31,20 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     Limits and tiers are of the member's state, so they are those of `program`, which is in force now.
     """
     ruling = program.at(command.occurred_at)
-    refused = wrong_store(command.receipt, ruling) or _wrong_currency(command, ruling)
-    if refused:
-        return refused
+    refused, currency = wrong_store(command.receipt, ruling), ruling.currencies.get(command.currency)
+    if refused or currency is None:
+        return refused or _wrong_currency(command, ruling)
     draft = Draft(account)
-    payment = pay(draft, command, ruling, facts)
+    payment = pay(draft, command, currency, facts)
     if isinstance(payment, Refused):
         return payment
     paid = paid_amounts(command, payment) if payment.points else (0,) * len(command.lines)
     basket = _basket(account, command, ruling, paid, facts)
-    coupons = _coupons(command, basket, ruling)
+    coupons = _coupons(command, basket, currency)
     if isinstance(coupons, Refused):
         return coupons
-    referral = _referral(basket, ruling)
-    earning = earn(basket, ruling, coupons, referral.get("newcomer", 0), limits=program.points.limits)
+    referral = _referral(basket, ruling, currency)
+    earning = earn(basket, currency, coupons, referral.get("newcomer", 0), limits=program.points.limits)
     expires_at = draft.expires_at(ruling, command.occurred_at)
     available_at = _still_ahead(ruling.available_at(command.occurred_at), command.received_at)
     parts = [(component.points, component.reason) for component in earning.components]
@@ -55,6 +56,8 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     entry = _entry(draft, command, payment, earning, referral)
     document = _document(command, earning, payment, paid, (expires_at, available_at))
     document["counted"] = noted
+    if currency.abroad:
+        document["home"] = currency.abroad
     receipt = receipt_document(command.receipt)
     entry = entry.decided_by(ruling.version, in_force=program.version)
     return Accepted(entry, Purchase(entry.version, receipt, command.occurred_at, document), earning.explanation)
@@ -67,6 +70,7 @@ def _basket(account: Account, command: RecordPurchase, program: Program, paid: S
         command.lines,
         amounts,
         sum(amounts),
+        program.currencies[command.currency].abroad,
         command.receipt.store,
         program.tiers[program.rank(account.tier.code)].code,
         command.occurred_at,
@@ -77,11 +81,11 @@ def _basket(account: Account, command: RecordPurchase, program: Program, paid: S
     )
 
 
-def _coupons(command: RecordPurchase, basket: Basket, program: Program) -> list[Offer] | Refused:
+def _coupons(command: RecordPurchase, basket: Basket, currency: Currency) -> list[Offer] | Refused:
     """The coupons shown; one that is unknown, over, used up or shown twice refuses the purchase."""
     offers: list[Offer] = []
     for index, code in enumerate(command.coupons):
-        offer = program.coupons.get(code.upper())
+        offer = currency.coupons.get(code.upper())
         if offer is None or offer in offers:
             words = "no such coupon" if offer is None else "this coupon is shown twice"
             return Refused(Reason.UNKNOWN_COUPON, words, f"/coupons/{index}")
@@ -92,12 +96,12 @@ def _coupons(command: RecordPurchase, basket: Basket, program: Program) -> list[
     return offers
 
 
-def _referral(basket: Basket, program: Program) -> dict[str, int]:
+def _referral(basket: Basket, program: Program, currency: Currency) -> dict[str, int]:
     """The referrer and both bonuses, when this is the first purchase of a member whom somebody brought."""
     referrer, terms = basket.counters.get("referred_by"), program.referral
     if referrer is None or terms is None or not counters.is_newcomer(basket.counters):
         return {}
-    if not basket.money or basket.money < terms.min_amount:
+    if not basket.money or basket.money < currency.referral_min_amount:
         return {}
     return {"referrer": referrer, "points": terms.referrer, "newcomer": terms.newcomer}
 
@@ -208,7 +212,6 @@ def _still_ahead(moment: datetime | None, now: datetime) -> datetime | None:
     return moment if moment and moment > now else None
 
 
-def _wrong_currency(command: RecordPurchase, program: Program) -> Refused | None:
-    if command.currency == program.currency:
-        return None
-    return Refused(Reason.MALFORMED, f"this program counts in {program.currency}, not {command.currency}", "/currency")
+def _wrong_currency(command: RecordPurchase, program: Program) -> Refused:
+    takes = ", ".join(program.currencies)
+    return Refused(Reason.MALFORMED, f"this program counts in {takes}, not {command.currency}", "/currency")

@@ -6,7 +6,7 @@ from rules.codec import instant, instant_text, parse_lots, quantity_text
 from rules.command import ReturnPurchase
 from rules.counting import count_out, is_undone
 from rules.detail import ReturnDetail
-from rules.document import PurchaseDocument, ReturnDocument, ReversedDocument, payment_of
+from rules.document import PurchaseDocument, ReturnDocument, ReversedDocument, at_home, payment_of
 from rules.draft import Draft
 from rules.facts import Facts
 from rules.outcome import Accepted, Outcome, Purchase, Reason, Refused
@@ -29,7 +29,8 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
         return Refused(Reason.PURCHASE_NOT_FOUND, f"store {command.receipt.store!r} has no such purchase")
     document = purchase.document.copy()
     document["lines"] = [line.copy() for line in document["lines"]]
-    money_before = money_back(document)
+    home = document.get("home")
+    money_before = at_home(home, money_back(document))
     ruling = program.at(command.occurred_at)
     refused = wrong_store(command.receipt, ruling) or bring_back(document["lines"], _returned(command))
     if refused:
@@ -49,7 +50,7 @@ def return_purchase(account: Account, command: ReturnPurchase, program: Program,
         told["points_forgiven"] = forgiven
     document["returns"] = [*document["returns"], _return_document(command, draft.version, told)]
     returned = Purchase(purchase.version, purchase.receipt, purchase.occurred_at, document)
-    change = {"points": undone, "amount": money_back(document) - money_before}
+    change = {"points": undone, "amount": at_home(home, money_back(document)) - money_before}
     counted = count_out(draft.counters, returned, change, program)
     draft.tier, draft.counters = fallen(account, counted, program, command.received_at)
     detail: ReturnDetail = _detail(returned, facts, policy)

@@ -58,7 +58,7 @@ _POSTING_ALWAYS: Final = 5
 _COUNTED: Final = ("day", "applied", "applied_on", "metric", "unsettled")
 _COUNTED_ALWAYS: Final = 3
 _PURCHASE: Final = ("currency", "amount", "money", "points_earned", "expires_at", "available_at")
-_REST: Final = ("coupons", "payment", "rounded_once")
+_REST: Final = ("coupons", "home", "payment", "rounded_once")
 _EMPTY: Final = (None, [], {})
 
 

@@ -131,7 +131,8 @@ class Member:
 def purchase(
     *lines: Line, at: datetime = NOW, received_at: datetime | None = None, store: str = "330", **more: Any
 ) -> RecordPurchase:
-    return RecordPurchase(Receipt(store, "1", "r"), "EUR", lines, at, received_at or at, **more)
+    currency = more.pop("currency", "EUR")
+    return RecordPurchase(Receipt(store, "1", "r"), currency, lines, at, received_at or at, **more)
 
 
 def returned(version: int, *lines: tuple[int, Any], at: datetime | None = None) -> ReturnPurchase:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from rules.command import Line
+from rules.currency import Currency
 from rules.document import PurchaseDocument, explanation_of, payment_of
 from rules.earn import share
 from rules.offer import weigh
@@ -17,9 +18,23 @@ from rules.stored import not_applied_of
 
 Weighed = tuple[int, tuple[int, ...]]
 """Points, and each line's weight in them."""
+Terms = tuple[Program, Currency]
+"""A program, and the one of its currencies that a basket is in."""
 
 
-def wrong_payment(document: PurchaseDocument, program: Program) -> Iterator[str]:
+def wrong_basket(document: PurchaseDocument, program: Program) -> Iterator[str]:
+    """A basket is in a currency of its program, counts at its rate, and was paid and earned by its formulas."""
+    currency = program.currencies.get(document["currency"])
+    if currency is None:
+        yield f"is in {document['currency']}, its program counts in {', '.join(program.currencies)}"
+        return
+    if document.get("home") != currency.abroad:
+        yield f"counts as {document.get('home')} at home, by its program as {currency.abroad}"
+    yield from wrong_payment(document, currency)
+    yield from wrong_earning(document, program)
+
+
+def wrong_payment(document: PurchaseDocument, currency: Currency) -> Iterator[str]:
     """No point was spent for nothing, and what points paid was taken off the lines in proportion."""
     due = sum(line["amount"] for line in document["lines"])
     payment = payment_of(document)
@@ -27,10 +42,10 @@ def wrong_payment(document: PurchaseDocument, program: Program) -> Iterator[str]
     told = document["amount"], document.get("money")
     if told != (due, due - amount):
         yield f"its lines come to {due}, {amount} of it paid with points; it says {told}, all and in money"
-    if amount != min(program.amount_of(points), due):
+    if amount != min(currency.amount_of(points), due):
         yield f"{points} points paid {amount} of {due}"
-    if program.points.worth and points != program.points_for(amount):
-        yield f"{points} points paid {amount}, which takes {program.points_for(amount)}"
+    if currency.worth and points != currency.points_for(amount):
+        yield f"{points} points paid {amount}, which takes {currency.points_for(amount)}"
     if not points:
         return
     amounts = [line["amount"] for line in document["lines"]]
@@ -45,7 +60,7 @@ def wrong_payment(document: PurchaseDocument, program: Program) -> Iterator[str]
 
 def wrong_earning(document: PurchaseDocument, program: Program) -> Iterator[str]:
     """Each reason gave what its formula gives on the money paid, less where a limit said so, shared by weight."""
-    lines = document["lines"]
+    lines, currency = document["lines"], program.currencies[document["currency"]]
     amounts = tuple(line["amount"] - line.get("paid_amount", 0) for line in lines)
     bought = tuple(Line(line["sku"], Decimal(line["quantity"]), line["amount"], line["category"]) for line in lines)
     told = Counter[str]()
@@ -53,7 +68,7 @@ def wrong_earning(document: PurchaseDocument, program: Program) -> Iterator[str]
         parts = tuple(line["earned"].get(reason, 0) for line in lines)
         points = sum(parts)
         told[_name(reason)] += points
-        gives, weights = _weighed(reason, bought, amounts, program)
+        gives, weights = _weighed(reason, bought, amounts, (program, currency))
         if points != gives and not (points < gives and _limited(document, reason)):
             yield f"earned {points} points by {reason}, which gives {gives}"
         elif parts != share(points, weights):
@@ -73,15 +88,16 @@ def wrong_not_applied(document: PurchaseDocument, detail: dict[str, Any]) -> Ite
         yield f"tells {detail['not_applied']} as not applied, explains {gave_nothing}"
 
 
-def _weighed(reason: str, lines: tuple[Line, ...], amounts: tuple[int, ...], program: Program) -> Weighed:
+def _weighed(reason: str, lines: tuple[Line, ...], amounts: tuple[int, ...], terms: Terms) -> Weighed:
     """What a reason gives before limits, and each line's weight in it."""
+    program, currency = terms
     kind, _, code = reason.partition(":")
     if kind in {"base", "tier"}:
-        numerator, denominator = program.base_ratio if kind == "base" else program.tier_ratios.get(code, (0, 1))
+        numerator, denominator = currency.base_ratio if kind == "base" else currency.tier_ratios.get(code, (0, 1))
         return sum(amounts) * numerator // denominator, amounts
     if kind == "referral":
         return program.referral.newcomer if program.referral and any(amounts) else 0, amounts
-    offer = program.offers.get(reason)
+    offer = currency.offer(reason)
     weighed = weigh(offer, lines, amounts) if offer else "the program has no such offer"
     return (0, amounts) if isinstance(weighed, str) else weighed
 

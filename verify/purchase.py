@@ -11,7 +11,7 @@ from rules.program import Program
 from rules.reversal import came_back_whole, quantities_of, reasons_of, thousandths, undone
 from rules.text import composed
 from shard_router.member_id import format_member_id
-from verify.basket import wrong_earning, wrong_not_applied, wrong_payment
+from verify.basket import wrong_basket, wrong_not_applied
 from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
 from verify.stream import Row, attempt
 
@@ -155,8 +155,7 @@ def _wrong_with(
     yield from _wrong_earned(document, entry)
     yield from _wrong_paid(document, entry)
     if program is not None and "money" in document:  # baskets of old were decided by other formulas
-        yield from wrong_payment(document, program)
-        yield from wrong_earning(document, program)
+        yield from wrong_basket(document, program)
         yield from wrong_not_applied(document, entry.detail)
     yield from _wrong_returns(document, returns)
     yield from _wrong_consequences(document, entry, returns)

@@ -160,9 +160,9 @@ def test_nothing_is_earned_where_no_money_was_paid(
 ) -> None:
     member = Member(rules, referrer=99)
     member.ok(AdjustPoints(50_000, "gift", NOW))
-    needed = rules.points_for(sum(one.amount for one in basket))
+    needed = rules.home.points_for(sum(one.amount for one in basket))
     points = data.draw(st.sampled_from([0, needed, needed // 2]))
-    part = rules.points_for(rules.amount_of(points))  # what pays something
+    part = rules.home.points_for(rules.home.amount_of(points))  # what pays something
     entry = member.buy(*basket, coupons=data.draw(st.sampled_from([(), ("SAVE",)])), pay_with_points=part)
     document = member.purchases[entry.version].document
     for one in document["lines"]:
@@ -182,7 +182,7 @@ def test_paying_with_points_never_earns_more(rules: Program, basket: tuple[Line,
     for member in members:
         member.ok(AdjustPoints(50_000, "gift", NOW))
     due = sum(one.amount for one in basket)
-    part = rules.points_for(min(rules.amount_of(points), due))
+    part = rules.home.points_for(min(rules.home.amount_of(points), due))
     in_money = members[0].buy(*basket)
     in_points = members[1].buy(*basket, pay_with_points=part)
     earned_points = [entry.detail.get("points_earned", entry.points) for entry in (in_money, in_points)]

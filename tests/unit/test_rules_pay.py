@@ -167,10 +167,10 @@ def worth_program(worth: tuple[int, int]) -> Program:
 @given(st.integers(0, 10**6), worths)
 def test_points_for_is_the_fewest_points_that_pay_an_amount(amount: int, worth: tuple[int, int]) -> None:
     rules = worth_program(worth)
-    fewest = rules.points_for(amount)
+    fewest = rules.home.points_for(amount)
     assert fewest == ceil(amount * worth[0] / worth[1])
-    assert rules.amount_of(fewest) >= amount
-    assert not amount or rules.amount_of(fewest - 1) < amount
+    assert rules.home.amount_of(fewest) >= amount
+    assert not amount or rules.home.amount_of(fewest - 1) < amount
 
 
 @LAW
@@ -191,8 +191,8 @@ def test_no_point_is_spent_for_nothing_and_none_is_lost(
     assert isinstance(outcome, Entry)
     payment = member.purchases[outcome.version].document.get("payment", {"points": 0, "amount": 0})
     spent, amount = payment["points"], payment["amount"]
-    assert spent == member.program.points_for(amount) <= member.program.points_for(due)
-    assert amount == min(due, member.program.amount_of(spent))
+    assert spent == member.program.home.points_for(amount) <= member.program.home.points_for(due)
+    assert amount == min(due, member.program.home.amount_of(spent))
     assert spent >= points
     assert (member.now.spent, member.now.held) == (spent, 0)
     assert member.now.available == before.available + sum(holds) - spent

@@ -16,7 +16,7 @@ def test_the_default_program_is_valid_and_keeps_its_stores() -> None:
     assert {"berlin-mitte", "paris-bastille", "330", "367", "tokyo-ginza", "singapore-orchard"} == set(program.stores)
     assert [tier.code for tier in program.tiers] == ["basic", "silver", "gold"]
     assert {"FUEL", "PRODUCE", "PASTRY", "DRUG GM", "FLORAL"} <= {
-        category for offer in program.campaigns for category in offer.categories
+        category for offer in program.home.campaigns for category in offer.categories
     }
 
 
@@ -36,6 +36,14 @@ def test_the_default_program_is_valid_and_keeps_its_stores() -> None:
         ("threshold = 3000", "threshold = 1000", "tiers.3.threshold: two tiers at 1000"),
         ('time_zone = "Europe/Berlin"', 'time_zone = "Berlin"', "no time zone 'Berlin'; write one like Europe/Berlin"),
         ('currency = "EUR"', 'currency = "EURO"', "no currency 'EURO' in ISO 4217"),
+        ('code = "USD"', 'code = "EUR"', "currencies.1.code: EUR is the home currency; its per_unit and"),
+        ('code = "SGD"', 'code = "JPY"', "currencies.3.code: 'JPY' stands there twice"),
+        ('code = "USD"', 'code = "US$"', "currencies.1.code: no currency 'US$' in ISO 4217"),
+        ('per_unit = "0.9"', 'per_unit = "0"', "currencies.1.per_unit: Input should be greater than 0"),
+        ('per_unit = "0.9"', "per_unit = 0.9", "currencies.1.per_unit: write the exact decimal as a string"),
+        ('per_unit = "1" ', 'per_unit = "0" ', "points.per_unit: with [[currencies]] it must be above 0"),
+        ("worth = { points = 100, amount = 110 }", "", "currencies.1.worth: is missing; write worth = { points"),
+        ("worth = { points = 100, amount = 100 }", "", "points.worth: is missing; points pay in every"),
         ('region = "ap"\nlat = 1.3', 'region = "ap"\nlat = 91.3', "stores.6.lat: Input should be less than"),
         ('"Asia/Tokyo"', '"Tokyo"', "stores.5.time_zone: no time zone 'Tokyo'; write one like Europe/Berlin"),
         ("per_day = 10000 ", "per_day = -1 ", "transfers.per_day: Input should be greater"),
@@ -93,7 +101,7 @@ def test_codes_of_coupons_differ_in_more_than_capitals_unless_they_are_in_force(
 def test_texts_that_are_compared_are_composed_and_trimmed() -> None:
     match = 'match = { categories = ["Ka\u0308se "], skus = ["e\u0301"] }'
     program = parse_program(SOURCE + f'\n[[campaigns]]\ncode = "cheese"\n{match}\neffect = {{ fixed = 1 }}\n')
-    assert (program.campaigns[-1].categories, program.campaigns[-1].skus) == ({"Käse"}, {"é"})
+    assert (program.home.campaigns[-1].categories, program.home.campaigns[-1].skus) == ({"Käse"}, {"é"})
 
 
 def test_every_mistake_is_told_in_the_order_of_the_file() -> None:
