@@ -25,10 +25,6 @@ class Quorum:
         """Whether any may take the primary's place."""
         return bool(self._whole)
 
-    def is_whole(self, name: str) -> bool:
-        """Whether this one may take the primary's place."""
-        return name in self._whole
-
     def ended(self, name: str, *, lost: bool) -> None:
         """A standby was killed, for certain; its data are gone if lost."""
         self._ended[name] = None
