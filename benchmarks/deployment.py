@@ -1,13 +1,13 @@
 """The system under load as a client sees it: the nodes of each region, and credentials."""
 
 import asyncio
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import orjson
 
+from benchmarks.turns import Turns
 from benchmarks.wire import Client, WireError
 
 _PURCHASES: Final = "/v1/purchases"
@@ -20,21 +20,25 @@ class DeploymentError(Exception):
 
 
 class RegionClients:
-    """Clients of one region's nodes. A request goes to the next node of its side, as behind any balancer."""
+    """Clients of one region's nodes. A request goes to the next node of its side that is well."""
 
     def __init__(self, commands: Sequence[Client], queries: Sequence[Client]) -> None:
-        self.clients = [*commands, *queries]
-        self._commands, self._queries = itertools.cycle(commands), itertools.cycle(queries)
+        self._commands, self._queries = Turns(commands), Turns(queries)
 
     @property
     def command(self) -> Client:
         """The next command node's."""
-        return next(self._commands)
+        return self._commands.next
 
     @property
     def query(self) -> Client:
         """The next query node's."""
-        return next(self._queries)
+        return self._queries.next
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._commands.close()
+        self._queries.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,7 @@ class Deployment:
     def close(self) -> None:
         """Close the connections."""
         for region in self.regions.values():
-            for client in region.clients:
-                client.close()
+            region.close()
 
 
 async def _ask(client: Client) -> tuple[Client, str, dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""A till in forty lines: each sale has one effect, whatever the network does. till.py NODE KEY CARD STORE [NODE ...]"""
+"""A whole till: each sale has one effect, whatever the network does. till.py NODE KEY CARD STORE [NODE ...]"""
 
-import itertools
 import json
+import random
 import sys
 import time
 import urllib.error
@@ -9,16 +9,19 @@ import urllib.request
 from datetime import datetime, timezone
 
 AGAIN = {429, 503}  # and 409 in_progress: the same key and body again, at any node
+TIMEOUT_S, LEFT_ALONE_S = 3, 30.0  # a node that gives no answer, and one that gave none
+left_alone = {}  # node -> until when it is asked last
 
 
 def post(nodes, key, path, body, idempotency_key, patience_s=60.0):
     """Send until there is an answer that a till can act on; (status, answer)."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Idempotency-Key": idempotency_key}
     until, pause_s = time.monotonic() + patience_s, 0.2
-    for node in itertools.cycle(nodes):
+    while True:
+        node = min(nodes, key=lambda node: max(left_alone.get(node, 0.0), time.monotonic()))  # the first that is well
         try:
             request = urllib.request.Request(node + path, json.dumps(body).encode(), headers)
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refused:
             problem = json.load(refused)
@@ -26,9 +29,10 @@ def post(nodes, key, path, body, idempotency_key, patience_s=60.0):
                 return refused.code, problem  # final: show `detail`, the cashier decides
         except (OSError, ValueError):
             pass  # no answer, or half of one: nobody knows, so the same key again
+        left_alone[node] = time.monotonic() + LEFT_ALONE_S
         if time.monotonic() > until:
             raise TimeoutError(f"{idempotency_key} stays in the queue of this till and is sent again later")
-        time.sleep(pause_s)
+        time.sleep(pause_s * random.uniform(0.5, 1.0))  # a whole shop must not come back at once
         pause_s = min(pause_s * 2, 5.0)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientError, ClientSession
 
+from benchmarks.turns import Turns
+from benchmarks.wire import Client
 from shard_router.member_id import parse_member_id
 from tests.command_node import RunningNode, running_nodes
 from tests.conftest import eventually
@@ -105,10 +107,37 @@ async def test_a_node_that_hangs_is_left_alone_its_members_are_served_and_it_is_
         assert {reply.json["account"]["balance"]["available"] for reply in replies} == {3}
 
 
+async def test_the_load_leaves_out_a_node_that_hangs_and_takes_it_back(database: str, tmp_path: Path) -> None:
+    async with running_nodes(database, tmp_path, count=1, dead=1) as (node,), process_of_node(tmp_path) as other:
+        here, there = (Client(url, "") for url in topology_of(tmp_path))
+        turns = Turns([here, there])
+
+        async def both() -> bool:
+            return {turns.next, turns.next} == {here, there}
+
+        async def one() -> bool:
+            return (turns.next, turns.next) == (here, here)
+
+        try:
+            assert here.base_url == node.url
+            assert await both()
+            other.send_signal(signal.SIGSTOP)
+            await eventually(one)
+            other.send_signal(signal.SIGCONT)
+            await eventually(both)
+        finally:
+            turns.close()
+
+
+def topology_of(folder: Path) -> list[str]:
+    """The command nodes that the topology lists."""
+    return json.loads((folder / "topology.json").read_text())["regions"]["eu"]["command"]
+
+
 @asynccontextmanager
 async def process_of_node(folder: Path) -> AsyncGenerator[asyncio.subprocess.Process]:
     """The second node that the topology lists."""
-    url = json.loads((folder / "topology.json").read_text())["regions"]["eu"]["command"][1]
+    url = topology_of(folder)[1]
     settings = {"region": "eu", "port": url.rpartition(":")[2], "address": url, "overload_delay_ms": "60000"}
     paths = {name: str(folder / f"{name}.json") for name in ("topology", "credentials")}
     env = os.environ | {f"LOYALTY_{name.upper()}": value for name, value in (settings | paths).items()}

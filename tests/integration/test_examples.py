@@ -1,8 +1,10 @@
 """The examples of the documents do what they say: a till that sends again, a page of another origin."""
 
 import asyncio
+import runpy
 import shutil
 import sys
+from asyncio import StreamWriter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +45,28 @@ async def test_the_till_sells_though_its_first_node_is_gone(database: str, tmp_p
         till = (sys.executable, str(EXAMPLES / "till.py"), gone, node.keys["service"], card, "330", node.url)
         code, output = await output_of(*till)
         assert (code, output.split()[0]) == (0, "201"), output
+
+
+async def test_the_till_asks_a_node_last_that_gave_no_answer(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    till = runpy.run_path(str(EXAMPLES / "till.py"))
+    monkeypatch.setitem(till["post"].__globals__, "TIMEOUT_S", 0.3)
+    asked: list[StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: asked.append(writer), "127.0.0.1", 0)
+    async with running_command_node(database, tmp_path) as node, silent:
+        nodes = [f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}", node.url]
+        member = await node.enrol(name="Ada")
+        body = {"member": {"card": member["card"]}, "points": 5, "reason": "Kulanz"}
+        for key in ("one", "two"):
+            status, answer = await asyncio.to_thread(
+                till["post"], nodes, node.keys["admin"], "/v1/adjustments", body, key
+            )
+            assert status == 201, answer
+        assert answer["account"]["balance"]["available"] == 10
+        assert len(asked) == 1
+        for writer in asked:
+            writer.close()
 
 
 @pytest.fixture

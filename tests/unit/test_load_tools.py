@@ -98,11 +98,12 @@ async def test_nobody_there_is_a_connect_error() -> None:
     assert raised.value.kind == "connect"
 
 
-def test_every_node_of_a_region_has_its_turn() -> None:
+async def test_every_node_of_a_region_has_its_turn() -> None:
     nodes = {"command_nodes": ["http://c1", "http://c2"], "query_nodes": ["http://q1", "http://q2", "http://q3"]}
     eu = Deployment.of_status({"keys": {"admin": "key"}, "regions": {"eu": nodes}}).regions["eu"]
     assert [eu.command.base_url for _ in range(3)] == ["http://c1", "http://c2", "http://c1"]
     assert {eu.query.base_url for _ in range(3)} == set(nodes["query_nodes"])
+    eu.close()
 
 
 def test_an_answer_without_a_problem_document_is_named_by_its_status() -> None:
