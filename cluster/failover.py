@@ -19,9 +19,8 @@ from cluster.fence import fence, is_stopped
 from cluster.login import CONNECT_TIMEOUT_S
 from cluster.pair import STATEMENTS, Pair
 from cluster.plan import ServerPlan
-from cluster.process import kill_group
 from cluster.quorum import Quorum
-from cluster.supervisor import READY, Supervisor
+from cluster.supervisor import READY, Kept, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
 from cluster.watched import DAMAGED, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
 
@@ -209,7 +208,8 @@ class Guard:
         standby = await self._chosen()  # what it had sent has arrived by now, and nothing more will
         if standby is None:
             raise ClusterError(f"no standby of {self._pair.name} provably has all that was acknowledged")
-        await self._change_roles(former, standby, rewinds=not why.startswith(DAMAGED))
+        projector = await self._supervisor.hold(self._projector)
+        await self._change_roles(former, standby, projector, rewinds=not why.startswith(DAMAGED))
         return True
 
     async def _do_without(self, why: str) -> bool:
@@ -242,9 +242,10 @@ class Guard:
         """Whether its disk lets it take the primary's place."""
         return has_room(standby.folder) and not self._watched[standby.name].damaged_pages
 
-    async def _change_roles(self, former: ServerPlan, promoted: ServerPlan, *, rewinds: bool = True) -> None:
-        """Promote and follow. The projector waits where it must: it may not meet a new primary without its slot."""
-        projector = await self._supervisor.release(self._projector)
+    async def _change_roles(
+        self, former: ServerPlan, promoted: ServerPlan, projector: Kept | None, *, rewinds: bool = True
+    ) -> None:
+        """Promote and follow. The projector, which does not run any more, is back once there is a slot for it."""
         try:
             await self._pair.promote(promoted)
             self._quorum = Quorum(standby.standby for standby in self._pair.standbys)
@@ -319,13 +320,17 @@ class Guard:
             )
             return Outcome(done=False, words=words)
         self._supervisor.note(former.name, f"{standby.name} takes its place, as asked")
-        if projector := self._supervisor.kept.get(self._projector):
-            kill_group(projector.child.pid)  # a server that stops would wait until it has all there is
-        kept = self._supervisor.kept[former.name]
-        await self._supervisor.stop([former.name])
-        await fence(kept.child, former.folder)
-        standby = await self._chosen() or standby  # it ended cleanly: it sent all it had before, to both
-        await self._change_roles(former, standby)
+        projector = await self._supervisor.hold(self._projector)  # a server that stops waits until it has all there is
+        try:
+            kept = self._supervisor.kept[former.name]
+            await self._supervisor.stop([former.name])
+            await fence(kept.child, former.folder)
+            standby = await self._chosen() or standby  # it ended cleanly: it sent all it had before, to both
+        except BaseException:
+            if projector:
+                self._supervisor.take_back(projector)
+            raise
+        await self._change_roles(former, standby, projector)
         took_s = time.monotonic() - began_at
         return Outcome(done=True, words=f"{standby.name} is the primary of {self._pair.name} (after {took_s:.1f} s)")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster.errors import StartFailed
 from cluster.process import (
+    KILL_DEADLINE_S,
     Probe,
     ProcessSpec,
     describe_exit,
@@ -196,6 +197,18 @@ class Supervisor:
         for task in kept.tasks:
             task.cancel()
         await asyncio.gather(*kept.tasks, return_exceptions=True)
+        return kept
+
+    async def hold(self, name: str) -> Kept | None:
+        """Keep a process no more, and end it at once; None when it is not kept. TimeoutError when it does not end."""
+        kept = await self.release(name)
+        if kept is not None and kept.child.returncode is None:
+            kill_group(kept.child.pid)
+            try:
+                await asyncio.wait_for(kept.child.wait(), KILL_DEADLINE_S)
+            except BaseException:
+                self.take_back(kept)
+                raise
         return kept
 
     def take_back(self, kept: Kept) -> None:

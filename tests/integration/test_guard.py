@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from cluster.plan import ServerPlan
+from cluster.process import ProcessSpec
 from tests import engine
 from tests.conftest import eventually
 from tests.pair_world import DEADLINE_S, GuardedPair, fill, guarded_pair
@@ -120,6 +122,57 @@ async def test_a_new_primary_that_freezes_while_the_former_is_brought_back_is_st
         await world.whole()
         assert world.pair.primary is second
         assert world.said("it is frozen: started anew") == 1
+
+
+# A projector that only looks: whether it meets a primary without its slot, which it would take for a restored one.
+WATCHER = """
+import asyncio, sys
+import asyncpg
+
+async def look(dsn):
+    while True:
+        await asyncio.sleep(0.01)
+        try:
+            server = await asyncpg.connect(dsn, timeout=1)
+            if await server.fetchval("SELECT NOT pg_is_in_recovery() AND NOT EXISTS "
+                                     "(SELECT FROM pg_replication_slots WHERE slot_name = 'loyalty_cdc')"):
+                print("met", flush=True)
+            await server.close(timeout=1)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pass
+
+async def main():
+    await asyncio.gather(*map(look, sys.argv[1:]))
+
+asyncio.run(main())
+"""
+
+
+async def test_the_projector_meets_no_new_primary_without_its_slot() -> None:
+    async with guarded_pair() as world:
+        async with world.session(database="loyalty") as database:
+            slot = "SELECT pg_create_logical_replication_slot('loyalty_cdc', 'pgoutput', false, false, true)"
+            await database.execute(slot)
+        name, log = f"{world.pair.name}-cdc", world.pair.log("watcher")
+        command = (sys.executable, "-c", WATCHER, *map(world.pair.url, world.pair.servers))
+        await world.supervisor.start(ProcessSpec(name=name, argv=command, log=log, probe=no_trouble))
+        try:
+            former = world.pair.primary
+            os.kill(world.pid(former), signal.SIGSTOP)
+            await world.whole()
+
+            async def is_back() -> bool:
+                return name in world.supervisor.kept and world.supervisor.kept[name].child.returncode is None
+
+            await eventually(is_back)
+            assert world.pair.primary is not former
+            assert "met" not in log.read_text()
+        finally:
+            await world.supervisor.stop([name])
+
+
+async def no_trouble() -> None:
+    return None
 
 
 async def test_where_all_are_full_nobody_is_replaced_and_it_goes_on_when_there_is_room() -> None:
