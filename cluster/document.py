@@ -6,7 +6,7 @@ because nodes adopt a higher epoch only.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
@@ -22,10 +22,11 @@ from cluster.files import write_atomic, write_json
 from cluster.plan import HOST, ZONES, ClusterPlan, NodePlan, RegionPlan, ShardPlan, make_plan
 from cluster.settings import read_settings
 from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
+from shard_router.claim_slot import ranges_of
 from shard_router.document import read_document
 from shard_router.errors import DocumentError
 from shard_router.login import Logins, read_logins
-from shard_router.topology import RegionState, TopologyDocument
+from shard_router.topology import RegionState, Topology, TopologyDocument
 
 KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
 
@@ -173,26 +174,60 @@ def _shard_row(shard: ShardPlan) -> dict[str, Any]:
 
 def write_states(documents: Documents, states: Mapping[str, RegionState]) -> None:
     """Change the states of regions in the topology."""
-    known = read_document(documents.topology, TopologyDocument).model_dump(mode="json", exclude={"epoch", "claims"})
-    write_topology(documents.topology, known, states)
+    write_topology(documents.topology, _known_content(documents), states)
+
+
+def write_claim_slots(documents: Documents, table: Sequence[str]) -> None:
+    """Say which shard keeps which claim slots, from now on in so many words."""
+    document = read_document(documents.topology, TopologyDocument)
+    content = document.model_copy(update={"claim_slots": ranges_of(table)}).model_dump(mode="json")
+    if content != document.model_dump(mode="json"):
+        _write(documents.topology, content | {"epoch": document.epoch + 1})
+
+
+def _known_content(documents: Documents) -> dict[str, Any]:
+    document = read_document(documents.topology, TopologyDocument)
+    return document.model_dump(mode="json", include={"regions", "shards"})
 
 
 def write_topology(path: Path, content: dict[str, Any], states: Mapping[str, RegionState] | None = None) -> None:
-    """Write the topology (without its epoch) under a higher epoch, unless the file already says the same."""
+    """Write the topology (without its epoch) under a higher epoch, unless the file already says the same.
+
+    Which regions were the first, and what of their claims has moved, the file knows and nobody else.
+    """
     known = read_document(path, TopologyDocument) if path.exists() else None
     for name, row in content["regions"].items():
         before_it = known.regions.get(name) if known else None
         row["state"] = (states or {}).get(name) or (before_it.state if before_it else "active")
     before: dict[str, Any] = known.model_dump(mode="json") if known else {"epoch": 0}
     epoch: int = before.pop("epoch")
-    # The regions of the first start keep the claims for ever: a new one must not change where they are looked for.
-    claims: list[str] = before.get("claims") or sorted(content["regions"])
-    gone = [name for name in claims if name not in content["regions"]]
-    if gone:
-        raise ClusterError(f"region {gone[0]} keeps identifiers of members and must stay: name it in --regions too")
-    content = {**content, "claims": claims}
+    claims: list[str] = before.get("claims") or content.get("claims") or sorted(content["regions"])
+    content = {**content, "claims": claims, "claim_slots": _claim_slots(known, content, claims)}
     if before != content:
-        write_json(path, {"epoch": epoch + 1, **content}, mode=0o600)
+        _write(path, {"epoch": epoch + 1, **content})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """As long as no claim has moved, versions before can read it too."""
+    shown = {name: value for name, value in content.items() if name != "claim_slots" or value}
+    write_json(path, shown, mode=0o600)
+
+
+def _claim_slots(known: TopologyDocument | None, content: dict[str, Any], claims: list[str]) -> dict[str, Any]:
+    """Where claims lie stays as it is, whatever becomes of regions and shards; ClusterError when it cannot."""
+    if known is None:
+        return content.get("claim_slots") or {}
+    table = Topology(known).claim_shards
+    if gone := set(table) - content["shards"].keys():
+        raise ClusterError(
+            f"shard {min(gone)} keeps identifiers of members and must stay: name its region in --regions too,"
+            " or have it drained first"
+        )
+    if not known.claim_slots:
+        new = Topology(TopologyDocument.model_validate({**content, "epoch": 1, "claims": claims, "claim_slots": {}}))
+        if new.claim_shards == table:
+            return {}
+    return {shard: [list(pair) for pair in pairs] for shard, pairs in ranges_of(table).items()}
 
 
 def _write_node(plan: ClusterPlan, node: NodePlan, region: str, extra: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from cluster.system import System, apply_again, ensure_program
 from edge.decision import WHOLE
 from service.health import EPOCH_METRIC
 from shard_router.errors import DocumentError
-from shard_router.topology import TopologyDocument, read_topology
+from shard_router.topology import Topology, TopologyDocument, read_topology
 
 TOPIC: Final = "region"
 ADD_DEADLINE_S: Final = 240.0
@@ -153,7 +153,9 @@ class Growth:
         topology = self._must_exist(name)
         if topology.regions[name].state != "draining":
             raise ClusterError(f"{name} still takes members: `loyalty region drain {name}` first")
-        if name in topology.claims:
+        if set(Topology(topology).claim_shards) & {
+            shard for shard, row in topology.shards.items() if row.region == name
+        }:
             raise ClusterError(f"{name} keeps identifiers of members of all regions and must stay")
         region = self.system.region(name)
         await self._must_be_empty(region)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from shard_router.errors import ProblemError
-from shard_router.member_id import SLOT_COUNT
 from shard_router.pool import Connection, ShardPools
 from shard_router.statement import load_statements
 from shard_router.topology import TopologyWatch
@@ -139,16 +138,17 @@ class Directory:
             yield connection
 
     def place_of(self, identifier: Identifier) -> str:
-        """The shard that keeps an identifier's claim: the hash picks a region, then a slot of it."""
-        return self._place(blake2b("\0".join(identifier).encode(), digest_size=8).digest())
+        """The shard that keeps an identifier's claim, as the topology has it."""
+        return self._topology.current.claim_shards[self.slot_of(identifier)]
 
     def place_of_hash(self, text: str) -> str:
-        """The shard that keeps a keyed hash (hex): it picks likewise, so its place tells nothing of what was hashed."""
-        return self._place(bytes.fromhex(text)[:8])
+        """The shard that keeps a keyed hash (hex), likewise."""
+        return self._topology.current.claim_shards[self.slot_of_hash(text)]
 
-    def _place(self, digest: bytes) -> str:
-        topology = self._topology.current
-        regions = topology.claim_regions
-        region = regions[int.from_bytes(digest[:4], "big") % len(regions)]
-        number = topology.document.regions[region].number
-        return topology.shard_at(number, int.from_bytes(digest[4:], "big") % SLOT_COUNT)
+    def slot_of(self, identifier: Identifier) -> int:
+        """The claim slot of an identifier."""
+        return self._topology.current.claim_slot(blake2b("\0".join(identifier).encode(), digest_size=8).digest())
+
+    def slot_of_hash(self, text: str) -> int:
+        """The claim slot of a keyed hash (hex): it picks likewise, so its place tells nothing of what was hashed."""
+        return self._topology.current.claim_slot(bytes.fromhex(text)[:8])

@@ -13,6 +13,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from shard_router.card import parse_card
+from shard_router.claim_slot import claim_slot, table_of
 from shard_router.document import parse_document, read_document
 from shard_router.errors import DocumentError, MalformedIdError, TopologyError
 from shard_router.login import Logins, complete
@@ -56,7 +57,9 @@ class TopologyDocument(BaseModel):
     regions: dict[str, Region]
     shards: dict[str, Shard]
     claims: list[str] = []
-    """Regions that keep the claims of identifiers, in an order that never changes; a later region keeps none."""
+    """The regions of the first start, in an order that never changes: as many times their slots are the claim slots."""
+    claim_slots: dict[str, list[tuple[int, int]]] = {}
+    """Which shard keeps which claim slots; empty where each lies in its first region still, as its hash says."""
 
 
 class Topology:
@@ -67,13 +70,12 @@ class Topology:
         self.epoch = document.epoch
         self.region_of_number = {region.number: name for name, region in document.regions.items()}
         _check_regions(document)
-        self.claim_regions = document.claims or sorted(document.regions)
-        missing = [name for name in self.claim_regions if name not in document.regions]
-        if missing:
-            raise TopologyError(f"claims: region {missing[0]} keeps identifiers of members and must stay")
         self._shards: dict[int, list[str]] = {
             number: _slot_table(document, name) for number, name in self.region_of_number.items()
         }
+        self.first_regions = document.claims or sorted(document.regions)
+        self.claim_shards = self._claim_table()
+        """The shard that keeps each claim slot."""
 
     def shard_of(self, member_id: int) -> str:
         """The name of the shard that holds a member; MalformedIdError for a region that does not exist."""
@@ -102,6 +104,22 @@ class Topology:
     def shards_in(self, region: str) -> list[str]:
         """Names of the shards of a region, in the document's order."""
         return [name for name, shard in self.document.shards.items() if shard.region == region]
+
+    def claim_slot(self, digest: bytes) -> int:
+        """The claim slot of a hash of eight bytes; it never changes."""
+        return claim_slot(digest, len(self.claim_shards))
+
+    def _claim_table(self) -> list[str]:
+        if self.document.claim_slots:
+            table = table_of(self.document.claim_slots, len(self.first_regions) * SLOT_COUNT)
+            if gone := set(table) - self.document.shards.keys():
+                raise TopologyError(f"claim_slots: shard {min(gone)} keeps identifiers of members and must stay")
+            return table
+        for name in self.first_regions:
+            if name not in self.document.regions:
+                raise TopologyError(f"claims: region {name} keeps identifiers of members and must stay")
+        numbers = [self.document.regions[name].number for name in self.first_regions]
+        return [shard for number in numbers for shard in self._shards[number]]
 
 
 def parse_topology(text: str | bytes) -> Topology:

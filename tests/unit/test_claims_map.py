@@ -1,19 +1,31 @@
-"""A new region never changes where identifiers are claimed; one that keeps claims cannot go."""
+"""Where claims lie is what it was, whatever joins; slots move one by one, and what keeps some cannot go."""
 
+import json
+from collections import Counter
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cluster.document import write_topology
+from cluster.document import Documents, write_claim_slots, write_topology
 from cluster.errors import ClusterError
-from shard_router.topology import read_topology
+from shard_router.claim_slot import followed, ranges_of, shared, table_of
+from shard_router.errors import TopologyError
+from shard_router.topology import parse_topology, read_topology
 
 
-def content(*names: str) -> dict[str, object]:
+def content(*names: str, **slots: list[list[int]]) -> dict[str, Any]:
+    shards = {f"{name}-1": (name, [[0, 4095]]) for name in names} | {
+        shard: (shard.partition("-")[0], ranges) for shard, ranges in slots.items()
+    }
     return {
         "regions": {name: {"number": number, "command": [], "query": []} for number, name in enumerate(names, 1)},
         "shards": {
-            f"{name}-1": {"region": name, "slots": [[0, 4095]], "servers": [], "valkey": "redis://x"} for name in names
+            shard: {"region": region, "slots": ranges, "servers": [], "valkey": "redis://x"}
+            for shard, (region, ranges) in shards.items()
         },
     }
 
@@ -23,7 +35,80 @@ def test_a_later_region_keeps_no_claims_and_an_early_one_must_stay(tmp_path: Pat
     write_topology(file, content("eu", "us"))
     write_topology(file, content("eu", "us", "ap"))
     topology = read_topology(file)
-    assert (topology.epoch, topology.claim_regions) == (2, ["eu", "us"])
+    assert (topology.epoch, set(topology.claim_shards), len(topology.claim_shards)) == (2, {"eu-1", "us-1"}, 8192)
     with pytest.raises(ClusterError, match="must stay"):
         write_topology(file, content("eu", "ap"))
     assert read_topology(file).epoch == 2
+
+
+def test_a_claim_lies_where_versions_before_looked_for_it(tmp_path: Path) -> None:
+    """Their rule: the first half of the hash picks a region of the first start, the rest a slot of it."""
+    file = tmp_path / "topology.json"
+    halves = {"eu-1": [[0, 2047]], "eu-2": [[2048, 4095]]}
+    write_topology(file, content("eu", "us", "ap", **halves))
+    assert "claim_slots" not in json.loads(file.read_text())  # they can read it, too
+    topology = read_topology(file)
+    regions = topology.document.claims
+    for number in range(1000):
+        digest = blake2b(str(number).encode(), digest_size=8).digest()
+        region = regions[int.from_bytes(digest[:4], "big") % len(regions)]
+        before = topology.shard_at(topology.document.regions[region].number, int.from_bytes(digest[4:], "big") % 4096)
+        assert topology.claim_shards[topology.claim_slot(digest)] == before
+
+
+def test_claims_that_moved_stay_there_and_their_first_region_may_go(tmp_path: Path) -> None:
+    documents = Documents(tmp_path)
+    write_topology(documents.topology, content("eu", "us"))
+    table = read_topology(documents.topology).claim_shards
+    write_claim_slots(documents, ["us-1" for _ in table])
+    assert (read_topology(documents.topology).epoch, json.loads(documents.topology.read_text())["claim_slots"]) == (
+        2, {"us-1": [[0, 8191]]},
+    )  # fmt: skip
+    write_claim_slots(documents, ["us-1" for _ in table])
+    only = content("eu", "us")
+    del only["regions"]["eu"], only["shards"]["eu-1"]
+    write_topology(documents.topology, only)
+    topology = read_topology(documents.topology)
+    assert (topology.epoch, set(topology.claim_shards), topology.document.claims) == (3, {"us-1"}, ["eu", "us"])
+
+
+def test_a_shard_that_joins_its_region_changes_no_claim(tmp_path: Path) -> None:
+    file = tmp_path / "topology.json"
+    write_topology(file, content("eu"))
+    write_topology(file, content("eu", **{"eu-1": [[0, 2047]], "eu-2": [[2048, 4095]]}))
+    assert set(read_topology(file).claim_shards) == {"eu-1"}
+
+
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        ({"eu-1": [[0, 4094]]}, "slot 4095 is that of no shard"),
+        ({"eu-1": [[0, 4095], [7, 7]]}, "slot 7 is that of eu-1 and eu-1"),
+        ({"eu-1": [[0, 4096]]}, "eu-1 has no slots 0-4096"),
+        ({"us-1": [[0, 4095]]}, "shard us-1 keeps identifiers"),
+    ],
+)
+def test_every_claim_slot_has_one_shard_that_is_there(slots: dict[str, list[list[int]]], words: str) -> None:
+    with pytest.raises(TopologyError, match=words):
+        parse_topology(json.dumps({"epoch": 1, **content("eu"), "claim_slots": slots}))
+
+
+SHARDS = st.sampled_from(["a", "b", "c", "d"])
+
+
+@given(table=st.lists(SHARDS, min_size=1, max_size=60), keepers=st.sets(SHARDS, min_size=1))
+def test_slots_are_shared_out_evenly_and_no_more_move_than_must(table: list[str], keepers: set[str]) -> None:
+    names = sorted(keepers)
+    new = shared(table, names)
+    kept, before = Counter(new), Counter(table)
+    assert set(kept) <= keepers
+    assert max(kept[name] for name in names) - min(kept[name] for name in names) <= 1
+    moved = sum(old != now for old, now in zip(table, new, strict=True))
+    assert moved == sum(max(0, before[name] - kept[name]) for name in before)
+    assert shared(new, names) == new
+    assert table_of(ranges_of(new), len(new)) == new
+
+
+def test_a_slot_is_followed_over_every_shard_that_it_left() -> None:
+    moved = {"a": {0: "b", 1: "c"}, "b": {0: "c"}, "c": {}}
+    assert followed(["a", "a", "b", "c"], moved) == ["c", "c", "b", "c"]
