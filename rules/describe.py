@@ -4,7 +4,7 @@ from rules.codec import instant_text
 from rules.document import AccountDocument, BalanceDocument, TierDocument
 from rules.program import Program
 from rules.state import Account
-from rules.tier import qualifying
+from rules.tier import latest_day, qualifying
 
 
 def describe_account(account: Account, program: Program, member: str) -> AccountDocument:
@@ -41,7 +41,7 @@ def describe_tier(account: Account, program: Program) -> TierDocument:
     following = program.tiers[rank + 1] if rank + 1 < len(program.tiers) else None
     points = 0
     if len(program.tiers) > 1:
-        points = qualifying(account.counters, program, program.business_date(account.changed_at))
+        points = qualifying(account.counters, program, latest_day(account.counters, program, account.changed_at))
     return {
         "code": tier.code,
         "name": tier.name or tier.code,

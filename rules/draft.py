@@ -139,17 +139,17 @@ class Draft:
         source = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE
         self.post(Posting(lot.points, source, Bucket.EXPIRED, "expired", lot.expires_at, lot.available_at))
 
-    def expires_at(self, program: Program, active_at: datetime) -> datetime | None:
+    def expires_at(self, program: Program, active_at: datetime, store: str | None = None) -> datetime | None:
         """When points of an activity expire: by inactivity that is counted from the latest activity known."""
-        return program.expires_at(self._latest(active_at) if _by_inactivity(program) else active_at)
+        return program.expires_at(self._latest(active_at) if _by_inactivity(program) else active_at, store)
 
-    def keep_alive(self, program: Program, active_at: datetime) -> None:
+    def keep_alive(self, program: Program, active_at: datetime, store: str | None = None) -> None:
         """The member earned or spent: where points expire by inactivity, all that have not yet now expire later."""
         if not _by_inactivity(program):
             return
         latest = self._latest(active_at)
         self.counters = {**self.counters, "active_at": instant_text(latest)}
-        expires_at = program.expires_at(latest) or latest
+        expires_at = program.expires_at(latest, store) or latest
         for lot in self.account.lots:
             if lot.expires_at and lot.expires_at < expires_at:
                 bucket = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE

@@ -22,6 +22,7 @@ by nodes that had not yet heard of the next."""
 
 FIRST_VERSION: Final = 1
 
+_ONE_DAY: Final = timedelta(days=1)
 _DAYS_CACHED: Final = 1_000  # tills send today and the days they were offline; a replay goes day by day
 
 
@@ -51,6 +52,7 @@ class Program:
         self._zones = {store.code: ZoneInfo(store.time_zone) for store in document.stores if store.time_zone}
         self.currencies = compile_currencies(document)
         self.home = self.currencies[document.program.currency]
+        self._all_zones = frozenset({self.zone, *self._zones.values()})
         self._expiry_of = lru_cache(maxsize=_DAYS_CACHED)(self._end_of_rounded_day)
         self._ranks = {tier.code: rank for rank, tier in enumerate(self.tiers)}
 
@@ -80,9 +82,9 @@ class Program:
         """The calendar day of an instant where the program lives."""
         return moment.astimezone(self.zone).date()
 
-    def zone_of(self, store: str) -> ZoneInfo:
-        """A store's time zone."""
-        return self._zones.get(store, self.zone)
+    def zone_of(self, store: str | None) -> ZoneInfo:
+        """A store's time zone; that of the program for what happens in no store."""
+        return self._zones.get(store, self.zone) if store else self.zone
 
     def at_store(self, store: str, moment: datetime) -> datetime:
         """An instant as a store's clock shows it; its calendar day there is the business date of what it does."""
@@ -100,25 +102,36 @@ class Program:
         others = {program.at_store(store, moment).date() for program in self.in_force[before:]}
         return (day, *sorted(others - {day}))
 
-    def available_at(self, occurred_at: datetime) -> datetime | None:
-        """The start of the day on which points of a purchase become available; None: at once."""
+    def day_over(self, day: date) -> datetime:
+        """The instant at which a calendar day is over in every store."""
+        return max(start_of_day(day + _ONE_DAY, zone) for zone in self._all_zones)
+
+    def day_ended(self, moment: datetime) -> date:
+        """Which day was over at an instant of `day_over`, or at a midnight of the program, as before."""
+        day = self.business_date(moment) - _ONE_DAY
+        before = day - _ONE_DAY  # where stores are a day or more behind the program
+        return before if self.day_over(before) == moment else day
+
+    def available_at(self, occurred_at: datetime, store: str | None = None) -> datetime | None:
+        """The start of the day, at its store, on which points of a purchase become available; None: at once."""
         if not self.points.pending_days:
             return None
-        day = self.business_date(occurred_at) + timedelta(days=self.points.pending_days)
-        return start_of_day(day, self.zone)
+        zone = self.zone_of(store)
+        return start_of_day(occurred_at.astimezone(zone).date() + timedelta(days=self.points.pending_days), zone)
 
-    def expires_at(self, occurred_at: datetime) -> datetime | None:
-        """When points of a purchase expire: the last second of the rounded day; None: never."""
+    def expires_at(self, occurred_at: datetime, store: str | None = None) -> datetime | None:
+        """When points of a purchase expire: the last second of the rounded day at its store; None: never."""
         expiry = self.points.expiry
         if expiry.kind == "none":
             return None
-        local = occurred_at.astimezone(self.zone)
+        zone = self.zone_of(store)
+        local = occurred_at.astimezone(zone)
         if expiry.round == "none" and expiry.kind != "fixed_dates":
             day = add_months(local.date(), expiry.months_kept)
             return local.replace(year=day.year, month=day.month, day=day.day).astimezone(UTC)
-        return self._expiry_of(local.date())
+        return self._expiry_of(local.date(), zone)
 
-    def _end_of_rounded_day(self, day: date) -> datetime:
+    def _end_of_rounded_day(self, day: date, zone: ZoneInfo) -> datetime:
         expiry = self.points.expiry
         day = add_months(day, expiry.months_kept)
         rounding = expiry.round or ("day" if expiry.kind == "inactivity" else "month_end")
@@ -128,7 +141,7 @@ class Program:
             day = month_end(day)
         elif rounding == "year_end":
             day = date(day.year, 12, 31)
-        return end_of_day(day, self.zone)
+        return end_of_day(day, zone)
 
 
 def _version(program: Program) -> int:

@@ -353,7 +353,7 @@ class Reward(_Part):
 class Store(_Part):
     """A store and the region its tills post to. Its dates and hours are by its `time_zone`, else by the program's.
 
-    Points become available and expire by days of the program's zone, whichever store they come from.
+    So are the days on which points from there become available and expire.
     """
 
     code: Code

@@ -34,7 +34,7 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     refused, currency = wrong_store(command.receipt, ruling), ruling.currencies.get(command.currency)
     if refused or currency is None:
         return refused or _wrong_currency(command, ruling)
-    draft = Draft(account)
+    draft, store = Draft(account), command.receipt.store
     payment = pay(draft, command, currency, facts)
     if isinstance(payment, Refused):
         return payment
@@ -45,14 +45,14 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
         return coupons
     referral = _referral(basket, ruling, currency)
     earning = earn(basket, currency, coupons, referral.get("newcomer", 0), limits=program.points.limits)
-    expires_at = draft.expires_at(ruling, command.occurred_at)
-    available_at = _still_ahead(ruling.available_at(command.occurred_at), command.received_at)
+    expires_at = draft.expires_at(ruling, basket.local, store)
+    available_at = _still_ahead(ruling.available_at(basket.local, store), command.received_at)
     parts = [(component.points, component.reason) for component in earning.components]
     draft.earn_all(parts, expires_at, available_at, command.received_at)
     if earning.points or payment.points:
-        draft.keep_alive(program, command.occurred_at)
+        draft.keep_alive(program, command.occurred_at, store)
     draft.counters, noted = count(draft.counters, basket, earning, program, program.business_date(command.received_at))
-    draft.tier, draft.counters = risen(account, draft.counters, program, command.received_at)
+    draft.tier, draft.counters = risen(account, draft.counters, program, command.received_at, store)
     entry = _entry(draft, command, payment, earning, referral)
     document = _document(command, earning, payment, paid, (expires_at, available_at))
     document["counted"] = noted

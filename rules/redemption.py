@@ -38,11 +38,11 @@ def redeem_reward(account: Account, command: RedeemReward, program: Program, fac
         return insufficient(account, points)
     expires_at = None
     if reward.valid_days:
-        day = program.business_date(command.received_at) + timedelta(days=reward.valid_days)
-        expires_at = end_of_day(day, program.zone)
+        zone = program.zone_of(command.store)
+        expires_at = end_of_day(command.received_at.astimezone(zone).date() + timedelta(days=reward.valid_days), zone)
     version = draft.open_redemption(reward.code, command.quantity, expires_at)
     draft.counters = counters.with_redeemed(draft.counters, reward.code, command.quantity)
-    draft.keep_alive(program, command.received_at)
+    draft.keep_alive(program, command.received_at, command.store)
     entry = draft.entry(
         "reward_redeemed",
         occurred_at=command.received_at,

@@ -3,19 +3,19 @@
 The metric is counted on the business date it was earned on, in `counters["metric"]`: its name, then
 a flat list of (day, value). A rolling window of a day is that day and those before it that are not
 yet so many months ago; a calendar year is the day's year. A period begins on the day a tier is
-reached and ends with the last day of its window: what reached the tier does not also keep it.
+reached and ends when the last day of its window is over in every store: what reached the tier does not also keep it.
 `counters["tier_before"]` are the standings below one that was reached so lately that a return may
 still take it: [code, since, until] each, the last one the nearest.
 """
 
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
 from rules.codec import instant, instant_text
 from rules.counters import Counters, add_on_day, take_off_day, with_value
-from rules.dates import add_months, start_of_day
+from rules.dates import add_months
 from rules.program import Program
 from rules.state import Account, TierStanding
 
@@ -49,14 +49,22 @@ def without_metric(counters: Counters, metric: str, day: date, change: int) -> C
     return with_value(counters, "metric", [name, *left] if left else [])
 
 
-def qualifying(counters: Counters, program: Program, day: date) -> int:
-    """The metric in the window of a day."""
+def qualifying(counters: Counters, program: Program, day: date, *, ended: bool = False) -> int:
+    """The metric in the window of a day; of one that has `ended`, without what is of later days, farther east."""
     days = _days(counters, program)
     first = _window_start(program, day).toordinal()
-    start = 0
-    while start < len(days) and days[start] < first:
+    start, end = 0, len(days)
+    while start < end and days[start] < first:
         start += 2
-    return max(sum(days[start + 1 :: 2]), 0)
+    while ended and end > start and days[end - 2] > day.toordinal():
+        end -= 2
+    return max(sum(days[start + 1 : end : 2]), 0)
+
+
+def latest_day(counters: Counters, program: Program, moment: datetime) -> date:
+    """The day of an instant for what counts: the program's, or the one that a store farther east has begun."""
+    day, counted = program.business_date(moment), counters.get("metric")
+    return max(day, date.fromordinal(counted[-2])) if counted else day
 
 
 def _metric(counters: Counters) -> tuple[str | None, list[int]]:
@@ -88,10 +96,10 @@ def metric_of_purchase(program: Program, *, points: int, amount: int) -> int:
     return {"points": points, "amount": amount, "purchases": 1}[program.tier_policy.metric]
 
 
-def risen(account: Account, counters: Counters, program: Program, now: datetime) -> Ranked:
+def risen(account: Account, counters: Counters, program: Program, now: datetime, store: str) -> Ranked:
     """The standing after a purchase, and the counters with what a return may take it back to."""
     below = _below(account.counters) if _lately(account.tier, program, now) else []
-    standing = _reached(account, counters, program, now) or account.tier
+    standing = _reached(account, counters, program, program.at_store(store, now)) or account.tier
     if program.rank(standing.code) > program.rank(account.tier.code):
         below.append(account.tier)
     return standing, _with_below(counters, below)
@@ -145,10 +153,13 @@ def _with_below(counters: Counters, below: list[TierStanding]) -> Counters:
 
 
 def _reached(account: Account, counters: Counters, program: Program, now: datetime) -> TierStanding | None:
-    """The higher tier the metric has reached, or a period for one held without an end; None: nothing changes."""
+    """The higher tier the metric has reached, or a period for one held without an end; None: nothing changes.
+
+    `now` is by the clock of the store.
+    """
     if len(program.tiers) == 1:
         return None
-    day = program.business_date(now)
+    day = now.date()
     earned, held = _earned_rank(qualifying(counters, program, day), program), program.rank(account.tier.code)
     rank = max(earned, held)
     if earned <= held and account.tier.until is not None:
@@ -156,7 +167,7 @@ def _reached(account: Account, counters: Counters, program: Program, now: dateti
     until = _until(program, rank, last_day=day, year=day.year)
     if earned <= held and until is None:
         return None
-    return TierStanding(program.tiers[rank].code, now if earned > held else account.tier.since, until)
+    return TierStanding(program.tiers[rank].code, now.astimezone(UTC) if earned > held else account.tier.since, until)
 
 
 def period_ended(account: Account, program: Program, due_at: datetime) -> Ranked:
@@ -168,17 +179,16 @@ def period_ended(account: Account, program: Program, due_at: datetime) -> Ranked
 
 def after_period(account: Account, program: Program, due_at: datetime) -> TierStanding:
     """The standing from the end of a tier's period on: kept if the window still earns it, else as the policy says."""
-    day = program.business_date(due_at)
-    last_day = day - _ONE_DAY
+    last_day = program.day_ended(due_at)
     held = program.rank(account.tier.code)
-    earned = _earned_rank(qualifying(account.counters, program, last_day), program)
+    earned = _earned_rank(qualifying(account.counters, program, last_day, ended=True), program)
     policy = program.tier_policy
     rank = held
     if policy.downgrade == "period_end" and earned < held:
         rank = held - 1 if policy.step == "one" else earned
     code = program.tiers[rank].code
     since = account.tier.since if code == account.tier.code else due_at
-    return TierStanding(code, since, _until(program, rank, last_day=last_day, year=day.year))
+    return TierStanding(code, since, _until(program, rank, last_day=last_day, year=(last_day + _ONE_DAY).year))
 
 
 def _earned_rank(metric: int, program: Program) -> int:
@@ -191,5 +201,5 @@ def _until(program: Program, rank: int, *, last_day: date, year: int) -> datetim
     if rank == 0 or policy.downgrade == "never":
         return None
     if policy.window.kind == "calendar_year":
-        return start_of_day(date(year + 1, 1, 1), program.zone)
-    return start_of_day(add_months(last_day, policy.window.months) + _ONE_DAY, program.zone)
+        return program.day_over(date(year, 12, 31))
+    return program.day_over(add_months(last_day, policy.window.months))

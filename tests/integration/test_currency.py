@@ -99,4 +99,6 @@ async def test_tills_post_their_own_currency_and_verify_finds_nothing(
     assert told == {("USD", 2002): ("EUR", 1801), ("JPY", 4000): ("EUR", 2390), ("EUR", 1299): None,
                     ("JPY", 500): ("EUR", 300), ("USD", 2000): ("EUR", 1000)}  # fmt: skip
     (old_one,) = (one for one in shown if one.amount == 500)
+    assert old_one.expires_at
+    assert old_one.expires_at.astimezone(ZoneInfo("Asia/Tokyo")).strftime("%m-%d %H:%M") == "12-31 23:59"
     assert (old_one.business_date.month, old_one.business_date.day) == (12, 31)
