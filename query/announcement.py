@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from query.cache import connect
+from query.height import Heights
 from query.views import VISIBLE_CHANNEL
 
 _PAUSE_MIN_S: Final = 0.05
@@ -71,6 +72,8 @@ class Announcements:
         self._waiters_max = waiters_max
         self.waiting = 0
         self._watches: dict[bytes, set[Waiter]] = {}
+        self.announced = Heights()
+        """What a standby has replayed, if it is to be believed."""
         self.subscribed = asyncio.Event()
 
     @contextmanager
@@ -103,11 +106,12 @@ class Announcements:
             await asyncio.sleep(pause_s)
 
     def announce(self, words: bytes) -> None:
-        """Wake those who wait for the members in a message."""
-        if not self._watches:
-            return
+        """Remember what a message tells, and wake those who wait for its members; what is no announcement is none."""
         for word in words.split():
             member, _, version = word.partition(b":")
+            if not (member.isdigit() and version.isdigit()):
+                continue
+            self.announced.note(int(member), int(version))
             for watch in self._watches.get(member, ()):
                 watch.announce(int(version))
 

@@ -1,7 +1,8 @@
 """The chain every question about a member goes through: Valkey, a standby, the primary.
 
-Invariant: an answer is never older than the version demanded. Without a demand the first that can
-tell is believed; with one, the query waits (bounded) for the projector, then asks the servers in turn.
+Invariant: an answer is never older than the version demanded, nor than what this node has shown of the
+member before. The first that can tell as much is believed; for a version demanded the query waits
+(bounded) for the projector, then asks the servers in turn.
 """
 
 import asyncio
@@ -14,12 +15,13 @@ from prometheus_client import Counter
 
 from query.announcement import Announcements, Woken
 from query.cache import Cache
+from query.height import Heights
 from query.question import Question, Seen
 from query.replica import Server
 from query.settings import QuerySettings
 from query.views import DamagedViewError
 from rules.version import VERSION_MAX, incarnation_of, includes
-from shard_router.errors import ProblemError
+from shard_router.errors import LoyaltyError, ProblemError
 from shard_router.pool import ShardPools
 from shard_router.topology import Topology, TopologyWatch
 
@@ -28,6 +30,12 @@ Source = Literal["cache", "replica", "primary"]
 ANSWERS: Final = Counter("loyalty_query_answers", "Answers by source.", ["source"], registry=None)
 WAITS: Final = Counter("loyalty_query_waits", "Waits for a demanded version, by result.", ["result"], registry=None)
 _FROM_CACHE: Final = ANSWERS.labels("cache")
+_BEHIND_PAUSES_S: Final = (0.02, 0.04, 0.08)
+"""How long a standby that is behind what was shown is waited for, without a primary: to replay takes milliseconds."""
+
+
+class BehindError(LoyaltyError):
+    """Servers answer, and all that do show less than this node has shown."""
 
 
 class Answer(NamedTuple):
@@ -46,12 +54,14 @@ class ShardReader:
         self.visible = visible
         self.standby = standby
         self.primary = primary
+        self.shown = Heights()
 
     async def glance(self, question: Question, *, at_least: int = 0) -> Answer | None:
-        """Answer from Valkey if it shows that version of the member, or without one anything at all: the hot path."""
+        """Answer from Valkey if it shows that version of the member, and no less than was shown: the hot path."""
         seen = await self._ask_cache(question)
-        if seen is None or not _shows(seen.seen, at_least):
+        if seen is None or not _shows(seen.seen, at_least) or seen.seen < self.shown.of(question.member_id):
             return None
+        self.shown.note(question.member_id, seen.seen)
         _FROM_CACHE.inc()
         return Answer(seen.etag, seen.body, "cache")
 
@@ -66,20 +76,37 @@ class ShardReader:
         return answer or await self.ask_servers(question, at_least=at_least)
 
     async def ask_servers(self, question: Question, *, at_least: int) -> Answer:
-        """Answer a question from the first server whose picture includes version `at_least`; raises as above."""
-        reached = False
+        """Answer a question from the first server whose picture includes version `at_least`; raises as above.
+
+        `shard_unavailable`, too, when no one shows as much as this node has shown.
+        """
+        for pause_s in _BEHIND_PAUSES_S:
+            with suppress(BehindError):
+                return await self._ask_each(question, at_least)
+            await asyncio.sleep(pause_s)
+        try:
+            return await self._ask_each(question, at_least)
+        except BehindError as error:
+            raise ProblemError("shard_unavailable", "no server that answers shows what was shown before") from error
+
+    async def _ask_each(self, question: Question, at_least: int) -> Answer:
+        reached, is_behind = False, False
         for server in await self.servers():
             try:
                 seen = await question.ask_server(server)
                 shows = _shows(seen.seen, at_least) or await self._kept(server, question.member_id, seen.seen, at_least)
+                follows = not shows or await self._follows(server, question.member_id, seen.seen)
             except ProblemError as error:
                 if error.code == "state_lost":
                     raise
                 continue
-            reached = True
-            if shows:
+            reached, is_behind = True, is_behind or not follows
+            if shows and follows:
+                self.shown.note(question.member_id, seen.seen)
                 ANSWERS.labels(server.role).inc()
                 return Answer(seen.etag, seen.body, server.role)
+        if is_behind:
+            raise BehindError
         if reached:
             raise ProblemError("not_yet_visible", f"version {at_least} is not visible yet")
         raise ProblemError("shard_unavailable", "neither a view nor a server can answer")
@@ -135,6 +162,29 @@ class ShardReader:
         if not there and incarnation > incarnation_of(at_least):
             raise ProblemError("state_lost", "a restore took back the state this token is of: go on without it")
         return there and seen >= at_least
+
+    async def _follows(self, server: Server, member_id: int, seen: int) -> bool:
+        """Tell whether a server's picture is no older than what was shown or announced of a member.
+
+        What a restore took back is forgotten; so is what the primary does not have, once it was looked who that is.
+        """
+        floor = max(self.shown.of(member_id), self.visible.announced.of(member_id))
+        if seen >= floor:
+            return True
+        there, incarnation = await _look_for(server, member_id, floor)
+        if there or (incarnation <= incarnation_of(floor) and not await self._is_undone(server, member_id, floor)):
+            return False
+        self.shown.forget(member_id)
+        self.visible.announced.forget(member_id)
+        return True
+
+    async def _is_undone(self, server: Server, member_id: int, version: int) -> bool:
+        """Tell whether this is the primary and does not have a version, also after looking who that is now."""
+        if server.role != "primary":
+            return False
+        await server.look_again()
+        there, _ = await _look_for(server, member_id, version)
+        return not there
 
     async def _await_view(self, question: Question, at_least: int, wait_s: float) -> Answer | None:
         give_up_at = time.monotonic() + wait_s

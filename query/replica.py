@@ -70,6 +70,10 @@ class Server:
             await self._measure()
         return self._lag_ms <= self._lag_ms_max and time.monotonic() >= self._resting_until
 
+    async def look_again(self) -> None:
+        """Ask the servers again who of them is the primary."""
+        await self._servers.look_again()
+
     async def _measure(self) -> None:
         self._measured_at = time.monotonic()  # first: one asks, the others go by what was known
         try:
