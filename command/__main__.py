@@ -13,6 +13,7 @@ from command.http import HANDLERS
 from command.node import CommandNode
 from command.operation import ABOUT, OPERATIONS
 from command.program import NoProgramError, learn_program
+from command.register import CONFLICTS, Register
 from command.request import COURIER, NODE
 from command.settings import CommandSettings
 from command.settler import settle_until
@@ -49,6 +50,7 @@ def build(settings: CommandSettings, wall: Now = time.time) -> web.Application:
     node.claims.pseudonyms = credentials.pseudonyms
     app[NODE] = node
     app[REGISTRY].register(DEBT_WRITTEN_OFF)
+    app[REGISTRY].register(CONFLICTS)
     app[COURIER] = Courier(node)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
     _add_checks(app, node)
@@ -70,6 +72,7 @@ async def run(settings: CommandSettings) -> int:
         asyncio.create_task(node.pools.watch()),
         asyncio.create_task(_learn(node)),
         asyncio.create_task(app[COURIER].run_for_ever()),
+        asyncio.create_task(Register(node).run_for_ever()),
     ]
     try:
         await serve(app)

@@ -7,7 +7,7 @@ member's outcome never depends on it: a command that breaks `decide` is answered
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -103,7 +103,9 @@ class Batch:
         same = envelope.receipt is not None and envelope.receipt.fingerprint.matches(known.fingerprint)
         if name is not None and envelope.key is None:
             self.writes.add("receipt_again", receipt_row(name))
-        if not same or known.member_id != loaded.target:
+        if known.entry is None or known.is_lost or known.member_id != loaded.target:
+            return refused(envelope, Refused(Reason.RECEIPT_CONFLICT, "this receipt is another member's"))
+        if not same:
             return refused(envelope, Refused(Reason.RECEIPT_CONFLICT, "this receipt was recorded with other content"))
         return accepted(envelope.command, known.entry, replayed=True)
 
@@ -239,7 +241,7 @@ class Batch:
             before = self._purchases.get(name)
             self._purchases[name] = (purchase, rendered.version)
             version_before = before[1] if before else None
-            date = loaded.dates[0]
+            date = loaded.dates[0] if loaded.dates else None
             write_purchase(self.writes, purchase, rendered, business_date=date, version_before=version_before)
 
     def _write_departure(self, gone: Iterable[Identifier], entry: RenderedEntry, now: datetime) -> None:
@@ -258,7 +260,15 @@ class Batch:
             return
         whose = {"member_id": entry.member_id, "version": entry.version, "fingerprint": receipt.fingerprint.text}
         self.writes.add("receipt", receipt_row(name) | whose)
+        if isinstance(loaded.envelope.command, RecordPurchase):
+            self._write_unclaimed(loaded.envelope.command, receipt_row(name) | whose)
         self._receipts[name] = KnownReceipt(entry.member_id, entry.version, receipt.fingerprint.text, entry)
+
+    def _write_unclaimed(self, command: RecordPurchase, row: dict[str, Any]) -> None:
+        """Have the receipt claimed where those of its store are kept, unless that is here (see register)."""
+        store = self.program.at(command.occurred_at).stores[command.receipt.store]
+        if self._claims.is_registered_elsewhere(row["member_id"], store.region, store.code):
+            self.writes.add("unclaimed_receipt", row | {"region": store.region})
 
     def _thread(self, envelope: Envelope, entry: RenderedEntry) -> None:
         """Keep what later commands of this batch will ask about true."""

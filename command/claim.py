@@ -86,6 +86,11 @@ class Claims:
         kind, value = identifier
         return kind != "card" or self._topology.current.home_of_card(value) is None
 
+    def is_registered_elsewhere(self, member_id: int, region: str, store: str) -> bool:
+        """Whether another shard than a member's home keeps the receipts of a store of a region."""
+        topology = self._topology.current
+        return topology.register_of(region, store) != topology.shard_of(member_id)
+
     async def _conclude(self, unrouted: list[Identifier], member_id: int) -> None:
         has = await self._identifiers_of(member_id)
         for conclude, held in ((self._directory.hold, True), (self._directory.give_up, False)):

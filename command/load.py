@@ -76,12 +76,17 @@ class Extras:
 
 @dataclass(frozen=True, slots=True)
 class KnownReceipt:
-    """Whose entry a receipt belongs to, the fingerprint (hex) of its content, and the entry."""
+    """Whose entry a receipt belongs to, the fingerprint (hex) of its content, and the entry.
+
+    No entry: it is that of another shard's member, who has claimed the receipt here. `is_lost`: it is another member's
+    after all, and the purchase was taken back.
+    """
 
     member_id: int
     version: int
     fingerprint: str
-    entry: RenderedEntry
+    entry: RenderedEntry | None
+    is_lost: bool = False
 
 
 @dataclass(slots=True)

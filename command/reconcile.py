@@ -16,6 +16,7 @@ from command.node import CommandNode
 from command.program import learn_program
 from command.reconcile_claims import reconcile_claims
 from command.reconcile_points import reconcile_points
+from command.reconcile_receipts import reconcile_receipts
 from command.reconcile_referrals import reconcile_referrals
 from command.reconciliation import Reconciliation
 from command.stock import allot
@@ -33,6 +34,7 @@ async def reconcile(node: CommandNode) -> Reconciliation:
     await reconcile_claims(work)
     await reconcile_points(work)
     await reconcile_referrals(work)
+    await reconcile_receipts(work)
     await _do_errands(work)
     await _allot_stock(work)
     for shard, numbers in begun.items():

@@ -134,3 +134,40 @@ ORDER BY j.member_id, j.version
 SELECT version, points FROM journal
 WHERE member_id = $1 AND kind = 'referral_credited' AND (detail ->> 'referee')::bigint = $2
 ORDER BY version DESC LIMIT 1
+
+-- name: receipt_claims_after
+-- Receipts claimed here for members who live elsewhere, in the order of the key.
+SELECT r.store, r.till, r.business_date, r.receipt, r.member_id, r.version
+FROM receipt AS r
+WHERE (r.store, r.till, r.business_date, r.receipt, r.kind) > ($1, $2, $3::date, $4, 'purchase') AND r.kind = 'purchase'
+    AND NOT EXISTS (SELECT FROM account AS a WHERE a.member_id = r.member_id OFFSET 0)
+ORDER BY r.store, r.till, r.business_date, r.receipt, r.kind LIMIT $5
+
+-- name: find_purchase_receipts
+-- Which of these receipts are of those purchases.
+SELECT r.store, r.till, r.business_date, r.receipt, r.member_id, r.version
+FROM unnest($1::text[], $2::text[], $3::date[], $4::text[], $5::bigint[], $6::bigint[])
+    AS a (store, till, business_date, receipt, member_id, version)
+JOIN receipt AS r
+    ON r.store = a.store AND r.till = a.till AND r.business_date = a.business_date AND r.receipt = a.receipt
+        AND r.kind = 'purchase' AND r.subject = '' AND r.member_id = a.member_id AND r.version = a.version
+
+-- name: free_receipts
+DELETE FROM receipt AS r
+USING unnest($1::text[], $2::text[], $3::date[], $4::text[], $5::bigint[], $6::bigint[])
+    AS a (store, till, business_date, receipt, member_id, version)
+WHERE r.store = a.store AND r.till = a.till AND r.business_date = a.business_date AND r.receipt = a.receipt
+    AND r.kind = 'purchase' AND r.subject = '' AND r.member_id = a.member_id AND r.version = a.version
+RETURNING 1
+
+-- name: claim_again
+-- Of purchases of members who live here, those of some stores since a day.
+INSERT INTO unclaimed_receipt (
+    member_id, version, region, store, till, business_date, receipt, fingerprint, due_at
+)
+SELECT r.member_id, r.version, a.region, r.store, r.till, r.business_date, r.receipt, r.fingerprint, now()
+FROM unnest($1::text[], $2::text[]) AS a (store, region)
+JOIN receipt AS r ON r.store = a.store AND r.kind = 'purchase' AND r.subject = '' AND r.business_date >= $3
+WHERE EXISTS (SELECT FROM account AS x WHERE x.member_id = r.member_id OFFSET 0)
+ON CONFLICT DO NOTHING
+RETURNING 1

@@ -44,6 +44,7 @@ COMMON: Final = (
     "purchase",
     "purchase_change",
     "receipt",
+    "unclaimed_receipt",
     "idempotency",
     "replay",
 )

@@ -67,6 +67,16 @@ FROM json_to_recordset($1::json) AS t(
     version bigint, fingerprint uuid
 )
 
+-- name: unclaimed_receipt
+INSERT INTO unclaimed_receipt (
+    member_id, version, region, store, till, business_date, receipt, fingerprint, due_at
+)
+SELECT member_id, version, region, store, till, business_date, receipt, fingerprint, now()
+FROM json_to_recordset($1::json) AS t(
+    member_id bigint, version bigint, region text, store text, till text, business_date date, receipt text,
+    fingerprint uuid
+)
+
 -- name: idempotency
 INSERT INTO idempotency (key, member_id, version, credential, fingerprint, status, answer, answered_at)
 SELECT key, member_id, version, credential, fingerprint, status, answer, answered_at

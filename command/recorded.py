@@ -9,9 +9,13 @@ same key today. Most batches ask for none of these.
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from command.envelope import ReceiptKey, ReceiptName
 from command.load import STATEMENTS, KnownReceipt, Loaded, pairs
 from rules.program import Program
+from rules.returning import is_reversed
+from rules.stored import full_purchase
 from service.stored_answer import read_entry
 from shard_router.pool import Connection
 
@@ -44,8 +48,13 @@ async def find_recorded(connection: Connection, program: Program, loaded: Sequen
 
 async def _recorded_by(connection: Connection, row: Any) -> KnownReceipt:
     member_id, version = row["receipt_member_id"], row["receipt_version"]
-    entry = read_entry(member_id, version, await connection.fetchrow(STATEMENTS["entry_of"], member_id, version))
-    return KnownReceipt(member_id, version, row["receipt_fingerprint"].hex, entry)
+    found = await connection.fetchrow(STATEMENTS["entry_of"], member_id, version)
+    entry = read_entry(member_id, version, found) if found else None
+    return KnownReceipt(member_id, version, row["receipt_fingerprint"].hex, entry, is_lost=_is_lost(found))
+
+
+def _is_lost(row: Any) -> bool:
+    return bool(row and row["document"]) and is_reversed(full_purchase(orjson.loads(row["document"])))
 
 
 def _other_names(receipt: ReceiptKey, one: Loaded) -> list[ReceiptName]:
@@ -62,7 +71,8 @@ async def _find_others(
         one = loaded[row["position"]]
         entry = read_entry(row["member_id"], row["version"], row)
         if one.recorded is None and _is_same(one, row, entry.detail, program):
-            one.recorded = KnownReceipt(row["member_id"], row["version"], row["fingerprint"].hex, entry)
+            fingerprint = row["fingerprint"].hex
+            one.recorded = KnownReceipt(row["member_id"], row["version"], fingerprint, entry, is_lost=_is_lost(row))
 
 
 def _is_same(one: Loaded, row: Any, detail: dict[str, Any], program: Program) -> bool:

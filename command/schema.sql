@@ -115,6 +115,23 @@ CREATE TABLE receipt (
     PRIMARY KEY (store, till, business_date, receipt, kind, subject)
 );
 
+-- Receipts whose name is still to be claimed at the shard that keeps the receipts of their store: there as a row of `receipt`
+-- as well, of a member who lives elsewhere. Written with the purchase, deleted when the claim is made or settled.
+CREATE TABLE unclaimed_receipt (
+    member_id bigint NOT NULL,
+    version bigint NOT NULL,
+    region text NOT NULL,
+    store text NOT NULL,
+    till text NOT NULL,
+    business_date date NOT NULL,
+    receipt text NOT NULL,
+    fingerprint uuid NOT NULL,
+    attempts integer NOT NULL DEFAULT 0,
+    due_at timestamptz NOT NULL,
+    PRIMARY KEY (member_id, version)
+);
+CREATE INDEX unclaimed_receipt_due ON unclaimed_receipt (due_at);
+
 -- What an entry still owes to other shards: points to a receiver, thanks to a referrer, identifiers to free. Written
 -- with its entry, done by the courier, deleted when done; every step of an errand may be repeated.
 CREATE TABLE errand (

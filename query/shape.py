@@ -88,6 +88,9 @@ class Entry(BaseModel):
     balance_after: Balance
     purchase_id: str | None = Field(default=None, description="The purchase recorded or returned.")
     return_id: str | None = Field(default=None, description="The return.")
+    why: Literal["receipt_conflict"] | None = Field(
+        default=None, description="Of a return without goods: the receipt is that of another member, who had it first."
+    )
     hold_id: str | None = Field(default=None, description="The hold placed, captured, voided or lapsed.")
     redemption_id: str | None = Field(default=None, description="The redemption made, used, cancelled or expired.")
     reward: str | None = Field(default=None, description="The redeemed reward's code: see `/v1/rewards` for its name.")
@@ -186,6 +189,9 @@ class PurchaseReturn(BaseModel):
     points_reversed: int
     points_returned: int | None = Field(default=None, description="Of those that had paid, how many came back.")
     points_forgiven: int | None = Field(default=None, description="What the member no longer had and does not owe.")
+    why: Literal["receipt_conflict"] | None = Field(
+        default=None, description="No goods came back: the receipt is that of another member, who had it first."
+    )
     lines: list[ReturnedLine]
 
 

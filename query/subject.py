@@ -35,7 +35,8 @@ def _purchase(member_id: int, version: int, _detail: EntryDetail) -> Subject:
 
 def _return(member_id: int, version: int, detail: ReturnDetail) -> Subject:
     purchase_id = format_reference("pur", member_id, detail["purchase"])
-    return {"purchase_id": purchase_id, "return_id": format_reference("ret", member_id, version)}
+    subject = {"purchase_id": purchase_id, "return_id": format_reference("ret", member_id, version)}
+    return subject | ({"why": detail["why"]} if "why" in detail else {})
 
 
 def _hold(member_id: int, _version: int, detail: HeldDetail | HoldEndDetail) -> Subject:

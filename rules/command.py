@@ -77,6 +77,14 @@ class ReturnPurchase:
 
 
 @value
+class ReversePurchase:
+    """Another shard's member had the same receipt first: `purchase` (a version) is taken back whole."""
+
+    purchase: int
+    received_at: datetime
+
+
+@value
 class AdjustPoints:
     """An operator gives (points > 0) or takes (points < 0)."""
 
@@ -261,6 +269,7 @@ Command = (
     EnrolMember
     | RecordPurchase
     | ReturnPurchase
+    | ReversePurchase
     | AdjustPoints
     | PlaceHold
     | CaptureHold

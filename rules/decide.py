@@ -26,6 +26,7 @@ from rules.command import (
     ReturnPurchase,
     ReturnReferral,
     ReturnTransfer,
+    ReversePurchase,
     RevokeTransfer,
     SendTransfer,
     SettleAccount,
@@ -41,7 +42,7 @@ from rules.program import Program
 from rules.purchase import record_purchase
 from rules.redemption import cancel_redemption, redeem_reward, use_redemption
 from rules.referral import credit_referral, return_referral
-from rules.returning import return_purchase
+from rules.returning import return_purchase, reverse_purchase
 from rules.settle import settle
 from rules.state import Account
 from rules.transfer import (
@@ -99,6 +100,7 @@ _RULES: Final[dict[type, Callable[[Account, Any, Program, Facts], Outcome]]] = {
     EnrolMember: _exists,
     RecordPurchase: record_purchase,
     ReturnPurchase: return_purchase,
+    ReversePurchase: reverse_purchase,
     AdjustPoints: adjust_points,
     PlaceHold: place_hold,
     CaptureHold: capture_hold,

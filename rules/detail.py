@@ -81,9 +81,13 @@ class PurchaseDetail(EntryDetail, total=False):
 
 
 class ReturnDetail(EntryDetail):
-    """Which purchase came back; the points where they are not those of the entry; whether nothing of it is left."""
+    """Which purchase came back; the points where they are not those of the entry; whether nothing of it is left.
+
+    `why`: the reason, where no goods came back.
+    """
 
     purchase: int
+    why: NotRequired[str]
     points_reversed: NotRequired[int]
     points_returned: NotRequired[int]
     points_forgiven: NotRequired[int]

@@ -181,9 +181,10 @@ class ReversedDocument(TypedDict):
 
 
 class ReturnDocument(ReceiptDocument, ReversedDocument):
-    """One return of a purchase; `version` is that of its entry."""
+    """One return of a purchase; `version` is that of its entry. `why`: the reason, where no goods came back."""
 
     version: int
+    why: NotRequired[str]
     occurred_at: str
     lines: list[ReturnedLineDocument]
 

@@ -6,6 +6,7 @@ a lower or equal one is ignored, so a late copy of an old document changes nothi
 
 import asyncio
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Literal
 
@@ -91,6 +92,14 @@ class Topology:
     def region_of(self, member_id: int) -> str:
         """The name of a member's home region."""
         return self.document.shards[self.shard_of(member_id)].region
+
+    def register_of(self, region: str, store: str) -> str:
+        """The shard that keeps the receipts of a store: one of its region, or of any where there is no such region."""
+        digest = blake2b(store.encode(), digest_size=8).digest()
+        known = self.document.regions.get(region)
+        if known is None:
+            return self.claim_shards[self.claim_slot(digest)]
+        return self.shard_at(known.number, int.from_bytes(digest[4:], "big") % SLOT_COUNT)
 
     def home_of_card(self, card: str) -> tuple[str, int] | None:
         """Region and slot that a card of our own form names; None for any other card."""

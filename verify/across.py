@@ -1,4 +1,4 @@
-"""Holds together what spans shards: transfers, referrals, receipts, stock, programs. Read from all of them at once.
+"""Holds together what spans shards: transfers, stock, programs. Read from all of them at once.
 
 Each shard is read in its own snapshot, and the streams of all are merged by what names the thing: of a
 transfer, a newcomer or a receipt only what all shards say under that name is held at a time.
@@ -49,23 +49,9 @@ class Across:
 async def check_across(across: Across) -> list[Finding]:
     """Check all that spans shards."""
     return [
-        await _check_receipts(across),
         await _check_transfers(across),
         *await _check_programs(across),
     ]
-
-
-async def _check_receipts(across: Across) -> Finding:
-    """A shard's key sees to its own receipts; the same one on two shards would be one basket earned twice."""
-    finding = Finding("every receipt is unique over all shards", ALL)
-    streams = across.streams("receipt_names", "store", "till", "business_date", "receipt", "kind", "subject")
-    async for name, found in merged(streams):
-        finding.checked += 1
-        rows = [row for rows in found for row in rows]
-        if len(rows) > 1:
-            entries = ", ".join(f"{format_member_id(row['member_id'])}-{row['version']}" for row in rows)
-            finding.fault(f"{' '.join(map(str, name))}: {len(rows)} times, by {entries}")
-    return finding
 
 
 async def _check_transfers(across: Across) -> Finding:

@@ -24,7 +24,7 @@ _KIND_OF_RECEIPT: Final = {
     "referral_credited": "referral",
     "referral_returned": "referral_return",
 }
-"""The receipt that each of these entries has, unless another entry revokes it; other kinds have none."""
+"""The receipt of each of these entries, unless another one revokes it or no till sent it; other kinds have none."""
 
 _OF_TILLS: Final = frozenset({"purchase_recorded", "purchase_returned"})
 
@@ -39,11 +39,12 @@ def check_receipts(books: Books, rows: MemberRows) -> None:
     kinds = {row["version"]: row["kind"] for row in rows.journal}
     bought = {row["version"]: row for row in rows.purchases}
     receipts = Counter((row["version"], row["kind"]) for row in rows.receipts)
-    revoked = {entry.detail.get("revokes") for entry in rows.entries.values()}
+    without = {entry.detail.get("revokes") for entry in rows.entries.values()}
+    without |= {one.version for one in rows.entries.values() if one.kind == "purchase_returned" and "why" in one.detail}
     wanted = {
         (version, _KIND_OF_RECEIPT[kind])
         for version, kind in kinds.items()
-        if kind in _KIND_OF_RECEIPT and version not in revoked
+        if kind in _KIND_OF_RECEIPT and version not in without
     }
     for version, kind in sorted(wanted | receipts.keys()):
         times = receipts[version, kind]

@@ -26,6 +26,7 @@ from verify.finding import Finding
 from verify.identifier import check_identifiers
 from verify.ledger import check_ledger
 from verify.part import EVERYBODY, Part
+from verify.receipt import check_receipts
 from verify.referral import check_referrals
 from verify.stream import STATEMENTS
 from verify.view import check_ghosts, check_views
@@ -128,7 +129,7 @@ async def across_shards(watch: TopologyWatch, pools: ShardPools) -> list[Finding
             shard: await stack.enter_async_context(snapshot_of(pools[shard])) for shard in watch.current.document.shards
         }
         across = Across(connections, watch.current)
-        findings = [*await check_across(across), await check_referrals(across)]
+        findings = [*await check_receipts(across), *await check_across(across), await check_referrals(across)]
         return findings + await check_identifiers(across, Directory(watch, pools))
 
 

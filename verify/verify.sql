@@ -86,6 +86,14 @@ SELECT
     kind COLLATE "C" AS kind, subject COLLATE "C" AS subject, member_id, version
 FROM receipt ORDER BY 1, 2, 3, 4, 5, 6;
 
+-- name: purchase_standing
+-- What has become of a purchase and of its member.
+SELECT j.recorded_at, a.status, p.document
+FROM journal j
+LEFT JOIN account a ON a.member_id = j.member_id
+LEFT JOIN purchase p ON p.member_id = j.member_id AND p.version = j.version
+WHERE j.member_id = $1 AND j.version = $2;
+
 -- name: transfers
 -- Both halves of every transfer under its name: what was sent and how it ended, what was received.
 SELECT
@@ -200,6 +208,7 @@ SELECT
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM claim t)::text AS claim,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM former_identifier t)::text AS former_identifier,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM errand t)::text AS errand,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM unclaimed_receipt t)::text AS unclaimed_receipt,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM program t)::text AS program,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM incarnation t)::text AS incarnation,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM reward_stock t)::text AS reward_stock,

@@ -81,3 +81,26 @@ FOUND = {
     "a claim where nobody looks": "INSERT INTO claim VALUES ('phone', '+4930111', $ada) ON CONFLICT DO NOTHING",
     "a card elsewhere": "UPDATE identifier SET member_id = $ada WHERE kind = 'card' AND member_id = $bea",
 }
+CONFLICTS = {
+    "every receipt is unique over all shards": {
+        "on two": """
+            INSERT INTO receipt SELECT '330', '9', '2026-01-01', 'x', 'purchase', member_id, 1, gen_random_uuid()
+            FROM account WHERE member_id IN ($ada, $bea);
+            UPDATE journal SET recorded_at = recorded_at - interval '1 h' WHERE member_id IN ($ada, $bea)
+        """,
+        "a lost one that was never taken back": """
+            UPDATE purchase SET document = jsonb_set(document::jsonb, '{returns}', '[]') WHERE member_id = $ida;
+            UPDATE journal SET recorded_at = recorded_at - interval '1 h' WHERE member_id IN ($hal, $ida)
+        """,
+        "taken back from both": """
+            UPDATE purchase SET document = jsonb_set(document::jsonb, '{returns}', '[{"why": "receipt_conflict"}]')
+            WHERE member_id IN ($hal, $ida)
+        """,
+    },
+    "every claimed receipt is of a purchase that is there": {
+        "one of nobody": """
+            INSERT INTO receipt SELECT '330', '9', '2026-01-01', 'x', 'purchase', $ida, 77, gen_random_uuid()
+            WHERE NOT EXISTS (SELECT FROM account WHERE member_id = $ida)
+        """
+    },
+}

@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from command.register import Register
 from shard_router.card import new_card
-from shard_router.member_id import SLOT_COUNT, parse_member_id, slot_of
+from shard_router.member_id import SLOT_COUNT, format_member_id, parse_member_id, slot_of
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.engine import PostgresServer, ValkeyServer, as_superuser
 from tests.integration.test_command import basket
@@ -32,7 +33,8 @@ RICH = PROGRAM.replace("[points]\n", "[points]\nworth = { points = 1, amount = 1
 )
 TABLES = (
     "program", "member", "identifier", "former_identifier", "claim", "account", "journal", "purchase", "receipt",
-    "errand", "reward_stock", "stock_move", "stock_arrival", "idempotency", "incarnation", "wrong_guess",
+    "errand", "unclaimed_receipt", "reward_stock", "stock_move", "stock_arrival", "idempotency", "incarnation",
+    "wrong_guess",
 )  # fmt: skip
 
 
@@ -139,6 +141,7 @@ async def live(node: RunningNode, world: World) -> None:
     assert (await node.delete(f"/v1/members/{dan['member_id']}")).status == 200
     await node.run_errands()
     await refer(node, ada["member_id"])
+    await quarrel(node, world)
     poor = await node.post("/v1/holds", {"member": {"member_id": cem["member_id"]}, "points": 10_000})
     assert poor.code == "insufficient_points"
 
@@ -168,6 +171,20 @@ async def refer(node: RunningNode, referrer: str) -> None:
             await node.run_errands()
             await done(node, "/v1/purchases", basket({"member_id": newcomer}, "eve-again"))
             await node.run_errands()
+
+
+async def quarrel(node: RunningNode, world: World) -> None:
+    """Hal and Ida, of two shards, are both booked one receipt: Hal lives where those of the store are kept."""
+    topology = node.inner.topology.current
+    for name, is_there in (("hal", True), ("ida", False)):
+        while True:
+            member = parse_member_id((await node.enrol())["member_id"])
+            if (topology.shard_of(member) == topology.register_of("eu", "330")) == is_there:
+                break
+        world.names[name] = str(member)
+        await done(node, "/v1/purchases", basket({"member_id": format_member_id(member)}, "quarrel"))
+    for shard in node.inner.shards():
+        await Register(node.inner).work_off(shard)
 
 
 async def leave_debt(node: RunningNode, member: str) -> None:

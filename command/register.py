@@ -1,0 +1,173 @@
+"""Claims receipts at the shard that keeps those of their store, and settles conflicts: who came there first keeps it.
+
+A purchase is recorded at its member's home, at once and alone. Unless that is the store's own shard it leaves a row to
+be claimed there, as a row of the same table: its key refuses whoever comes later, a member of that shard at once. Who
+was too late gives back all of the purchase. Every step may be repeated, so whoever dies, the next one goes on.
+"""
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import orjson
+import prometheus_client
+import structlog
+
+from command.answer import NOTHING_TO_DO
+from command.envelope import Envelope
+from command.node import CommandNode
+from rules.command import ReversePurchase
+from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.member_id import format_member_id, slot_of
+from shard_router.statement import load_statements
+
+Result = TypeVar("Result")
+
+INTERVAL_S: Final = 1.0
+PAGE: Final = 1_000
+"""Receipts claimed together: one round trip claims them all, also where it takes a quarter of a second."""
+_AT_ONCE_MAX: Final = 16
+_DEADLINE_S: Final = 5.0
+_BACKOFF_MAX_S: Final = 30.0
+_GONE: Final = frozenset({"member_closed", "member_not_found", "purchase_not_found"})
+"""Answers by which there is nothing left to take back."""
+STATEMENTS: Final = load_statements(Path(__file__).with_name("register.sql"))
+CONFLICTS: Final = prometheus_client.Counter(
+    "loyalty_receipt_conflicts", "Purchases taken back because another member had their receipt first.", registry=None
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A purchase's receipt that is still to be claimed: its name, and whose it is."""
+
+    name: tuple[Any, ...]
+    region: str
+    member_id: int
+    version: int
+    fingerprint: Any
+
+
+class Register:
+    """Works off what the shards of a region have to claim."""
+
+    def __init__(self, node: CommandNode) -> None:
+        self._node = node
+
+    async def run_for_ever(self) -> None:
+        """Claim what is due, each second; shards in trouble are asked less often."""
+        wait_s = INTERVAL_S
+        while True:
+            await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads nodes
+            results = await asyncio.gather(*(self._work(shard) for shard in self._node.shards()))
+            wait_s = INTERVAL_S if all(results) else min(wait_s * 2, _BACKOFF_MAX_S)
+
+    async def work_off(self, shard: str) -> int:
+        """Claim one page of what a shard has to; tells how many there were. What could not be claimed stays due."""
+        rows = await self._in_time(self._rows(shard, "due_receipts", PAGE), "looking for receipts")
+        places: defaultdict[str, list[Unclaimed]] = defaultdict(list)
+        for row in rows:
+            name = row["store"], row["till"], row["business_date"], row["receipt"]
+            one = Unclaimed(name, row["region"], row["member_id"], row["version"], row["fingerprint"])
+            places[self._node.topology.current.register_of(one.region, row["store"])].append(one)
+        await asyncio.gather(*(self._try(shard, place, receipts) for place, receipts in places.items()))
+        return len(rows)
+
+    async def _work(self, shard: str) -> bool:
+        try:
+            while await self.work_off(shard) == PAGE:
+                pass
+        except ProblemError as error:
+            structlog.get_logger().warning("register_waits", shard=shard, reason=error.detail)
+            return False
+        except Exception:  # noqa: BLE001 - the register must outlive any one fault
+            structlog.get_logger().exception("register_failed", shard=shard)
+            return False
+        return True
+
+    async def _try(self, shard: str, place: str, receipts: Sequence[Unclaimed]) -> None:
+        try:
+            done = await self._settle(place, receipts)
+            if done:
+                columns = [one.member_id for one in done], [one.version for one in done]
+                await self._in_time(self._rows(shard, "finish_receipts", *columns), "ending claims")
+        except ProblemError as error:
+            structlog.get_logger().warning("receipts_wait", shard=shard, place=place, reason=error.detail)
+
+    async def _settle(self, place: str, receipts: Sequence[Unclaimed]) -> list[Unclaimed]:
+        """Claim receipts at their place; tells which are claimed now, or settled."""
+        names = list(map(list, zip(*(one.name for one in receipts), strict=True)))
+        whose = [
+            [one.member_id for one in receipts],
+            [one.version for one in receipts],
+            [one.fingerprint for one in receipts],
+        ]
+        await self._in_time(self._rows(place, "claim_receipts", *names, *whose), "claiming receipts")
+        asked = self._rows(place, "receipt_owners", list(range(len(receipts))), *names)
+        owners = await self._in_time(asked, "looking who has receipts")
+        done: list[Unclaimed] = []
+        lost: list[tuple[Unclaimed, int, int]] = []
+        for row in owners:
+            one, owner, version = receipts[row["position"]], row["member_id"], row["version"]
+            if (owner, version) == (one.member_id, one.version):
+                done.append(one)
+            else:
+                lost.append((one, owner, version))
+        at_once = asyncio.Semaphore(_AT_ONCE_MAX)
+        settled = await asyncio.gather(*(self._lose(one, owner, version, at_once) for one, owner, version in lost))
+        return done + [one for (one, _, _), over in zip(lost, settled, strict=True) if over]
+
+    async def _lose(self, one: Unclaimed, owner: int, version: int, at_once: asyncio.Semaphore) -> bool:
+        """Take back a purchase whose receipt another one has; False where that must wait."""
+        async with at_once:
+            try:
+                if not await self._stands(one, owner, version):
+                    structlog.get_logger().warning("receipt_of_nobody", member_id=format_member_id(owner))
+                    return False  # a restore took that purchase: `loyalty reconcile` frees its receipt
+                return await self._take_back(one)
+            except ProblemError as error:
+                structlog.get_logger().warning("conflict_waits", reason=error.detail or error.code)
+                return False
+
+    async def _stands(self, one: Unclaimed, owner: int, version: int) -> bool:
+        """Whether the purchase that has a receipt is there, asked of its home."""
+        try:
+            home = self._node.topology.current.shard_of(owner)
+        except MalformedIdError:
+            return True  # of a region that is no more: what it claimed was recorded
+        asked = self._rows(home, "receipt_owners", [0], *([part] for part in one.name))
+        rows = await self._in_time(asked, "looking for a purchase")
+        return any((row["member_id"], row["version"]) == (owner, version) for row in rows)
+
+    async def _take_back(self, one: Unclaimed) -> bool:
+        envelope = Envelope(
+            command=ReversePurchase(one.version, self._node.now()),
+            slot=slot_of(one.member_id),
+            deadline=time.monotonic() + _DEADLINE_S,
+            request_id="register",
+            credential="register",
+            member_id=one.member_id,
+            reference=one.version,
+        )
+        answer = await self._node.lanes_for(one.member_id).run(envelope)
+        if answer == NOTHING_TO_DO:
+            return True
+        if answer.status < 400:  # noqa: PLR2004
+            CONFLICTS.inc()
+            name = format_member_id(one.member_id)
+            structlog.get_logger().warning("receipt_conflict_settled", member_id=name, version=one.version)
+            return True
+        return orjson.loads(answer.body)["code"] in _GONE
+
+    async def _rows(self, shard: str, statement: str, *arguments: Any) -> list[Any]:
+        async with self._node.pools[shard].primary() as connection:
+            return await connection.fetch(STATEMENTS[statement], *arguments)
+
+    async def _in_time(self, work: Coroutine[Any, Any, Result], what: str) -> Result:
+        """Do it within the deadline: a shard that waits for its standby must not hold up the receipts of others."""
+        return await self._node.detached.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)

@@ -1,0 +1,40 @@
+-- What the register asks and writes (command/register.py): at home what is unclaimed, at the store's shard the claims.
+
+-- name: due_receipts
+-- Taken for a while by pushing them back, so that two nodes seldom do the same; doing it twice is harmless.
+UPDATE unclaimed_receipt u
+SET attempts = u.attempts + 1, due_at = now() + least(power(2, least(u.attempts, 6)), 30) * interval '1 s'
+WHERE u.ctid = ANY (ARRAY(SELECT d.ctid FROM unclaimed_receipt d WHERE d.due_at <= now() ORDER BY d.due_at LIMIT $1))
+RETURNING u.member_id, u.version, u.region, u.store, u.till, u.business_date, u.receipt, u.fingerprint, u.attempts
+
+-- name: claim_receipts
+-- Who has a name already keeps it: the key decides, be it against a purchase that is recorded right now. In the order
+-- of the key, so that two registers never wait for each other in a circle.
+INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
+SELECT store, till, business_date, receipt, 'purchase', member_id, version, fingerprint
+FROM unnest($1::text[], $2::text[], $3::date[], $4::text[], $5::bigint[], $6::bigint[], $7::uuid[])
+    AS asked(store, till, business_date, receipt, member_id, version, fingerprint)
+ORDER BY store, till, business_date, receipt
+ON CONFLICT DO NOTHING
+
+-- name: receipt_owners
+-- Whose purchase has each of some names, by position.
+SELECT asked.position, r.member_id, r.version
+FROM unnest($1::integer[], $2::text[], $3::text[], $4::date[], $5::text[])
+    AS asked(position, store, till, business_date, receipt)
+CROSS JOIN LATERAL (
+    SELECT member_id, version FROM receipt AS x
+    WHERE x.store = asked.store AND x.till = asked.till AND x.business_date = asked.business_date
+        AND x.receipt = asked.receipt AND x.kind = 'purchase' AND x.subject = ''
+    OFFSET 0
+) AS r
+
+-- name: finish_receipts
+DELETE FROM unclaimed_receipt
+WHERE ctid = ANY (ARRAY(
+    SELECT u.ctid
+    FROM unnest($1::bigint[], $2::bigint[]) AS done(member_id, version)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM unclaimed_receipt AS x WHERE x.member_id = done.member_id AND x.version = done.version OFFSET 0
+    ) AS u
+))

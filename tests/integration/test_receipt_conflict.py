@@ -1,0 +1,188 @@
+"""One receipt, two members of different shards: both are answered at once, the first at the store's shard keeps it."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from command.register import Register
+from shard_router.member_id import parse_member_id
+from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
+from tests.engine import PostgresServer
+from tests.integration.test_command import basket
+from tests.integration.test_command_saga import dsns
+
+STORE = "330"
+WORTH = PROGRAM.replace('per_unit = "1"', 'per_unit = "1"\nworth = { points = 1, amount = 1 }')
+
+
+@pytest.fixture
+async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
+    second = await postgres_server.create_database()
+    async with running_command_node(database, tmp_path, program=WORTH, second=second) as running:
+        yield running
+    await postgres_server.drop_database(second)
+
+
+async def members(node: RunningNode) -> tuple[str, str]:
+    """One who lives where the receipts of the store are kept, and one who does not."""
+    topology = node.inner.topology.current
+    place, found = topology.register_of("eu", STORE), dict[bool, str]()
+    while len(found) < 2:
+        member = (await node.enrol())["member_id"]
+        found[topology.shard_of(parse_member_id(member)) == place] = member
+    return found[True], found[False]
+
+
+async def claim_all(node: RunningNode) -> None:
+    for shard in node.inner.shards():
+        while await Register(node.inner).work_off(shard):
+            pass
+
+
+async def buy(node: RunningNode, member: str, receipt: str, **more: Any) -> Reply:
+    return await node.post("/v1/purchases", basket({"member_id": member}, receipt) | {"store": STORE} | more)
+
+
+async def rows(node: RunningNode, sql: str, *arguments: Any) -> list[Any]:
+    found = []
+    for dsn in dsns(node):
+        connection = await asyncpg.connect(dsn)
+        found += await connection.fetch(sql, *arguments)
+        await connection.close()
+    return found
+
+
+async def journal(node: RunningNode, member: str) -> list[str]:
+    sql = "SELECT kind, detail ->> 'why' AS why FROM journal WHERE member_id = $1 ORDER BY version"
+    found = await rows(node, sql, parse_member_id(member))
+    return [row["kind"] + (f" {row['why']}" if row["why"] else "") for row in found]
+
+
+async def balance(node: RunningNode, member: str) -> dict[str, Any]:
+    return (await node.give(member, 1)).json["account"]["balance"]
+
+
+async def test_who_is_late_at_the_stores_shard_gives_the_purchase_back(node: RunningNode) -> None:
+    there, away = await members(node)
+    first, second = await buy(node, there, "1"), await buy(node, away, "1")
+    assert (first.status, second.status) == (201, 201)  # neither waits for the other shard
+    await claim_all(node)
+    await claim_all(node)
+    assert await journal(node, there) == ["member_enrolled", "purchase_recorded"]
+    assert await journal(node, away) == ["member_enrolled", "purchase_recorded", "purchase_returned receipt_conflict"]
+    assert (await balance(node, away))["available"] == 1
+    assert (await balance(node, there))["available"] == first.json["points_earned"] + 1
+    assert await rows(node, "SELECT FROM unclaimed_receipt") == []
+
+
+async def test_a_member_of_the_stores_shard_hears_at_once_that_another_has_the_receipt(node: RunningNode) -> None:
+    there, away = await members(node)
+    first = await buy(node, away, "1")
+    await claim_all(node)
+    late = await buy(node, there, "1")
+    assert (first.status, late.status, late.code) == (201, 409, "receipt_conflict")
+    assert (await balance(node, away))["available"] == first.json["points_earned"] + 1
+    assert await journal(node, there) == ["member_enrolled"]
+
+
+async def test_a_till_that_sends_a_lost_receipt_again_is_told_so(node: RunningNode) -> None:
+    there, away = await members(node)
+    await buy(node, there, "1")
+    body = basket({"member_id": away}, "1") | {"store": STORE}
+    first = await node.post("/v1/purchases", body, key="first")
+    again = await node.post("/v1/purchases", body)
+    assert (again.status, again.headers["Idempotent-Replayed"], again.json) == (201, "true", first.json)
+    await claim_all(node)
+    again = await node.post("/v1/purchases", body)
+    assert (again.status, again.code) == (409, "receipt_conflict")
+    same = await node.post("/v1/purchases", body, key="first")
+    assert (same.status, same.json) == (201, first.json)  # a key has one answer, for ever
+    assert await journal(node, away) == ["member_enrolled", "purchase_recorded", "purchase_returned receipt_conflict"]
+
+
+async def test_what_a_lost_purchase_spent_comes_back_and_what_it_earned_is_owed(node: RunningNode) -> None:
+    there, away = await members(node)
+    await node.give(away, 300)
+    await buy(node, there, "1")
+    paid = await buy(node, away, "1", pay_with_points=200)
+    earned = paid.json["points_earned"]
+    assert paid.status == 201
+    assert earned > 0
+    left = paid.json["account"]["balance"]["available"]
+    body = {"member": {"member_id": away}, "points": -left, "reason": "spent"}
+    assert (await node.post("/v1/adjustments", body)).status == 201
+    await claim_all(node)
+    now = await balance(node, away)
+    assert (now["available"], now["debt"]) == (200 - earned + 1, 0)
+    await node.give(away, -now["available"])
+    await buy(node, there, "2")
+    earned = (await buy(node, away, "2")).json["points_earned"]
+    assert (await node.post("/v1/adjustments", body | {"points": -earned})).status == 201
+    await claim_all(node)
+    sql = "SELECT available, debt FROM account WHERE member_id = $1"
+    assert [tuple(row) for row in await rows(node, sql, parse_member_id(away))] == [(0, earned)]
+
+
+async def test_part_that_came_back_before_is_not_taken_twice(node: RunningNode) -> None:
+    there, away = await members(node)
+    await buy(node, there, "1")
+    lost = (await buy(node, away, "1")).json
+    back = {"store": STORE, "till": "1", "receipt": "b", "occurred_at": basket({}, "")["occurred_at"]}
+    back |= {"lines": [{"line": 1, "quantity": 1}]}
+    assert (await node.post(f"/v1/purchases/{lost['purchase_id']}/returns", back)).status == 201
+    await claim_all(node)
+    assert (await balance(node, away))["available"] == 1
+    more = await node.post(f"/v1/purchases/{lost['purchase_id']}/returns", back | {"receipt": "c"})
+    assert (more.status, more.code) == (422, "return_exceeds_purchase")
+
+
+async def test_a_member_who_left_meanwhile_has_nothing_to_give_back(node: RunningNode) -> None:
+    there, away = await members(node)
+    await buy(node, there, "1")
+    await buy(node, away, "1")
+    assert (await node.delete(f"/v1/members/{away}")).status == 200
+    await claim_all(node)
+    assert await journal(node, away) == ["member_enrolled", "purchase_recorded", "member_closed"]
+    assert await rows(node, "SELECT FROM unclaimed_receipt") == []
+
+
+async def test_whoever_dies_between_the_steps_the_next_one_goes_on(node: RunningNode) -> None:
+    there, away = await members(node)
+    await buy(node, there, "lost")
+    bought = [await buy(node, away, receipt) for receipt in ("lost", "kept")]
+    due = await rows(node, "SELECT * FROM unclaimed_receipt")
+    await claim_all(node)
+    before = await journal(node, away)
+    for dsn in dsns(node):  # as if the register had died before it forgot what it had done
+        connection = await asyncpg.connect(dsn)
+        if await connection.fetchval("SELECT count(*) FROM account WHERE member_id = $1", parse_member_id(away)):
+            for row in due:
+                values = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+                await connection.execute(f"INSERT INTO unclaimed_receipt VALUES ({values})", *row)  # noqa: S608
+        await connection.close()
+    await claim_all(node)
+    assert (len(due), len(before)) == (2, 4)
+    assert await journal(node, away) == before
+    assert await rows(node, "SELECT FROM unclaimed_receipt") == []
+    assert (await balance(node, away))["available"] == bought[1].json["points_earned"] + 1
+
+
+async def test_a_receipt_of_a_purchase_that_is_nowhere_takes_nothing_from_anybody(node: RunningNode) -> None:
+    _, away = await members(node)
+    ghost = parse_member_id((await members(node))[1])
+    await buy(node, away, "1")
+    for dsn in dsns(node):
+        connection = await asyncpg.connect(dsn)
+        if not await connection.fetchval("SELECT count(*) FROM account WHERE member_id = $1", parse_member_id(away)):
+            sql = """INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
+                SELECT $1, '1', $2, '1', 'purchase', $3, 99, gen_random_uuid()"""
+            (date,) = {row["business_date"] for row in await rows(node, "SELECT business_date FROM receipt")}
+            await connection.execute(sql, STORE, date, ghost)
+        await connection.close()
+    await Register(node.inner).work_off(next(iter(node.inner.shards())))
+    await Register(node.inner).work_off(node.inner.shards()[1])
+    assert await journal(node, away) == ["member_enrolled", "purchase_recorded"]
+    assert len(await rows(node, "SELECT FROM unclaimed_receipt")) == 1

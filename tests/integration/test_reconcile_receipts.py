@@ -1,0 +1,50 @@
+"""Receipts claimed at their store's shard (eu) after one of the shards went back to an earlier state."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from tests.command_node import Reply
+from tests.engine import PostgresServer
+from tests.integration.test_command import basket
+from tests.restored_world import World, restorable_world
+
+
+@pytest.fixture
+async def world(postgres_server: PostgresServer, tmp_path: Path) -> AsyncGenerator[World]:
+    async with restorable_world(postgres_server, tmp_path) as made:
+        yield made
+
+
+async def buy(world: World, member: str, receipt: str) -> Reply:
+    return await world.post(member, "/v1/purchases", basket({"member_id": member}, receipt))
+
+
+async def test_a_receipt_whose_purchase_is_lost_is_free_again(world: World) -> None:
+    away, there = await world.enrol("us"), await world.enrol("eu")
+    await world.keep("us")
+    assert (await buy(world, away, "lost")).status == 201
+    await world.claim_receipts()
+    await world.restore("us")
+    assert (await buy(world, there, "lost")).code == "receipt_conflict"
+    assert "receipts freed whose purchase is lost" in " ".join(await world.reconcile())
+    assert (await buy(world, there, "lost")).status == 201
+    assert (await buy(world, away, "lost")).status == 201
+    await world.claim_receipts()
+    assert (await buy(world, away, "lost")).code == "receipt_conflict"  # now it is the other one's
+    assert await world.broken() == {}
+
+
+async def test_who_bought_before_the_restore_keeps_the_receipt_whose_claim_was_lost(world: World) -> None:
+    away, there = await world.enrol("us"), await world.enrol("eu")
+    await world.keep("eu")
+    body = basket({"member_id": away}, "kept")
+    assert (await world.post(away, "/v1/purchases", body)).status == 201
+    await world.claim_receipts()
+    await world.restore("eu")
+    assert "receipts to be claimed again" in " ".join(await world.reconcile())
+    await world.claim_receipts()
+    assert (await buy(world, there, "kept")).code == "receipt_conflict"
+    assert (await world.post(away, "/v1/purchases", body)).status == 201  # the first answer again
+    assert await world.broken() == {}
