@@ -8,6 +8,7 @@ from aiohttp import web
 from cdc.projector import register_metrics
 from cdc.runtime import Runtime
 from service.health import CHECKS, REGISTRY, WARNINGS, gauge
+from service.status import add_status
 from service.web import PRINCIPAL, render_json
 
 STALLED_MS: Final = 10_000  # ten heartbeats
@@ -16,16 +17,12 @@ STALLED_MS: Final = 10_000  # ten heartbeats
 def add_routes(app: web.Application, runtime: Runtime) -> None:
     """`GET /status`, `POST /rebuild` (admin), and the readiness checks."""
 
-    async def status(request: web.Request) -> web.Response:
-        request[PRINCIPAL].require("service", "admin")
-        return render_json(describe(runtime))
-
     async def rebuild(request: web.Request) -> web.Response:
         request[PRINCIPAL].require("admin")
         runtime.rebuild.request("asked for")
         return render_json(describe(runtime), status=202)
 
-    app.router.add_get("/status", status)
+    add_status(app, lambda: describe(runtime))
     app.router.add_post("/rebuild", rebuild)
     app[CHECKS] |= {"stream": _streaming(runtime), "valkey": _valkey(runtime), "views": _views(runtime)}
     app[WARNINGS]["topology"] = lambda: runtime.topology.trouble
@@ -48,6 +45,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "complete": state.complete,
         "epoch": int(runtime.sink.epoch or 0),
         "applied": runtime.projector.applied,
+        "synchronous_standbys": runtime.servers.synchronous_standbys(),
         "rebuild": {
             "running": state.running,
             "reason": state.reason,

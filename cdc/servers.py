@@ -8,9 +8,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
@@ -20,10 +18,9 @@ from prometheus_client.registry import Collector
 
 from cdc.slot import STATEMENTS as SLOTS
 from cdc.slot import connect
-from shard_router.statement import load_statements
+from shard_router.server import place_of_server, read_server, read_slots
 from shard_router.topology import Shard
 
-STATEMENTS: Final = load_statements(Path(__file__).with_name("servers.sql"))
 ASK_INTERVAL_S: Final = 5.0
 ASK_TIMEOUT_S: Final = 3.0  # a frozen server answers nothing
 
@@ -69,6 +66,11 @@ class ServerWatch(Collector):
         pairs = zip(self._shard.servers, zones, strict=True)
         self._seen = list(await asyncio.gather(*(_ask(url, zone) for url, zone in pairs)))
 
+    def synchronous_standbys(self) -> dict[str, int]:
+        """How many standbys acknowledge the commits of each primary: only the projector may see that."""
+        primaries = [one for one in self._seen if one.row is not None and not one.row["standby"]]
+        return {one.server: one.row["synchronous_standbys"] for one in primaries}
+
     def collect(self) -> Iterable[Metric]:
         """Every figure of every server."""
         seen, answers = self._seen, [one for one in self._seen if one.row is not None]
@@ -110,17 +112,15 @@ def _figure(name: str, row: Any, heads: Sequence[int]) -> float | None:
 
 
 async def _ask(url: str, zone: str) -> Seen:
-    parts = urlsplit(url)
-    server = f"{parts.hostname}:{parts.port or 5432}"
+    server = place_of_server(url)
     with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         async with asyncio.timeout(ASK_TIMEOUT_S):
             connection = await connect(url)
             try:
-                row = await connection.fetchrow(STATEMENTS["server"])
-                if row and row["standby"]:
+                row, _ = await read_server(connection)
+                if row["standby"]:
                     await drop_stale_slots(connection)
-                slots = await connection.fetch(STATEMENTS["slots"])
-                return Seen(server, zone, row, slots)
+                return Seen(server, zone, row, await read_slots(connection))
             finally:
                 connection.terminate()
     return Seen(server, zone)

@@ -143,7 +143,10 @@ def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None 
     for region in plan.regions:
         for group in (region.command, region.query):
             for node, zone in zip(group, cycle(ZONES), strict=False):
-                _write_node(plan, node, region.name, {"address": node.url, "zone": zone})
+                extra = {"address": node.url, "zone": zone}
+                if group is region.query:
+                    extra["door_state"] = str(documents.door_state)
+                _write_node(plan, node, region.name, extra)
     for shard in plan.shards:
         extra = {"shard": shard.name, "source": plan.cdc_source, "poll_interval_ms": POLL_INTERVAL_MS}
         _write_node(plan, shard.projector, shard.region, extra)

@@ -31,6 +31,7 @@ NODE_SETTINGS = (
     "HOST",
     "PORT",
     "ADDRESS",
+    "DOOR_STATE",
     "TOPOLOGY",
     "CREDENTIALS",
     "SECRETS",

@@ -22,10 +22,12 @@ from cluster.door import DoorState, read_state
 from cluster.errors import ClusterError
 from cluster.login import CONNECT_TIMEOUT_S
 from cluster.node import Health
+from cluster.overview import ask_system, document_of, lag_ms_of, warnings_of
 from cluster.plan import HOST
 from cluster.postgres import STATEMENTS
 from cluster.run_file import RunRecord, locked, read_run
 from edge.decision import WHOLE
+from query.system_shape import System
 from service.credential import Credentials
 from shard_router.errors import DocumentError
 from shard_router.incarnation import is_unreconciled
@@ -70,6 +72,8 @@ class StatusReport:
     nodes: dict[str, Health]
     disks: list[Disk]
     door: DoorState | None
+    system: System | None
+    """What the system says of itself; None when no query node answers."""
     mistakes: list[str]
     """What is wrong with documents of the folder that cannot be used."""
 
@@ -92,7 +96,8 @@ class StatusReport:
             for words in self.mistakes
             if not any(words in line for line in told)
         ]
-        return [*unheard, *told, *(words for disk in self.disks for words in disk.shortages)]
+        shortages = (words for disk in self.disks for words in disk.shortages)
+        return [*unheard, *told, *warnings_of(self.system), *shortages]
 
     @property
     def program_version(self) -> int | None:
@@ -114,6 +119,7 @@ class StatusReport:
             },
             "disks": [disk._asdict() for disk in self.disks],
             "warnings": self.warnings,
+            "system": document_of(self.system),
         }
 
     def _region(self, name: str) -> dict[str, Any]:
@@ -144,19 +150,22 @@ async def read_status(data: Path) -> StatusReport:
     topology = _noting(mistakes, lambda: read_topology(documents.topology, documents.logins()).document, NO_TOPOLOGY)
     _noting(mistakes, lambda: Credentials(documents.credentials), None)
     run = read_run(data)
-    nodes = _node_urls(topology, run)
-    health = await asyncio.gather(*(_shard_health(shard) for shard in topology.shards.values()))
+    nodes, keys = _node_urls(topology, run), _noting(mistakes, lambda: read_keys(documents), {})
+    system = await ask_system(topology, keys)
+    lags = {name: lag_ms_of(system, name) for name in topology.shards}
+    health = await asyncio.gather(*(_shard_health(shard, lags[name]) for name, shard in topology.shards.items()))
     answers = await asyncio.gather(*(node.health(url) for url in nodes.values()))
     return StatusReport(
         data=data,
         running=locked(data) or run is None,  # without a supervisor (containers) the parts speak for themselves
         run=run,
         topology=topology,
-        keys=_noting(mistakes, lambda: read_keys(documents), {}),
+        keys=keys,
         shards=dict(zip(topology.shards, health, strict=True)),
         nodes=dict(zip(nodes, answers, strict=True)),
         disks=disks_of(data),
         door=read_state(data) if run and DOOR in run.processes else None,
+        system=system,
         mistakes=mistakes,
     )
 
@@ -181,12 +190,12 @@ def _node_urls(topology: TopologyDocument, run: RunRecord | None) -> dict[str, s
     return urls | {name: f"http://{HOST}:{one.port}" for name, one in kept.items() if NODE_NAME.fullmatch(name)}
 
 
-async def _shard_health(shard: Shard) -> ShardHealth:
+async def _shard_health(shard: Shard, lag_ms: int | None) -> ShardHealth:
+    """`lag_ms` is the age of its views as the system told it; where it did not, the projector is asked."""
     health = ShardHealth()
     await asyncio.gather(*(_ask_server(url, health) for url in shard.servers))
     health.valkey_problem = await valkey.ping(shard.valkey)
-    if shard.cdc:
-        health.lag_ms = await _lag_ms(shard.cdc)
+    health.lag_ms = await _lag_ms(shard.cdc) if lag_ms is None and shard.cdc else lag_ms
     return health
 
 

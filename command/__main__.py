@@ -23,6 +23,7 @@ from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, Steady, show_cl
 from service.openapi import add_operations
 from service.process import run_process
 from service.serve import serve
+from service.status import add_status
 from service.web import GATES, build_app
 from shard_router.clock import Now
 from shard_router.errors import ProblemError
@@ -56,6 +57,7 @@ def build(settings: CommandSettings, wall: Now = time.time) -> web.Application:
     _add_checks(app, node)
     show_epoch(app, topology)
     show_clocks(app, node.clocks)
+    add_status(app, node.facts)
     app[WARNINGS]["topology"] = lambda: topology.trouble
     app[WARNINGS]["rejoin_keys"] = lambda: None if credentials.pseudonyms("") else _NO_REJOIN_KEY
     return app

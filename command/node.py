@@ -93,6 +93,11 @@ class CommandNode:
             raise ProblemError("shard_unavailable", "no program is applied: run `loyalty program apply FILE`")
         return program
 
+    def facts(self) -> dict[str, int | None]:
+        """The versions that this node goes by, for its status."""
+        newest = self.programs.newest
+        return {"topology_epoch": self.topology.current.epoch, "program_version": newest.version if newest else None}
+
     def home_of(self, member_id: int) -> Target:
         """Where a member lives; MalformedIdError for a region that does not exist."""
         return Target(self.topology.current.region_of(member_id), slot_of(member_id), member_id=member_id)

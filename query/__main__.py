@@ -16,6 +16,7 @@ from query.operation import ABOUT, OPERATIONS
 from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
+from query.system import SYSTEM, SystemView, get_system
 from service.admission import Rank
 from service.credential import Credentials
 from service.health import CHECKS, REGISTRY, WARNINGS, gauge, show_epoch
@@ -23,6 +24,7 @@ from service.openapi import add_operations
 from service.place import Places
 from service.process import run_process
 from service.serve import serve
+from service.status import add_status
 from service.ticket import TICKETS, Tickets
 from service.web import CREDENTIALS, STREAMS, build_app
 from shard_router.login import read_logins
@@ -35,7 +37,7 @@ def build(settings: QuerySettings) -> web.Application:
     """Wire a query node; it connects when the application starts. DocumentError when what it reads cannot be used."""
     app = build_app(settings, Credentials(settings.credentials), first=Rank.READ)
     node = QueryNode(settings, TopologyWatch(settings.topology, read_logins(settings.secrets, "reader", "query")))
-    app[NODE] = node
+    app[NODE], app[SYSTEM] = node, SystemView(node)
     app[STREAMS] = streams = Places(settings.streams_max, "streaming", member_max=settings.streams_per_member_max)
     app.cleanup_ctx.append(_running)
     app[TICKETS] = Tickets(app[CREDENTIALS], settings.region)
@@ -43,9 +45,11 @@ def build(settings: QuerySettings) -> web.Application:
         "stream_account": stream_account,
         "issue_stream_ticket": issue_stream_ticket,
         "evaluate_purchase": evaluate_purchase,
+        "get_system": get_system,
     }
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
     show_epoch(app, node.topology)
+    add_status(app, node.facts)
     app[WARNINGS]["topology"] = lambda: node.topology.trouble
     app[CHECKS]["shards"] = lambda: _check_shards(node)
     for collector in _COLLECTORS:
@@ -69,6 +73,7 @@ async def _serve(settings: QuerySettings) -> int:
 async def _running(app: web.Application):  # noqa: ANN202 - aiohttp's cleanup context
     await app[NODE].start()
     yield
+    await app[SYSTEM].close()
     await app[NODE].close()
 
 

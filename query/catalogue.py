@@ -45,6 +45,11 @@ class Catalogue:
             raise ProblemError("shard_unavailable", "the program has not been read yet")
         return self._program
 
+    @property
+    def known_version(self) -> int | None:
+        """The version of the program in force, None as long as none could be read."""
+        return self._program.version if self._program else None
+
     async def version(self, number: int, shard: ShardReader) -> Program:
         """Look a version up, reading it from a shard when it is new here: versions never change."""
         if number not in self._versions:

@@ -50,6 +50,10 @@ class QueryNode:
         await self.forwarder.close()
         await self.readers.close()
 
+    def facts(self) -> dict[str, int | None]:
+        """The versions that this node goes by, for its status."""
+        return {"topology_epoch": self.topology.current.epoch, "program_version": self.catalogue.known_version}
+
     def own_shards(self) -> list[ShardReader]:
         """List the readers of this region's shards."""
         return [self.readers[name] for name in self.topology.current.shards_in(self.settings.region)]
@@ -63,7 +67,7 @@ class QueryNode:
         self, request: web.Request, region: str, member_id: int, *, body: bytes | None = None
     ) -> web.Response:
         """Answer from a member's region. `body` is the request's, when it has one."""
-        slot, deadline = slot_of(member_id), self._deadline(request)
+        slot, deadline = slot_of(member_id), self.deadline_of(request)
         return await self.forwarder.forward(request, region, slot=slot, deadline=deadline, body=body)
 
     async def read(self, request: web.Request, question: Question, *, at_least: int, may_wait: bool = True) -> Answer:
@@ -108,7 +112,7 @@ class QueryNode:
 
     async def within_deadline(self, request: web.Request, work: Awaitable[T]) -> T:
         """Await some work; `shard_unavailable` when the request's deadline comes first."""
-        return await _until(self._deadline(request), work)
+        return await _until(self.deadline_of(request), work)
 
     async def _glance_or_ask(self, reader: ShardReader, question: Question, *, at_least: int, may_wait: bool) -> Answer:
         found = await reader.glance(question, at_least=at_least)
@@ -119,7 +123,7 @@ class QueryNode:
             return await reader.await_version(question, at_least=at_least, wait_s=self._wait_s)
         return await reader.ask_servers(question, at_least=at_least)
 
-    def _deadline(self, request: web.Request) -> float:
+    def deadline_of(self, request: web.Request) -> float:
         """Fix the deadline when it is first asked for: all steps of a request share it."""
         if _DEADLINE not in request:
             request[_DEADLINE] = deadline_of(request, deadline_ms=self.settings.deadline_ms)

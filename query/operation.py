@@ -5,6 +5,7 @@ from typing import Any, Final
 from query import shape
 from query.catalogue import NEAR
 from query.evaluation import EvaluationBody
+from query.system_shape import System
 from service.admission import Rank
 from service.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
 from service.shape import MEMBER_EXAMPLE, Account
@@ -258,5 +259,20 @@ OPERATIONS: Final = (
         answer_headers=QUERY_HEADERS,
         tag="program",
         rank=Rank.REPORT,
+    ),
+    Operation(
+        "GET",
+        "/v1/system",
+        "get_system",
+        "Regions, shards and servers, as they say they are",
+        System,
+        description="Each region with its nodes, Postgres servers (role, zone, lag, slots), projectors, clocks and "
+        "versions. What does not answer is told with the reason, a region as it was heard last with its age; nothing "
+        "makes the rest unknown. A look counts for two seconds, so asking often costs nothing.",
+        roles=("admin",),
+        problems=("forbidden",),
+        parameters=(Parameter("region", "query", "Only this region.", {"type": "string", "examples": ["eu"]}),),
+        answer_headers=("Loyalty-Source", "Cache-Control"),
+        tag="system",
     ),
 )  # fmt: skip

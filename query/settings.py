@@ -1,5 +1,7 @@
 """Settings of a query node; the defaults suit a region on one network."""
 
+from pathlib import Path
+
 from service.settings import NodeSettings
 
 
@@ -28,6 +30,8 @@ class QuerySettings(NodeSettings):
     """Event streams of one member: a few devices with a page or two each."""
     stream_comment_s: float = 15.0
     """An idle stream says something this often, so that proxies keep it."""
+    door_state: Path | None = None
+    """What the front door of this machine keeps; without, nobody here knows the shares of its traffic."""
     pool_size_max: int = 8
     """Connections per server and process; 3 nodes x 8 stay far below a standby's max_connections of 100."""
     statement_timeout_ms: int = 2_000

@@ -64,6 +64,11 @@ class Clocks(Collector):
                 family.add_metric([shard], clock.offset_s)
         yield family
 
+    def offsets_ms(self) -> dict[str, int]:
+        """How far ahead of each primary that has told its time."""
+        offsets = {shard: clock.offset_s for shard, clock in self._clocks().items()}
+        return {shard: round(offset_s * 1000) for shard, offset_s in offsets.items() if offset_s is not None}
+
     def warn(self) -> str | None:
         """What an operator must hear."""
         off = {shard: clock.offset_s for shard, clock in self._clocks().items() if clock.off_s > SAID_FROM_S}
@@ -99,16 +104,28 @@ async def answer_livez(request: web.Request) -> web.Response:
 
 async def answer_readyz(request: web.Request) -> web.Response:
     """Say whether every check passes; `?verbose` names each."""
-    results = {name: await _check(check) for name, check in request.app[CHECKS].items()}
-    if request.app[DRAINING].is_set():
-        results["draining"] = "this node is stopping"
-    ready = not any(results.values())
+    wrong = await find_troubles(request.app)
+    ready = not wrong
     status = 200 if ready else 503
     if "verbose" not in request.query:
         return web.Response(status=status, text="ok" if ready else "not ready")
-    lines = [f"[{'-' if wrong else '+'}] {name}: {wrong or 'ok'}" for name, wrong in results.items()]
-    lines += [f"{WARNING_MARK} {name}: {words}" for name, warn in request.app[WARNINGS].items() if (words := warn())]
+    names = dict.fromkeys((*request.app[CHECKS], *wrong))
+    lines = [f"[{'-' if name in wrong else '+'}] {name}: {wrong.get(name, 'ok')}" for name in names]
+    lines += [f"{WARNING_MARK} {name}: {words}" for name, words in find_warnings(request.app).items()]
     return web.Response(status=status, text="\n".join(lines) + "\n")
+
+
+async def find_troubles(app: web.Application) -> dict[str, str]:
+    """What makes this node unready, by check."""
+    told = {name: await _check(check) for name, check in app[CHECKS].items()}
+    wrong = {name: words for name, words in told.items() if words}
+    return wrong | ({"draining": "this node is stopping"} if app[DRAINING].is_set() else {})
+
+
+def find_warnings(app: web.Application) -> dict[str, str]:
+    """What an operator must hear though the node is ready."""
+    told = {name: warn() for name, warn in app[WARNINGS].items()}
+    return {name: words for name, words in told.items() if words}
 
 
 async def answer_metrics(request: web.Request) -> web.Response:

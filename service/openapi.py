@@ -333,6 +333,7 @@ _TAGS: Final = {
     "lookup": "Members behind cards, phone numbers and e-mail addresses.",
     "commands": "What became of a command.",
     "program": "Rewards, tiers and stores.",
+    "system": "Regions, shards and servers, for those who tend them.",
 }
 _SECURITY: Final = {
     "apiKey": {

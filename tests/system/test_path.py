@@ -71,6 +71,26 @@ async def test_what_is_not_there_and_what_may_not_be_seen_answer_alike(system: S
     assert (await system.get("eu", f"/v1/members/{member}/account", Authorization="")).status == 401
 
 
+async def test_the_system_is_shown_whole_from_any_region(system: System) -> None:
+    admin = {"Authorization": f"Bearer {system.status['keys']['admin']}"}
+    regions = system.status["system"]["regions"].keys()
+    assert regions == system.status["regions"].keys()
+    for asked in ("eu", "ap"):
+
+        async def is_whole(asked: str = asked) -> bool:
+            seen = (await system.get(asked, "/v1/system", **admin)).json["regions"]
+            shards = [shard for one in seen.values() for shard in one["shards"].values()]
+            return (
+                {name for name, one in seen.items() if one["reachable"] and one["share"] == 100} == regions
+                and all(node["program_version"] for one in seen.values() for node in one["nodes"])
+                and all({"primary", "standby"} == {server["role"] for server in one["servers"]} for one in shards)
+                and all(one["projector"]["complete"] for one in shards)
+                and all(1 in one["projector"]["synchronous_standbys"].values() for one in shards)
+            )
+
+        await eventually(is_whole, deadline_s=30)
+
+
 async def test_every_promise_holds_on_the_data_at_rest(system: System) -> None:
     done = loyalty(system.data, "verify", "--json")
     assert done.returncode == 0, done.stdout

@@ -178,6 +178,7 @@ def test_handlers_and_operations_of_the_query_node_match() -> None:
         "stream_account",
         "issue_stream_ticket",
         "evaluate_purchase",
+        "get_system",
     }
 
 

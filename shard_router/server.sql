@@ -1,8 +1,8 @@
--- What each server of the shard says of itself, for /metrics. Any login of ours may ask.
+-- What each server of a shard says of itself, for operators. Any login of ours may ask.
 
 -- name: server
 -- `timeline` of a standby is that of its last checkpoint, which may be an older one. A logical walsender counts as no
--- standby; where anybody may acknowledge a commit ('*'), it does.
+-- standby; where anybody may acknowledge a commit ('*'), it does. Who may not see other sessions learns of none.
 SELECT pg_is_in_recovery() AS standby,
     NOT pg_is_in_recovery() AS primary,
     (CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END
@@ -16,12 +16,17 @@ SELECT pg_is_in_recovery() AS standby,
             AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())
     END AS lag_seconds,
+    extract(epoch FROM clock_timestamp())::float8 AS clock_s,
+    current_setting('server_version') AS version,
     current_setting('synchronous_standby_names') LIKE '%*%' AS anybody_acknowledges,
-    (SELECT count(*) FROM pg_stat_replication AS sender
-        WHERE sender.state = 'streaming' AND sender.sync_state IN ('sync', 'quorum')
-            AND NOT EXISTS (
-                SELECT FROM pg_replication_slots AS slot WHERE slot.active_pid = sender.pid AND slot.slot_type = 'logical'
-            )) AS synchronous_standbys;
+    CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') THEN
+        (SELECT count(*) FROM pg_stat_replication AS sender
+            WHERE sender.state = 'streaming' AND sender.sync_state IN ('sync', 'quorum')
+                AND NOT EXISTS (
+                    SELECT FROM pg_replication_slots AS slot
+                    WHERE slot.active_pid = sender.pid AND slot.slot_type = 'logical'
+                ))
+    END AS synchronous_standbys;
 
 -- name: slots
 -- Of a standby only the copies of the primary's slots. `room` is null where WAL is kept without a limit.

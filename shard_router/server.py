@@ -1,0 +1,33 @@
+"""What a Postgres server says of itself: its role, how far behind it is, its slots, its clock and its version."""
+
+import time
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from shard_router.statement import load_statements
+
+STATEMENTS: Final = load_statements(Path(__file__).with_name("server.sql"))
+_PORTS: Final = {"redis": 6379, "rediss": 6379}
+_PORT: Final = 5432
+
+
+def place_of_server(url: str) -> str:
+    """Host and port of a server's address, without who connects how."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, _PORT)}"
+
+
+async def read_server(connection: asyncpg.Connection) -> tuple[Any, float]:
+    """Role, position, lag and version of the server at the other end, and how far its clock is ahead (s)."""
+    statement = await connection.prepare(STATEMENTS["server"])
+    began_s = time.time()
+    row: Any = await statement.fetchrow()
+    return row, row["clock_s"] - (began_s + time.time()) / 2
+
+
+async def read_slots(connection: asyncpg.Connection) -> list[Any]:
+    """Its slots, on a standby the copies of the primary's."""
+    return await connection.fetch(STATEMENTS["slots"])
