@@ -67,6 +67,16 @@ def test_a_capture_spends_first_to_expire_first_and_releases_the_rest() -> None:
     assert member.refused(CaptureHold(hold, 1, NOW), hold_existed=True) == "hold_closed"
 
 
+def test_a_hold_takes_no_more_than_is_available_and_a_capture_no_more_than_its_hold_has() -> None:
+    member = rich()
+    assert member.refused(PlaceHold(1001, None, NOW)) == "insufficient_points"
+    assert (member.now.available, member.now.holds) == (1000, ())
+    first, second = (member.ok(PlaceHold(points, None, NOW)).version for points in (300, 400))
+    assert member.refused(CaptureHold(first, 301, NOW)) == "insufficient_points"
+    assert (member.now.available, member.now.held, member.now.spent) == (300, 700, 0)
+    member.ok(CaptureHold(second, 400, NOW))
+
+
 @pytest.mark.parametrize(("end", "back"), [(VoidHold, 10), (lambda hold, at: CaptureHold(hold, 3, at), 7)])
 def test_what_comes_back_from_a_hold_after_its_expiry_expires_at_once_and_pays_no_debt(
     end: Callable[[int, datetime], Command], back: int

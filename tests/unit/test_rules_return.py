@@ -86,6 +86,16 @@ def test_more_than_was_bought_is_refused(lines: list[tuple[int, object]]) -> Non
     assert member.refused(asked, purchase=member.purchases[version]) == "return_exceeds_purchase"
 
 
+def test_what_came_back_before_counts_towards_what_was_bought() -> None:
+    member = Member(program())
+    version = member.buy(line(1000, 3)).version
+    member.bring_back(version, (1, 2))
+    again = returned(version, (1, 2))
+    assert member.refused(again, purchase=member.purchases[version]) == "return_exceeds_purchase"
+    assert member.bring_back(version, (1, 1)).points == -4
+    assert member.now.issued == 0
+
+
 def test_a_return_of_an_unknown_purchase_is_refused() -> None:
     assert Member(program()).refused(returned(5, (1, 1))) == "purchase_not_found"
 
@@ -196,6 +206,7 @@ def test_a_purchase_captures_its_holds_whole_or_is_refused_whole() -> None:
     member.ok(AdjustPoints(500, "gift", NOW))
     first, second = (member.ok(PlaceHold(points, None, NOW)).version for points in (100, 150))
     assert member.refused(purchase(line(1000), capture_holds=(first, 99))) == "hold_not_found"
+    assert member.refused(purchase(line(1000), capture_holds=(first, first))) == "hold_closed"
     assert member.now.held == 250
     entry = member.buy(line(1000), capture_holds=(first, second), pay_with_points=50)
     assert entry.detail["captured"] == [{"hold": first, "points": 100}, {"hold": second, "points": 150}]
