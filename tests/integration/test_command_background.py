@@ -30,6 +30,7 @@ WAITING = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'loyalty' AND wait_event = 'SyncRep'
 """
+CANCELLED = WAITING.replace("count(*)", "count(pg_cancel_backend(pid))")
 
 
 @asynccontextmanager
@@ -124,6 +125,25 @@ async def test_a_node_that_stops_while_its_writes_wait_for_a_standby_shows_none_
         assert (status, await state()) == (0, (1, 0, 0)), (tmp_path / "log").read_text()
     await eventually(finished)
     await connection.close()
+
+
+async def test_a_commit_whose_wait_for_the_standby_was_cancelled_is_no_yes(
+    postgres_server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    async with running_command_node(database, tmp_path) as node, asyncpg.create_pool(database, min_size=1) as pool:
+        ada = await node.enrol()
+        body = {"member": {"member_id": ada["member_id"]}, "points": 5, "reason": "test"}
+
+        async def cancelled() -> bool:
+            return await pool.fetchval(CANCELLED) > 0
+
+        async with without_standby(postgres_server):
+            giving = asyncio.create_task(node.post("/v1/adjustments", body, key="given"))
+            await eventually(cancelled)
+            reply = await giving
+        assert (reply.status, reply.code) == (503, "unknown_outcome")
+        again = await node.post("/v1/adjustments", body, key="given")
+        assert (again.status, again.json["account"]["version"]) == (201, 2)
 
 
 async def test_a_shard_that_a_new_topology_brings_is_settled_too(

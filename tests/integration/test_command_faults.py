@@ -101,6 +101,14 @@ async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_du
     assert max(one or 0 for one in await value(node, written)) > first
 
 
+async def test_an_answer_given_again_writes_so_that_it_too_is_durable(node: RunningNode) -> None:
+    ada = await node.enrol()
+    body = {"member": {"member_id": ada["member_id"]}, "points": 5, "reason": "goodwill"}
+    replies = [await node.post("/v1/adjustments", body, key="again") for _ in range(3)]
+    assert [reply.headers.get("Idempotent-Replayed") for reply in replies] == [None, "true", "true"]
+    assert 2 in await value(node, "SELECT max(replays) FROM idempotency WHERE key = 'again'")
+
+
 async def test_what_is_as_it_should_be_already_is_counted_as_done_and_not_as_a_conflict(node: RunningNode) -> None:
     ada = await node.enrol()
     number = parse_member_id(ada["member_id"])
@@ -169,6 +177,21 @@ async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_c
     assert sum(await value(node, "SELECT count(*) FROM claim")) == 1
     await node.inner.claims.conclude([("phone", PHONE)], number, deadline=time.monotonic() + 5)
     assert sum(await value(node, "SELECT count(*) FROM claim WHERE leased_until IS NULL")) == 1
+
+
+async def test_what_the_other_side_cannot_take_now_waits_and_is_neither_ended_nor_given_back(node: RunningNode) -> None:
+    full = await node.enrol()
+    almost_all = ReceiveTransfer(1, 99, (Lot(2**62 - 60),), now_utc())
+    lanes = node.inner.lanes_for(parse_member_id(full["member_id"]))
+    assert (await lanes.run(envelope(full["member_id"], command=almost_all))).status < 300
+    ada = await node.enrol(referred_by=full["member_id"])
+    await node.give(ada["member_id"], 100)
+    body = {"from": {"member_id": ada["member_id"]}, "to": {"member_id": full["member_id"]}, "points": 61}
+    assert (await node.post("/v1/transfers", body)).status == 201
+    assert (await node.post("/v1/purchases", basket({"member_id": ada["member_id"]}, "first"))).status == 201
+    await node.run_errands()
+    assert sum(await value(node, "SELECT count(*) FROM errand WHERE kind IN ('transfer', 'referral')")) == 2
+    assert (await node.give(ada["member_id"], 1)).json["account"]["balance"]["held"] == 61
 
 
 async def test_a_stalled_shard_of_claims_costs_an_enrolment_its_deadline_and_no_more(
