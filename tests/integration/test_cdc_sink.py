@@ -166,9 +166,20 @@ def test_between_two_calls_an_account_has_everything_else_of_its_version(
     assert all(left)
 
 
-def test_a_large_batch_travels_in_parts_and_the_watermark_with_the_last(session: Session, valkey: Redis) -> None:
-    count = 2 * OPERATIONS_PER_CALL
+def test_a_large_batch_travels_in_parts_and_the_watermark_with_the_last(
+    session: Session, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, calls = 2 * OPERATIONS_PER_CALL, session._apply
+    marks: list[bool] = []
+
+    def look(part: Operations, **others: Any) -> Any:
+        outcome = calls(part, **others)
+        marks.append(valkey.hget(MARK, "watermark") == "777")
+        return outcome
+
+    monkeypatch.setattr(session, "_apply", look)
     apply(session, *(member(ALICE + n, 1) for n in range(count)), watermark=777)
+    assert marks == [False, False, True]
     assert (len(list(valkey.scan_iter("m:*", count=1000))), valkey.hget(MARK, "watermark")) == (count, "777")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,22 @@ import asyncpg
 import orjson
 import pytest
 
+from cdc.pgoutput import PgoutputSource
+from cdc.source import Batch
 from command.migrate import create_slot
 from tests.conftest import eventually
+from tests.engine import as_superuser
 
 ROOT = Path(__file__).parents[2]
 LONG = "".join(chr(0x4E00 + n * 7919 % 20_000) for n in range(20_000))  # does not compress: lies out of line
 SOURCES = ("pgoutput", "debezium")
 DEADLINE_S = 60
 
+HELD = """
+SELECT s.confirmed_flush_lsn - '0/0'::pg_lsn, r.reply_time
+FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
+WHERE s.slot_name = 'held'
+"""
 INSERT_MEMBER = "INSERT INTO member VALUES ($1, $2, $3, '2026-11-22 10:00:00.5+00')"
 INSERT_PURCHASE = "INSERT INTO purchase VALUES ($1, 1, 1, 's', 't', 'r', '2026-11-22', '2026-11-22 10:00:00+00', $2)"
 
@@ -125,6 +134,44 @@ async def test_a_source_killed_in_mid_batch_loses_nothing(database: str, client:
     assert wanted[:1000] == before
     assert after == wanted[len(wanted) - len(after) :]
     assert len(before) + len(after) >= len(wanted)
+
+
+async def test_nothing_of_a_batch_is_acknowledged_while_it_is_being_applied(
+    database: str, client: asyncpg.Connection
+) -> None:
+    await create_slot(database, "held")
+    await workload_after(client)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def handle(_batch: Batch) -> None:
+        begun.set()
+        go_on.wait(DEADLINE_S)
+
+    source = PgoutputSource(database, slot="held", publication="loyalty")
+    watching = await asyncpg.connect(as_superuser(database))
+    before, _ = await watching.fetchrow(HELD)
+    running = asyncio.create_task(asyncio.to_thread(source.run, handle))
+    try:
+        await asyncio.to_thread(begun.wait, DEADLINE_S)
+        for _ in range(2):  # while it waits it says that it lives
+            _, replied_at = await watching.fetchrow(HELD)
+
+            async def replied(since: Any = replied_at) -> bool:
+                return (await watching.fetchrow(HELD))[1] != since
+
+            await eventually(replied, deadline_s=DEADLINE_S)
+        assert (await watching.fetchrow(HELD))[0] == before
+        go_on.set()
+
+        async def acknowledged() -> bool:
+            return (await watching.fetchrow(HELD))[0] > before
+
+        await eventually(acknowledged, deadline_s=DEADLINE_S)
+    finally:
+        go_on.set()
+        await asyncio.to_thread(source.stop)
+        await running
+        await watching.close()
 
 
 async def workload_after(client: asyncpg.Connection) -> None:

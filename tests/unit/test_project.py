@@ -62,6 +62,8 @@ def test_only_the_newest_account_of_a_batch_is_sent_but_every_entry() -> None:
 
 def test_a_late_change_never_replaces_a_newer_one_of_its_batch() -> None:
     assert project([member(ALICE, 5), member(ALICE, 4)]).views[f"m:{ALICE}"] == header(5) + '{"name":"ü5"}'.encode()
+    late = project([journal(ALICE, 5), journal(ALICE, 4)])
+    assert (late.accounts[f"a:{ALICE}"][:16], late.visible) == (header(5), {ALICE: 5})
 
 
 def test_a_purchase_is_guarded_by_its_last_change() -> None:
