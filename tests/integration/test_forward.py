@@ -190,6 +190,18 @@ async def test_who_may_have_done_it_before_it_died_is_never_said_to_have_done_no
         assert await post(url, key, **{"Idempotency-Key": "k"}) == (503, "unknown_outcome")
 
 
+async def test_what_the_next_node_cannot_do_may_have_been_done_by_the_one_that_died(tmp_path: Path) -> None:
+    async def refuse(_request: web.Request) -> web.Response:
+        return web.json_response({"code": "shard_unavailable"}, status=503)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    async with dying_node(hangs_up=True) as (dying, _), TestServer(app) as server:
+        refusing = str(server.make_url("")).rstrip("/")
+        async with far_node(tmp_path, [dying, refusing]) as (url, key):
+            assert await post(url, key, **{"Idempotency-Key": "k"}) == (503, "unknown_outcome")
+
+
 async def test_a_node_that_stops_gets_no_more_and_one_that_is_back_is_asked_again(tmp_path: Path) -> None:
     stopping = asyncio.Event()
     stopping.set()

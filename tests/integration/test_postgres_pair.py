@@ -35,6 +35,8 @@ async def test_the_standby_takes_no_writes(database_pair: DatabasePair) -> None:
 async def test_a_commit_is_synchronous_and_the_slot_permanent(postgres_pair: PostgresServer) -> None:
     (standby,) = await fetch(postgres_pair.url, "SELECT state, sync_state FROM pg_stat_replication")
     assert tuple(standby) == ("streaming", "sync")
+    ((waits,),) = await fetch(postgres_pair.url, "SHOW synchronous_commit")
+    assert waits == "on"
     (slot,) = await fetch(
         postgres_pair.url, "SELECT slot_type, temporary, active FROM pg_replication_slots WHERE slot_name = 'standby'"
     )

@@ -4,6 +4,7 @@ import asyncpg
 
 from cdc.slot import find_primary
 from query.replica import STATEMENTS
+from shard_router.pool import ShardServers
 from tests.engine import embedded_postgres
 
 
@@ -18,6 +19,12 @@ async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_i
             assert await standby.fetchval("SELECT pg_promote()")
             assert await find_primary(servers) == pair.standby_url
             assert await find_primary(servers[::-1]) == pair.standby_url
+            promoted = await standby.fetchval("SELECT inet_server_port()")
+            for order in (servers, servers[::-1]):
+                nodes = ShardServers("eu-1", order, size_max=2, statement_timeout_ms=5_000)
+                async with nodes.primary() as primary:
+                    assert await primary.fetchval("SELECT inet_server_port()") == promoted
+                await nodes.close()
         finally:
             await standby.close()
         former = await asyncpg.connect(pair.url)
