@@ -13,7 +13,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
-.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-failovers gaps chaos
+.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-failovers gaps chaos mutants
 
 setup: $(READY)
 	@:
@@ -83,6 +83,10 @@ gaps: setup
 # Faults under load for an hour or more; `make test` has half a minute of them.
 chaos: setup
 	@$(BIN)/loyalty chaos --faults 300 --standbys 2 --tills 8 $(ARGS)
+
+# Plants every bug of tests/mutants, one at a time, and sees whether the test that it names fails; a quarter of an hour.
+mutants: setup-all
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 # After a change of dependencies in pyproject.toml; needs uv.
 lock:
