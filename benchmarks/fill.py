@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import asyncpg
@@ -36,8 +37,14 @@ _LINES: Final = (
     Line("bread", Decimal(1), 249, "bakery"),
     Line("coffee", Decimal(1), 699, "grocery"),
 )
-_NO_CLAIMS: Final[Any] = None
-"""A card of our own form needs none, and nobody leaves."""
+
+
+def _never(*_: object) -> bool:
+    return False
+
+
+_NO_CLAIMS: Final[Any] = SimpleNamespace(is_registered_elsewhere=_never)
+"""A card of our own form needs none, nobody leaves, and no till has these receipts."""
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
