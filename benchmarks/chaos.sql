@@ -19,11 +19,33 @@ SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_
 SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots
 WHERE slot_name = 'loyalty_cdc' AND NOT active;
 
+-- name: invalidate_idle_slots
+ALTER SYSTEM SET idle_replication_slot_timeout = '1s';
+
+-- name: keep_idle_slots
+ALTER SYSTEM RESET idle_replication_slot_timeout;
+
+-- name: reload
+SELECT pg_reload_conf();
+
+-- name: slot_invalidated
+SELECT invalidation_reason IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'loyalty_cdc';
+
+-- name: timeline
+SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer;
+
 -- name: relation
 SELECT pg_relation_filepath('journal');
 
 -- name: entries
-SELECT member_id, version FROM journal WHERE member_id = ANY ($1::bigint[]);
+-- But for those that come about by themselves.
+SELECT member_id, version FROM journal WHERE member_id = ANY ($1::bigint[]) AND kind <> ALL ($2::text[]);
+
+-- name: answers
+SELECT key, member_id, version FROM idempotency WHERE key = ANY ($1::text[]);
+
+-- name: open_members
+SELECT member_id FROM account WHERE member_id = ANY ($1::bigint[]) AND status = 'open';
 
 -- name: receipts
 SELECT receipt, count(*) AS times FROM receipt WHERE starts_with(receipt, $1) GROUP BY receipt;

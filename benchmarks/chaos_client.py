@@ -1,20 +1,22 @@
 """A till of the campaign: it retries as the documents tell, and keeps a log of what it heard.
 
-It keeps books of its own beside the system's: what each answer says was posted is added up here.
+It keeps books of its own beside the system's: what each command must do is added up here, and every answer is held
+against it. What comes about by itself (a transfer that is settled, thanks for a newcomer) shows in the end.
 """
 
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 
 from benchmarks.wire import Answer, Client, WireError
+from shard_router.token import parse_token
 
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 150.0
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 0.5
 ATTEMPT_S: Final = 6.0
 BUCKETS: Final[tuple[str, ...]] = ("available", "pending", "held", "debt")
@@ -26,174 +28,155 @@ class Log:
 
     acknowledged: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Key -> member and version of its entry."""
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+    """Key -> why."""
     receipts: set[str] = field(default_factory=set[str])
     refused_receipts: set[str] = field(default_factory=set[str])
     balances: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    erased: set[str] = field(default_factory=set[str])
     divergences: list[str] = field(default_factory=list[str])
     attempts: int = 0
     reads: int = 0
     reads_unanswered: int = 0
     acknowledged_at: list[float] = field(default_factory=list[float])
     open: set[str] = field(default_factory=set[str])
+    kinds: dict[str, int] = field(default_factory=dict[str, int])
+    """How often each kind of command was acknowledged."""
 
     def diverges(self, words: str) -> None:
         """Note what must not be."""
         self.divergences.append(words)
 
 
+@dataclass(slots=True)
+class Customer:
+    """A member and our own books of them."""
+
+    member: str
+    books: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BUCKETS, 0))
+    version: int = 0
+    token: str | None = None
+    sent: int = 0
+    """Points given away: they are held for as long as they are under way."""
+    seen: dict[int, int] = field(default_factory=dict[int, int])
+    """The newest version read, by query node."""
+
+    def move(self, change: Mapping[str, int]) -> None:
+        """Book a change of buckets."""
+        for bucket, points in change.items():
+            self.books[bucket] += points
+
+
 class Till:
-    """One till with a member of its own."""
+    """One till. `guest` is whom it serves, `friend` who gets what guests give away."""
 
     def __init__(self, name: str, commands: list[Client], queries: list[Client], store: str, log: Log) -> None:
-        self._name, self._commands, self._queries, self._store, self._log = name, commands, queries, store, log
-        self._random = random.Random(name)
-        self._number = 0
-        self._member = ""
-        self._books: dict[str, int] = dict.fromkeys(BUCKETS, 0)
-        self._version = 0
-        self._token: str | None = None
-        self._seen = [0] * len(queries)
+        self.name, self.store, self.log = name, store, log
+        self._commands, self._queries = commands, queries
+        self.random = random.Random(name)
+        self.number = 0
+        self.friend = Customer("")
+        self.guest = Customer("")
 
-    async def work(self, stop: asyncio.Event) -> None:
-        """Send until told to stop; what was begun is finished."""
-        reply = await self._insist("/v1/members", {"name": self._name, "store": self._store})
-        self._member = str(reply["member_id"])
-        while not stop.is_set():
-            await self._random.choice((self._buy, self._buy, self._adjust, self._hold, self._redeem, self._overspend))()
-            await self._read()
-        self._log.balances[self._member] = self._books
-
-    async def _insist(self, path: str, body: Any) -> dict[str, Any]:
+    async def insist(self, kind: str, path: str, body: Any, *, method: str = "POST") -> dict[str, Any]:
         """The final answer to a command under one key, sent again and again as docs/tills.md tells."""
-        self._number += 1
-        key, pause, until = f"{self._name}-{self._number}", PAUSE_FIRST_S, time.monotonic() + PATIENCE_S
-        self._log.open.add(key)
+        self.number += 1
+        key, pause, until = f"{self.name}-{self.number}", PAUSE_FIRST_S, time.monotonic() + PATIENCE_S
+        self.log.open.add(key)
         while time.monotonic() < until:
-            self._log.attempts += 1
-            node = self._commands[self._log.attempts % len(self._commands)]
+            self.log.attempts += 1
+            node = self._commands[self.log.attempts % len(self._commands)]
             try:
                 raw = orjson.dumps(body) if body is not None else b""
                 headers = {"Idempotency-Key": key} | ({} if raw else {"Content-Length": "0"})
-                answer = await node.send(node.request("POST", path, headers, raw), timeout_s=ATTEMPT_S)
+                answer = await node.send(node.request(method, path, headers, raw), timeout_s=ATTEMPT_S)
             except WireError:
                 answer = None
             if answer and not _again(answer):
-                return self._final(key, answer)
+                return self._final(kind, key, answer)
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_MAX_S)
-        self._log.diverges(f"{key}: no final answer to {path} within {PATIENCE_S:.0f} s")
+        self.log.diverges(f"{key}: no final answer to {path} within {PATIENCE_S:.0f} s")
         raise RuntimeError(key)
 
-    def _final(self, key: str, answer: Answer) -> dict[str, Any]:
-        self._log.open.discard(key)
-        self._log.acknowledged_at.append(time.monotonic())
+    def _final(self, kind: str, key: str, answer: Answer) -> dict[str, Any]:
+        self.log.open.discard(key)
+        self.log.acknowledged_at.append(time.monotonic())
         document: dict[str, Any] = orjson.loads(answer.body)
         if answer.code != "ok":
+            self.log.refused[key] = answer.code
             return {"refused": answer.code}
-        account = document["account"]
-        member, version = (
-            account["member_id"],
-            int(document.get("entry_id", "-0").rpartition("-")[2]) or account["version"],
-        )
-        self._log.acknowledged[key] = (member, version)
-        if version <= self._version:
-            self._log.diverges(f"{key}: acknowledged as version {version} after {self._version}")
-        self._version = version
-        self._token = answer.header("Consistency-Token")
+        token = answer.header("Consistency-Token") or ""
+        member, version = document.get("member_id"), parse_token(token).version
+        account = document.get("account")
+        if account:
+            member = account["member_id"]
+            version = int(document.get("entry_id", "-0").rpartition("-")[2]) or account["version"]
+        self.log.acknowledged[key] = (str(member), version)
+        self.log.kinds[kind] = self.log.kinds.get(kind, 0) + 1
+        if member == self.guest.member:
+            if version <= self.guest.version:
+                self.log.diverges(f"{key}: acknowledged as version {version} after {self.guest.version}")
+            self.guest.version, self.guest.token = version, token
         return document
 
-    async def _buy(self) -> None:
-        receipt = f"{self._name}-r{self._number + 1}"
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        body = {
-            "member": {"member_id": self._member}, "store": self._store, "till": "1", "receipt": receipt,
-            "occurred_at": now, "currency": "EUR", "lines": [{"sku": "a", "quantity": 1, "amount": 1000}],
-        }  # fmt: skip
-        reply = await self._insist("/v1/purchases", body)
-        (self._log.refused_receipts if "refused" in reply else self._log.receipts).add(receipt)
-        self._book(reply)
-        if "purchase_id" in reply and self._random.random() < 0.3:  # noqa: PLR2004
-            lines = [{"line": 1, "quantity": 1}]
-            back = {"store": self._store, "till": "1", "receipt": receipt + "b", "occurred_at": now, "lines": lines}
-            self._book(await self._insist(f"/v1/purchases/{reply['purchase_id']}/returns", back))
-
-    async def _adjust(self) -> None:
-        points = self._random.randint(1, 400)
-        body = {"member": {"member_id": self._member}, "points": points, "reason": "goodwill"}
-        self._expect(await self._insist("/v1/adjustments", body), {"available": points})
-
-    async def _hold(self) -> None:
-        points = self._random.randint(1, 50)
-        body = {"member": {"member_id": self._member}, "points": points, "expires_in_s": 3600}
-        reply = await self._insist("/v1/holds", body)
-        self._expect(reply, {"available": -points, "held": points})
-        if "hold_id" not in reply:
-            return
-        if self._random.random() < 0.5:  # noqa: PLR2004
-            self._expect(
-                await self._insist(f"/v1/holds/{reply['hold_id']}/capture", {"points": points}), {"held": -points}
-            )
-        else:
-            reply = await self._insist(f"/v1/holds/{reply['hold_id']}/void", None)
-            self._expect(reply, {"held": -points, "available": points})
-
-    async def _redeem(self) -> None:
-        reply = await self._insist("/v1/redemptions", {"member": {"member_id": self._member}, "reward": "coffee"})
-        points = int(reply.get("points", 0))
-        self._expect(reply, {"available": -points})
-        if points and self._random.random() < 0.5:  # noqa: PLR2004
-            reply = await self._insist(f"/v1/redemptions/{reply['redemption_id']}/cancel", None)
-            self._expect(reply, {"available": points})
-
-    async def _overspend(self) -> None:
-        body = {"member": {"member_id": self._member}, "points": 10_000_000, "expires_in_s": 60}
-        reply = await self._insist("/v1/holds", body)
-        if "refused" not in reply:
-            self._log.diverges(f"{self._name}: a hold of ten million points was taken")
-
-    def _expect(self, reply: dict[str, Any], change: dict[str, int]) -> None:
-        """Book what the command must have done, whatever the answer says of it."""
+    def expect(self, reply: dict[str, Any], change: Mapping[str, int]) -> bool:
+        """Book what the command must have done, whatever the answer says of it; tells whether it was done."""
         if "refused" in reply:
-            return
-        for bucket, points in change.items():
-            self._books[bucket] += points
-        self._compare(reply)
+            return False
+        self.guest.move(change)
+        self.compare(reply)
+        return True
 
-    def _book(self, reply: dict[str, Any]) -> None:
-        """Book what the answer says was posted: the rules' own sums are tested elsewhere."""
+    def book(self, reply: dict[str, Any]) -> bool:
+        """Book what the answer says was posted: the rules' own sums are tested elsewhere; tells whether it was done."""
+        if "refused" in reply:
+            return False
         for posting in reply.get("postings", ()):
             for side, sign in (("from", -1), ("to", 1)):
-                if posting[side] in self._books:
-                    self._books[posting[side]] += sign * posting["points"] * (-1 if posting[side] == "debt" else 1)
-        if "refused" not in reply:
-            self._compare(reply)
+                if posting[side] in BUCKETS:
+                    moved = sign * posting["points"] * (-1 if posting[side] == "debt" else 1)
+                    self.guest.move({posting[side]: moved})
+        self.compare(reply)
+        return True
 
-    def _compare(self, reply: dict[str, Any]) -> None:
-        told = {bucket: reply["account"]["balance"][bucket] for bucket in BUCKETS}
-        if told != self._books:
-            self._log.diverges(f"{self._name}-{self._number}: balance {told}, by our books {self._books}")
-            self._books = told
+    def compare(self, reply: dict[str, Any]) -> None:
+        """Hold an answer's balance against the books; what was given away may still be held."""
+        told = {bucket: int(reply["account"]["balance"][bucket]) for bucket in BUCKETS}
+        books = self.guest.books
+        under_way = told["held"] - books["held"]
+        if told | {"held": 0} != books | {"held": 0} or not 0 <= under_way <= self.guest.sent:
+            self.log.diverges(f"{self.name}-{self.number}: balance {told}, by our books {books}")
+            self.guest.books = told
 
-    async def _read(self) -> None:
-        which = self._number % len(self._queries)
-        node = self._queries[which]
-        token = self._token  # always, as docs/tills.md tells: without it a read may show less than one before
-        self._log.reads += 1
+    async def read(self) -> None:
+        """Ask for the guest's account, with the token as docs/tills.md tells."""
+        guest = self.guest
+        which = self.number % len(self._queries)
+        node, token = self._queries[which], guest.token
+        self.log.reads += 1
         try:
             headers = {"Consistency-Token": token} if token else {}
-            raw = node.request("GET", f"/v1/members/{self._member}/account", headers)
+            raw = node.request("GET", f"/v1/members/{guest.member}/account", headers)
             answer = await node.send(raw, timeout_s=ATTEMPT_S)
         except WireError:
             answer = None
         if answer is None or answer.code != "ok":
-            self._log.reads_unanswered += 1
+            self.log.reads_unanswered += 1
             return
         version = int(orjson.loads(answer.body)["version"])
-        if token and version < self._version:
-            self._log.diverges(f"{self._name}: read version {version} with the token of {self._version}")
-        if version < self._seen[which]:
-            self._log.diverges(f"{self._name}: read version {version} after {self._seen[which]}")
-        self._seen[which] = max(version, self._seen[which])
+        if token and version < guest.version:
+            self.log.diverges(f"{self.name}: read version {version} with the token of {guest.version}")
+        if version < guest.seen.get(which, 0):
+            self.log.diverges(f"{self.name}: read version {version} after {guest.seen[which]}")
+        guest.seen[which] = max(version, guest.seen.get(which, 0))
+
+
+def points_of(reply: Mapping[str, Any], reason: str) -> int:
+    """Points an answer's postings moved for a reason: from the program, less those that went back to it."""
+    posted = [one for one in reply.get("postings", ()) if one["reason"] == reason]
+    given = sum(one["points"] for one in posted if one["from"] == "program")
+    return given - sum(one["points"] for one in posted if one["to"] == "program")
 
 
 def _again(answer: Answer) -> bool:

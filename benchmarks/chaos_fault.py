@@ -15,10 +15,11 @@ from typing import Final
 import asyncpg
 import psutil
 
-from benchmarks.chaos_world import World
-from shard_router.statement import load_statements
+from benchmarks import chaos_disk
+from benchmarks.chaos_network import ANSWERS_LOST, IN_BITS, SILENT, SLOW, refused, weather
+from benchmarks.chaos_view import projector_twice, slot_invalidated, valkey_of_yesterday
+from benchmarks.chaos_world import STATEMENTS, World
 
-STATEMENTS: Final = load_statements(Path(__file__).with_name("chaos.sql"))
 PAGE: Final = 8192
 SHORT_S, LONG_S = 2.0, 5.0
 SWITCHOVER_DEADLINE_S: Final = 60.0
@@ -176,6 +177,10 @@ async def _switched_over(world: World) -> None:
             await asyncio.sleep(SHORT_S)
 
 
+async def _restarted(world: World) -> None:
+    await world.restart()
+
+
 async def _rebuilt(world: World) -> None:
     await world.loyalty("rebuild")
 
@@ -236,6 +241,22 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "connections of the primary exhausted": _connections_exhausted,
     "half-open connections to the command node": _half_open("-command", b"POST /v1/purchases HTTP/1.1\r\nHost:"),
     "silent connections to Valkey": _half_open("-valkey", b"*3\r\n$"),
+    "slot invalidated": slot_invalidated,
+    "projector twice": projector_twice,
+    "Valkey restored from an old dump": valkey_of_yesterday,
+    "primary's disk slow": chaos_disk.slow(standby=False),
+    "standby's disk slow": chaos_disk.slow(standby=True),
+    "primary's disk takes nothing more": chaos_disk.full(standby=False),
+    "standby's disk takes nothing more": chaos_disk.full(standby=True),
+    "network to command nodes slow": weather("command", **SLOW),
+    "network to query nodes slow": weather("query", **SLOW),
+    "network in bits": weather("command", **IN_BITS),
+    "network silent": weather("command", **SILENT),
+    "answers of command nodes lost": weather("command", **ANSWERS_LOST),
+    "answers of query nodes lost": weather("query", **ANSWERS_LOST),
+    "connections to command nodes refused": refused("command"),
+    "connections to query nodes refused": refused("query"),
+    "everything stopped and started": _restarted,
     "supervisor killed": _supervisor_killed,
     "supervisor frozen": _supervisor_frozen,
     "switchover": _switched_over,
@@ -247,13 +268,16 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "standby killed during a failover": _both(_server_frozen(standby=False), _server_killed(standby=True), SHORT_S),
     "primary and Valkey killed": _both(_server_killed(standby=False), _killed("-valkey")),
     "projector and command node killed": _both(_killed("-cdc"), _killed("-command")),
+    "primary killed while answers are lost": _both(
+        weather("command", **ANSWERS_LOST), _server_killed(standby=False), 1.0
+    ),
+    "Valkey killed while the standby is slow": _both(chaos_disk.slow(standby=True), _killed("-valkey"), 1.0),
+    "primary frozen during a rebuild": _both(_rebuilt, _server_frozen(standby=False), 0.5),
 }
 
 SKIPPED: Final[Mapping[str, str]] = {
-    "full disk, full WAL volume": "needs a volume of its own from the start; tests/integration/test_full_disk.py",
-    "slow disk, slow network": "servers and nodes speak without a proxy between them",
-    "clock of a node stepped": "needs libfaketime, which no wheel brings",
+    "slow network between nodes and servers": "they speak without a proxy; frozen, cut and slow servers stand for it",
+    "clock of a node stepped": "needs libfaketime, which no wheel brings; tests/integration/test_clock.py steps clocks",
     "JVM paused": "the embedded system reads pgoutput; `projector frozen` is the same from outside",
-    "Valkey restored from an old dump": "the embedded Valkey keeps no dump",
-    "projector twice": "tests/integration/test_cdc_projector.py",
+    "a volume that is really full": "needs a mount; tests/integration/test_full_disk.py, test_guard.py fill one",
 }

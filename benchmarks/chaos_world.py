@@ -14,6 +14,10 @@ from typing import Any, Final
 import asyncpg
 import psutil
 
+from benchmarks.chaos_proxy import Proxy
+from shard_router.statement import load_statements
+
+STATEMENTS: Final = load_statements(Path(__file__).with_name("chaos.sql"))
 COMMAND_DEADLINE_S: Final = 180.0
 READY_DEADLINE_S: Final = 150.0
 LOOK_INTERVAL_S: Final = 0.5
@@ -27,6 +31,8 @@ class World:
     up: tuple[str, ...]
     """How it is brought up again when its supervisor was killed."""
     frozen: list[psutil.Process] = field(default_factory=list[psutil.Process])
+    links: dict[str, list[Proxy]] = field(default_factory=dict[str, list[Proxy]])
+    """Between tills and nodes, by side: `command` and `query`."""
 
     async def loyalty(self, *words: str) -> tuple[int, str]:
         """Run the command line on this system."""
@@ -52,6 +58,18 @@ class World:
     def _is_whole(status: dict[str, Any]) -> bool:
         shards = [shard for region in status["regions"].values() for shard in region["shards"].values()]
         return bool(status["ready"]) and all(shard["primary"] and shard["standbys"] for shard in shards)
+
+    async def restart(self) -> None:
+        """Stop everything cleanly and bring it up again."""
+        await self.loyalty("down")
+        await self.loyalty("up", "--detach", *self.up)
+
+    async def timeline(self) -> int:
+        """How often a server has taken over so far; 0 when nobody can tell right now."""
+        with suppress(LookupError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with self.session(self.port(await self.server(standby=False)), "postgres") as primary:
+                return int(await primary.fetchval(STATEMENTS["timeline"]) or 0)
+        return 0
 
     def processes(self) -> dict[str, psutil.Process]:
         """Those that run, by name."""

@@ -1,8 +1,22 @@
-"""The schedule of a campaign: one seed, one order."""
+"""The parts of a campaign: one seed, one order; every command; weather between tills and nodes; and books that see."""
 
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import chaos_action
 from benchmarks.chaos import Result, schedule
-from benchmarks.chaos_client import Log
+from benchmarks.chaos_client import BUCKETS, Customer, Log, Till, points_of
 from benchmarks.chaos_fault import FAULTS
+from benchmarks.chaos_proxy import Proxy
+from command.operation import OPERATIONS
+
+ASKED, ANSWERED = b"ask\n", b"ask!\n"
 
 
 def test_a_seed_gives_the_same_faults_in_the_same_order() -> None:
@@ -11,7 +25,7 @@ def test_a_seed_gives_the_same_faults_in_the_same_order() -> None:
 
 
 def test_every_kind_comes_once_before_any_comes_twice() -> None:
-    assert len(FAULTS) >= 30
+    assert len(FAULTS) >= 60
     assert set(schedule(1, len(FAULTS))) == set(FAULTS)
 
 
@@ -19,3 +33,121 @@ def test_the_first_divergence_is_what_a_till_saw() -> None:
     result = Result(Log(divergences=["seen"]), failures=["found later"])
     assert result.first == "seen"
     assert Result(Log()).first is None
+
+
+def test_tills_send_every_kind_of_command() -> None:
+    source = Path(chaos_action.__file__).read_text(encoding="utf-8")
+    assert len(set(re.findall(r"insist\(\s*\"(\w+)\"", source))) == len(OPERATIONS)
+
+
+def till(**balance: int) -> tuple[Till, dict[str, Any]]:
+    """A till whose guest has these points by our books, and an answer that says the same."""
+    one = Till("t", [], [], "s", Log())
+    one.guest = Customer("m")
+    one.guest.move(balance)
+    return one, {"account": {"balance": dict.fromkeys(BUCKETS, 0) | balance}}
+
+
+@pytest.mark.parametrize(
+    ("told", "sent", "diverges"),
+    [
+        ({}, 0, False),
+        ({"available": 9}, 0, True),
+        ({"available": 11}, 0, True),
+        ({"debt": 1}, 0, True),
+        ({"held": 3}, 0, True),
+        ({"held": 3}, 3, False),
+        ({"held": 4}, 3, True),
+        ({"held": -1}, 3, True),
+    ],
+)
+def test_a_balance_that_the_books_do_not_give_is_seen(told: dict[str, int], sent: int, *, diverges: bool) -> None:
+    one, reply = till(available=10)
+    one.guest.sent = sent
+    reply["account"]["balance"] |= told
+    one.compare(reply)
+    assert bool(one.log.divergences) is diverges
+
+
+def test_what_a_refused_command_would_have_done_is_not_booked() -> None:
+    one, reply = till(available=10)
+    assert not one.expect({"refused": "insufficient_points"}, {"available": -5})
+    assert one.expect(reply, {})
+    assert one.log.divergences == []
+
+
+def test_points_given_for_a_reason_are_counted_and_those_taken_back() -> None:
+    postings = [
+        {"from": "program", "to": "available", "points": 10, "reason": "base"},
+        {"from": "available", "to": "program", "points": 4, "reason": "base"},
+        {"from": "program", "to": "available", "points": 100, "reason": "referral"},
+    ]
+    assert [points_of({"postings": postings}, reason) for reason in ("base", "referral", "tier")] == [6, 100, 0]
+
+
+@asynccontextmanager
+async def linked() -> AsyncGenerator[tuple[Proxy, list[bytes]]]:
+    """A proxy to a node that answers each line, and the lines that reached it."""
+    got: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            got.append(line)
+            writer.write(ANSWERED)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        proxy = Proxy(server.sockets[0].getsockname()[1])
+        await proxy.open()
+        try:
+            yield proxy, got
+        finally:
+            await proxy.close()
+
+
+async def ask(proxy: Proxy) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        async with asyncio.timeout(5):
+            writer.write(ASKED)
+            return await reader.readline()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_in_clear_weather_and_in_bits_everything_passes() -> None:
+    async with linked() as (proxy, got):
+        assert await ask(proxy) == ANSWERED
+        proxy.change(delay_s=0.001, bytes_at_once=1)
+        assert await ask(proxy) == ANSWERED
+        assert got == [ASKED, ASKED]
+
+
+async def test_a_lost_answer_is_of_a_request_that_arrived() -> None:
+    async with linked() as (proxy, got):
+        proxy.change(loses_answers=True)
+        assert (await ask(proxy), got) == (b"", [ASKED])
+        proxy.change()
+        assert await ask(proxy) == ANSWERED
+
+
+async def test_in_silence_nothing_arrives() -> None:
+    async with linked() as (proxy, got):
+        proxy.change(is_silent=True)
+        asking = asyncio.create_task(ask(proxy))
+        done, _ = await asyncio.wait((asking,), timeout=0.2)
+        assert (done, got) == (set(), [])
+        await proxy.close()
+        assert await asking == b""
+
+
+async def test_what_is_refused_is_taken_again_on_the_same_port() -> None:
+    async with linked() as (proxy, _):
+        await proxy.close()
+        with pytest.raises(ConnectionRefusedError):
+            await ask(proxy)
+        await proxy.open()
+        assert await ask(proxy) == ANSWERED
