@@ -13,11 +13,13 @@ from query.events import issue_stream_ticket, stream_account
 from query.http import HANDLERS
 from query.node import NODE, QueryNode
 from query.operation import ABOUT, OPERATIONS
+from query.quick import QuickAccount
 from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
 from query.system import SYSTEM, SystemView, get_system
 from service.admission import Rank
+from service.connection import QUICK
 from service.credential import Credentials
 from service.health import CHECKS, REGISTRY, WARNINGS, gauge, show_epoch
 from service.openapi import add_operations
@@ -48,6 +50,7 @@ def build(settings: QuerySettings) -> web.Application:
         "get_system": get_system,
     }
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
+    app[QUICK] = QuickAccount(app)
     show_epoch(app, node.topology)
     add_status(app, node.facts)
     app[WARNINGS]["topology"] = lambda: node.topology.trouble

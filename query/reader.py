@@ -59,11 +59,17 @@ class ShardReader:
     async def glance(self, question: Question, *, at_least: int = 0) -> Answer | None:
         """Answer from Valkey if it shows that version of the member, and no less than was shown: the hot path."""
         seen = await self._ask_cache(question)
-        if seen is None or not _shows(seen.seen, at_least) or seen.seen < self.shown.of(question.member_id):
+        if seen is None or not _shows(seen.seen, at_least) or not self.may_show(question.member_id, seen.seen):
             return None
-        self.shown.note(question.member_id, seen.seen)
-        _FROM_CACHE.inc()
         return Answer(seen.etag, seen.body, "cache")
+
+    def may_show(self, member_id: int, seen: int) -> bool:
+        """Tell whether a picture in Valkey is no older than what was shown; then it is, and counts as an answer."""
+        if seen < self.shown.of(member_id):
+            return False
+        self.shown.note(member_id, seen)
+        _FROM_CACHE.inc()
+        return True
 
     async def await_version(self, question: Question, *, at_least: int, wait_s: float) -> Answer:
         """Answer a question with a picture that includes version `at_least`, waiting for the view up to `wait_s` first.

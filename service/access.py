@@ -75,12 +75,34 @@ class AccessLog:
         """Add the line of an answer. It names no member and quotes no path."""
         if not self._enabled:
             return
-        headers = response.headers
-        about = _about(request.method, route, response.status, headers["Loyalty-Region"], credential)
+        headers, trace = response.headers, None
+        if "traceparent" in request.headers:
+            trace = _TRACE.match(request.headers["traceparent"])
+        self.add(
+            method=request.method, route=route, status=response.status, region=headers["Loyalty-Region"],
+            credential=credential, request_id=headers["Request-Id"], took_s=took_s, trace=trace[1] if trace else None,
+        )  # fmt: skip
+
+    def add(  # noqa: PLR0913
+        self,
+        *,
+        method: str,
+        route: str,
+        status: int,
+        region: str,
+        credential: str | None,
+        request_id: str,
+        took_s: float,
+        trace: str | None = None,
+    ) -> None:
+        """The same of an answer that is no object."""
+        if not self._enabled:
+            return
+        about = _about(method, route, status, region, credential)
         at = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6]  # without +00:00
-        line = f'{{"request_id":"{headers["Request-Id"]}",{about},"took_ms":{took_s * 1000:.1f},"timestamp":"{at}Z"'
-        if "traceparent" in request.headers and (trace := _TRACE.match(request.headers["traceparent"])):
-            line = f'{line},"trace_id":"{trace[1]}"'
+        line = f'{{"request_id":"{request_id}",{about},"took_ms":{took_s * 1000:.1f},"timestamp":"{at}Z"'
+        if trace:
+            line = f'{line},"trace_id":"{trace}"'
         if not self._held:
             asyncio.get_running_loop().call_later(_PAUSE_S, self.flush)
         self._held.append(line)

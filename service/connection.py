@@ -5,7 +5,9 @@ room. What is no HTTP, or breaks before there is a request, gets a problem docum
 """
 
 import asyncio
+import functools
 import resource
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -23,6 +25,12 @@ from shard_router.errors import ProblemError
 _EVICTED_AT_ONCE: Final = 16  # one in so many: looking for the longest idle ones is then seldom
 _FILES_MAX: Final = 1_048_576  # where the hard limit is none
 _LOOKS_PER_TIMEOUT: Final = 4
+_ANSWERED_S: Final = 1.0  # what is asked quickly is answered, or goes the usual way, in a third of it
+
+Quick = Callable[[bytes, Plain, Callable[[bytes | None], None]], bool]
+"""Whether it answers a plain request that was let in: then it does so once, in a later turn, with the bytes of the
+answer, or None for the usual way to go. Whoever asks holds nothing for it but the `Pass`."""
+QUICK: Final[web.AppKey[Quick]] = web.AppKey("quick")
 
 
 class Runner(web.AppRunner):
@@ -77,8 +85,10 @@ class _Server(web.Server):
         self._forget(handler)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the signature is aiohttp's
-        """Close all connections."""
+        """Close all connections, once what was asked quickly is answered."""
         self._looking.cancel()
+        if any(one.is_asked for one in self._open):
+            await asyncio.sleep(_ANSWERED_S)
         await super().shutdown(timeout)
 
     def _make_room(self) -> None:
@@ -113,6 +123,11 @@ class _Connection(web.RequestHandler):
         super().__init__(server, **arguments)
         self._app = app
         self._door = server.door
+        self._quick = app.get(QUICK)
+        self.is_asked = False
+        """Whether a request is being answered of which aiohttp knows nothing."""
+        self._behind = b""
+        """What came meanwhile."""
         self._held: Pass | None = None
         self._head_since = 0.0
         self._stuck_since = 0.0
@@ -128,7 +143,7 @@ class _Connection(web.RequestHandler):
     @property
     def asks_nothing(self) -> bool:
         """Whether the next request has not come, or not as a whole."""
-        return self._waiter is not None and not self._messages
+        return self._waiter is not None and not self._messages and not self.is_asked
 
     @property
     def since(self) -> float:
@@ -144,11 +159,16 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Refuse what there is no room for; note when a head begins that is not whole yet."""
+        if self.is_asked and data:
+            self._behind += data
+            assert self.transport is not None
+            self.transport.pause_reading()  # what one reading brings is all that is kept
+            return
         if self._rest:
             self._rest = self._rest - len(data) if len(data) <= self._rest else None
         elif self._rest == 0 and data:
             plain = read_plain(data)
-            if plain is not None and self._is_answered and not self._stuck_since and not self._enter(data, plain):
+            if plain is not None and self._is_answered and not self._stuck_since and self._at_the_door(data, plain):
                 return
             self._rest = None if plain is None else plain.rest
         super().data_received(data)
@@ -173,20 +193,46 @@ class _Connection(web.RequestHandler):
         """Whether every request has its whole answer: then the next one may be answered at once."""
         return self._answers == self._request_count and not self._messages
 
-    def _enter(self, data: bytes, plain: Plain) -> bool:
-        """Ask the door; False when it refused, and the answer is on its way."""
+    def _at_the_door(self, data: bytes, plain: Plain) -> bool:
+        """Whether a request needs aiohttp no more: the door has refused it, or it is answered quickly."""
         if self._app[DRAINING].is_set():
-            return True  # the usual way tells the client to come back elsewhere
+            return False  # the usual way tells the client to come back elsewhere
         entered = self._door.ask(data, plain)
-        if not isinstance(entered, bytes):
-            self._held = entered
+        if isinstance(entered, bytes):
+            self._write(entered)
             return True
+        self._held = entered
+        if self._quick is None or entered is None:
+            return False
+        self.is_asked = self._quick(data, plain, functools.partial(self._answer_quickly, data))
+        return self.is_asked
+
+    def _answer_quickly(self, data: bytes, answer: bytes | None) -> None:
+        """Send the answer to what was asked, or let aiohttp take it; then what came meanwhile."""
+        self.is_asked = False
+        if self.transport is None or self.transport.is_closing():
+            return
+        if answer is None:
+            super().data_received(data)
+        else:
+            if held := self.take_pass():
+                held.leave()
+            self._write(answer)
+        behind, self._behind = self._behind, b""
+        if behind:
+            self.transport.resume_reading()
+            self.data_received(behind)
+
+    def _write(self, answer: bytes) -> None:
+        """Send an answer of which aiohttp knows nothing; the connection counts as idle from now on."""
         assert self.transport is not None
         self._request_count += 1
         self._answers += 1
+        self._keepalive = True
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self.transport.write(entered)
-        return False
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        self.transport.write(answer)
 
     def pause_writing(self) -> None:
         """Note when the client begins to take nothing."""

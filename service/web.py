@@ -160,7 +160,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
     took_s = time.perf_counter() - started_at
-    _histogram(request.method, route, response.status).observe(took_s)
+    histogram_of(request.method, route, response.status).observe(took_s)
     if not guard.open or response.status >= 400:  # noqa: PLR2004 - probes come every second
         label = request[PRINCIPAL].label if PRINCIPAL in request else None
         app[ACCESS].note(request, response, route=route, took_s=took_s, credential=label)
@@ -217,5 +217,6 @@ def _check(guard: Guard, request: web.Request, principal: Principal) -> None:
 
 
 @functools.lru_cache(maxsize=1024)  # methods are those of routes or 405; looking labels up costs more than observing
-def _histogram(method: str, route: str, status: int) -> Histogram:
+def histogram_of(method: str, route: str, status: int) -> Histogram:
+    """Where the times of such answers are counted."""
     return REQUESTS.labels(method, route, status)

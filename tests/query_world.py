@@ -18,6 +18,7 @@ from query import views
 from query.__main__ import build
 from query.settings import QuerySettings
 from rules.version import place_of
+from service.connection import Runner
 from service.credential import mint_member_token
 from shard_router.member_id import compose_member_id, format_member_id
 from tests.engine import as_login, as_valkey_user, free_port
@@ -92,6 +93,13 @@ class World:
         return mint_member_token(self.signing_key, member_id)
 
 
+class NodeServer(TestServer):
+    """Serves as a process does: the quick way is part of it."""
+
+    async def _make_runner(self, **kwargs: Any) -> web.AppRunner:
+        return Runner(self.app, access_log=None, **kwargs)
+
+
 @asynccontextmanager
 async def open_world(folder: Path, shards: dict[str, ShardPlace], **settings: Any) -> AsyncGenerator[World]:
     """Serve one node for every region of these shards (named by region: `eu-1` -> eu)."""
@@ -108,7 +116,7 @@ async def open_world(folder: Path, shards: dict[str, ShardPlace], **settings: An
                     region=region, port=port, topology=topology, credentials=folder / "credentials.json", **settings
                 )
             )
-            server = TestServer(apps[region], port=port)
+            server = NodeServer(apps[region], port=port)
             await server.start_server()
             stack.push_async_callback(server.close)
         session = await stack.enter_async_context(aiohttp.ClientSession())

@@ -1,0 +1,170 @@
+"""The answer to the question asked most, a member's account, without what aiohttp does for any question.
+
+Only what is plain is taken: one whole GET, none but harmless headers, a member of this region, a view in Valkey that
+may be shown. Everything else, a refusal too, is left to the usual way with the same bytes, which answers as if nobody
+had looked. Both ways give the same answer: tests hold them to it.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+from prometheus_client import Histogram
+
+from query import views
+from query.http import get_account
+from query.node import NODE
+from query.reader import ShardReader
+from service.access import ACCESS, id_in_head
+from service.coding import BYTES_MIN
+from service.cors import CORS
+from service.credential import Principal
+from service.door import Plain
+from service.settings import SETTINGS
+from service.web import CREDENTIALS, GUARDS, UNDER_WAY, histogram_of
+from shard_router.errors import LoyaltyError
+from shard_router.member_id import parse_member_id
+
+_ROUTE: Final = "/v1/members/{member_id}/account"
+_ASKED: Final = re.compile(
+    rb"GET /v1/members/([0-9A-Za-z]{14})/account HTTP/1\.1\r\n(?:[A-Za-z0-9-]+: [\t -~]*\r\n)+\r\n"
+)
+"""Header lines as strict as can be: what a parser may take otherwise is left to a parser."""
+_MORE: Final = re.compile(rb"\r\n(?:consistency-token|loyalty-|traceparent|content-|connection: (?!keep-alive\r))")
+"""Headers that change the answer, or may."""
+_CREDENTIAL: Final = b"\r\nauthorization: "
+_ETAG: Final = b"\r\nif-none-match: "
+_VERSION: Final = re.compile(rb'W/"[0-9]{1,19}"')
+_LINE_END: Final = b"\r\n"
+
+Answer = Callable[[bytes | None], None]
+"""Takes the bytes of an answer; None: the usual way is to answer."""
+
+
+class _Asked(NamedTuple):
+    """A request that is being answered."""
+
+    member_id: int
+    principal: Principal
+    reader: ShardReader
+    request_id: str
+    etag: bytes
+    """What stands in If-None-Match; empty for nothing."""
+    began_at: float
+    answer: Answer
+
+
+class QuickAccount:
+    """Asked by a connection for each plain request."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._node, self._credentials, self._access = app[NODE], app[CREDENTIALS], app[ACCESS]
+        self._guard, self._places = app[GUARDS][get_account], app[UNDER_WAY]
+        self._region = app[SETTINGS].region
+        self._is_open = not app[CORS].origins  # else every answer differs by origin
+        signed = f"Server: loyalty\r\nLoyalty-Region: {self._region}\r\n"
+        about = "Loyalty-Source: cache\r\nCache-Control: private, no-cache\r\n"
+        self._found = f"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n{about}{signed}".encode()
+        self._known = f"HTTP/1.1 304 Not Modified\r\n{about}{signed}".encode()
+
+    def __call__(self, data: bytes, plain: Plain, answer: Answer) -> bool:
+        """Take a request if it is one for an account; its answer comes once, in a later turn."""
+        asked = _ASKED.fullmatch(data)
+        if asked is None or not self._is_open or _MORE.search(plain.head):
+            return False
+        began_at = time.perf_counter()
+        try:
+            principal = self._credentials.principal(_only(_CREDENTIAL, data, plain.head).decode("ascii"))
+            member_id = parse_member_id(asked[1].decode("ascii"))
+            if not self._may(principal, member_id):
+                return False
+            etag = _only(_ETAG, data, plain.head)
+            if etag and not _VERSION.fullmatch(etag):
+                return False
+            self._places.take(principal)
+        except LoyaltyError:
+            return False
+        reader = self._node.reader_of(member_id)
+        one = _Asked(member_id, principal, reader, id_in_head(data, plain.head), etag, began_at, answer)
+        self._ask(one)
+        return True
+
+    def _may(self, principal: Principal, member_id: int) -> bool:
+        is_let_in = self._guard.roles is None or principal.role in self._guard.roles
+        return is_let_in and principal.may_see(member_id) and self._node.elsewhere(member_id) is None
+
+    def _ask(self, one: _Asked) -> None:
+        """Ask for the account, and for a member whether they are erased: the last answer is no older than the first."""
+        cache = one.reader.cache
+        account, last = cache.get(views.account_key(one.member_id)), None
+        if one.principal.role == "member":
+            last = cache.get(views.profile_key(one.member_id))
+        (last or account).add_done_callback(partial(self._told, one, account, last))
+
+    def _told(
+        self,
+        one: _Asked,
+        account: "asyncio.Future[bytes | None]",
+        profile: "asyncio.Future[bytes | None] | None",
+        _last: "asyncio.Future[bytes | None]",
+    ) -> None:
+        self._places.leave(one.principal)
+        try:
+            seen = _seen(one.member_id, account, profile)
+        except LoyaltyError:
+            seen = None
+        one.answer(self._rendered(one, *seen) if seen and one.reader.may_show(one.member_id, seen[0]) else None)
+
+    def _rendered(self, one: _Asked, version: int, body: bytes) -> bytes:
+        etag = b'W/"%d"' % version
+        is_known = one.etag == etag
+        took_s = time.perf_counter() - one.began_at
+        _TIMES[is_known].observe(took_s)
+        status = 304 if is_known else 200
+        self._access.add(
+            method="GET", route=_ROUTE, status=status, region=self._region, credential=one.principal.label,
+            request_id=one.request_id, took_s=took_s,
+        )  # fmt: skip
+        ending = b"" if is_known else b"Content-Length: %d\r\n" % len(body)
+        return b"%bETag: %b\r\nRequest-Id: %b\r\n%bDate: %b\r\n\r\n%b" % (
+            self._known if is_known else self._found,
+            etag,
+            one.request_id.encode(),
+            ending,
+            rfc822_formatted_time().encode(),
+            b"" if is_known else body,
+        )
+
+
+_TIMES: Final[tuple[Histogram, Histogram]] = (histogram_of("GET", _ROUTE, 200), histogram_of("GET", _ROUTE, 304))
+
+
+def _only(name: bytes, data: bytes, lowered: bytes) -> bytes:
+    """The value of a header, empty when there is none; LoyaltyError when there are several."""
+    begin = lowered.find(name)
+    if begin < 0:
+        return b""
+    begin += len(name)
+    if lowered.find(name, begin - len(_LINE_END)) >= 0:
+        raise LoyaltyError(name)
+    return data[begin : data.find(_LINE_END, begin)].strip()
+
+
+def _seen(
+    member_id: int, account: "asyncio.Future[bytes | None]", profile: "asyncio.Future[bytes | None] | None"
+) -> tuple[int, bytes] | None:
+    """Version and body that may be shown, None where only the usual way can tell; DamagedViewError as it finds them."""
+    value = account.result() if account.done() else None
+    if value is None:
+        return None
+    version, body = views.split(views.account_key(member_id), value)
+    if profile is not None:
+        stored = profile.result()
+        if stored is None or views.is_erased(views.split(views.profile_key(member_id), stored)[1]):
+            return None
+    return (version, body) if len(body) <= BYTES_MIN else None

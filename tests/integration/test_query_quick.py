@@ -1,0 +1,217 @@
+"""The quick way and the usual way of a query for an account give the same answers, one after another."""
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from query import views
+from query.quick import QuickAccount
+from service.health import DRAINING
+from shard_router.member_id import format_member_id
+from tests.conftest import eventually
+from tests.query_servers import OwnValkey, own_valkey
+from tests.query_world import ShardPlace, World, entry, member, open_world, project, put_view
+
+ADA, BOB, EVE, MAX = member(1), member(2), member(3), member(4)
+NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
+USUAL = "Loyalty-Deadline-Ms: 4000"
+END_S = 10
+
+
+@pytest.fixture
+async def killable() -> AsyncGenerator[OwnValkey]:
+    async with own_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+async def world(tmp_path: Path, killable: OwnValkey) -> AsyncGenerator[World]:
+    async with open_world(tmp_path, {"eu-1": ShardPlace(NOWHERE, killable.url)}, idle_timeout_s=1.0) as opened:
+        for one in (ADA, BOB, EVE):
+            await project(killable.url, one, 3)
+        await put_view(killable.url, views.profile_key(BOB), 3, b'{"erased":true}')
+        yield opened
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each plain request was taken by the quick way."""
+    seen: list[bool] = []
+    usual = QuickAccount.__call__
+
+    def look(quick: QuickAccount, *arguments: Any) -> bool:
+        seen.append(usual(quick, *arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(QuickAccount, "__call__", look)
+    return seen
+
+
+def asking(target: str, *lines: str) -> bytes:
+    return "\r\n".join([f"GET {target} HTTP/1.1", "Host: node", *lines, "", ""]).encode()
+
+
+def account_of(member_id: int) -> str:
+    return f"/v1/members/{format_member_id(member_id)}/account"
+
+
+def bearer(credential: str) -> str:
+    return f"Authorization: Bearer {credential}"
+
+
+@asynccontextmanager
+async def connected(world: World) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.nodes["eu"].rpartition(":")[2]))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def answer_from(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes]:
+    """Status line, headers but for the date, body."""
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), END_S)).decode().splitlines()
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+    headers.pop("date")
+    return head[0], headers, await reader.readexactly(int(headers.get("content-length", 0)))
+
+
+async def both_ways(world: World, request: bytes) -> list[tuple[str, dict[str, str], bytes]]:
+    answers: list[tuple[str, dict[str, str], bytes]] = []
+    for more in ("", f"{USUAL}\r\n"):
+        async with connected(world) as (reader, writer):
+            writer.write(request.replace(b"\r\n\r\n", f"\r\n{more}\r\n".encode()))
+            answers.append(await answer_from(reader))
+    return answers
+
+
+CASES = {
+    "staff": (ADA, "service", (), "200", True),
+    "a till": (ADA, "pos", (), "200", True),
+    "the member": (ADA, ADA, (), "200", True),
+    "kept alive": (ADA, "pos", ("Connection: keep-alive", "Accept-Encoding: gzip"), "200", True),
+    "the version that is known": (ADA, "pos", ('If-None-Match: W/"3"',), "304", True),
+    "the version known before": (ADA, "pos", ('If-None-Match: W/"2"',), "200", True),
+    "any of several versions": (ADA, "pos", ('If-None-Match: W/"2", W/"3"',), "304", False),
+    "any version": (ADA, "pos", ("If-None-Match: *",), "304", False),
+    "another member": (ADA, EVE, (), "404", False),
+    "an erased member to staff": (BOB, "service", (), "200", True),
+    "an erased member to themselves": (BOB, BOB, (), "404", True),
+    "no view": (MAX, "service", (), "503", True),
+    "no credential": (ADA, None, (), "401", False),
+    "another key": (ADA, "loy_0_1", (), "401", False),
+    "two credentials": (ADA, "pos", ("Authorization: Bearer x",), "200", False),
+    "a token": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.3",), "200", False),
+    "a token of another": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(EVE)}.3",), "400", False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_both_ways_give_the_same_answer(world: World, taken: list[bool], case: str) -> None:
+    member_id, who, lines, status, is_quick = CASES[case]
+    credential = world.member_token(who) if isinstance(who, int) else world.keys.get(who or "", who)
+    lines = (*((bearer(credential),) if credential else ()), *lines, "Request-Id: the-same")
+    quick, usual = await both_ways(world, asking(account_of(member_id), *lines))
+    assert quick == usual
+    assert quick[0].split()[1] == status
+    assert taken[0] is is_quick
+
+
+async def test_what_no_parser_takes_is_malformed(world: World, taken: list[bool]) -> None:
+    for odd in ("Content-Length : 5", "X-Odd: \x01", " folded", "X Odd: 1"):
+        for quick in await both_ways(world, asking(account_of(ADA), bearer(world.keys["pos"]), odd)):
+            assert quick[0].split()[1] == "400", odd
+    assert not any(taken)
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/members/nobody/account", account_of(ADA) + "?a=1", account_of(member(1)) + "/"]
+)
+async def test_other_targets_go_the_usual_way(world: World, taken: list[bool], target: str) -> None:
+    quick, usual = await both_ways(world, asking(target, bearer(world.keys["pos"]), "Request-Id: the-same"))
+    assert quick == usual
+    assert not any(taken)
+
+
+async def test_a_damaged_view_is_reported_and_no_answer(world: World, killable: OwnValkey, taken: list[bool]) -> None:
+    await put_view(killable.url, views.account_key(ADA), 3, b"{")
+    quick, usual = await both_ways(world, asking(account_of(ADA), bearer(world.keys["pos"]), "Request-Id: the-same"))
+    assert (quick, taken[0]) == (usual, True)
+    assert quick[0].split()[1] == "503"
+    assert await world.metric("loyalty_query_damaged_views_total") > 0
+
+
+async def test_what_comes_meanwhile_is_answered_afterwards(
+    world: World, killable: OwnValkey, taken: list[bool]
+) -> None:
+    accounts = [account_of(one) for one in (ADA, EVE, MAX, ADA)]
+    requests = [asking(target, bearer(world.keys["pos"])) for target in accounts]
+    async with connected(world) as (reader, writer):
+        writer.write(requests[0])
+        await answer_from(reader)  # so that it is connected to Valkey
+        killable.send(signal.SIGSTOP)
+        writer.write(requests[0])
+        await eventually(lambda: told(lambda: len(taken) == 2))
+        writer.write(b"".join(requests[1:])[:-10])
+        writer.write(requests[-1][-10:])
+        killable.send(signal.SIGCONT)
+        answers = [await answer_from(reader) for _ in requests]
+    assert [line.split()[1] for line, _, _ in answers] == ["200", "200", "503", "200"]
+    for one, (_, _, body) in zip((ADA, EVE), answers, strict=False):
+        assert body == views.account_view(entry(one, 3))
+
+
+async def told(condition: Any) -> bool:
+    return bool(condition())
+
+
+async def test_who_leaves_meanwhile_holds_nothing(world: World, killable: OwnValkey, taken: list[bool]) -> None:
+    request = asking(account_of(ADA), bearer(world.keys["pos"]))
+    async with connected(world) as (reader, writer):
+        writer.write(request)
+        await answer_from(reader)
+        killable.send(signal.SIGSTOP)
+        writer.write(request)
+        await eventually(lambda: told(lambda: len(taken) == 2))
+        writer.transport.abort()
+    killable.send(signal.SIGCONT)
+
+    async def nothing_is_held() -> bool:
+        return await world.metric("loyalty_overload_under_way{") == 0
+
+    await eventually(nothing_is_held)
+    async with connected(world) as (reader, writer):
+        writer.write(request)
+        assert (await answer_from(reader))[0] == "HTTP/1.1 200 OK"
+
+
+async def test_a_connection_that_asked_quickly_and_asks_nothing_more_is_closed(world: World, taken: list[bool]) -> None:
+    async with connected(world) as (reader, writer):
+        for _ in range(2):
+            writer.write(asking(account_of(ADA), bearer(world.keys["pos"])))
+            await answer_from(reader)
+        assert await asyncio.wait_for(reader.read(), END_S) == b""
+    assert taken == [True, True]
+
+
+async def test_a_node_that_stops_takes_nothing_quickly_and_answers_what_it_has_taken(
+    world: World, killable: OwnValkey, taken: list[bool]
+) -> None:
+    request = asking(account_of(ADA), bearer(world.keys["pos"]))
+    async with connected(world) as (reader, writer), connected(world) as (other_reader, other):
+        writer.write(request)
+        await answer_from(reader)
+        killable.send(signal.SIGSTOP)
+        writer.write(request)
+        await eventually(lambda: told(lambda: len(taken) == 2))
+        world.apps["eu"][DRAINING].set()
+        killable.send(signal.SIGCONT)
+        assert (await answer_from(reader))[0] == "HTTP/1.1 200 OK"
+        other.write(request)
+        assert (await answer_from(other_reader))[1]["connection"] == "close"
+    assert taken == [True, True]
