@@ -1,0 +1,237 @@
+"""What two regions do at once while they do not reach each other: a test for every row of docs/consistency.md.
+
+`before`: cut just before the first region's word reaches the other; `after`: when it has, and before the answer is
+back; `whole`: from the beginning until both have been answered.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from command import courier, register
+from command.program import apply_program
+from shard_router.card import new_card
+from shard_router.member_id import parse_member_id
+from tests.command_node import Reply
+from tests.conftest import eventually
+from tests.engine import PostgresServer
+from tests.integration.test_command import basket
+from tests.integration.test_command_saga import REWARDS
+from tests.parted_world import Parted, parted_regions
+
+LAST = "".join(
+    f'[[rewards]]\ncode = "last-{moment}"\nname = "The last one"\npoints = 10\nstock = 1\n'
+    for moment in ("before", "after", "whole")
+)
+MOMENTS = pytest.mark.parametrize("moment", ["before", "after", "whole"])
+
+
+@pytest.fixture(scope="module")
+async def regions(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Parted]:
+    dsns = {region: await postgres_server.create_database() for region in ("eu", "us")}
+    async with parted_regions(dsns, tmp_path_factory.mktemp("parted"), REWARDS + LAST) as parted:
+        yield parted
+    for dsn in dsns.values():
+        await postgres_server.drop_database(dsn)
+
+
+@pytest.fixture
+async def world(regions: Parted, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Parted]:
+    """The two regions, whole again after the test. Their couriers wait less long for who does not answer."""
+    monkeypatch.setattr(courier, "_DEADLINE_S", 0.7)
+    monkeypatch.setattr(register, "_DEADLINE_S", 0.7)
+    yield regions
+    regions.heal()
+
+
+def must_ask_again(reply: Reply) -> bool:
+    """Whether a till knows that the same key again will tell."""
+    return reply.status == 503 and reply.json["retryable"] and "Retry-After" in reply.headers
+
+
+MAKE = {
+    "phone": lambda number: ("phone", f"+49301{number:06d}"),
+    "email": lambda number: ("email", f"somebody-{number}@example.org"),
+    "card": lambda number: ("card", f"FOREIGN-{number}"),
+}
+
+
+@MOMENTS
+@pytest.mark.parametrize("kind", MAKE)
+async def test_one_identifier_for_two_new_members(world: Parted, kind: str, moment: str) -> None:
+    name = world.kept_in("eu", MAKE[kind])
+    body = dict([name])
+    world.part(moment, "us", "server", name[1])
+    assert must_ask_again(await world.nodes["us"].post("/v1/members", body, key=f"us-{name[1]}"))
+    assert world.was_parted()
+    there = await world.nodes["eu"].post("/v1/members", body, key=f"eu-{name[1]}")
+    if moment == "after":  # the claim is leased, and nobody here can tell whether that member came into being
+        assert (there.status, there.code) == (409, "in_progress")
+    else:
+        assert there.status == 201
+    world.heal()
+    await world.change("UPDATE claim SET leased_until = now() WHERE leased_until IS NOT NULL")  # as 15 s would
+    away = await world.final("us", "/v1/members", body, f"us-{name[1]}")
+    there = await world.final("eu", "/v1/members", body, f"eu-{name[1]}")
+    assert sorted((away.status, there.status)) == [201, 409]
+    lost = away if away.status == 409 else there
+    assert lost.code == "member_exists"
+    assert len(await world.rows("SELECT FROM identifier WHERE kind = $1 AND value = $2", *name)) == 1
+
+
+@MOMENTS
+async def test_one_card_of_our_own_form_for_two_new_members(world: Parted, moment: str) -> None:
+    card = new_card(1, 7)
+    us, eu = f"us-{card}", f"eu-{card}"
+    world.part(moment, "us", "node", card)
+    assert must_ask_again(await world.nodes["us"].post("/v1/members", {"card": card}, key=us))
+    assert world.was_parted()
+    there = await world.nodes["eu"].post("/v1/members", {"card": card}, key=eu)
+    world.heal()
+    away = await world.final("us", "/v1/members", {"card": card}, us)
+    assert (away.status, there.status) == ((201, 409) if moment == "after" else (409, 201))
+    assert (there if moment == "after" else away).code == "member_exists"
+    assert len(await world.rows("SELECT FROM identifier WHERE value = $1", card)) == 1
+
+
+@MOMENTS
+async def test_one_receipt_for_members_of_two_shards(world: Parted, moment: str) -> None:
+    """The store is eu's. Both tills are answered, and who is late at eu's shard gives the points back."""
+    away, there = await world.enrol("us"), await world.enrol("eu")
+    receipt = f"one-for-two-{moment}"
+    body = basket({"member_id": away}, receipt)
+    world.part(moment, "us", "server", receipt)
+    assert (await world.nodes["us"].post("/v1/purchases", body)).status == 201
+    await world.claim_receipts()
+    assert world.was_parted()
+    late = await world.nodes["eu"].post("/v1/purchases", basket({"member_id": there}, receipt))
+    assert late.status == (409 if moment == "after" else 201)
+    world.heal()
+    await world.all_done()
+    bought, gave_back = ["member_enrolled", "purchase_recorded"], ["purchase_returned"]
+    assert await world.journal(away) == (bought if moment == "after" else bought + gave_back)
+    again = await world.nodes["us"].post("/v1/purchases", body)
+    assert again.status == (201 if moment == "after" else 409)
+    sql = "SELECT sum(available) > 0 AS has FROM account WHERE member_id = $1"
+    has = [row["has"] for one in (away, there) for row in await world.rows(sql, parse_member_id(one)) if row["has"]]
+    assert has == [True]
+
+
+@MOMENTS
+async def test_the_last_unit_of_stock_in_two_regions(world: Parted, moment: str) -> None:
+    reward = f"last-{moment}"
+    sql = "SELECT current_database() AS name FROM reward_stock WHERE reward = $1 AND allotted = 1"
+    (shelf,) = await world.rows(sql, reward)
+    holder = next(region for region, dsn in world.dsns.items() if dsn.endswith(shelf["name"]))
+    asker = "eu" if holder == "us" else "us"
+    members = {region: await world.enrol(region) for region in (holder, asker)}
+    for region, member in members.items():
+        await world.nodes[region].give(member, 50)
+    wants = {region: {"member": {"member_id": member}, "reward": reward} for region, member in members.items()}
+    world.part(moment, asker, "server", f"{asker}-1")  # named by the move of stock
+    asked = await world.nodes[asker].post("/v1/redemptions", wants[asker], key=f"asker-{moment}")
+    assert must_ask_again(asked)
+    assert world.was_parted()
+    there = await world.nodes[holder].post("/v1/redemptions", wants[holder], key=f"holder-{moment}")
+    assert there.status == (503 if moment == "after" else 201)  # what is on its way is nobody's yet
+    world.heal()
+    results = [await world.final(asker, "/v1/redemptions", wants[asker], f"asker-{moment}")]
+    results.append(await world.final(holder, "/v1/redemptions", wants[holder], f"holder-{moment}"))
+    assert sorted(one.status for one in results) == [201, 422]
+    assert next(one.code for one in results if one.status == 422) == "out_of_stock"
+    sql = "SELECT redeemed FROM reward_stock WHERE reward = $1"
+    assert sum(row["redeemed"] for row in await world.rows(sql, reward)) == 1
+
+
+@MOMENTS
+async def test_two_transfers_that_cross(world: Parted, moment: str) -> None:
+    members = {region: await world.enrol(region) for region in ("us", "eu")}
+    for region, member in members.items():
+        await world.nodes[region].give(member, 100)
+    world.part(moment, "us", "server", members["us"])
+    for region, points in (("us", 30), ("eu", 20)):
+        ends = {"from": {"member_id": members[region]}, "to": {"member_id": members["eu" if region == "us" else "us"]}}
+        reply = await world.nodes[region].post("/v1/transfers", ends | {"points": points}, key=f"{region}-{moment}")
+        assert reply.status == 201 or must_ask_again(reply)
+    await world.try_errands()
+    assert world.was_parted()
+    total = "SELECT available + held AS points FROM account WHERE member_id = ANY ($1)"
+    both = [parse_member_id(member) for member in members.values()]
+    assert sum(row["points"] for row in await world.rows(total, both)) <= 200
+    world.heal()
+    for region, points in (("us", 30), ("eu", 20)):
+        ends = {"from": {"member_id": members[region]}, "to": {"member_id": members["eu" if region == "us" else "us"]}}
+        assert (
+            await world.final(region, "/v1/transfers", ends | {"points": points}, f"{region}-{moment}")
+        ).status == 201
+    await world.all_done()
+    sql = "SELECT available, held, debt FROM account WHERE member_id = $1"
+    found = [tuple(*await world.rows(sql, parse_member_id(members[one]))) for one in ("us", "eu")]
+    assert found == [(90, 0, 0), (110, 0, 0)]
+
+
+@MOMENTS
+async def test_a_referral_that_is_thanked_for_twice(world: Parted, moment: str) -> None:
+    """Two first purchases at once, and word of it that goes twice: one thanks."""
+    referrer = await world.enrol("eu")
+    newcomer = await world.enrol("us", referred_by=referrer)
+    world.part(moment, "us", "server", newcomer)
+    bodies = [basket({"member_id": newcomer}, f"first-{moment}-{number}") for number in (1, 2)]
+    replies = await asyncio.gather(*(world.nodes["us"].post("/v1/purchases", body) for body in bodies))
+    assert [reply.status for reply in replies] == [201, 201]
+    await world.try_errands()
+    assert world.was_parted()
+    world.heal()
+    await world.all_done()
+    assert await world.journal(referrer) == ["member_enrolled", "referral_credited"]
+
+
+@MOMENTS
+async def test_an_erasure_beside_a_purchase(world: Parted, moment: str) -> None:
+    member = await world.enrol("us")
+    body = basket({"member_id": member}, f"bought-{moment}")
+    world.part(moment, "eu", "node", f"bought-{moment}")
+    assert must_ask_again(await world.nodes["eu"].post("/v1/purchases", body, key=f"till-{moment}"))
+    assert world.was_parted()
+    assert (await world.nodes["us"].delete(f"/v1/members/{member}")).status == 200
+    world.heal()
+    told = await world.final("eu", "/v1/purchases", body, f"till-{moment}")
+    assert told.status == (201 if moment == "after" else 409)
+    assert moment == "after" or told.code == "member_closed"
+    sql = "SELECT status, available FROM account WHERE member_id = $1"
+    (account,) = await world.rows(sql, parse_member_id(member))
+    assert tuple(account) == ("closed", 0)
+
+
+@MOMENTS
+async def test_two_programs_applied_at_once(world: Parted, moment: str) -> None:
+    texts = {
+        region: REWARDS.replace('name = "Test"', f'name = "by {region} {moment}"') + LAST for region in ("eu", "us")
+    }
+    ways = {"us": [world.seen["us", "server"], world.dsns["us"]], "eu": [world.dsns["eu"], world.seen["eu", "server"]]}
+    world.part(moment, "us", "server", f"by us {moment}")
+    first = asyncio.create_task(apply_program(ways["us"], texts["us"]))
+    if moment == "whole":
+        second = asyncio.create_task(apply_program(ways["eu"], texts["eu"]))
+    else:
+
+        async def parted() -> bool:
+            return world.was_parted()
+
+        await eventually(parted)  # the first holds the lock: the other operator waits
+        second = asyncio.create_task(apply_program(ways["eu"], texts["eu"]))
+    assert not (await asyncio.wait([first, second], timeout=0.3))[0]
+    world.heal()
+    one, other = await asyncio.gather(first, second)
+    assert one != other
+    held = [tuple(row) for row in await world.rows("SELECT version, source FROM program ORDER BY version")]
+    assert held[: len(held) // 2] == held[len(held) // 2 :]
+    assert {one, other} < {version for version, _ in held}
+
+
+@MOMENTS
+async def test_a_region_that_only_one_node_knows(world: Parted, moment: str) -> None:
+    """The claim of an identifier stays where it is, whichever topology a node has: nobody gets it twice."""
+    world.add_region("eu")
+    await test_one_identifier_for_two_new_members(world, "phone", moment)
