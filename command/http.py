@@ -92,15 +92,16 @@ async def _at_once(asked: CommandRequest[Any], envelope: Envelope) -> web.Respon
 async def _with_claims(asked: CommandRequest[EnrolBody | IdentifiersBody], envelope: Envelope) -> web.Response:
     """Lease what the member is to be found by, run the command, and hold what the member has then."""
     claims, (identifiers, member_id) = asked.node.claims, _to_claim(envelope)
+    in_time = partial(asked.node.in_time, deadline=asked.deadline)
     taken = await claims.lease(identifiers, member_id, deadline=asked.deadline)
-    taken += await claims.stored_before(asked.body.as_sent, member_id)
+    taken += await in_time(claims.stored_before(asked.body.as_sent, member_id))
     if taken and isinstance(envelope.command, EnrolMember) and not is_forwarded(asked.request):
         # The same key may have made that member from a node of its region: there it gets its first answer again.
-        region = await claims.region_of_holder(taken[0])
+        region = await in_time(claims.region_of_holder(taken[0]))
         if region not in (None, asked.node.region):
             await claims.conclude(identifiers, member_id, deadline=asked.deadline)
             return await asked.forward(region)
-    came_back = await claims.came_back(identifiers)
+    came_back = await in_time(claims.came_back(identifiers))
     answer = await asked.node.run(replace(envelope, taken=tuple(kind for kind, _ in taken), came_back=came_back))
     await claims.conclude(identifiers, member_id, deadline=asked.deadline)
     return render(answer)
@@ -137,13 +138,13 @@ async def _with_receiver(asked: CommandRequest[TransferBody], envelope: Envelope
     """
     answer = await asked.node.run(replace(envelope, not_final=Reason.MEMBER_NOT_FOUND))
     if answer.not_final and isinstance(envelope.command, SendTransfer):
-        receiver = await asked.node.find_open(*asked.body.to.names)
+        receiver = await asked.node.find_open(*asked.body.to.names, deadline=asked.deadline)
         answer = await asked.node.run(replace(envelope, command=replace(envelope.command, to=receiver)))
     return render(answer)
 
 
 async def _named_member(asked: CommandRequest[MemberBody]) -> Target:
-    return await asked.node.find(*asked.body.member.names)
+    return await asked.node.find(*asked.body.member.names, deadline=asked.deadline)
 
 
 async def _new_member(asked: CommandRequest[EnrolBody]) -> Target:
@@ -157,7 +158,7 @@ async def _sender(asked: CommandRequest[TransferBody]) -> Target:
     own = asked.principal.member_id
     if own is not None:
         return parse_or("member_not_found", asked.node.home_of, own)
-    return await asked.node.find(*asked.body.from_.names)
+    return await asked.node.find(*asked.body.from_.names, deadline=asked.deadline)
 
 
 def _in_path(asked: CommandRequest[Any]) -> str:
@@ -295,7 +296,8 @@ async def _referrer(asked: CommandRequest[EnrolBody], referred_by: str | None) -
         return None
     kind = "card" if referred_by.isdigit() else "member_id"
     try:
-        return await asked.node.member_at(await asked.node.find(kind, referred_by))
+        found = await asked.node.find(kind, referred_by, deadline=asked.deadline)
+        return await asked.node.member_at(found, deadline=asked.deadline)
     except ProblemError as error:
         if error.code != "member_not_found":
             raise

@@ -1,9 +1,10 @@
 """From a member to the lane that serves it, or to the region that does."""
 
 import re
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -29,6 +30,8 @@ from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import new_member_id, parse_member_id, region_number_of, slot_of
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
+
+Result = TypeVar("Result")
 
 _NAMED: Final = re.compile(
     rb'(?:"(?:card|member_id)"\s*:\s*"|/(?:(?:pur|hld|red)_)?)([0-9A-Za-z]{14,19})(?![0-9A-Za-z])'
@@ -117,9 +120,9 @@ class CommandNode:
         """Region and slot that a card of our own form names; any other card is looked up."""
         return self.topology.current.home_of_card(card)
 
-    async def find(self, kind: str, value: str) -> Target:
+    async def find(self, kind: str, value: str, *, deadline: float) -> Target:
         """Where the named member lives; `member_not_found` when nobody is named so."""
-        target = await self._look_up(kind, value)
+        target = await self._look_up(kind, value, deadline=deadline)
         if target is None:
             raise ProblemError("member_not_found", f"no member with this {kind}" if kind != "member_id" else "")
         return target
@@ -198,18 +201,24 @@ class CommandNode:
         receiver = self.topology.current.shard_at(self.region_number, slot)
         return await self.stock.fetch(reward, receiver=receiver, shards=shards, quantity=quantity, deadline=deadline)
 
-    async def member_at(self, target: Target) -> int:
+    async def member_at(self, target: Target, *, deadline: float) -> int:
         """The id of a named member, asked of its home shard; `member_not_found` when there is none."""
-        member_id, status = await self._status_at(target)
+        member_id, status = await self.in_time(self._status_at(target), deadline=deadline)
         if member_id is None or status is None:
             raise ProblemError("member_not_found")
         return member_id
 
-    async def find_open(self, kind: str, value: str) -> int | None:
+    async def find_open(self, kind: str, value: str, *, deadline: float) -> int | None:
         """The id of the member named so; None when there is none whose membership is open."""
-        target = await self._look_up(kind, value)
-        member_id, status = await self._status_at(target) if target else (None, None)
+        target = await self._look_up(kind, value, deadline=deadline)
+        if target is None:
+            return None
+        member_id, status = await self.in_time(self._status_at(target), deadline=deadline)
         return member_id if status == "open" else None
+
+    async def in_time(self, asked: Coroutine[Any, Any, Result], *, deadline: float) -> Result:
+        """What another shard tells; `shard_unavailable` when not by the deadline: a lost network never says no."""
+        return await self.detached.wait(asked, deadline=deadline, what="asking another shard")
 
     async def identifiers_of(self, member_id: int) -> set[Identifier]:
         """What a member is found by now, asked of its home shard."""
@@ -224,14 +233,14 @@ class CommandNode:
         await self.detached.idle()
         await self._forwarder.close()
 
-    async def _look_up(self, kind: str, value: str) -> Target | None:
+    async def _look_up(self, kind: str, value: str, *, deadline: float) -> Target | None:
         if kind == "member_id":
             return self._home_named(value)
         home = self.home_of_card(value) if kind == "card" else None
         if home:
             return Target(*home, identifier=(kind, value))
         for form in forms_of(kind, value):
-            member_id = await self.directory.find((kind, form))
+            member_id = await self.in_time(self.directory.find((kind, form)), deadline=deadline)
             if member_id is not None:
                 return self.home_of(member_id)
         return None
