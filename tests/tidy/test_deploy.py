@@ -49,6 +49,14 @@ def test_both_roles_are_set_in_the_one_file() -> None:
     assert postgres_settings().keys() >= OF_ROLES
 
 
+def test_the_door_of_compose_is_told_of_no_file_that_is_not_there() -> None:
+    folder = "/etc/loyalty-door"
+    assert f"./deploy/edge:{folder}:ro" in (PROJECT / "compose.yml").read_text(encoding="utf-8")
+    told = re.findall(rf'"{folder}/([^"]+)"', (DEPLOY / "edge" / "envoy.json").read_text(encoding="utf-8"))
+    assert {"routes.json", "clusters.json"} <= set(told)
+    assert [name for name in told if not (DEPLOY / "edge" / name).is_file()] == []
+
+
 def test_every_host_of_the_topology_is_a_service_of_compose() -> None:
     document = read_topology(DEPLOY / "topology.json").document
     addresses = [url for region in document.regions.values() for url in (*region.command, *region.query)]

@@ -20,7 +20,7 @@ from tests.unit.test_command_line import ROOT, loyalty
 
 EXAMPLES = ROOT / "deploy" / "edge"
 EXAMPLE_WORDS = {
-    "envoy": ("--host", "0.0.0.0", "--folder", "/etc/loyalty-door", "--geoip", "/etc/loyalty-door/countries.mmdb"),  # noqa: S104 - text only
+    "envoy": ("--host", "0.0.0.0", "--folder", "/etc/loyalty-door"),  # noqa: S104 - text only
     "cloudflare": (),
     "aws": (),
 }
