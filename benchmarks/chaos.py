@@ -42,6 +42,7 @@ class Result:
     gaps_s: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
     """Each fault, and the longest time without an acknowledgement from it until all was whole again."""
     failures: list[str] = field(default_factory=list[str])
+    reconciled: int = 0
     not_done: list[str] = field(default_factory=list[str])
     """Faults that could not be made, and why."""
 
@@ -120,6 +121,8 @@ async def _one(world: World, name: str, result: Result) -> None:
     except TimeoutError:
         result.failures.append(f"after {name}: not whole again in time")
     world.thaw()
+    if await world.reconcile():  # a slot that is gone is what a restore looks like: docs/operate.md
+        result.reconciled += 1
 
 
 def _tills(world: World, status: dict[str, Any], prefix: str, count: int, log: Log) -> list[Till]:
@@ -148,6 +151,8 @@ def summary(result: Result) -> list[str]:
     counted = f"{faults} faults, {len(log.acknowledged)} commands acknowledged in {log.attempts} attempts"
     lines = [f"{counted}, {len(log.refused)} refused, {log.reads} reads ({log.reads_unanswered} without an answer)"]
     lines.append(", ".join(f"{kind} {count}" for kind, count in sorted(log.kinds.items())))
+    if result.reconciled:
+        lines.append(f"`loyalty reconcile` was run {result.reconciled} times, as after a restore")
     lines += [f"not done: {words}" for words in result.not_done]
     with suppress(ValueError):
         name, gap = max(result.gaps_s, key=lambda one: one[1])

@@ -31,6 +31,9 @@ SELECT pg_reload_conf();
 -- name: slot_invalidated
 SELECT invalidation_reason IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'loyalty_cdc';
 
+-- name: unreconciled
+SELECT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL);
+
 -- name: timeline
 SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer;
 

@@ -64,6 +64,14 @@ class World:
         await self.loyalty("down")
         await self.loyalty("up", "--detach", *self.up)
 
+    async def reconcile(self) -> bool:
+        """Do what is told after a restore, where the shard takes itself for restored; tells whether it did."""
+        with suppress(LookupError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with self.session(self.port(await self.server(standby=False))) as primary:
+                if not await primary.fetchval(STATEMENTS["unreconciled"]):
+                    return False
+        return (await self.loyalty("reconcile"))[0] == 0
+
     async def timeline(self) -> int:
         """How often a server has taken over so far; 0 when nobody can tell right now."""
         with suppress(LookupError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
