@@ -92,7 +92,8 @@ def _plant(mutant: Mutant, tree: Path) -> Verdict:
     try:
         report, words = _pytest(tree, [mutant.test], DEADLINE_S)
     finally:
-        mutant.apply(tree, "--reverse")
+        if why := mutant.apply(tree, "--reverse"):
+            raise RuntimeError(f"{mutant.name} cannot be taken back: {why}")
     _, failed = _outcome(report, mutant.test)
     if failed is None:
         return Verdict(mutant, "SURVIVED" if report is not None else "no report of its test", words[-300:])

@@ -18,6 +18,8 @@ class Mutant:
     breaks: str
     test: str
     sources: tuple[str, ...]
+    text: str
+    """As it was read: whoever edits the patch meanwhile does not change what is taken back."""
 
     @property
     def name(self) -> str:
@@ -30,8 +32,8 @@ class Mutant:
 
     def apply(self, folder: Path, *options: str) -> str:
         """Apply the patch, or whatever `git apply` does with these options; tells why it could not."""
-        command = ["git", "apply", *options, str(self.path)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        command = ["git", "apply", *options, "-"]
+        done = subprocess.run(command, cwd=folder, input=self.text, capture_output=True, text=True, check=False)
         return "" if done.returncode == 0 else done.stderr.strip() or "git apply failed"
 
 
@@ -42,7 +44,7 @@ def read_mutant(path: Path) -> Mutant:
     fields = dict(re.findall(r"^(Breaks|Test): (.+)$", head, re.MULTILINE))
     if not found or fields.keys() != {"Breaks", "Test"}:
         raise ValueError(f"{path.name}: a patch begins with the lines `Breaks: ...` and `Test: ...`")
-    return Mutant(path, fields["Breaks"], fields["Test"], tuple(SOURCE.findall(text)))
+    return Mutant(path, fields["Breaks"], fields["Test"], tuple(SOURCE.findall(text)), text)
 
 
 def all_mutants() -> list[Mutant]:
