@@ -259,6 +259,7 @@ class Guard:
             if not rewinds:
                 self._pair.discard(former)
             await self._watching(self._pair.follow(former, lambda: self._quorum.begins(former.standby)))
+            await self._listen(self._pair.primary)  # it may be lost in the next moment
             if projector:
                 await self._pair.make_projector_slot()
         finally:
@@ -303,6 +304,7 @@ class Guard:
         pause_s = min(2 * self._pauses.get(standby.name, (PAUSE_FIRST_S / 2, 0.0))[0], PAUSE_MAX_S)
         self._pauses[standby.name] = pause_s, time.monotonic() + pause_s
         await self._pair.copy(standby, lambda: self._quorum.begins(standby.standby))
+        await self._listen(self._pair.primary)  # it may be lost in the next moment
         del self._pauses[standby.name]
         self._watched[standby.name] = Watched()
 

@@ -10,11 +10,13 @@ import pytest
 
 from cluster.plan import ServerPlan
 from cluster.process import ProcessSpec
+from cluster.supervisor import READY
 from tests import engine
 from tests.conftest import eventually
 from tests.pair_world import DEADLINE_S, GuardedPair, fill, guarded_pair
 
 PAGE = 8192
+BY_SUPERVISOR_AND_GUARD = 2
 
 pytestmark = [
     pytest.mark.skipif(engine.engine_name() != "embedded", reason="containers have no supervisor of ours"),
@@ -158,13 +160,22 @@ async def test_the_projector_meets_no_new_primary_without_its_slot() -> None:
         await world.supervisor.start(ProcessSpec(name=name, argv=command, log=log, probe=no_trouble))
         try:
             former = world.pair.primary
+            covered: list[bool] = []
+
+            def listen(name: str, state: str) -> None:
+                if (name, state) == (former.name, READY):
+                    covered.append(bool(world.guard and world.guard.is_covered))
+
+            world.supervisor.on_change = listen
             os.kill(world.pid(former), signal.SIGSTOP)
             await world.whole()
 
             async def is_back() -> bool:
-                return name in world.supervisor.kept and world.supervisor.kept[name].child.returncode is None
+                kept = world.supervisor.kept.get(name)
+                return len(covered) == BY_SUPERVISOR_AND_GUARD and kept is not None and kept.child.returncode is None
 
-            await eventually(is_back)
+            await eventually(is_back, deadline_s=DEADLINE_S)
+            assert covered[-1], "as soon as the guard says that it is ready it may take over"
             assert world.pair.primary is not former
             assert "met" not in log.read_text()
         finally:
