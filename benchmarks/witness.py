@@ -2,7 +2,8 @@
 
 It knows no rules but two: an account is the one before it plus the postings of the entry between them, and base points
 are one per whole unit of money. Whatever is answered about one version of a member, by whoever, must be the same. A
-read never shows less than its token demands, nor less than an earlier one from the same source had shown.
+read never shows less than its token demands, nor less than an earlier one by the same node had shown, whoever told it:
+Valkey, a standby, the primary. (Of what was forwarded the node is not known; there a source is held to itself.)
 """
 
 from collections import Counter
@@ -69,7 +70,7 @@ class Witness:
             self._found(TWICE, f"{first[:80]!r} and {second[:80]!r}")
 
     def shown(self, member_id: str) -> dict[str, int]:
-        """What reads of a member that are done had shown, by source: take it before the next one leaves."""
+        """What reads of a member that are done had shown, by node or source: take it before the next one leaves."""
         return dict(self._of(member_id).shown)
 
     def read(self, member_id: str, version: int, *, source: str, before: Mapping[str, int], token: int = 0) -> None:

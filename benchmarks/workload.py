@@ -116,7 +116,8 @@ class Workload:
     async def query(self, number: int, kind: str, *, region: str | None = None, token: bool | None = None) -> str:
         """Read a member's account, profile or activity; some with a token, some with the ETag they hold."""
         member = self.members[number]
-        client = self.deployment.regions[region or self._region_for(member)].query
+        asked = region or self._region_for(member)
+        client = self.deployment.regions[asked].query
         chance, demanded = self._random.random(), 0
         headers: dict[str, str] = {}
         if (chance < self.traffic.token_share if token is None else token) and member.token is not None:
@@ -128,7 +129,9 @@ class Workload:
         answer, code = await exchange(client, client.request("GET", path, headers))
         if answer is None or code != "ok":
             return code
-        source = f"{answer.header('Loyalty-Source')} {kind}"
+        # A node shows no less than it has shown, whoever tells it; which node of another region it was nobody knows.
+        is_own = answer.header("Loyalty-Region") == asked
+        source = client.base_url if is_own else f"{asked} {answer.header('Loyalty-Source')} {kind}"
         self.witness.read(member.member_id, version_of(answer), source=source, before=before, token=demanded)
         if answer.body and kind != "activity":
             document = orjson.loads(answer.body)

@@ -1,13 +1,16 @@
 """The model of balances in the benchmark's client finds what cannot be right, and nothing else."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 
-from benchmarks.deployment import Deployment
+from benchmarks.deployment import Deployment, RegionClients
 from benchmarks.order import BenchMember
 from benchmarks.scenario import Traffic
+from benchmarks.wire import Client
 from benchmarks.witness import BACKWARDS, BALANCE, TOKEN, TWICE, VERSIONS_KEPT, Witness, change_of
 from benchmarks.workload import Workload
 
@@ -133,3 +136,26 @@ def test_two_workloads_of_the_same_members_never_send_the_same_receipt() -> None
     assert bodies[0]["till"] != bodies[1]["till"]
     assert first.witness is second.witness
     assert first.visible is not second.visible
+
+
+@pytest.mark.parametrize(("region", "wrong"), [("eu", {BACKWARDS: 1}), ("us", {})])
+async def test_a_node_is_held_to_what_it_has_shown_whoever_tells_it(region: str, wrong: dict[str, int]) -> None:
+    """Which node of another region answered is not known."""
+    shown = iter([(4, "cache"), (3, "replica")])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for version, source in shown:
+            await reader.readuntil(b"\r\n\r\n")
+            body = orjson.dumps(account(version, 5 * version))
+            head = f'ETag: W/"{version}"\r\nLoyalty-Source: {source}\r\nLoyalty-Region: {region}'
+            writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "key")
+    deployment = Deployment({"eu": RegionClients([client], [client])})
+    workload = Workload(deployment, [BenchMember("m", "eu")], {"eu": ["s"]}, Traffic(), seed=1)
+    assert [await workload.query(0, "account") for _ in range(2)] == ["ok", "ok"]
+    assert told(workload.witness) == wrong
+    client.close()
+    server.close()
