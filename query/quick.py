@@ -86,12 +86,11 @@ class QuickAccount:
             etag = _only(_ETAG, data, plain.head)
             if etag and not _VERSION.fullmatch(etag):
                 return False
+            reader, request_id = self._node.reader_of(member_id), id_in_head(data, plain.head)
             self._places.take(principal)
         except LoyaltyError:
             return False
-        reader = self._node.reader_of(member_id)
-        one = _Asked(member_id, principal, reader, id_in_head(data, plain.head), etag, began_at, answer)
-        self._ask(one)
+        self._ask(_Asked(member_id, principal, reader, request_id, etag, began_at, answer))
         return True
 
     def _may(self, principal: Principal, member_id: int) -> bool:
@@ -114,11 +113,15 @@ class QuickAccount:
         _last: "asyncio.Future[bytes | None]",
     ) -> None:
         self._places.leave(one.principal)
+        answer: bytes | None = None
         try:
             seen = _seen(one.member_id, account, profile)
+            if seen and one.reader.may_show(one.member_id, seen[0]):
+                answer = self._rendered(one, *seen)
         except LoyaltyError:
-            seen = None
-        one.answer(self._rendered(one, *seen) if seen and one.reader.may_show(one.member_id, seen[0]) else None)
+            answer = None
+        finally:
+            one.answer(answer)  # whatever has happened: the connection waits for it
 
     def _rendered(self, one: _Asked, version: int, body: bytes) -> bytes:
         etag = b'W/"%d"' % version
