@@ -95,7 +95,7 @@ async def test_an_unchanged_account_is_304(world: World, eu: ShardPlace, given: 
     assert (reply.status, reply.body, reply.headers["ETag"]) == (304, b"", 'W/"3"')
 
 
-@pytest.mark.parametrize("given", ['W/"2"', "3", ""])
+@pytest.mark.parametrize("given", ['W/"2"', 'W/"2", W/"1"', "3", ""])
 async def test_another_version_is_sent(world: World, eu: ShardPlace, given: str) -> None:
     await project(eu.valkey, ADA, 3)
     assert (await world.get(ACCOUNT, headers={"If-None-Match": given})).status == 200
