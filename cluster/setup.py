@@ -31,7 +31,7 @@ PRIMARY_DEADLINE_S = 60.0
 PRIMARY_RETRY_S = 0.5
 
 
-def main(
+def main(  # noqa: PLR0913 - one for each option
     topology: Annotated[Path, typer.Argument(help="Topology document (JSON); its epoch is kept by the data folder.")],
     *,
     data: Annotated[Path, typer.Option(envvar="LOYALTY_DATA", help="Folder for the documents of the nodes.")],
@@ -45,13 +45,16 @@ def main(
     bare: Annotated[
         bool, typer.Option("--bare", help="Also make logins, database and standby slot, and wait for the standby.")
     ] = False,
+    logins: Annotated[
+        bool, typer.Option("--logins", help="Likewise, but somebody else keeps the standbys: Patroni, CloudNativePG.")
+    ] = False,
 ) -> None:
     """Prepare every shard of a topology and write the documents that its nodes read."""
     try:
         documents = Documents(data)
         document = with_password(_read(topology), password)
-        passwords = read_passwords(documents.secrets) if bare else None
-        version = asyncio.run(prepare(document, program, documents, passwords))
+        passwords = read_passwords(documents.secrets) if bare or logins else None
+        version = asyncio.run(prepare(document, program, documents, passwords, keeps_standby=not logins))
         ensure_keys(documents)
         write_topology(documents.topology, _without_epoch(document))
         told = asyncio.run(respell_system(documents.topology, once=True))
@@ -93,25 +96,33 @@ def _with_password(url: str, password: str) -> str:
 
 
 async def prepare(
-    document: TopologyDocument, program: Path | None, documents: Documents, passwords: Passwords | None
+    document: TopologyDocument,
+    program: Path | None,
+    documents: Documents,
+    passwords: Passwords | None,
+    *,
+    keeps_standby: bool = True,
 ) -> int:
     """Bring every shard to this code's schema and to one program; the program version in force.
 
-    With the passwords of all logins, servers that have nothing but their superuser get all the rest.
+    With the passwords of all logins, servers that have nothing but their superuser get all the rest; what a standby of
+    ours needs, unless somebody else keeps the standbys.
     """
     read_program(program)
     shards = document.shards.items()
     if passwords is not None:
-        await asyncio.gather(*(_found(name, shard.servers, passwords) for name, shard in shards))
+        await asyncio.gather(
+            *(_found(name, shard.servers, passwords, keeps_standby=keeps_standby) for name, shard in shards)
+        )
     urls = await asyncio.gather(*(_prepare_shard(name, shard.servers, documents) for name, shard in shards))
     return await ensure_program(list(urls), program)
 
 
-async def _found(name: str, servers: Sequence[str], passwords: Passwords) -> None:
-    """Make logins, database and, for a pair, the standby's slot; return when the standby streams."""
+async def _found(name: str, servers: Sequence[str], passwords: Passwords, *, keeps_standby: bool) -> None:
+    """Make logins, database and, for a pair of ours, the standby's slot; return when the standby streams."""
     bare = await _wait_primary(name, [url for server in servers for url in superuser_urls(server, passwords)])
     superuser = await secure(bare, passwords)
-    if len(servers) > 1:
+    if keeps_standby and len(servers) > 1:
         await keep_for_standby(superuser)
         await wait_streaming(superuser, f"the standby of {name}")
 
