@@ -33,6 +33,7 @@ _FIGURES: Final = (  # of standbys (True), of primaries (False), of both (None)
     ("lag_bytes", "WAL that a standby has not replayed.", True),
     ("synchronous_standbys", "Standbys that acknowledge a primary's commits.", False),
     ("anybody_acknowledges", "1 where any connection that streams, a projector's too, acknowledges commits.", False),
+    ("decoding_waits", "1 where a projector is sent only what a standby has.", False),
 )
 
 

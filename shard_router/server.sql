@@ -19,6 +19,7 @@ SELECT pg_is_in_recovery() AS standby,
     extract(epoch FROM clock_timestamp())::float8 AS clock_s,
     current_setting('server_version') AS version,
     current_setting('synchronous_standby_names') LIKE '%*%' AS anybody_acknowledges,
+    current_setting('synchronized_standby_slots') <> '' AS decoding_waits,
     CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') THEN
         (SELECT count(*) FROM pg_stat_replication AS sender
             WHERE sender.state = 'streaming' AND sender.sync_state IN ('sync', 'quorum')
