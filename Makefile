@@ -13,7 +13,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
-.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-failovers gaps chaos mutants
+.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-failovers test-patroni gaps chaos mutants
 
 setup: $(READY)
 	@:
@@ -75,6 +75,10 @@ clients: setup
 # Minutes of servers that fail under a guard; `make test` has the shortest of them.
 test-failovers: setup-all
 	@LOYALTY_FAILOVERS=1 $(BIN)/python -m pytest tests/integration/test_guard.py $(ARGS)
+
+# Minutes of servers that fail under Patroni and etcd (Debian: apt install etcd-server); CI has the shortest of them.
+test-patroni: setup-all
+	@LOYALTY_TEST_ENGINE=patroni $(BIN)/python -m pytest tests/integration/test_patroni.py $(ARGS)
 
 # How long writes stand still, twenty times each fault: half an hour with nothing else running.
 gaps: setup

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 async def postgres_server() -> AsyncGenerator[PostgresServer]:
     """A running primary without a standby."""
-    start = engine.embedded_postgres if engine.engine_name() == "embedded" else container.container_postgres
+    start = container.container_postgres if engine.engine_name() == "containers" else engine.embedded_postgres
     async with start() as server:
         yield server
 
@@ -45,7 +45,7 @@ async def postgres_server() -> AsyncGenerator[PostgresServer]:
 @pytest.fixture(scope="session")
 async def postgres_pair() -> AsyncGenerator[PostgresServer]:
     """A running primary with a synchronous hot standby."""
-    start = engine.embedded_postgres if engine.engine_name() == "embedded" else container.container_postgres
+    start = container.container_postgres if engine.engine_name() == "containers" else engine.embedded_postgres
     async with start(standby=True) as server:
         yield server
 
@@ -53,7 +53,7 @@ async def postgres_pair() -> AsyncGenerator[PostgresServer]:
 @pytest.fixture(scope="session")
 async def valkey_server() -> AsyncGenerator[ValkeyServer]:
     """A running Valkey."""
-    start = engine.embedded_valkey if engine.engine_name() == "embedded" else container.container_valkey
+    start = container.container_valkey if engine.engine_name() == "containers" else engine.embedded_valkey
     async with start() as server:
         yield server
 

@@ -36,8 +36,8 @@ FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB"}
 
 def engine_name() -> str:
     name = os.environ.get("LOYALTY_TEST_ENGINE", "embedded")
-    if name not in {"embedded", "containers"}:
-        raise pytest.UsageError(f"LOYALTY_TEST_ENGINE={name}: choose embedded or containers")
+    if name not in {"embedded", "containers", "patroni"}:
+        raise pytest.UsageError(f"LOYALTY_TEST_ENGINE={name}: choose embedded, containers or patroni")
     return name
 
 

@@ -1,0 +1,284 @@
+"""A shard under real Patroni and real etcd on loopback: deploy/patroni as it is, with other addresses in its *.env."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import psutil
+import pytest
+
+from cluster import postgres
+from cluster.document import Documents
+from cluster.login import SUPERUSER_NAME
+from cluster.os_user import Account, choose_account
+from cluster.process import ProcessSpec, spawn, terminate
+from cluster.setup import prepare
+from shard_router.topology import TopologyDocument
+from tests.conftest import eventually
+from tests.engine import PASSWORD, PASSWORDS, engine_name, free_port, server_folder
+
+DEPLOY = Path(__file__).parents[1] / "deploy" / "patroni"
+ZONES = ("zone_a", "zone_b", "zone_c")
+SLOT = "loyalty_cdc"
+DEADLINE_S = 120.0
+# A test machine has no watchdog, and throw-away data need no crash safety.
+OF_TESTS = {"watchdog": {"mode": "off"}, "postgresql": {"parameters": {"fsync": "off", "shared_buffers": "32MB"}}}
+
+
+def need_patroni() -> None:
+    """Skip, with the reason, where this engine was not asked for or cannot be had."""
+    if engine_name() != "patroni":
+        pytest.skip("minutes of real failovers: make test-patroni (LOYALTY_TEST_ENGINE=patroni)")
+    if shutil.which("etcd") is None:
+        pytest.skip("no etcd on the PATH (Debian: apt install etcd-server)")
+    if importlib.util.find_spec("patroni") is None:
+        pytest.skip("no Patroni: install the extra `patroni`")
+
+
+def variables(name: str) -> dict[str, str]:
+    """What a file of deploy/patroni sets in the environment."""
+    lines = (DEPLOY / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+async def silent() -> str | None:
+    return None
+
+
+@dataclass
+class Member:
+    """One node: Patroni with the Postgres it starts, and the guard beside them."""
+
+    name: str
+    folder: Path
+    port: int
+    rest: int
+    account: Account | None
+    environment: dict[str, str]
+    running: dict[str, asyncio.subprocess.Process] = field(default_factory=dict[str, asyncio.subprocess.Process])
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "pg"
+
+    def url(self, user: str = SUPERUSER_NAME, database: str = "postgres") -> str:
+        return f"postgresql://{user}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    async def start(self, *names: str) -> None:
+        commands = {
+            "patroni": ("-m", "patroni", str(self.folder / "config")),
+            "guard": (str(DEPLOY / "guard.py"),),
+        }
+        for name in names or commands:
+            spec = self.spec(name, (sys.executable, *commands[name]))
+            self.running[name] = await spawn(spec)
+
+    def spec(self, name: str, argv: tuple[str, ...]) -> ProcessSpec:
+        log = self.folder.parent / f"{self.name}-{name}.log"
+        return ProcessSpec(name=name, argv=argv, log=log, probe=silent, env=self.environment, account=self.account)
+
+    def server(self) -> list[int]:
+        """The postmaster with all its processes; it and they may have lost each other."""
+        found: list[int] = []
+        for process in psutil.process_iter(["name"]):
+            with suppress(psutil.Error, OSError):
+                if process.info["name"] == "postgres" and Path(process.cwd()) == self.data:
+                    found.append(process.pid)
+        return found
+
+    def postmaster(self) -> int:
+        return int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+
+    def signal(self, number: signal.Signals, pids: Iterable[int]) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    async def kill(self) -> None:
+        """The whole node at once, as when its power goes."""
+        parts = [one.pid for one in self.running.values() if one.returncode is None]
+        self.signal(signal.SIGKILL, [*parts, *self.server()])
+        for one in self.running.values():
+            await one.wait()
+        self.signal(signal.SIGKILL, self.server())  # what was started in between
+
+
+@dataclass
+class Shard:
+    """Three members, and what they say of each other."""
+
+    folder: Path
+    members: dict[str, Member]
+    session: aiohttp.ClientSession
+    hosts: list[str]
+
+    def topology(self) -> TopologyDocument:
+        """The shard as an operator writes it down: users without passwords."""
+        servers = [f"postgresql://loyalty@127.0.0.1:{member.port}/loyalty" for member in self.members.values()]
+        home = {"region": "eu", "slots": [[0, 4095]], "servers": servers, "valkey": "redis://none"}
+        document = {"epoch": 1, "regions": {"eu": {"number": 1, "command": [], "query": []}}, "shards": {"eu-1": home}}
+        return TopologyDocument.model_validate(document)
+
+    def documents(self) -> Documents:
+        """The operator's data folder, with every password."""
+        documents = Documents(self.folder / "documents")
+        documents.secrets.mkdir(parents=True)
+        for name, password in PASSWORDS.items():
+            (documents.secrets / name).write_text(password)
+        return documents
+
+    async def told(self) -> list[dict[str, Any]]:
+        """What whoever answers says of all members."""
+        for member in self.members.values():
+            with suppress(aiohttp.ClientError, TimeoutError, OSError):
+                url = f"http://127.0.0.1:{member.rest}/cluster"
+                async with self.session.get(url, timeout=aiohttp.ClientTimeout(1)) as answer:
+                    return (await answer.json())["members"]
+        return []
+
+    async def leader(self) -> Member:
+        """The member that leads by now; waits for one."""
+        found: list[str] = []
+
+        async def led() -> bool:
+            found[:] = [one["name"] for one in await self.told() if one["role"] == "leader"]
+            return len(found) == 1
+
+        await eventually(led, deadline_s=DEADLINE_S)
+        return self.members[found[0]]
+
+    async def others(self) -> list[Member]:
+        leader = await self.leader()
+        return [member for member in self.members.values() if member is not leader]
+
+    async def whole(self) -> None:
+        """Return when two standbys may acknowledge, and have copies of the projector's slot where there is one."""
+
+        async def complete() -> bool:
+            told = await self.told()
+            standbys = [one for one in told if one["role"] == "quorum_standby" and one["state"] == "streaming"]
+            return len(standbys) == 2 and sum(one["role"] == "leader" for one in told) == 1
+
+        await eventually(complete, deadline_s=DEADLINE_S)
+
+    async def ask(self, member: Member, query: str) -> Any:
+        """One value of a member, None when it does not answer in time."""
+        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with asyncio.timeout(3):
+                connection = await asyncpg.connect(member.url(), timeout=2)
+                try:
+                    return await connection.fetchval(query)
+                finally:
+                    connection.terminate()
+        return None
+
+    async def copied(self) -> None:
+        """Return when both standbys have a copy of the projector's slot that could go on."""
+
+        async def both() -> bool:
+            query = f"SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = '{SLOT}'"  # noqa: S608
+            return all([await self.ask(member, query) for member in await self.others()])
+
+        await eventually(both, deadline_s=DEADLINE_S)
+
+    async def switch_over(self) -> None:
+        """As an operator does."""
+        leader = await self.leader()
+        (candidate, *_) = await self.others()
+        control = self.folder / "patronictl.yml"
+        control.write_text(json.dumps({"scope": leader.environment["PATRONI_SCOPE"], "etcd3": {"hosts": self.hosts}}))
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "patroni.ctl", "-c", str(control), "switchover", "--force"),
+            *("--leader", leader.name, "--candidate", candidate.name),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await child.communicate()
+        assert child.returncode == 0, said.decode()
+
+
+@asynccontextmanager
+async def etcd(folder: Path) -> AsyncGenerator[list[str]]:
+    """Three etcd by etcd.env; the addresses for clients."""
+    program = shutil.which("etcd")
+    assert program is not None
+    names = ("a", "b", "c")
+    clients, peers = ({name: f"http://127.0.0.1:{free_port()}" for name in names} for _ in range(2))
+    given = variables("etcd.env")
+    async with AsyncExitStack() as stack:
+        for name in names:
+            own = {
+                "ETCD_NAME": name,
+                "ETCD_DATA_DIR": str(folder / f"etcd-{name}"),
+                "ETCD_LISTEN_CLIENT_URLS": clients[name],
+                "ETCD_ADVERTISE_CLIENT_URLS": clients[name],
+                "ETCD_LISTEN_PEER_URLS": peers[name],
+                "ETCD_INITIAL_ADVERTISE_PEER_URLS": peers[name],
+                "ETCD_INITIAL_CLUSTER": ",".join(f"{one}={peers[one]}" for one in names),
+            }
+            assert own.keys() <= given.keys()
+            log = folder / f"etcd-{name}.log"
+            env = {"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": os.uname().machine} | given | own
+            spec = ProcessSpec(name=f"etcd-{name}", argv=(program,), log=log, probe=silent, env=env)
+            stack.push_async_callback(terminate, spec, await spawn(spec))
+        yield [address.removeprefix("http://") for address in clients.values()]
+
+
+def make_member(folder: Path, name: str, hosts: list[str], tools: postgres.PostgresTools) -> Member:
+    """A node's folders and settings: patroni.yml as it is, node.env with this machine's addresses."""
+    place, port, rest = folder / name, free_port(), free_port()
+    postgres.make_folder(tools, place)
+    config = place / "config"
+    config.mkdir()
+    (config / "1-patroni.yml").symlink_to(DEPLOY / "patroni.yml")
+    (config / "2-tests.yml").write_text(json.dumps(OF_TESTS))
+    own = {
+        "PATRONI_NAME": name,
+        "PATRONI_ETCD3_HOSTS": ",".join(shlex.quote(host) for host in hosts),
+        "PATRONI_RESTAPI_LISTEN": f"127.0.0.1:{rest}",
+        "PATRONI_RESTAPI_CONNECT_ADDRESS": f"127.0.0.1:{rest}",
+        "PATRONI_POSTGRESQL_LISTEN": f"127.0.0.1:{port}",
+        "PATRONI_POSTGRESQL_CONNECT_ADDRESS": f"127.0.0.1:{port}",
+        "PATRONI_POSTGRESQL_DATA_DIR": str(place / "pg"),
+        "PATRONI_POSTGRESQL_BIN_DIR": str(tools.folder),
+        "PATRONI_POSTGRESQL_PGPASS": str(place / "pgpass"),
+        "PATRONI_SUPERUSER_PASSWORD": PASSWORD,
+        "PATRONI_REPLICATION_PASSWORD": PASSWORD,
+    }
+    given = variables("node.env")
+    assert own.keys() <= given.keys()
+    env = postgres.server_environment() | given | own
+    account = choose_account(place, Path(sys.executable))
+    if account is not None:
+        account.own(config)
+    return Member(name, place, port, rest, account, env)
+
+
+@asynccontextmanager
+async def patroni_shard() -> AsyncGenerator[Shard]:
+    """A shard that is whole, with logins, tables and the projector's slot."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(server_folder())
+        hosts = await stack.enter_async_context(etcd(folder))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        tools = postgres.find_tools(None, folder)
+        members = {name: make_member(folder, name, hosts, tools) for name in ZONES}
+        shard = Shard(folder, members, session, hosts)
+        for member in members.values():
+            stack.push_async_callback(member.kill)
+            await member.start()
+        await shard.whole()
+        await prepare(shard.topology(), None, shard.documents(), PASSWORDS, keeps_standby=False)
+        yield shard
