@@ -200,13 +200,14 @@ class Shard:
         control = self.folder / "patronictl.yml"
         control.write_text(json.dumps({"scope": leader.environment["PATRONI_SCOPE"], "etcd3": {"hosts": self.hosts}}))
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "patroni.ctl", "-c", str(control), "switchover", "--force"),
+            *(sys.executable, "-c", "from patroni.ctl import ctl; ctl()", "-c", str(control), "switchover", "--force"),
             *("--leader", leader.name, "--candidate", candidate.name),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         said, _ = await child.communicate()
         assert child.returncode == 0, said.decode()
+        assert (await self.leader()).name == candidate.name, said.decode()
 
 
 @asynccontextmanager
