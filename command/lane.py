@@ -8,6 +8,7 @@ A lane's queue is bounded in time waited; a request that gives up never cancels 
 
 import asyncio
 import time
+from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from command.deadline import Deadlines
 from command.envelope import Answer, Envelope
 from command.store import BatchConflictError, Store, UnknownOutcomeError
 from service.admission import Gate
@@ -47,17 +49,41 @@ class LaneMetrics:
             "loyalty_conflicts", "Commands of batches that met another node's rows and ran again.", registry=registry
         )
 
+    def note(self, envelopes: Sequence[Envelope], answers: Sequence[Answer]) -> None:
+        """Count what became of a batch: a look-up of labels for each kind in it, not for each command."""
+        kinds = zip((type(one.command).__name__ for one in envelopes), (one.status for one in answers), strict=True)
+        for labels, count in Tally(kinds).items():
+            self.outcomes.labels(*labels).inc(count)
+
 
 class _Waiting:
-    """A command in a lane's queue, and where its answer goes."""
+    """A command in a lane's queue, and where its answer goes. Its key is under way until the lane has done with it."""
 
-    __slots__ = ("answer", "begun", "envelope", "queued_at")
+    __slots__ = ("answer", "begun", "envelope", "queued_at", "under_way")
 
-    def __init__(self, envelope: Envelope) -> None:
+    def __init__(self, envelope: Envelope, under_way: set[str]) -> None:
         self.envelope = envelope
         self.begun = False
         self.queued_at = time.monotonic()
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.under_way = under_way
+        if envelope.key is not None:
+            under_way.add(envelope.key)
+
+    def end(self, answer: Answer | ProblemError) -> None:
+        """Have done with it; whoever asked may be gone."""
+        self.under_way.discard(self.envelope.key or "")
+        if self.answer.done():
+            return
+        if isinstance(answer, Answer):
+            self.answer.set_result(answer)
+        else:
+            self.answer.set_exception(answer)
+
+    def give_up(self) -> None:
+        """Tell whoever asked that there is no answer by the deadline; what has begun goes on."""
+        if not self.answer.done():
+            self.answer.set_exception(_no_answer() if self.begun else _not_begun())
 
 
 class Lane:
@@ -72,11 +98,11 @@ class Lane:
         self._slots: set[int] = set()
         self._undecided: asyncio.Task[None] | None = None
 
-    def submit(self, envelope: Envelope) -> _Waiting:
+    def submit(self, envelope: Envelope, under_way: set[str]) -> _Waiting:
         """Queue a command; `overloaded` when the oldest in the queue has waited too long already."""
         if self._queue and (len(self._queue) >= QUEUE_MAX or self.oldest_waited_s() > WAIT_MAX_S):
             raise ProblemError("overloaded", "commands of this shard are waiting too long")
-        waiting = _Waiting(envelope)
+        waiting = _Waiting(envelope, under_way)
         self._queue.append(waiting)
         if envelope.slot not in self._slots:
             self._begin()
@@ -140,7 +166,7 @@ class Lane:
             least_s = now - waiting.queued_at
             self._metrics.waited.observe(least_s)
             if waiting.envelope.deadline <= now or waiting.envelope.is_left():
-                _refuse(waiting, _not_begun())
+                waiting.end(_not_begun())
             else:
                 waiting.begun = True
                 batch.append(waiting)
@@ -183,12 +209,12 @@ class Lane:
                 await asyncio.sleep(_BACKOFF_S * 2**attempt)
             else:
                 return
-        _refuse(waiting, ProblemError("internal"))
+        waiting.end(ProblemError("internal"))
 
     async def _run_once(self, batch: Sequence[_Waiting], *, locked: bool = False) -> None:
         """Answer every command of a batch, whatever happens, but for a conflict."""
+        envelopes = [waiting.envelope for waiting in batch]
         try:
-            envelopes = [waiting.envelope for waiting in batch]
             answers = await self._store.run(envelopes, locked=locked, decided=self._decided)
         except BatchConflictError:
             raise
@@ -201,9 +227,8 @@ class Lane:
             _refuse_all(batch, ProblemError("internal"))
         else:
             for waiting, answer in zip(batch, answers, strict=True):
-                _answer(waiting, answer)
-                name = type(waiting.envelope.command).__name__
-                self._metrics.outcomes.labels(name, answer.status).inc()
+                waiting.end(answer)
+            self._metrics.note(envelopes, answers)
 
 
 class Lanes:
@@ -215,6 +240,7 @@ class Lanes:
         """Who may come in; a node shares it with its door."""
         self._lanes = [Lane(store, metrics, self._note) for _ in range(count)]
         self._under_way: set[str] = set()
+        self._deadlines = Deadlines()
 
     def _note(self, waited_s: float) -> None:
         self.gate.note(waited_s)
@@ -231,20 +257,12 @@ class Lanes:
         """
         if envelope.key in self._under_way:
             raise ProblemError("in_progress")
-        waiting = self._lanes[envelope.slot % len(self._lanes)].submit(envelope)
-        if envelope.key is not None:
-            self._under_way.add(envelope.key)
-        waiting.answer.add_done_callback(lambda done: self._finish(envelope.key, done))
-        await asyncio.wait([waiting.answer], timeout=envelope.deadline - time.monotonic())
-        if waiting.answer.done():
-            return waiting.answer.result()
-        if waiting.begun:
-            raise ProblemError("unknown_outcome", "no answer from the shard in time; send the same key again")
-        raise _not_begun()
-
-    def _finish(self, key: str | None, done: asyncio.Future[Answer]) -> None:
-        done.exception()  # whoever asked may be gone: nobody's fault, nothing to log
-        self._under_way.discard(key or "")
+        waiting = self._lanes[envelope.slot % len(self._lanes)].submit(envelope, self._under_way)
+        self._deadlines.add(waiting, envelope.deadline)
+        try:
+            return await waiting.answer
+        finally:
+            self._deadlines.remove(waiting)
 
     async def idle(self) -> None:
         """Return when every lane is empty."""
@@ -256,27 +274,22 @@ def _requests(batch: Sequence[_Waiting]) -> list[str]:
     return [waiting.envelope.request_id for waiting in batch]
 
 
-def _answer(waiting: _Waiting, answer: Answer) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_result(answer)
-
-
-def _refuse(waiting: _Waiting, error: ProblemError) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
-
-
 def _refuse_all(batch: Sequence[_Waiting], error: ProblemError) -> None:
     for waiting in batch:
-        _refuse(waiting, error)
+        waiting.end(error)
 
 
 def _in_time(waiting: _Waiting) -> bool:
     """Refuse a command whose deadline is over: a conflict did nothing, and what was leased for it may be gone soon."""
     if waiting.envelope.deadline > time.monotonic():
         return True
-    _refuse(waiting, _not_begun())
+    waiting.end(_not_begun())
     return False
+
+
+def _no_answer() -> ProblemError:
+    """What has begun goes on, and its key tells later."""
+    return ProblemError("unknown_outcome", "no answer from the shard in time; send the same key again")
 
 
 def _not_begun() -> ProblemError:

@@ -139,6 +139,34 @@ async def test_a_key_that_is_being_written_is_in_progress(node: RunningNode) -> 
         assert (await case.end("rollback")).status == 201
 
 
+async def test_whose_time_is_over_is_told_what_became_of_it_so_far(node: RunningNode) -> None:
+    async with stuck(node) as case:
+
+        async def hurried(receipt: str, key: str) -> Reply:
+            body = basket({"member_id": case.bob}, receipt, occurred_at=NOW)
+            return await node.post("/v1/purchases", body, key=key, **{"Loyalty-Deadline-Ms": "700"})
+
+        async def both_wait() -> bool:
+            return await case.blocker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") > 1
+
+        begun_in_vain = asyncio.create_task(hurried("taken", "begun"))
+        await eventually(both_wait)
+        waited = await hurried("next", "waits")
+        replies = [(one.status, one.code) for one in (await begun_in_vain, waited)]
+        assert replies == [(503, "unknown_outcome"), (503, "shard_unavailable")]
+        assert (await hurried("taken", "begun")).code == "in_progress"
+        ada = await case.end("rollback")
+
+    async def in_progress() -> bool:
+        return b'"in_progress"' in (await buy(node, case.bob, "taken", key="begun")).body
+
+    while await in_progress():
+        pass
+    bob = await buy(node, case.bob, "taken", key="begun")
+    assert sorted((ada.status, bob.status)) == [201, 409]  # either may have been the first
+    assert (await buy(node, case.bob, "next", key="waits")).status == 201
+
+
 async def test_a_new_program_holds_for_the_batch_begun_after_it(node: RunningNode) -> None:
     async with stuck(node) as case:
         await apply_program([as_superuser(node.dsn)], PROGRAM.replace('per_unit = "1"', 'per_unit = "2"'))
