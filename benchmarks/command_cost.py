@@ -170,7 +170,7 @@ async def _store(dsn: str) -> AsyncGenerator[tuple[Store, ProgramCache]]:
             await pools.close()
 
 
-async def _earn_us(server: str, clients: int) -> float:
+async def earn_us(server: str, clients: int) -> float:
     """CPU of the backends per transaction of pgbench."""
     connection = await asyncpg.connect(server)
     postmaster = psutil.Process(connection.get_server_pid()).ppid()
@@ -181,18 +181,18 @@ async def _earn_us(server: str, clients: int) -> float:
 
 async def main(server: str) -> None:
     """Measure pgbench, then ours, on scratch databases of a server, and print the table."""
-    earn_us = {clients: await _earn_us(server, clients) for clients in (1, PGBENCH_CLIENTS)}
+    earns = {clients: await earn_us(server, clients) for clients in (1, PGBENCH_CLIENTS)}
     async with scratch(server) as (dsn, durability):
         await migrate(dsn)
         costs = await measure(dsn)
     sys.stdout.write(f"synchronous_commit {durability}\n")
-    for clients, cpu_us in earn_us.items():
+    for clients, cpu_us in earns.items():
         sys.stdout.write(f"pgbench, {clients:2} clients: backend {cpu_us:6.1f} us\n")
     for cost in costs:
         clients = CLIENTS.get(cost.size, PGBENCH_CLIENTS)
         sys.stdout.write(
             f"batch of {cost.size:2}: node {cost.node_us:6.1f} us, backend {cost.backend_us:6.1f} us "
-            f"({cost.backend_us / earn_us[clients]:.2f} of pgbench with {clients}), WAL {cost.wal_bytes:5.0f} bytes\n"
+            f"({cost.backend_us / earns[clients]:.2f} of pgbench with {clients}), WAL {cost.wal_bytes:5.0f} bytes\n"
         )
 
 

@@ -1,0 +1,231 @@
+"""What a one-line purchase costs over HTTP, by the number of connections: CPU of a command process and its backends.
+
+A command process of each tree on one scratch database of a given server on this machine, and bare aiohttp, are asked in
+turn, round after round; pgbench's earn comes before. CPU time, not the clock, so that other work on the machine changes
+little, but for the size of batches: it is told too. Medians of rounds.
+
+    python -m benchmarks.http_cost postgresql://superuser@127.0.0.1:5432/postgres [TREE ...]
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import random
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import asyncpg
+import orjson
+import uvloop
+
+from benchmarks.command_cost import CLIENTS, earn_us
+from benchmarks.load import Shoot, saturate
+from benchmarks.order import BenchMember, Till
+from benchmarks.peer import PGBENCH_CLIENTS, WORKERS, measure_bare, scratch
+from benchmarks.wire import Client, WireError, exchange
+from command.migrate import migrate
+from command.program import apply_program
+from rules.program import parse_program
+from service.credential import new_key
+from shard_router.statement import load_statements
+
+MEMBERS: Final = 2048
+CONNECTIONS: Final = (WORKERS, 1)
+ROUNDS: Final = 3
+SECONDS: Final = 3.0
+START_S: Final = 30.0
+_PAUSE_S: Final = 0.1
+_FOLDER: Final = Path(__file__).parent
+_HERE: Final = _FOLDER.parent
+_STATEMENTS: Final = load_statements(_FOLDER / "ratio.sql")
+_PROGRAM: Final = _HERE / "rules" / "main_street.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many connections one after another, how many rounds of it, and how long each takes."""
+
+    connections: Sequence[int]
+    rounds: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one purchase costs."""
+
+    node_us: float
+    backend_us: float
+    batch: float
+    per_s: float
+
+
+@dataclass(slots=True)
+class Node:
+    """A command process of a tree, and what it cost by the number of connections."""
+
+    tree: str
+    client: Client
+    pid: int
+    costs: dict[int, list[Cost]] = field(default_factory=dict[int, list[Cost]])
+
+    async def batches(self) -> tuple[float, float]:
+        """Commands in batches, and batches, so far."""
+        text = (await self.client.get("/metrics")).body.decode()
+        figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("loyalty_batch_commands_"))
+        return float(figures["loyalty_batch_commands_sum"]), float(figures["loyalty_batch_commands_count"])
+
+
+@dataclass(slots=True)
+class World:
+    """Members of a scratch database and a till."""
+
+    members: list[BenchMember]
+    store: str
+    till: Till
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def shoot(self, client: Client) -> Shoot:
+        """Sends purchases, of one member after another."""
+
+        async def purchase(_: int) -> str:
+            number = next(self.numbers)
+            order = self.till.order("purchase", self.members[number % len(self.members)], self.store)
+            request = client.command(order.path, order.body, key=f"{self.till.run_id}-{number}")
+            return (await exchange(client, request))[1]
+
+        return purchase
+
+
+async def measure(dsn: str, trees: Sequence[str], plan: Plan) -> tuple[list[Node], float]:
+    """The nodes with their costs on an empty migrated database, and the CPU of bare aiohttp in microseconds."""
+    await apply_program([dsn], _PROGRAM.read_text())
+    store = next(iter(parse_program(_PROGRAM.read_text()).stores))
+    bare_us: list[float] = []
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        key = _write_documents(folder, dsn)
+        nodes = [await stack.enter_async_context(_node(tree, folder, key)) for tree in trees]
+        run_id = secrets.token_hex(4)
+        world = World([], store, Till(run_id, random.Random(1), ()))
+        while len(world.members) < MEMBERS:
+            names = [f"{run_id}-{len(world.members) + number}" for number in range(WORKERS)]
+            world.members += await asyncio.gather(*(_enrol(nodes[0].client, name) for name in names))
+        admin = await asyncpg.connect(dsn)
+        for node in nodes:
+            await saturate(world.shoot(node.client), workers=WORKERS, duration_s=plan.seconds)
+        await admin.execute(_STATEMENTS["settle_down"])
+        for _ in range(plan.rounds):
+            bare_us.append((await measure_bare(plan.seconds)).cpu_us["node"])
+            for connections, node in itertools.product(plan.connections, nodes):
+                cost = await _measure(world.shoot(node.client), node, admin, connections, plan.seconds)
+                node.costs.setdefault(connections, []).append(cost)
+        await admin.close()
+    return nodes, median(bare_us)
+
+
+async def _measure(shoot: Shoot, node: Node, admin: Any, connections: int, seconds: float) -> Cost:
+    await saturate(shoot, workers=connections, duration_s=seconds / 10)
+    before, backends = await node.batches(), await admin.fetch(_STATEMENTS["spent"])
+    node_s, backend_s = _cpu_s(node.pid), sum(_cpu_s(row["pid"]) for row in backends)
+    rate, samples = await saturate(shoot, workers=connections, duration_s=seconds)
+    node_s, backend_s = _cpu_s(node.pid) - node_s, sum(_cpu_s(row["pid"]) for row in backends) - backend_s
+    done, after = len(samples.latency_us), await node.batches()
+    if samples.errors:
+        sys.stderr.write(f"{node.tree}: {dict(samples.errors)}\n")
+    batch = (after[0] - before[0]) / max(after[1] - before[1], 1)
+    return Cost(1e6 * node_s / done, 1e6 * backend_s / done, batch, rate)
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time of a process by the scheduler's own count, in nanoseconds there, all threads together."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+
+async def _enrol(client: Client, name: str) -> BenchMember:
+    while (answer := await client.post("/v1/members", {"name": name}, key=name)).code == "overloaded":  # noqa: ASYNC110
+        await asyncio.sleep(_PAUSE_S)
+    return BenchMember(str(orjson.loads(answer.body)["member_id"]), "eu")
+
+
+def _write_documents(folder: Path, dsn: str) -> str:
+    """Topology and credentials of nodes that do not know each other; a key."""
+    shard = {"region": "eu", "slots": [[0, 4095]], "servers": [dsn], "valkey": "redis://none"}
+    regions = {"eu": {"number": 1, "command": ["http://127.0.0.1:9"], "query": []}}
+    key, record = new_key("admin")
+    (folder / "topology.json").write_text(json.dumps({"epoch": 1, "regions": regions, "shards": {"eu-1": shard}}))
+    (folder / "credentials.json").write_text(json.dumps({"keys": [record.model_dump(exclude_none=True)]}))
+    return key
+
+
+@asynccontextmanager
+async def _node(tree: str, folder: Path, key: str) -> AsyncGenerator[Node]:
+    """A command process of a tree for the length of the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"REGION": "eu", "PORT": str(port), "TOPOLOGY": str(folder / "topology.json")}
+    settings["CREDENTIALS"] = str(folder / "credentials.json")
+    environment = {f"LOYALTY_{name}": value for name, value in settings.items()} | {"PYTHONPATH": tree}
+    with (folder / f"{port}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "command", cwd=tree, env=dict(os.environ) | environment, stderr=log
+        )
+    client = Client(f"http://127.0.0.1:{port}", key)
+    try:
+        async with asyncio.timeout(START_S):
+            while not await _is_ready(client):  # noqa: ASYNC110 - another process tells
+                await asyncio.sleep(_PAUSE_S)
+        yield Node(tree, client, process.pid)
+    finally:
+        client.close()
+        process.terminate()
+        await process.wait()
+
+
+async def _is_ready(client: Client) -> bool:
+    try:
+        return (await client.get("/readyz")).code == "ok"
+    except WireError:
+        return False
+
+
+async def main(server: str, trees: Sequence[str], plan: Plan) -> None:
+    """Measure on a scratch database of a server, and print."""
+    earn_of = {count: await earn_us(server, CLIENTS.get(count, PGBENCH_CLIENTS)) for count in plan.connections}
+    async with scratch(server) as (dsn, durability):
+        await migrate(dsn)
+        nodes, bare_us = await measure(dsn, trees, plan)
+    sys.stdout.write(f"synchronous_commit {durability}; bare aiohttp {bare_us:.1f} us\n")
+    for connections, node in itertools.product(plan.connections, nodes):
+        costs = node.costs[connections]
+        cost = Cost(*(median(getattr(one, name) for one in costs) for name in Cost.__slots__))
+        spread = ", ".join(f"{one.node_us:.0f}" for one in costs)
+        sys.stdout.write(
+            f"{connections:2} connections: node {cost.node_us:6.1f} us ({cost.node_us / bare_us:4.1f} of bare; "
+            f"{spread}), "
+            f"backend {cost.backend_us:6.1f} us ({cost.backend_us / earn_of[connections]:.2f} of pgbench), "
+            f"batches of {cost.batch:4.1f}, {cost.per_s:5.0f}/s  {node.tree}\n"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("server", help="DSN of a superuser")
+    parser.add_argument("trees", nargs="*", default=[str(_HERE)], help="folders with a checkout each")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--connections", type=int, nargs="+", default=list(CONNECTIONS))
+    asked = parser.parse_args()
+    uvloop.run(main(asked.server, asked.trees, Plan(asked.connections, asked.rounds, asked.seconds)))
