@@ -30,6 +30,8 @@ class Fingerprint:
         return stored == self.text or (self.earlier is not None and stored == self.earlier())
 
 
+_MEMBER: Final = {"member"}
+
 NO_FINGERPRINT: Final = Fingerprint("")
 """Of commands without a key."""
 
@@ -45,8 +47,8 @@ class Content:
     def under_key(self, head: str, head_as_given: str) -> Fingerprint:
         """The fingerprint under an Idempotency-Key; `head` is method and path, with ids in their one form."""
         member = getattr(self.body, "member", None)
-        named = member.model_dump_json(exclude_defaults=True) if isinstance(member, BaseModel) else ""
-        text = _digest(f"{head}\n{named}\n".encode() + self.digest).hex()
+        named = _dumped(member) if isinstance(member, BaseModel) else b""
+        text = _digest(b"%b\n%b\n%b" % (head.encode(), named, self.digest)).hex()
         return Fingerprint(text, lambda: _digest(f"{head_as_given}\n".encode() + self._as_given()).hex())
 
     def under_receipt(self, path: str, path_as_given: str) -> Fingerprint:
@@ -65,7 +67,12 @@ class Content:
 
 def read_content(body: BaseModel, raw: bytes = b"") -> Content:
     """The content of a validated body; `raw`, when it has texts that validation composes or trims."""
-    return Content(body, _digest(body.model_dump_json(exclude={"member"}, exclude_defaults=True).encode()), raw)
+    return Content(body, _digest(_dumped(body, _MEMBER)), raw)
+
+
+def _dumped(body: BaseModel, exclude: set[str] | None = None) -> bytes:
+    """JSON as `model_dump_json(exclude=exclude, exclude_defaults=True)` gives it, without a text in between."""
+    return body.__pydantic_serializer__.to_json(body, exclude=exclude, exclude_defaults=True)
 
 
 def _as_written(said: Any, given: Any) -> Any:

@@ -53,6 +53,7 @@ from service.basket import basket_command, named_holds
 from service.body import PurchaseBody
 from service.forward import is_forwarded
 from service.identifier import forms_of
+from service.trial import NOT_ASKED
 from service.web import PASS, Handler
 from shard_router.card import new_card
 from shard_router.directory import Identifier
@@ -68,16 +69,16 @@ MemberBody = PurchaseBody | AdjustmentBody | HoldBody | RedemptionBody
 
 async def answer_command(call: "Call[Body]", request: web.Request) -> web.Response:
     """Answer one command of whatever kind."""
-    asked = await read_request(request, call.body)
+    asked = read_request(request, call.body)
     check_till(asked)
-    target = await call.target(asked)
-    if target.region != asked.node.region:
+    target, node = await call.target(asked), asked.node
+    if target.region != node.region:
         return await asked.forward(target.region, target.slot)
-    handed = await asked.hand_over(target.slot)
+    handed = NOT_ASKED if node.serves_slot(target.slot) else await asked.hand_over(target.slot)
     if isinstance(handed, web.Response):
         return handed
-    with handed.unsure():
-        request[PASS].enter(asked.node.lanes_at(target.slot).gate)
+    with handed:
+        request[PASS].enter(node.lanes_at(target.slot).gate)
         command = await call.command(asked, target)
         response = await call.run(asked, envelope_of(asked, target, command))
     if call.leaves_errand:

@@ -141,7 +141,11 @@ class CommandNode:
 
     def serves(self, member_id: int) -> bool:
         """Whether a member of this region is this node's now: two nodes that settle the same member would conflict."""
-        return self._forwarder.serves(slot_of(member_id))
+        return self.serves_slot(slot_of(member_id))
+
+    def serves_slot(self, slot: int) -> bool:
+        """Whether a slot of this region is this node's now."""
+        return self._forwarder.serves(slot)
 
     def lanes_at(self, slot: int) -> Lanes:
         """The lanes of the shard that holds a slot of this region."""

@@ -42,7 +42,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest(Generic[Body_co]):
-    """A validated request: who asks for what, under which key (see stored_key), until when."""
+    """A validated request: who asks which node for what, under which key (see stored_key), until when."""
 
     request: web.Request
     principal: Principal
@@ -51,11 +51,7 @@ class CommandRequest(Generic[Body_co]):
     key: str
     deadline: float
     received_at: datetime
-
-    @property
-    def node(self) -> CommandNode:
-        """The node that was asked."""
-        return self.request.app[NODE]
+    node: CommandNode
 
     async def forward(self, region: str, slot: int = 0) -> web.Response:
         """The answer of another region (see Forwarder)."""
@@ -66,19 +62,13 @@ class CommandRequest(Generic[Body_co]):
         return await self.node.hand_over(self.request, slot, deadline=self.deadline, body=self.raw)
 
 
-async def read_request(request: web.Request, model: type[Body]) -> CommandRequest[Body]:
+def read_request(request: web.Request, model: type[Body]) -> CommandRequest[Body]:
     """Check key and body of a request."""
-    key = _idempotency_key(request)
-    raw = request[BODY]
-    return CommandRequest(
-        request,
-        request[PRINCIPAL],
-        parse_body(model, raw or b"{}"),
-        raw,
-        key,
-        deadline_of(request, deadline_ms=request.app[SETTINGS].deadline_ms),
-        request.app[NODE].now(),
-    )
+    app, principal, raw = request.app, request[PRINCIPAL], request[BODY]
+    key = _idempotency_key(request, principal)
+    node = app[NODE]
+    deadline = deadline_of(request, deadline_ms=app[SETTINGS].deadline_ms)
+    return CommandRequest(request, principal, parse_body(model, raw or b"{}"), raw, key, deadline, node.now(), node)
 
 
 def envelope_of(asked: CommandRequest[BaseModel], target: Target, command: Command) -> Envelope:
@@ -149,14 +139,14 @@ def _canonical_path(request: web.Request) -> str:
     return path
 
 
-def _idempotency_key(request: web.Request) -> str:
+def _idempotency_key(request: web.Request, principal: Principal) -> str:
     given = request.headers.getall("Idempotency-Key", [])
     if not given:
         raise ProblemError("idempotency_key_missing", "send Idempotency-Key: 1-255 visible ASCII characters")
     key = parse_key(given[0].strip())
     if key is None or len(given) > 1:
         raise ProblemError("malformed", "Idempotency-Key: one key of 1-255 visible ASCII characters, bare or quoted")
-    return stored_key(request[PRINCIPAL], key)
+    return stored_key(principal, key)
 
 
 def check_till(asked: CommandRequest[BaseModel]) -> None:

@@ -177,6 +177,11 @@ class _Connection(web.RequestHandler):
         elif not self._head_since:
             self._head_since = self._loop.time()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - the signature is aiohttp's
+        """Go on reading. aiohttp calls it after each body; but for one that was too long at once nothing was paused."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def take_pass(self) -> Pass | None:
         """What the door took for the request that is being made."""
         held, self._held = self._held, None

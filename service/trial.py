@@ -1,7 +1,5 @@
 """What is known of a request on its way to other nodes: whether it may be sent again, and what no answer means."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,19 +10,21 @@ from shard_router.errors import ProblemError
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """A command that no other node has answered, so that this one is to serve it. It may be done already."""
+    """A command that no other node has answered, so that this one is to serve it. It may be done already.
+
+    Within its block nobody is told that nothing was done, when a node may have done it before it died.
+    """
 
     may_be_done: bool = False
 
-    @contextmanager
-    def unsure(self) -> Generator[None]:
-        """Within the block nobody is told that nothing was done, when a node may have done it before it died."""
-        try:
-            yield
-        except ProblemError as error:
-            if self.may_be_done and error.problem.status == web.HTTPServiceUnavailable.status_code:
-                raise ProblemError("unknown_outcome", error.detail) from error
-            raise
+    def __enter__(self) -> None:
+        """Begin to serve it."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Tell what cannot be known."""
+        unavailable = web.HTTPServiceUnavailable.status_code
+        if self.may_be_done and isinstance(error, ProblemError) and error.problem.status == unavailable:
+            raise ProblemError("unknown_outcome", error.detail) from error
 
 
 NOT_ASKED: Final = Unanswered()
