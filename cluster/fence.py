@@ -12,11 +12,13 @@ from pathlib import Path
 
 import psutil
 
+from cluster.process import Child
+
 GONE_DEADLINE_S = 5.0
 POLL_INTERVAL_S = 0.05
 
 
-async def fence(child: asyncio.subprocess.Process, folder: Path) -> bool:
+async def fence(child: Child, folder: Path) -> bool:
     """Kill a server with all that it started. Whether nothing of it is left: a process stuck in the kernel may be."""
     postmaster = [child.pid] if child.returncode is None else []  # else its number may be a stranger's by now
     for pid in postmaster:

@@ -51,13 +51,14 @@ def node_process(plan: ClusterPlan, node: NodePlan) -> ProcessSpec:
         port=node.port,
         probe=lambda: ready(node.url),
         alive=lambda: alive(node.url),
-        env=_environment(),
+        env=node_environment(),
         ready_deadline_s=READY_DEADLINE_S,
         at_work="views: rebuilding",  # of a million members for minutes
     )
 
 
-def _environment() -> dict[str, str]:
+def node_environment() -> dict[str, str]:
+    """Ours, without what a settings file says."""
     ours = {f"LOYALTY_{name}" for name in NODE_SETTINGS}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     paths = [str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]

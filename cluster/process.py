@@ -13,12 +13,35 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from cluster.errors import StartFailed
 from cluster.os_user import Account
 
 Probe = Callable[[], Awaitable[str | None]]
+
+
+class Child(Protocol):
+    """A process that we have started: one of asyncio's, or a fork."""
+
+    @property
+    def pid(self) -> int:
+        """Its process group, too."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """Negative for a signal; None as long as it runs."""
+        ...
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        ...
+
+    def send_signal(self, signal: int, /) -> None:
+        """Nothing happens when it has ended."""
+        ...
+
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOG_BYTES_MAX = 32 * 1024 * 1024  # about 130,000 answers
@@ -54,6 +77,12 @@ class ProcessSpec:
     """What the probe says while it does something long: then the deadline is for time without progress."""
     death_signal: signal.Signals = signal.SIGKILL
 
+    @property
+    def module(self) -> str | None:
+        """The Python module that it is, under our own account."""
+        words = self.argv[1:4]
+        return words[2] if words[:2] == ("-P", "-m") and self.account is None else None
+
 
 async def spawn(spec: ProcessSpec) -> asyncio.subprocess.Process:
     """Start the process in its own session, so that Ctrl-C at the terminal reaches only the supervisor."""
@@ -68,7 +97,7 @@ async def spawn(spec: ProcessSpec) -> asyncio.subprocess.Process:
                 env=dict(spec.env),
                 cwd="/",
                 start_new_session=True,
-                preexec_fn=_prepare_child(spec.account, spec.death_signal),
+                preexec_fn=prepare_child(spec.account, spec.death_signal),
             )
     except OSError as error:
         raise StartFailed(spec.name, str(error)) from error
@@ -85,7 +114,7 @@ async def run_to_end(command: tuple[str, ...], *, account: Account | None, env: 
         env=dict(env),
         cwd="/",
         start_new_session=True,
-        preexec_fn=_prepare_child(account, signal.SIGKILL),
+        preexec_fn=prepare_child(account, signal.SIGKILL),
     )
     try:
         output, _ = await child.communicate()
@@ -96,7 +125,8 @@ async def run_to_end(command: tuple[str, ...], *, account: Account | None, env: 
     return child.returncode or 0, output.decode("utf-8", "replace")
 
 
-def _prepare_child(account: Account | None, death_signal: signal.Signals) -> Callable[[], None]:
+def prepare_child(account: Account | None, death_signal: signal.Signals) -> Callable[[], None]:
+    """What a child of ours does before it is executed."""
     libc = ctypes.CDLL(None, use_errno=True) if platform.system() == "Linux" else None
     parent = os.getpid()
 
@@ -111,7 +141,7 @@ def _prepare_child(account: Account | None, death_signal: signal.Signals) -> Cal
     return prepare
 
 
-async def wait_ready(spec: ProcessSpec, child: asyncio.subprocess.Process) -> None:
+async def wait_ready(spec: ProcessSpec, child: Child) -> None:
     """Return when the probe is content; StartFailed when the process ends first or its deadline passes."""
     deadline, before = asyncio.get_running_loop().time() + spec.ready_deadline_s, ""
     while True:
@@ -137,7 +167,7 @@ async def probe(spec: ProcessSpec) -> str | None:
         return "no answer"
 
 
-async def terminate(spec: ProcessSpec, child: asyncio.subprocess.Process) -> bool:
+async def terminate(spec: ProcessSpec, child: Child) -> bool:
     """Ask the process to stop, then force it and its group; False when force was needed."""
     if child.returncode is not None:
         return True

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from cluster.document import Documents
 from cluster.errors import ClusterError
+from cluster.fork import ForkServer
 from cluster.growth import Growth
-from cluster.node import PROJECT
+from cluster.node import PROJECT, node_environment
 from cluster.password import ensure_passwords
 from cluster.plan import ClusterPlan
 from cluster.process import log_tail, open_log
@@ -38,13 +39,15 @@ def run_system(plan: ClusterPlan, *, on_change: Listener, on_ready: Callable[[in
 async def _live(plan: ClusterPlan, on_change: Listener, on_ready: Callable[[int], None]) -> None:
     run = RunRecord(Identity.of(os.getpid()), cdc_source=plan.cdc_source)
     run.save(plan.data)  # before anything is started: what cannot be recorded is not begun
-    supervisor = Supervisor(plan.data, run, on_change)
     documents = Documents(plan.data)
+    forks = ForkServer(node_environment(), documents.log("forkserver"))
+    supervisor = Supervisor(plan.data, run, on_change, forks=forks)
     system = System(plan, supervisor, ensure_passwords(documents.secrets, documents.superuser_before))
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     try:
+        await forks.start()
         version = await _unless(asked_to_stop, system)
         if version is not None:
             run.ready = True
@@ -54,6 +57,7 @@ async def _live(plan: ClusterPlan, on_change: Listener, on_ready: Callable[[int]
     finally:
         run.ready = False
         await system.stop()
+        await forks.close()
 
 
 async def _grow_until(asked_to_stop: asyncio.Event, system: System) -> None:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import StartFailed
+from cluster.fork import ForkServer
 from cluster.process import (
     KILL_DEADLINE_S,
+    Child,
     Probe,
     ProcessSpec,
     describe_exit,
@@ -42,7 +44,7 @@ class Kept:
     """A process under supervision."""
 
     spec: ProcessSpec
-    child: asyncio.subprocess.Process
+    child: Child
     record: ProcessRecord
     started_at: float
     tasks: tuple[asyncio.Task[None], ...] = ()
@@ -56,6 +58,7 @@ class Supervisor:
     run: RunRecord
     on_change: Listener = lambda _name, _state: None
     kept: dict[str, Kept] = field(default_factory=dict[str, Kept])
+    forks: ForkServer | None = None
     upkeep_s: float = UPKEEP_S
     silent_max_s: float = SILENT_MAX_S
     ask_interval_s: float = ASK_INTERVAL_S
@@ -85,7 +88,7 @@ class Supervisor:
     async def start(self, spec: ProcessSpec) -> None:
         """Start a process and keep it; returns when it is ready, StartFailed when it does not come up."""
         self._bound_log(spec.name, spec.log)
-        child = await spawn(spec)
+        child = await self._born(spec)
         record = ProcessRecord("starting", str(spec.log), port=spec.port, stop_signal=int(spec.stop_signal))
         kept = Kept(spec, child, record, self._now())
         self.kept[spec.name] = kept
@@ -94,6 +97,10 @@ class Supervisor:
         await wait_ready(spec, child)
         self.note(spec.name, READY)
         self._keep(kept)
+
+    async def _born(self, spec: ProcessSpec) -> Child:
+        forked = await self.forks.fork(spec) if self.forks and spec.module else None
+        return forked or await spawn(spec)
 
     async def _for_ever(self, work: Callable[[Kept], Awaitable[None]], kept: Kept) -> None:
         """Until cancelled: what goes wrong meanwhile is told and tried again."""
@@ -170,7 +177,7 @@ class Supervisor:
     async def _restart(self, kept: Kept) -> None:
         self._bound_log(kept.spec.name, kept.spec.log)
         try:
-            kept.child = await spawn(kept.spec)
+            kept.child = await self._born(kept.spec)
         except StartFailed as failure:
             self.note(kept.spec.name, failure.reason)
             return

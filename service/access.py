@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 import orjson
@@ -26,9 +26,6 @@ _TRACE: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0
 _LOGGED_AT: Final = frozenset({"debug", "info"})
 _PAUSE_S: Final = 0.1
 _HELD_MAX: Final = 256  # lines, about 64 kB
-
-# Unique is enough for a request id, and a system call for each is not needed.
-_PROCESS: Final = secrets.token_hex(4)
 _NUMBERS: Final = itertools.count()
 
 
@@ -53,7 +50,13 @@ def id_in_head(head: bytes, lowered: bytes) -> str:
 
 
 def _new_id() -> str:
-    return f"{_PROCESS}{next(_NUMBERS):08x}"
+    return f"{_process()}{next(_NUMBERS):08x}"
+
+
+@cache
+def _process() -> str:
+    """Unique is enough, and a system call for each request is not needed. Not made when imported: forks come after."""
+    return secrets.token_hex(4)
 
 
 class AccessLog:

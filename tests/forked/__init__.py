@@ -1,0 +1,1 @@
+"""A program for the tests of forks: `python -m tests.forked …`."""

@@ -1,0 +1,155 @@
+"""A forked node is what an executed one would be; and who cannot be forked is executed."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.errors import StartFailed
+from cluster.fork import ForkServer
+from cluster.node import node_environment
+from cluster.process import Child, ProcessSpec, kill_group, spawn
+from cluster.run_file import Identity, RunRecord
+from cluster.supervisor import Supervisor
+from tests.conftest import eventually
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has pidfd and tells children of a death")
+
+MODULE = "tests.forked"
+
+
+@pytest.fixture
+async def forks(tmp_path: Path) -> AsyncGenerator[ForkServer]:
+    server = ForkServer(node_environment(), tmp_path / "forkserver.log", (f"{MODULE}.__main__",), fork_deadline_s=2.0)
+    await server.start()
+    yield server
+    await server.close()
+
+
+def spec(folder: Path, name: str = "one", **more: str) -> ProcessSpec:
+    async def ready() -> str | None:
+        return None if told_in(log) else "nothing is told yet"
+
+    log = folder / f"{name}.log"
+    argv = (sys.executable, "-P", "-m", MODULE, "--config", name)
+    return ProcessSpec(name=name, argv=argv, log=log, probe=ready, env=node_environment() | more)
+
+
+def told_in(log: Path) -> dict[str, Any]:
+    text = log.read_text() if log.exists() else ""
+    return json.loads(text.splitlines()[-1]) if text.endswith("\n") else {}
+
+
+async def told(child: Child | None, process: ProcessSpec) -> dict[str, Any]:
+    assert child is not None, "it was not forked"
+
+    async def has_told() -> bool:
+        return bool(told_in(process.log))
+
+    await eventually(has_told)
+    return told_in(process.log)
+
+
+def parent_of(child: Child) -> psutil.Process:
+    found = psutil.Process(child.pid).parent()
+    assert found is not None
+    return found
+
+
+async def test_a_fork_is_what_an_executed_process_is(forks: ForkServer, tmp_path: Path) -> None:
+    forked, executed = spec(tmp_path, "one", LOYALTY_X="1"), spec(tmp_path, "two", LOYALTY_X="1")
+    child, other = await forks.fork(forked), await spawn(executed)
+    one, two = await told(child, forked), await told(other, executed)
+    kill_group(other.pid)
+    assert child
+    assert psutil.Process(child.pid).cmdline()[:6] == [*forked.argv]
+    assert one["session"] == child.pid
+    assert {key: one[key] for key in ("env", "folder", "files", "threads")} == {
+        key: two[key] for key in ("env", "folder", "files", "threads")
+    }
+    assert one["words"] == ["--config", "one"]
+    kill_group(child.pid)
+    assert await child.wait() == -signal.SIGKILL
+    await other.wait()
+
+
+async def test_two_forks_differ_in_what_is_drawn_at_random(forks: ForkServer, tmp_path: Path) -> None:
+    processes = [spec(tmp_path, name) for name in ("one", "two")]
+    children = await asyncio.gather(*(forks.fork(process) for process in processes))
+    answers = [await told(child, process) for child, process in zip(children, processes, strict=True)]
+    assert answers[0]["request"] != answers[1]["request"]
+
+
+async def test_its_exit_is_told(forks: ForkServer, tmp_path: Path) -> None:
+    process = spec(tmp_path)
+    child = await forks.fork(process)
+    await told(child, process)
+    assert child
+    assert child.returncode is None
+    child.send_signal(signal.SIGTERM)
+    assert await child.wait() == child.returncode == 7
+
+
+async def test_forks_end_with_whom_they_were_forked_from(forks: ForkServer, tmp_path: Path) -> None:
+    process = spec(tmp_path)
+    child = await forks.fork(process)
+    await told(child, process)
+    assert child
+    identity = Identity.of(child.pid)
+    parent_of(child).kill()
+    assert await child.wait() == -signal.SIGKILL
+
+    async def gone() -> bool:
+        return not identity.alive()
+
+    await eventually(gone)
+    assert await forks.fork(process) is None
+
+
+async def test_one_that_does_not_answer_is_killed_and_all_are_executed(forks: ForkServer, tmp_path: Path) -> None:
+    process = spec(tmp_path)
+    child = await forks.fork(process)
+    await told(child, process)
+    assert child
+    parent_of(child).suspend()
+    assert await forks.fork(spec(tmp_path, "two")) is None
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_what_only_a_new_interpreter_would_heed_is_executed(forks: ForkServer, tmp_path: Path) -> None:
+    assert await forks.fork(spec(tmp_path, PYTHONDEVMODE="1")) is None
+
+
+async def test_one_without_a_log_does_not_start(forks: ForkServer, tmp_path: Path) -> None:
+    (tmp_path / "one.log").mkdir()
+    with pytest.raises(StartFailed, match="one"):
+        await forks.fork(spec(tmp_path))
+
+
+async def test_a_supervisor_restarts_a_fork_as_a_fork_and_after_that_by_executing(
+    forks: ForkServer, tmp_path: Path
+) -> None:
+    supervisor = Supervisor(tmp_path, RunRecord(Identity.of(os.getpid())), forks=forks)
+    process = spec(tmp_path)
+    await supervisor.start(process)
+    record = supervisor.run.processes["one"]
+    parent = parent_of(supervisor.kept["one"].child)
+    assert parent.pid != os.getpid()
+    kill_group(supervisor.kept["one"].child.pid)
+
+    async def restarted(times: int) -> bool:
+        return record.restarts == times and record.state == "ready"
+
+    await eventually(lambda: restarted(1))
+    assert parent_of(supervisor.kept["one"].child) == parent
+    parent.kill()
+    await eventually(lambda: restarted(2))
+    assert parent_of(supervisor.kept["one"].child).pid == os.getpid()
+    await supervisor.stop(["one"])
