@@ -1,19 +1,22 @@
 """The projector process against what can happen to it: the views always come to what the tables hold."""
 
+import asyncio
 import signal
 from collections.abc import Generator
 from pathlib import Path
 
 import asyncpg
 import pytest
+from aiohttp import ClientSession
 from redis.asyncio import Redis
 
+from cluster.rebuild import _rebuild
 from command.migrate import create_slot
 from tests import engine
 from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node, write_topology
 from tests.cdc_world import ADD_ENTRIES, DEADLINE_S, LONG, MARK, MEMBERS, fill, settled
 from tests.conftest import eventually
-from tests.engine import ValkeyServer
+from tests.engine import ValkeyServer, as_superuser
 
 
 async def test_without_a_slot_one_is_made_and_all_that_stood_before_is_filled_in(
@@ -164,6 +167,32 @@ async def test_a_rebuild_on_demand_repairs_and_needs_an_admin(
     assert (await projector.call("POST", "/rebuild", key="loy_none_none"))[0] == 401
     assert (await projector.call("POST", "/rebuild"))[0] == 202
     await settled(client, valkey)
+
+
+async def test_a_rebuild_whose_projector_dies_is_asked_for_again(
+    projector: CdcNode, database: str, client: asyncpg.Connection, valkey: Redis
+) -> None:
+    await projector.start()
+    await fill(client)
+    await settled(client, valkey)
+    await eventually(projector.complete)
+    await projector.end(signal.SIGKILL)
+    await projector.start()  # it finds all views there, and rebuilds nothing by itself
+
+    async def rebuilds() -> bool:
+        return (await projector.status())["rebuild"]["running"]
+
+    blocker = await asyncpg.connect(as_superuser(database))
+    async with ClientSession(headers={"Authorization": f"Bearer {projector.key}"}) as session:
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE member IN ACCESS EXCLUSIVE MODE")
+            asking = asyncio.create_task(_rebuild(session, "eu-1", f"http://127.0.0.1:{projector.port}"))
+            await eventually(rebuilds)
+            await projector.end(signal.SIGKILL)
+        await projector.start()
+        async with asyncio.timeout(30):
+            assert "eu-1: rebuilt" in await asking
+    await blocker.close()
 
 
 async def test_a_row_that_did_not_travel_whole_is_read_again(
