@@ -40,8 +40,12 @@ class World:
         env = {name: value for name, value in os.environ.items() if not name.startswith("LOYALTY_")}
         out = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=asyncio.subprocess.STDOUT, env=env)
-        async with asyncio.timeout(COMMAND_DEADLINE_S):
-            output, _ = await child.communicate()
+        try:
+            async with asyncio.timeout(COMMAND_DEADLINE_S):
+                output, _ = await child.communicate()
+        finally:
+            with suppress(ProcessLookupError):  # it has ended
+                child.kill()
         return child.returncode or 0, output.decode("utf-8", "replace")
 
     async def status(self) -> dict[str, Any]:
