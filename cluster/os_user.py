@@ -93,7 +93,8 @@ def reachable_copy(binaries: Path) -> Path:
         shutil.copytree(install, building / package.name / install.name, symlinks=True)
         if libraries.is_dir():
             shutil.copytree(libraries, building / libraries.name, symlinks=True)
-        building.chmod(0o755)
+        for folder in (building, building / package.name):  # made by our umask, the rest as it was
+            folder.chmod(0o755)
         try:
             building.rename(copy)
         except OSError:  # another start was faster

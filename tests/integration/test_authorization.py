@@ -52,6 +52,7 @@ ROWS: dict[str, tuple[int, ...]] = {
     "list_rewards":        (401, 200, 200, 200, 200, 200, 200, 200, 200, 200),
     "list_tiers":          (401, 200, 200, 200, 200, 200, 200, 200, 200, 200),
     "list_stores":         (401, 200, 200, 200, 200, 200, 200, 200, 200, 200),
+    "get_system":          (401, 403, 403, 403, 403, 403, 403, 403, 403, 200),
 }  # fmt: skip
 
 
@@ -183,7 +184,7 @@ PREPARED: dict[str, Callable[[Nodes, dict[str, str]], Awaitable[Asked]]] = {
     "get_purchase": _purchase,
     "evaluate_purchase": _basket,
     "get_command": _key,
-    **dict.fromkeys(("issue_stream_ticket", "list_rewards", "list_tiers", "list_stores"), _nothing),
+    **dict.fromkeys(("issue_stream_ticket", "list_rewards", "list_tiers", "list_stores", "get_system"), _nothing),
 }
 
 

@@ -50,18 +50,20 @@ def plant(*mutants: Mutant) -> dict[str, Verdict]:
     return {one.mutant.name: one for one in run_mutants(mutants, jobs=1, tell=lambda _: None)}
 
 
-def changed(tmp_path: Path, name: str, old: str, new: str) -> Mutant:
-    path = tmp_path / f"{name}.patch"
-    path.write_text(CAUGHT.path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+def changed(tmp_path: Path, name: str, *changes: tuple[str, str]) -> Mutant:
+    path, text = tmp_path / f"{name}.patch", CAUGHT.path.read_text(encoding="utf-8")
+    for old, new in changes:
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
     return read_mutant(path)
 
 
 def test_a_bug_is_caught_by_its_test_only_and_by_a_failure_of_its_own(tmp_path: Path) -> None:
     other = "tests/unit/test_quorum.py::test_of_two_the_one_that_is_further_is_promoted"
-    survivor = changed(tmp_path, "survivor", CAUGHT.test, other)
-    outdated = changed(tmp_path, "outdated", "self.needed", "self.missing")
-    broken = changed(tmp_path, "broken", "         furthest = max", "+        import nowhere\n         furthest = max")
-    broken.path.write_text(broken.path.read_text(encoding="utf-8").replace(",4 +", ",4 +").replace(",2 @@", ",3 @@"))
+    survivor = changed(tmp_path, "survivor", (CAUGHT.test, other))
+    outdated = changed(tmp_path, "outdated", ("self.needed", "self.missing"))
+    line = ("         furthest = max", "+        import nowhere\n         furthest = max")
+    broken = changed(tmp_path, "broken", line, (",2 @@", ",3 @@"))
     found = plant(CAUGHT, survivor, outdated, broken)
     assert {name: verdict.why for name, verdict in found.items()} == {
         CAUGHT.name: "",

@@ -1,8 +1,9 @@
 """What deploy/patroni says, held to Patroni, to Postgres and to the settings of our own servers."""
 
 import importlib.util
+import os
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from types import ModuleType
 
@@ -91,6 +92,15 @@ def test_a_unit_starts_what_the_readme_installs(unit: str) -> None:
         assert file in re.findall(r"[\w.]+", installed)
 
 
+@pytest.fixture
+def umask() -> Generator[None]:
+    """Patroni sets it when it is imported."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
 def test_patroni_takes_the_file_and_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     config = pytest.importorskip("patroni.config", reason="no Patroni: install the extra `patroni`")
     for name, value in variables("node.env").items():
