@@ -78,7 +78,7 @@ class CdcNode:
         return bool((await self.status()).get("complete"))
 
     def log(self) -> str:
-        return (self.folder / "cdc.log").read_text()[-4000:]
+        return (self.folder / "cdc.log").read_text()
 
 
 @asynccontextmanager

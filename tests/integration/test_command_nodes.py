@@ -20,6 +20,7 @@ from tests.conftest import eventually
 
 CONFLICTS_MAX = 0.001
 """Of the commands, as the issue wants it."""
+ROUNDS_MAX = 3
 
 
 async def metric(node: RunningNode, name: str) -> float:
@@ -47,12 +48,24 @@ async def test_two_nodes_on_one_shard_do_not_fight(database: str, tmp_path: Path
     async with running_nodes(database, tmp_path, know_each_other=know_each_other) as nodes:
         members = [(await nodes[0].enrol())["member_id"] for _ in range(8)]
         before = await handed_over(nodes[0])
-        assert await load(nodes, members, 16) == {201}
-        conflicts = sum([await metric(node, "loyalty_conflicts_total") for node in nodes])
-        commands = sum([await metric(node, "loyalty_commands_total") for node in nodes])
-        assert commands >= 8 * 16 * 2
-        assert (conflicts / commands < CONFLICTS_MAX) is know_each_other
+        shares = [await conflicting(nodes, members)]
+        while know_each_other and shares[-1] >= CONFLICTS_MAX and len(shares) < ROUNDS_MAX:
+            shares.append(await conflicting(nodes, members))  # who stands still for a while is left alone by the other
+        assert (shares[-1] < CONFLICTS_MAX) is know_each_other, shares
         assert (await handed_over(nodes[0]) > before) is know_each_other
+
+
+async def conflicting(nodes: list[RunningNode], members: list[str]) -> float:
+    """Which part of a burst at all nodes met another node's row."""
+    conflicts, commands = await total(nodes, "conflicts"), await total(nodes, "commands")
+    assert await load(nodes, members, 16) == {201}
+    conflicts, commands = await total(nodes, "conflicts") - conflicts, await total(nodes, "commands") - commands
+    assert commands >= 8 * 16 * 2
+    return conflicts / commands
+
+
+async def total(nodes: list[RunningNode], what: str) -> float:
+    return sum([await metric(node, f"loyalty_{what}_total") for node in nodes])
 
 
 async def test_the_same_bytes_are_handed_over_once_and_answered_once(database: str, tmp_path: Path) -> None:
