@@ -223,8 +223,7 @@ def _claim_slots(known: TopologyDocument | None, content: dict[str, Any], claims
     table = Topology(known).claim_shards
     if gone := set(table) - content["shards"].keys():
         raise ClusterError(
-            f"shard {min(gone)} keeps identifiers of members and must stay: name its region in --regions too,"
-            " or have it drained first"
+            f"shard {min(gone)} keeps identifiers of members and must stay: name its region in --regions too"
         )
     if not known.claim_slots:
         new = Topology(TopologyDocument.model_validate({**content, "epoch": 1, "claims": claims, "claim_slots": {}}))

@@ -4,7 +4,7 @@ Their number is fixed at the birth of a system: as many as its first regions had
 the topology maps slots to shards. As long as none has moved, a claim lies where versions before looked for it.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from shard_router.errors import TopologyError
@@ -47,34 +47,3 @@ def ranges_of(table: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
         else:
             found.append((slot, slot))
     return dict(ranges)
-
-
-def shared(table: Sequence[str], keepers: Sequence[str]) -> list[str]:
-    """The table with the slots shared out evenly among `keepers`, and as few of them moved as can be."""
-    size, more = divmod(len(table), len(keepers))
-    kept = Counter(table)
-    # Whoever has most already keeps the odd ones.
-    ordered = sorted(keepers, key=lambda shard: -kept[shard])
-    room = {shard: size + (place < more) for place, shard in enumerate(ordered)}
-    new: list[str] = []
-    for shard in table:
-        stays = room.get(shard, 0) > 0
-        new.append(shard if stays else "")
-        if stays:
-            room[shard] -= 1
-    wanting = (shard for shard in keepers for _ in range(room[shard]))
-    return [shard or next(wanting) for shard in new]
-
-
-def followed(table: Sequence[str], moved: Mapping[str, Mapping[int, str]]) -> list[str]:
-    """Who has each slot in truth, where shards say of slots that they moved on, and to which shard."""
-    return [_last(shard, slot, moved) for slot, shard in enumerate(table)]
-
-
-def _last(shard: str, slot: int, moved: Mapping[str, Mapping[int, str]]) -> str:
-    for _ in moved:
-        following = moved.get(shard, {}).get(slot)
-        if following is None:
-            return shard
-        shard = following
-    return shard
