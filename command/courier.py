@@ -6,12 +6,10 @@ courier goes on; points are conserved at every moment because they wait in the s
 """
 
 import asyncio
-import random
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -20,18 +18,14 @@ from command.answer import NOTHING_TO_DO
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.node import CommandNode
+from command.rounds import Rounds
 from rules.codec import instant, parse_lots
 from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, ReturnReferral, SettleTransfer
 from service.identifier import forms_of
 from shard_router.errors import ProblemError
 from shard_router.member_id import format_member_id, slot_of
 
-Result = TypeVar("Result")
-
-INTERVAL_S: Final = 1.0
 PAGE: Final = 64
-_DEADLINE_S: Final = 5.0
-_BACKOFF_MAX_S: Final = 30.0
 NEVER: Final = frozenset({"member_closed", "member_not_found"})
 """Answers by which a receiver can never have the points."""
 _ENDED: Final = frozenset({"not_found", "member_not_found"})
@@ -50,12 +44,13 @@ class Errand:
     document: dict[str, Any]
 
 
-class Courier:
-    """Runs errands. `kick` makes it look at once instead of at the next second."""
+class Courier(Rounds):
+    """Runs errands."""
+
+    name = "courier"
 
     def __init__(self, node: CommandNode) -> None:
-        self._router = node
-        self._kicked = asyncio.Event()
+        super().__init__(node)
         self._deliver: dict[str, Callable[[Errand], Awaitable[None]]] = {
             "transfer": self._deliver_transfer,
             "referral": self._deliver_referral,
@@ -63,42 +58,18 @@ class Courier:
             "release": self._release_identifiers,
         }
 
-    def kick(self) -> None:
-        """Look at the errands now."""
-        self._kicked.set()
-
-    async def run_for_ever(self) -> None:
-        """Do what is due, each second and at every kick; a shard in trouble is asked less often."""
-        wait_s = INTERVAL_S
-        while True:
-            try:
-                async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads nodes
-                    await self._kicked.wait()
-            except TimeoutError:
-                pass
-            self._kicked.clear()
-            results = await asyncio.gather(*(self._work(shard) for shard in self._router.shards()))
-            wait_s = INTERVAL_S if all(results) else min(wait_s * 2, _BACKOFF_MAX_S)
-
     async def work_off(self, shard: str) -> int:
         """Do one page of a shard's due errands; tells how many there were."""
-        rows = await self._in_time(self._router.lanes_of(shard).store.due_errands(PAGE), "looking for errands")
+        rows = await self._in_time(self._node.lanes_of(shard).store.due_errands(PAGE), "looking for errands")
         errands = [Errand(row["member_id"], row["version"], row["kind"], orjson.loads(row["document"])) for row in rows]
         await asyncio.gather(*(self._try(errand) for errand in errands))
         return len(errands)
 
-    async def _work(self, shard: str) -> bool:
-        try:
-            await self._in_time(self._router.stock.finish_moves(shard), "finishing moves of stock")
-            while await self.work_off(shard):  # what is done may free what waited for it
-                pass
-        except ProblemError as error:
-            structlog.get_logger().warning("courier_waits", shard=shard, reason=error.detail)
-            return False
-        except Exception:  # noqa: BLE001 - the courier must outlive any one fault
-            structlog.get_logger().exception("courier_failed", shard=shard)
-            return False
-        return True
+    async def work_through(self, shard: str) -> None:
+        """Do all errands that are due."""
+        await self._in_time(self._node.stock.finish_moves(shard), "finishing moves of stock")
+        while await self.work_off(shard):  # what is done may free what waited for it
+            pass
 
     async def _try(self, errand: Errand) -> None:
         try:
@@ -108,7 +79,7 @@ class Courier:
 
     async def _deliver_transfer(self, errand: Errand) -> None:
         """Give the receiver the lots, then spend them here; or give them back when he can never have them."""
-        now = self._router.now()
+        now = self._node.now()
         lots = parse_lots(errand.document["lots"])
         receive = ReceiveTransfer(errand.member_id, errand.version, lots, now)
         code = _code(await self._run(errand.document["receiver"], receive, self._receipt(errand, errand.kind)))
@@ -123,14 +94,14 @@ class Courier:
             await self._finish(errand)
 
     async def _deliver_referral(self, errand: Errand) -> None:
-        credit = CreditReferral(errand.member_id, errand.version, errand.document["points"], self._router.now())
+        credit = CreditReferral(errand.member_id, errand.version, errand.document["points"], self._node.now())
         await self._tell_referrer(errand, credit)
 
     async def _return_referral(self, errand: Errand) -> None:
         """Take back what a purchase gave its referrer; by then that errand has ended, see `due_errands`."""
         document = errand.document
         purchase, points, on_return = document["purchase"], document["points"], document.get("on_return")
-        back = ReturnReferral(errand.member_id, purchase, points, self._router.now(), on_return)
+        back = ReturnReferral(errand.member_id, purchase, points, self._node.now(), on_return)
         await self._tell_referrer(errand, back)
 
     async def _tell_referrer(self, errand: Errand, command: Command) -> None:
@@ -144,14 +115,14 @@ class Courier:
 
         What they have in another form is freed and not remembered: nobody left.
         """
-        kept = await self._router.identifiers_of(errand.member_id)  # what came back meanwhile
+        kept = await self._node.identifiers_of(errand.member_id)  # what came back meanwhile
         identifiers = [(kind, value) for kind, value in errand.document["identifiers"] if (kind, value) not in kept]
         forget_at = instant(errand.document.get("forget_at"))
         if forget_at:
             forms = {(kind, forms_of(kind, value)[0]) for kind, value in kept}
             gone = [(kind, value) for kind, value in identifiers if (kind, forms_of(kind, value)[0]) not in forms]
-            await self._in_time(self._router.claims.remember(gone, forget_at), "remembering identifiers")
-        await self._in_time(self._router.directory.release(identifiers, errand.member_id), "freeing identifiers")
+            await self._in_time(self._node.claims.remember(gone, forget_at), "remembering identifiers")
+        await self._in_time(self._node.directory.release(identifiers, errand.member_id), "freeing identifiers")
         await self._finish(errand)
 
     async def _run(
@@ -161,22 +132,18 @@ class Courier:
         envelope = Envelope(
             command=command,
             slot=slot_of(member_id),
-            deadline=time.monotonic() + _DEADLINE_S,
+            deadline=self._deadline(),
             request_id="courier",
             credential="courier",
             member_id=member_id,
             receipt=receipt,
             reference=reference,
         )
-        return await self._router.lanes_for(member_id).run(envelope)
+        return await self._node.lanes_for(member_id).run(envelope)
 
     async def _finish(self, errand: Errand) -> None:
-        store = self._router.lanes_for(errand.member_id).store
+        store = self._node.lanes_for(errand.member_id).store
         await self._in_time(store.finish_errand(errand.member_id, errand.version), "ending an errand")
-
-    async def _in_time(self, work: Coroutine[Any, Any, Result], what: str) -> Result:
-        """Do a write within the deadline: a shard that waits for its standby must not hold up the errands of others."""
-        return await self._router.detached.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)
 
     def _receipt(self, errand: Errand, kind: str) -> ReceiptKey:
         return other_half(errand.member_id, errand.version, errand.document, kind)

@@ -6,13 +6,11 @@ was too late gives back all of the purchase. Every step may be repeated, so whoe
 """
 
 import asyncio
-import random
-import time
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 import prometheus_client
@@ -20,20 +18,15 @@ import structlog
 
 from command.answer import NOTHING_TO_DO
 from command.envelope import Envelope
-from command.node import CommandNode
+from command.rounds import Rounds
 from rules.command import ReversePurchase
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import format_member_id, slot_of
 from shard_router.statement import load_statements
 
-Result = TypeVar("Result")
-
-INTERVAL_S: Final = 1.0
 PAGE: Final = 1_000
 """Receipts claimed together: one round trip claims them all, also where it takes a quarter of a second."""
 _AT_ONCE_MAX: Final = 16
-_DEADLINE_S: Final = 5.0
-_BACKOFF_MAX_S: Final = 30.0
 _GONE: Final = frozenset({"member_closed", "member_not_found", "purchase_not_found"})
 """Answers by which there is nothing left to take back."""
 STATEMENTS: Final = load_statements(Path(__file__).with_name("register.sql"))
@@ -53,19 +46,10 @@ class Unclaimed:
     fingerprint: Any
 
 
-class Register:
+class Register(Rounds):
     """Works off what the shards of a region have to claim."""
 
-    def __init__(self, node: CommandNode) -> None:
-        self._node = node
-
-    async def run_for_ever(self) -> None:
-        """Claim what is due, each second; shards in trouble are asked less often."""
-        wait_s = INTERVAL_S
-        while True:
-            await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads nodes
-            results = await asyncio.gather(*(self._work(shard) for shard in self._node.shards()))
-            wait_s = INTERVAL_S if all(results) else min(wait_s * 2, _BACKOFF_MAX_S)
+    name = "register"
 
     async def work_off(self, shard: str) -> int:
         """Claim one page of what a shard has to; tells how many there were. What could not be claimed stays due."""
@@ -78,17 +62,10 @@ class Register:
         await asyncio.gather(*(self._try(shard, place, receipts) for place, receipts in places.items()))
         return len(rows)
 
-    async def _work(self, shard: str) -> bool:
-        try:
-            while await self.work_off(shard) == PAGE:
-                pass
-        except ProblemError as error:
-            structlog.get_logger().warning("register_waits", shard=shard, reason=error.detail)
-            return False
-        except Exception:  # noqa: BLE001 - the register must outlive any one fault
-            structlog.get_logger().exception("register_failed", shard=shard)
-            return False
-        return True
+    async def work_through(self, shard: str) -> None:
+        """Claim all that is due."""
+        while await self.work_off(shard) == PAGE:
+            pass
 
     async def _try(self, shard: str, place: str, receipts: Sequence[Unclaimed]) -> None:
         try:
@@ -148,7 +125,7 @@ class Register:
         envelope = Envelope(
             command=ReversePurchase(one.version, self._node.now()),
             slot=slot_of(one.member_id),
-            deadline=time.monotonic() + _DEADLINE_S,
+            deadline=self._deadline(),
             request_id="register",
             credential="register",
             member_id=one.member_id,
@@ -167,7 +144,3 @@ class Register:
     async def _rows(self, shard: str, statement: str, *arguments: Any) -> list[Any]:
         async with self._node.pools[shard].primary() as connection:
             return await connection.fetch(STATEMENTS[statement], *arguments)
-
-    async def _in_time(self, work: Coroutine[Any, Any, Result], what: str) -> Result:
-        """Do it within the deadline: a shard that waits for its standby must not hold up the receipts of others."""
-        return await self._node.detached.wait(work, deadline=time.monotonic() + _DEADLINE_S, what=what)

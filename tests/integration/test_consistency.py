@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from command import courier, register
+from command import rounds
 from command.program import apply_program
 from shard_router.card import new_card
 from shard_router.member_id import parse_member_id
@@ -39,8 +39,7 @@ async def regions(postgres_server: PostgresServer, tmp_path_factory: pytest.Temp
 @pytest.fixture
 async def world(regions: Parted, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Parted]:
     """The two regions, whole again after the test. Their couriers wait less long for who does not answer."""
-    monkeypatch.setattr(courier, "_DEADLINE_S", 0.7)
-    monkeypatch.setattr(register, "_DEADLINE_S", 0.7)
+    monkeypatch.setattr(rounds, "DEADLINE_S", 0.7)
     yield regions
     regions.heal()
 
