@@ -22,10 +22,10 @@ from cluster.files import write_atomic, write_json
 from cluster.plan import HOST, ZONES, ClusterPlan, NodePlan, RegionPlan, ShardPlan, make_plan
 from cluster.settings import read_settings
 from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
-from shard_router.claim_slot import ranges_of
 from shard_router.document import read_document
 from shard_router.errors import DocumentError
 from shard_router.login import Logins, read_logins
+from shard_router.slot_table import ranges_of
 from shard_router.topology import RegionState, Topology, TopologyDocument
 
 KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")

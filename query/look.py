@@ -14,8 +14,8 @@ import orjson
 
 from query.system_shape import Checked, SystemNode, SystemProjector, SystemServer, SystemShard, SystemSlot
 from service.status import STATUS
-from shard_router.claim_slot import ranges_of
 from shard_router.server import place_of_server, read_server, read_slots
+from shard_router.slot_table import ranges_of
 from shard_router.topology import Shard, Topology
 
 T = TypeVar("T")
@@ -51,8 +51,7 @@ class Look:
         return nodes, dict(zip(names, shards, strict=True))
 
     async def _see_shard(self, shard: Shard, name: str) -> SystemShard:
-        zones = shard.zones or [None] * len(shard.servers)
-        servers = asyncio.gather(*(self._ask_server(url, zone) for url, zone in zip(shard.servers, zones, strict=True)))
+        servers = asyncio.gather(*(self._ask_server(url, zone) for url, zone in shard.placed))
         projector = self._ask(SystemProjector(address=shard.cdc), shard.cdc) if shard.cdc else _nothing()
         seen, projected = await asyncio.gather(servers, projector)
         return shape_of_shard(self._topology, name, with_lag(seen), projected)
@@ -155,9 +154,7 @@ def unseen(topology: Topology, region: str, why: str) -> tuple[list[SystemNode],
     shown: dict[str, SystemShard] = {}
     for name in topology.shards_in(region):
         shard = shards[name]
-        zones = shard.zones or [None] * len(shard.servers)
-        pairs = zip(shard.servers, zones, strict=True)
-        servers = [SystemServer(address=place_of_server(url), zone=zone, why=why) for url, zone in pairs]
+        servers = [SystemServer(address=place_of_server(url), zone=zone, why=why) for url, zone in shard.placed]
         projector = SystemProjector(address=shard.cdc, why=why) if shard.cdc else None
         shown[name] = shape_of_shard(topology, name, servers, projector)
     return nodes, shown

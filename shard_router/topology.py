@@ -14,11 +14,12 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from shard_router.card import parse_card
-from shard_router.claim_slot import claim_slot, table_of
+from shard_router.claim_slot import claim_slot
 from shard_router.document import parse_document, read_document
 from shard_router.errors import DocumentError, MalformedIdError, TopologyError
 from shard_router.login import Logins, complete
 from shard_router.member_id import REGION_NUMBER_MAX, SLOT_COUNT, region_number_of, slot_of
+from shard_router.slot_table import table_of
 
 WATCH_INTERVAL_S: Final = 1.0
 NOBODY: Final = Logins()
@@ -49,6 +50,12 @@ class Shard(BaseModel):
     valkey: str
     cdc: str | None = None
 
+    @property
+    def placed(self) -> list[tuple[str, str | None]]:
+        """Each server with its data centre, None where nobody says."""
+        zones = self.zones or [None] * len(self.servers)
+        return list(zip(self.servers, zones, strict=False))  # `Topology` sees to it that there are as many
+
 
 class TopologyDocument(BaseModel):
     """The document as stored."""
@@ -72,7 +79,8 @@ class Topology:
         self.region_of_number = {region.number: name for name, region in document.regions.items()}
         _check_regions(document)
         self._shards: dict[int, list[str]] = {
-            number: _slot_table(document, name) for number, name in self.region_of_number.items()
+            number: table_of(_slots_in(document, name), SLOT_COUNT, called=f"slot {{}} of {name}")
+            for number, name in self.region_of_number.items()
         }
         self.first_regions = document.claims or sorted(document.regions)
         self.claim_shards = self._claim_table()
@@ -120,7 +128,7 @@ class Topology:
 
     def _claim_table(self) -> list[str]:
         if self.document.claim_slots:
-            table = table_of(self.document.claim_slots, len(self.first_regions) * SLOT_COUNT)
+            table = table_of(self.document.claim_slots, len(self.first_regions) * SLOT_COUNT, called="claim slot {}")
             if gone := set(table) - self.document.shards.keys():
                 raise TopologyError(f"claim_slots: shard {min(gone)} keeps identifiers of members and must stay")
             return table
@@ -229,19 +237,5 @@ def _check_regions(document: TopologyDocument) -> None:
             raise TopologyError(f"shard {name}: {len(shard.servers)} servers and {len(shard.zones)} zones")
 
 
-def _slot_table(document: TopologyDocument, region: str) -> list[str]:
-    """Slot -> shard name of one region; every slot must have exactly one shard."""
-    table = [""] * SLOT_COUNT
-    for name, shard in document.shards.items():
-        if shard.region != region:
-            continue
-        for first, last in shard.slots:
-            if not 0 <= first <= last < SLOT_COUNT:
-                raise TopologyError(f"shard {name}: no slots {first}-{last}")
-            for slot in range(first, last + 1):
-                if table[slot]:
-                    raise TopologyError(f"slot {slot} of {region} belongs to {table[slot]} and {name}")
-                table[slot] = name
-    if "" in table:
-        raise TopologyError(f"slot {table.index('')} of {region} belongs to no shard")
-    return table
+def _slots_in(document: TopologyDocument, region: str) -> dict[str, list[tuple[int, int]]]:
+    return {name: shard.slots for name, shard in document.shards.items() if shard.region == region}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cluster.document import Documents, write_claim_slots, write_topology
 from cluster.errors import ClusterError
-from shard_router.claim_slot import ranges_of, table_of
 from shard_router.errors import TopologyError
+from shard_router.slot_table import ranges_of, table_of
 from shard_router.topology import parse_topology, read_topology
 
 
@@ -81,9 +81,9 @@ def test_a_shard_that_joins_its_region_changes_no_claim(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("slots", "words"),
     [
-        ({"eu-1": [[0, 4094]]}, "slot 4095 is that of no shard"),
-        ({"eu-1": [[0, 4095], [7, 7]]}, "slot 7 is that of eu-1 and eu-1"),
-        ({"eu-1": [[0, 4096]]}, "eu-1 has no slots 0-4096"),
+        ({"eu-1": [[0, 4094]]}, "claim slot 4095 belongs to no shard"),
+        ({"eu-1": [[0, 4095], [7, 7]]}, "claim slot 7 belongs to eu-1 and eu-1"),
+        ({"eu-1": [[0, 4096]]}, "shard eu-1: there is no claim slot 0-4096"),
         ({"us-1": [[0, 4095]]}, "shard us-1 keeps identifiers"),
     ],
 )
@@ -97,4 +97,4 @@ SHARDS = st.sampled_from(["a", "b", "c", "d"])
 
 @given(table=st.lists(SHARDS, min_size=1, max_size=60))
 def test_ranges_say_the_same_as_the_table(table: list[str]) -> None:
-    assert table_of(ranges_of(table), len(table)) == table
+    assert table_of(ranges_of(table), len(table), called="slot {}") == table
