@@ -63,9 +63,7 @@ class ServerWatch(Collector):
 
     async def look(self) -> None:
         """Ask every server once, all at the same time."""
-        zones = self._shard.zones or [""] * len(self._shard.servers)
-        pairs = zip(self._shard.servers, zones, strict=True)
-        self._seen = list(await asyncio.gather(*(_ask(url, zone) for url, zone in pairs)))
+        self._seen = list(await asyncio.gather(*(_ask(url, zone or "") for url, zone in self._shard.placed)))
 
     def synchronous_standbys(self) -> dict[str, int]:
         """How many standbys acknowledge the commits of each primary: only the projector may see that."""

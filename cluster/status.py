@@ -263,13 +263,12 @@ def _details(report: StatusReport) -> dict[str, str]:
     for name, health in report.shards.items():
         lag = "lag unknown" if health.lag_ms is None else f"lag {health.lag_ms} ms"
         details[f"{name}-cdc"] = f"{lag}, slot {health.slot_bytes or 0:,} B"
-        shard = report.topology.shards[name]
-        for url, zone in zip(shard.servers, shard.zones or [""] * len(shard.servers), strict=False):
+        for url, zone in report.topology.shards[name].placed:
             for process, record in (report.run.processes if report.run else {}).items():
                 if f":{record.port}/" in url:
                     role = "primary" if url == health.primary else f"standby, {health.replay_bytes or 0:,} B behind"
                     details[process] = (
-                        "no answer" if url in health.unreachable else role + f"{zone and f', zone {zone}'}"
+                        "no answer" if url in health.unreachable else role + (f", zone {zone}" if zone else "")
                     )
     return details
 
