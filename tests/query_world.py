@@ -16,6 +16,8 @@ from redis.asyncio import Redis
 
 from query import views
 from query.__main__ import build
+from query.node import NODE
+from query.reader import ShardReader
 from query.settings import QuerySettings
 from rules.version import place_of
 from service.connection import Runner
@@ -121,6 +123,17 @@ async def open_world(folder: Path, shards: dict[str, ShardPlace], **settings: An
             stack.push_async_callback(server.close)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield World(shards, nodes, apps, keys, signing_key, session)
+
+
+def reader_of(world: World) -> ShardReader:
+    """Of the one shard of a small world."""
+    return world.apps["eu"][NODE].readers["eu-1"]
+
+
+async def replayed(reader: ShardReader, member_id: int, version: int) -> bool:
+    """Whether the standby has a version of a member."""
+    row = await reader.standby.account(member_id)
+    return row is not None and row["version"] >= version
 
 
 def member(unique: int, *, region: str = "eu", slot: int = 7) -> int:

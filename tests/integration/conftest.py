@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from command.migrate import create_slot
 from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node
+from tests.query_servers import OwnValkey, own_valkey
 
 
 @pytest.fixture
@@ -30,3 +31,10 @@ async def projector(tmp_path: Path, database: str, valkey_url: str) -> AsyncGene
     await create_slot(database, SLOT_OF_TESTS)
     async with cdc_node(tmp_path, source="pgoutput", database=database, valkey=valkey_url) as made:
         yield made
+
+
+@pytest.fixture
+async def killable() -> AsyncGenerator[OwnValkey]:
+    """A Valkey of the test's own."""
+    async with own_valkey() as server:
+        yield server

@@ -9,15 +9,13 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from query.node import NODE
-from query.reader import ShardReader
 from rules.version import SPAN
 from shard_router.incarnation import begin_incarnation
 from shard_router.member_id import format_member_id
 from tests.conftest import DatabasePair, eventually
 from tests.integration.test_query_events import streaming
 from tests.integration.test_query_lookup import PROGRAM
-from tests.query_servers import OwnValkey, own_valkey, proxy_of
+from tests.query_servers import OwnValkey, proxy_of
 from tests.query_world import (
     START,
     Reply,
@@ -27,6 +25,8 @@ from tests.query_world import (
     member,
     open_world,
     project,
+    reader_of,
+    replayed,
     write_member,
     write_row,
 )
@@ -37,33 +37,18 @@ PATHS = (f"{PATH}/account", PATH, f"{PATH}/activity", f"{PATH}/rewards")
 
 
 @pytest.fixture
-async def killable() -> AsyncGenerator[OwnValkey]:
-    async with own_valkey() as server:
-        yield server
-
-
-@pytest.fixture
 async def world(tmp_path: Path, database_pair: DatabasePair, killable: OwnValkey) -> AsyncGenerator[World]:
     place = ShardPlace([database_pair.primary, database_pair.standby], killable.url)
     await write_row(place.primary, "program", {"version": 1, "effective_at": START, "source": PROGRAM})
     await write_member(place.primary, ADA, versions=3)
     async with open_world(tmp_path, {"eu-1": place}) as opened:
-        await eventually(lambda: replayed(reader_of(opened), 3))
+        await eventually(lambda: replayed(reader_of(opened), ADA, 3))
         await eventually(lambda: has_program(opened))
         yield opened
 
 
 async def has_program(world: World) -> bool:
     return (await world.get("/v1/tiers")).status == 200
-
-
-def reader_of(world: World) -> ShardReader:
-    return world.apps["eu"][NODE].readers["eu-1"]
-
-
-async def replayed(reader: ShardReader, version: int) -> bool:
-    row = await reader.standby.account(ADA)
-    return row is not None and row["version"] >= version
 
 
 @asynccontextmanager
@@ -104,7 +89,7 @@ async def test_a_standby_that_has_not_replayed_what_was_shown_is_not_believed(
         for path in PATHS:
             reply = await world.get(path)
             assert (version_in(reply), reply.headers["Loyalty-Source"]) == (4, "primary"), path
-    await eventually(lambda: replayed(reader_of(world), 4))
+    await eventually(lambda: replayed(reader_of(world), ADA, 4))
     reply = await world.get(PATHS[0])
     assert (version_in(reply), reply.headers["Loyalty-Source"]) == (4, "replica")
 
@@ -184,7 +169,7 @@ async def test_without_anyone_who_has_it_the_shard_is_unavailable_until_the_stan
         place = ShardPlace([primary, database_pair.standby], killable.url)
         async with open_world(tmp_path, {"eu-1": place}, statement_timeout_ms=200) as world:
             await write_member(database_pair.primary, ADA, versions=3)
-            await eventually(lambda: replayed(reader_of(world), 3))
+            await eventually(lambda: replayed(reader_of(world), ADA, 3))
             async with replay_paused(database_pair):
                 await show_four(world, database_pair, killable)
                 await killable.stop()

@@ -9,14 +9,22 @@ import asyncpg
 import pytest
 
 from query.announcement import Announcements
-from query.node import NODE
-from query.reader import ShardReader
 from shard_router.member_id import format_member_id
 from shard_router.token import format_token
 from tests.conftest import DatabasePair, eventually
 from tests.engine import free_port
-from tests.query_servers import OwnValkey, own_valkey, proxy_of
-from tests.query_world import ShardPlace, World, add_entry, member, open_world, project, write_member
+from tests.query_servers import OwnValkey, proxy_of
+from tests.query_world import (
+    ShardPlace,
+    World,
+    add_entry,
+    member,
+    open_world,
+    project,
+    reader_of,
+    replayed,
+    write_member,
+)
 
 ADA = member(1)
 ACCOUNT = f"/v1/members/{format_member_id(ADA)}/account"
@@ -24,27 +32,12 @@ MEMBERS = [member(unique) for unique in range(1, 41)]
 
 
 @pytest.fixture
-async def killable() -> AsyncGenerator[OwnValkey]:
-    async with own_valkey() as server:
-        yield server
-
-
-@pytest.fixture
 async def world(tmp_path: Path, database_pair: DatabasePair, killable: OwnValkey) -> AsyncGenerator[World]:
     place = ShardPlace([database_pair.primary, database_pair.standby], killable.url)
     async with open_world(tmp_path, {"eu-1": place}) as opened:
         await write_member(place.primary, ADA, versions=3)
-        await eventually(lambda: replica_shows(reader_of(opened), 3))
+        await eventually(lambda: replayed(reader_of(opened), ADA, 3))
         yield opened
-
-
-def reader_of(world: World) -> ShardReader:
-    return world.apps["eu"][NODE].readers["eu-1"]
-
-
-async def replica_shows(reader: ShardReader, version: int) -> bool:
-    row = await reader.standby.account(ADA)
-    return row is not None and row["version"] >= version
 
 
 async def test_a_dead_valkey_costs_no_answer_and_comes_back_by_itself(world: World, killable: OwnValkey) -> None:
@@ -185,7 +178,7 @@ async def test_a_standby_beyond_its_budget_is_skipped(
     await write_member(database_pair.primary, ADA, versions=2)
     place = ShardPlace([database_pair.primary, database_pair.standby], valkey_url)
     async with open_world(tmp_path, {"eu-1": place}, standby_lag_ms_max=0) as world:
-        await eventually(lambda: replica_shows(reader_of(world), 2))
+        await eventually(lambda: replayed(reader_of(world), ADA, 2))
         assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
         await execute(database_pair.standby, "SELECT pg_wal_replay_pause()")
         try:
@@ -233,7 +226,7 @@ async def test_a_frozen_standby_costs_a_moment_and_no_answer(tmp_path: Path, dat
             statement_timeout_ms=200,
         ) as world,
     ):
-        await eventually(lambda: replica_shows(reader_of(world), 2))
+        await eventually(lambda: replayed(reader_of(world), ADA, 2))
         assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
         proxy.freeze()
         for _ in range(3):

@@ -14,19 +14,13 @@ from query.quick import QuickAccount
 from service.health import DRAINING
 from shard_router.member_id import format_member_id
 from tests.conftest import eventually
-from tests.query_servers import OwnValkey, own_valkey
+from tests.query_servers import OwnValkey
 from tests.query_world import ShardPlace, World, entry, member, open_world, project, put_view
 
 ADA, BOB, EVE, MAX = member(1), member(2), member(3), member(4)
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
 USUAL = "Loyalty-Deadline-Ms: 4000"
 END_S = 10
-
-
-@pytest.fixture
-async def killable() -> AsyncGenerator[OwnValkey]:
-    async with own_valkey() as server:
-        yield server
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from redis.exceptions import RedisError, ResponseError
 from query.valkey import ValkeyConnection
 from tests.conftest import eventually
 from tests.engine import free_port
-from tests.query_servers import OwnValkey, own_valkey
+from tests.query_servers import OwnValkey
 
 TIMEOUT_S = 0.5
 Run = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
@@ -40,12 +40,6 @@ def run(request: pytest.FixtureRequest) -> Run:
     """Run a scenario on an event loop of its own, in another thread."""
     begin = asyncio.run if request.param == "asyncio" else uvloop.run
     return lambda scenario: asyncio.wait_for(asyncio.to_thread(begin, scenario), 30)
-
-
-@pytest.fixture
-async def killable() -> AsyncGenerator[OwnValkey]:
-    async with own_valkey() as server:
-        yield server
 
 
 @asynccontextmanager
