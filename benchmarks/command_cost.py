@@ -9,7 +9,6 @@ the server's log. Medians of rounds; compare two trees by runs in turn.
 
 import asyncio
 import itertools
-import json
 import secrets
 import sys
 import tempfile
@@ -27,8 +26,9 @@ import asyncpg
 import psutil
 from prometheus_client import CollectorRegistry
 
-from benchmarks.cpu import BACKEND
+from benchmarks.cpu import BACKEND, thread_s
 from benchmarks.peer import PGBENCH_CLIENTS, Peers, find_pgbench, measure_pgbench, scratch
+from benchmarks.tree import REGION, SHARD, Place, write_topology
 from command.envelope import Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.migrate import migrate
@@ -43,7 +43,6 @@ from shard_router.pool import ShardPools
 from shard_router.statement import load_statements
 from shard_router.topology import TopologyWatch
 
-SHARD: Final = "eu-1"
 MEMBERS: Final = 1024
 WARM_BATCHES: Final = 40
 ROUNDS: Final = 3
@@ -136,32 +135,25 @@ async def _measure(store: Store, till: Till, admin: Any, *, size: int, batches: 
     made = [[till.purchase() for _ in range(size)] for _ in range(batches)]
     before = await admin.fetch(_STATEMENTS["spent"])
     node = time.process_time()
-    backend = sum(_cpu_s(row["pid"]) for row in before)
+    backend = sum(thread_s(row["pid"]) for row in before)
     for batch in made:
         answers = await store.run(batch)
         assert answers[0].status == 201, answers[0]  # noqa: PLR2004
-    node, backend = time.process_time() - node, sum(_cpu_s(row["pid"]) for row in before) - backend
+    node, backend = time.process_time() - node, sum(thread_s(row["pid"]) for row in before) - backend
     after = await admin.fetch(_STATEMENTS["spent"])
     done = size * batches
     wal = after[0]["wal"] - before[0]["wal"]
     return Cost(size, 1e6 * node / done, 1e6 * backend / done, float(wal) / done)
 
 
-def _cpu_s(pid: int) -> float:
-    """CPU time of a process by the scheduler's own count, in nanoseconds there."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-
-
 @asynccontextmanager
 async def _store(dsn: str) -> AsyncGenerator[tuple[Store, ProgramCache]]:
     """A store on one shard, as a node has it."""
-    shard = {"region": "eu", "slots": [[0, 4095]], "servers": [dsn], "valkey": "redis://none"}
-    regions = {"eu": {"number": 1, "command": [], "query": []}}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "topology.json"
-        path.write_text(json.dumps({"epoch": 1, "regions": regions, "shards": {SHARD: shard}}))
+        write_topology(path, Place(path.parent, [dsn]))
         pools = ShardPools(TopologyWatch(path), size_max=10, statement_timeout_ms=5000)
-        node = CommandNode("eu", TopologyWatch(path), pools, CollectorRegistry())
+        node = CommandNode(REGION, TopologyWatch(path), pools, CollectorRegistry())
         await learn_program(pools[SHARD], node.programs)
         try:
             yield node.lanes_of(SHARD).store, node.programs

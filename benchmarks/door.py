@@ -10,7 +10,6 @@ import json
 import random
 import secrets
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 import psutil
 
+from benchmarks.chaos_world import World
 from benchmarks.wire import Client, WireError
 
 ROUNDS: Final = 5
@@ -36,24 +36,16 @@ Member = tuple[str, str]
 class System:
     """A running system, as `loyalty status --json` and its processes tell of it."""
 
-    def __init__(self, data: Path) -> None:
-        words = [sys.executable, "-m", "cluster", "status", "--json", "--data", str(data)]
-        self._run = data / "run.json"
-        self.status: dict[str, Any] = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
-        self._key = self.status["keys"]["admin"]
-        self.door = self.client(self.status["door"])
-        self.queries = {name: self.client(row["query"]) for name, row in self.status["regions"].items()}
-        self.commands = {name: self.client(row["command"]) for name, row in self.status["regions"].items()}
+    def __init__(self, world: World, status: Mapping[str, Any]) -> None:
+        self._key = status["keys"]["admin"]
+        self.processes = world.processes
+        self.door = self.client(status["door"])
+        self.queries = {name: self.client(row["query"]) for name, row in status["regions"].items()}
+        self.commands = {name: self.client(row["command"]) for name, row in status["regions"].items()}
 
     def client(self, url: str) -> Client:
         """A client of a node or of the door."""
         return Client(url, self._key)
-
-    def processes(self) -> dict[str, psutil.Process]:
-        """The processes of the system by name."""
-        records = json.loads(self._run.read_text(encoding="utf-8"))["processes"]
-        pids = {name: record["identity"]["pid"] for name, record in records.items() if record["identity"]}
-        return {name: psutil.Process(pid) for name, pid in pids.items() if psutil.pid_exists(pid)}
 
     async def forwarded(self) -> float:
         """How many reads nodes have handed to other regions so far."""
@@ -160,7 +152,8 @@ async def _is_good(door: Client, path: str) -> bool:
 async def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="Data folder of a running system with a door.")
-    system = System(parser.parse_args().data)
+    world = World(parser.parse_args().data, ())
+    system = System(world, await world.status())
     members = await enrol(system)
     for way, figures in (await compare(system, members)).items():
         sys.stdout.write(f"{way}: {figures}\n")

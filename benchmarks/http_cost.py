@@ -10,15 +10,12 @@ little, but for the size of batches: it is told too. Medians of rounds.
 import argparse
 import asyncio
 import itertools
-import json
-import os
 import random
 import secrets
-import socket
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -29,21 +26,21 @@ import orjson
 import uvloop
 
 from benchmarks.command_cost import CLIENTS, earn_us
+from benchmarks.cpu import thread_s
 from benchmarks.load import Shoot, saturate
 from benchmarks.order import BenchMember, Till
 from benchmarks.peer import PGBENCH_CLIENTS, WORKERS, measure_bare, scratch
-from benchmarks.wire import Client, WireError, exchange
+from benchmarks.tree import Place, node_of, write_key
+from benchmarks.wire import Client, exchange
 from command.migrate import migrate
 from command.program import apply_program
 from rules.program import parse_program
-from service.credential import new_key
 from shard_router.statement import load_statements
 
 MEMBERS: Final = 2048
 CONNECTIONS: Final = (WORKERS, 1)
 ROUNDS: Final = 3
 SECONDS: Final = 3.0
-START_S: Final = 30.0
 _PAUSE_S: Final = 0.1
 _FOLDER: Final = Path(__file__).parent
 _HERE: Final = _FOLDER.parent
@@ -113,9 +110,9 @@ async def measure(dsn: str, trees: Sequence[str], plan: Plan) -> tuple[list[Node
     store = next(iter(parse_program(_PROGRAM.read_text()).stores))
     bare_us: list[float] = []
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        key = _write_documents(folder, dsn)
-        nodes = [await stack.enter_async_context(_node(tree, folder, key)) for tree in trees]
+        place = Place(Path(stack.enter_context(tempfile.TemporaryDirectory())), [dsn])
+        key = write_key(place)
+        nodes = [Node(tree, *await stack.enter_async_context(node_of(tree, "command", place, key))) for tree in trees]
         run_id = secrets.token_hex(4)
         world = World([], store, Till(run_id, random.Random(1), ()))
         while len(world.members) < MEMBERS:
@@ -148,57 +145,14 @@ async def _measure(shoot: Shoot, node: Node, admin: Any, connections: int, secon
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU time of a process by the scheduler's own count, in nanoseconds there, all threads together."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+    """CPU time of a process, all threads together."""
+    return sum(thread_s(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 async def _enrol(client: Client, name: str) -> BenchMember:
     while (answer := await client.post("/v1/members", {"name": name}, key=name)).code == "overloaded":  # noqa: ASYNC110
         await asyncio.sleep(_PAUSE_S)
     return BenchMember(str(orjson.loads(answer.body)["member_id"]), "eu")
-
-
-def _write_documents(folder: Path, dsn: str) -> str:
-    """Topology and credentials of nodes that do not know each other; a key."""
-    shard = {"region": "eu", "slots": [[0, 4095]], "servers": [dsn], "valkey": "redis://none"}
-    regions = {"eu": {"number": 1, "command": ["http://127.0.0.1:9"], "query": []}}
-    key, record = new_key("admin")
-    (folder / "topology.json").write_text(json.dumps({"epoch": 1, "regions": regions, "shards": {"eu-1": shard}}))
-    (folder / "credentials.json").write_text(json.dumps({"keys": [record.model_dump(exclude_none=True)]}))
-    return key
-
-
-@asynccontextmanager
-async def _node(tree: str, folder: Path, key: str) -> AsyncGenerator[Node]:
-    """A command process of a tree for the length of the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {"REGION": "eu", "PORT": str(port), "TOPOLOGY": str(folder / "topology.json")}
-    settings["CREDENTIALS"] = str(folder / "credentials.json")
-    environment = {f"LOYALTY_{name}": value for name, value in settings.items()} | {"PYTHONPATH": tree}
-    with (folder / f"{port}.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "command", cwd=tree, env=dict(os.environ) | environment, stderr=log
-        )
-    client = Client(f"http://127.0.0.1:{port}", key)
-    try:
-        async with asyncio.timeout(START_S):
-            while not await _is_ready(client):  # noqa: ASYNC110 - another process tells
-                await asyncio.sleep(_PAUSE_S)
-        yield Node(tree, client, process.pid)
-    finally:
-        client.close()
-        process.terminate()
-        await process.wait()
-
-
-async def _is_ready(client: Client) -> bool:
-    try:
-        return (await client.get("/readyz")).code == "ok"
-    except WireError:
-        return False
 
 
 async def main(server: str, trees: Sequence[str], plan: Plan) -> None:

@@ -7,7 +7,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator
@@ -24,6 +23,7 @@ from redis.asyncio import Redis
 from benchmarks.cpu import BACKEND, cpu_seconds
 from benchmarks.load import Meter, Samples, Shoot, saturate
 from benchmarks.naive import STATEMENTS as NAIVE
+from benchmarks.tree import free_port
 from benchmarks.wire import Client, exchange
 from query.views import account_key
 from shard_router.statement import load_statements
@@ -108,7 +108,7 @@ async def wal_bytes(primary: str) -> int:
 
 async def measure_bare(duration_s: float) -> Peak:
     """GETs of stored bytes from one aiohttp process."""
-    async with _serving("benchmarks.bare") as (port, pid):
+    async with serving("benchmarks.bare") as (port, pid):
         client = Client(f"http://127.0.0.1:{port}", "none")
         request = client.request("GET", "/account", {})
         peak = await _peak(lambda _: _code(client, request), {"bare-command": pid}, duration_s)
@@ -120,7 +120,7 @@ async def measure_naive(peers: Peers, duration_s: float) -> Peak:
     """Purchases of one line from one aiohttp process with one asyncpg transaction each, on the same server."""
     if peers.primary is None:
         raise LookupError("no primary at hand")
-    async with scratch(peers.primary, "naive_schema") as (dsn, _), _serving("benchmarks.naive", dsn) as (port, pid):
+    async with scratch(peers.primary, "naive_schema") as (dsn, _), serving("benchmarks.naive", dsn) as (port, pid):
         client = Client(f"http://127.0.0.1:{port}", "none")
 
         async def shoot(number: int) -> str:
@@ -135,11 +135,9 @@ async def measure_naive(peers: Peers, duration_s: float) -> Peak:
 
 
 @asynccontextmanager
-async def _serving(module: str, *arguments: str) -> AsyncGenerator[tuple[int, int]]:
+async def serving(module: str, *arguments: str) -> AsyncGenerator[tuple[int, int]]:
     """A server program of ours for the length of the block: its port and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, str(port), *arguments,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=_FOLDER.parent,
