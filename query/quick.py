@@ -31,16 +31,19 @@ from shard_router.errors import LoyaltyError
 from shard_router.member_id import parse_member_id
 
 _ROUTE: Final = "/v1/members/{member_id}/account"
-_ASKED: Final = re.compile(
-    rb"GET /v1/members/([0-9A-Za-z]{14})/account HTTP/1\.1\r\n(?:[A-Za-z0-9-]+: [\t -~]*\r\n)+\r\n"
+_ASKED: Final = re.compile(rb"GET /v1/members/([0-9A-Za-z]{14})/account HTTP/1\.1\r\n")
+_FIELD: Final = re.compile(rb"\r\n([^:]+):[ \t]*([^\r]*)")
+_HOST, _CREDENTIAL, _ETAG, _CONNECTION = b"host", b"authorization", b"if-none-match", b"connection"
+_HARMLESS: Final = frozenset(
+    b"host authorization if-none-match connection request-id"  # what they ask for is done here
+    b" accept accept-encoding accept-language user-agent cookie keep-alive cache-control pragma priority referer"
+    b" forwarded via dnt save-data sec-gpc sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user"
+    b" sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform".split()
 )
-"""Header lines as strict as can be: what a parser may take otherwise is left to a parser."""
-_MORE: Final = re.compile(rb"\r\n(?:consistency-token|loyalty-|traceparent|content-|connection: (?!keep-alive\r))")
-"""Headers that change the answer, or may."""
-_CREDENTIAL: Final = b"\r\nauthorization: "
-_ETAG: Final = b"\r\nif-none-match: "
+"""Headers that may be sent along, each once; of any other only the usual way knows what it does."""
+_OF_PROXIES: Final = (b"x-", b"cf-")
 _VERSION: Final = re.compile(rb'W/"[0-9]{1,19}"')
-_LINE_END: Final = b"\r\n"
+_BLANK, _KEPT = b" \t", b"keep-alive"
 
 Answer = Callable[[bytes | None], None]
 """Takes the bytes of an answer; None: the usual way is to answer."""
@@ -74,16 +77,19 @@ class QuickAccount:
 
     def __call__(self, data: bytes, plain: Plain, answer: Answer) -> bool:
         """Take a request if it is one for an account; its answer comes once, in a later turn."""
-        asked = _ASKED.fullmatch(data)
-        if asked is None or not self._is_open or _MORE.search(plain.head):
+        asked = _ASKED.match(data)
+        if asked is None or not self._is_open:
+            return False
+        given = _harmless(data)
+        if given is None:
             return False
         began_at = time.perf_counter()
         try:
-            principal = self._credentials.principal(_only(_CREDENTIAL, data, plain.head).decode("ascii"))
+            principal = self._credentials.principal(given.get(_CREDENTIAL, b"").decode("ascii"))
             member_id = parse_member_id(asked[1].decode("ascii"))
             if not self._may(principal, member_id):
                 return False
-            etag = _only(_ETAG, data, plain.head)
+            etag = given.get(_ETAG, b"")
             if etag and not _VERSION.fullmatch(etag):
                 return False
             reader, request_id = self._node.reader_of(member_id), id_in_head(data, plain.head)
@@ -147,15 +153,15 @@ class QuickAccount:
 _TIMES: Final[tuple[Histogram, Histogram]] = (histogram_of("GET", _ROUTE, 200), histogram_of("GET", _ROUTE, 304))
 
 
-def _only(name: bytes, data: bytes, lowered: bytes) -> bytes:
-    """The value of a header, empty when there is none; LoyaltyError when there are several."""
-    begin = lowered.find(name)
-    if begin < 0:
-        return b""
-    begin += len(name)
-    if lowered.find(name, begin - len(_LINE_END)) >= 0:
-        raise LoyaltyError(name)
-    return data[begin : data.find(_LINE_END, begin)].strip()
+def _harmless(data: bytes) -> dict[bytes, bytes] | None:
+    """The header fields of a request by their names in lower case; None unless each is harmless and stands once."""
+    lines = _FIELD.findall(data)
+    fields = {name.lower(): value.rstrip(_BLANK) for name, value in lines}
+    if len(fields) < len(lines) or _HOST not in fields or not data.isascii():
+        return None
+    if any(name not in _HARMLESS and not name.startswith(_OF_PROXIES) for name in fields):
+        return None
+    return fields if fields.get(_CONNECTION, _KEPT).lower() == _KEPT else None
 
 
 def _seen(

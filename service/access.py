@@ -20,8 +20,8 @@ from service.log import Output
 from service.settings import NodeSettings
 
 _GIVEN: Final = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
-_GIVEN_IN_HEAD: Final = re.compile(rb"\r\nrequest-id: *([A-Za-z0-9._:=-]{1,64})(?=\r\n)", re.IGNORECASE)
-_TRACE_IN_HEAD: Final = re.compile(rb"\r\ntraceparent: *([^\r]+)(?=\r\n)", re.IGNORECASE)
+_GIVEN_IN_HEAD: Final = re.compile(rb"\r\nrequest-id:([^\r]*)", re.IGNORECASE)
+_TRACE_IN_HEAD: Final = re.compile(rb"\r\ntraceparent:([^\r]*)", re.IGNORECASE)
 _TRACE: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # w3.org/TR/trace-context
 _LOGGED_AT: Final = frozenset({"debug", "info"})
 _PAUSE_S: Final = 0.1
@@ -41,12 +41,16 @@ def request_id_of(request: web.BaseRequest) -> str:
 
 def id_in_head(head: bytes, lowered: bytes) -> str:
     """The id of a request that is not parsed, of its head's bytes; `lowered` has them in lower case."""
-    if b"\r\nrequest-id:" in lowered and (given := _GIVEN_IN_HEAD.search(head)):
-        return given[1].decode()
-    if b"\r\ntraceparent:" in lowered and (trace := _TRACE_IN_HEAD.search(head)):
-        found = _TRACE.match(trace[1].decode("latin-1"))
-        return found[1] if found else _new_id()
+    if b"\r\nrequest-id:" in lowered and (given := _GIVEN.fullmatch(_first(_GIVEN_IN_HEAD, head))):
+        return given[0]
+    if b"\r\ntraceparent:" in lowered and (trace := _TRACE.match(_first(_TRACE_IN_HEAD, head))):
+        return trace[1]
     return _new_id()
+
+
+def _first(line: re.Pattern[bytes], head: bytes) -> str:
+    found = line.search(head)
+    return found[1].strip(b" \t").decode("latin-1") if found else ""
 
 
 def _new_id() -> str:

@@ -210,6 +210,8 @@ class _Connection(web.RequestHandler):
         if self._quick is None or entered is None:
             return False
         self.is_asked = self._quick(data, plain, functools.partial(self._answer_quickly, data))
+        if self.is_asked:
+            self.keep_alive(val=True)  # ends the wait for the next request: this is it
         return self.is_asked
 
     def _answer_quickly(self, data: bytes, answer: bytes | None) -> None:

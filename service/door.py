@@ -23,7 +23,11 @@ from shard_router.errors import PROBLEMS, ProblemError
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH_NAME: Final = b"\r\ncontent-length:"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})(?=\r\n)")
-_BEGIN: Final = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n")
+_HEAD: Final = re.compile(
+    rb"[A-Z]++ [!-~]++ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n){1,100}+"
+)
+"""A request line and header fields by the letter of RFC 9112: what a parser may take otherwise is left to a parser."""
+_HEAD_BYTES_MAX: Final = 8_190  # aiohttp refuses a longer line, and more than 128 of them
 _NOT_PLAIN: Final = re.compile(rb"\r\n(?:transfer-encoding|upgrade|expect)")
 _NOT_HERE: Final = re.compile(rb"\r\n(?:origin|connection: *close)")
 """Headers whose answer has more to it."""
@@ -71,8 +75,8 @@ class Door:
 
 def read_plain(data: bytes) -> Plain | None:
     """Where a request ends that begins with these bytes; None when only a parser can tell, or nobody yet."""
-    end = data.find(_HEAD_END) + 2
-    if end < len(_HEAD_END) or not _BEGIN.match(data):
+    end = data.find(_HEAD_END, 0, _HEAD_BYTES_MAX) + 2
+    if end < len(_HEAD_END) or not _HEAD.fullmatch(data, 0, end):
         return None
     head = data[:end].lower()
     lengths, length = head.count(_LENGTH_NAME), _LENGTH.search(head)

@@ -1,6 +1,8 @@
 """The quick way and the usual way of a query for an account give the same answers, one after another."""
 
 import asyncio
+import random
+import re
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,6 +16,7 @@ from query.quick import QuickAccount
 from service.health import DRAINING
 from shard_router.member_id import format_member_id
 from tests.conftest import eventually
+from tests.query_odd import odd_request
 from tests.query_servers import OwnValkey
 from tests.query_world import ShardPlace, World, entry, member, open_world, project, put_view
 
@@ -67,12 +70,15 @@ async def connected(world: World) -> AsyncGenerator[tuple[asyncio.StreamReader, 
         writer.close()
 
 
-async def answer_from(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes]:
+async def answer_from(reader: asyncio.StreamReader, *, bodiless: bool = False) -> tuple[str, dict[str, str], bytes]:
     """Status line, headers but for the date, body."""
     head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), END_S)).decode().splitlines()
+    if head[0].endswith(" 100 Continue"):
+        return await answer_from(reader, bodiless=bodiless)
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-    headers.pop("date")
-    return head[0], headers, await reader.readexactly(int(headers.get("content-length", 0)))
+    headers.pop("date", None)
+    length = 0 if bodiless else int(headers.get("content-length", 0))
+    return head[0], headers, await reader.readexactly(length)
 
 
 async def both_ways(world: World, request: bytes) -> list[tuple[str, dict[str, str], bytes]]:
@@ -158,6 +164,83 @@ async def test_what_comes_meanwhile_is_answered_afterwards(
     assert [line.split()[1] for line, _, _ in answers] == ["200", "200", "503", "200"]
     for one, (_, _, body) in zip((ADA, EVE), answers, strict=False):
         assert body == views.account_view(entry(one, 3))
+
+
+async def conversation(world: World, request: bytes) -> list[Any]:
+    """What a request is answered, and what another one after it on the same connection; made ids look alike."""
+    async with connected(world) as (reader, writer):
+        writer.write(request)
+        status, headers, body = await answer_from(reader, bodiless=request.startswith(b"HEAD"))
+        made = headers["request-id"]
+        if re.fullmatch("[0-9a-f]{16}", made):
+            headers["request-id"], body = "made", body.replace(made.encode(), b"made")
+        writer.write(asking("/livez"))
+        try:
+            after = (await answer_from(reader))[0]
+        except (asyncio.IncompleteReadError, ConnectionError):
+            after = "closed"
+    return [status, headers, body, after]
+
+
+async def counted(world: World) -> dict[str, float]:
+    """What the node counts of requests."""
+    lines = (await world.get("/metrics")).body.decode().splitlines()
+    names = ("loyalty_http_request_seconds_count", "loyalty_query_answers_total", "loyalty_overload_under_way")
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name.startswith(names)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_is_sent_along_both_ways_agree(
+    world: World, taken: list[bool], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance, first = random.Random(seed), await counted(world)
+    requests = [odd_request(chance, odd_targets(), odd_credentials(world)) for _ in range(50)]
+    quick = [await conversation(world, request) for request in requests]
+    second = await counted(world)
+    monkeypatch.setattr(QuickAccount, "__call__", lambda *_: False)
+    usual = [await conversation(world, request) for request in requests]
+    third = await counted(world)
+    for request, *both in zip(requests, quick, usual, strict=True):
+        assert both[0] == both[1], request
+    assert {name: third[name] - second[name] for name in third} == {
+        name: second[name] - first.get(name, 0.0) for name in second
+    }
+    assert any(taken)
+
+
+def odd_targets() -> list[str]:
+    ada = account_of(ADA)
+    return [
+        ada,
+        *(account_of(one) for one in (BOB, EVE, MAX, member(1, region="us"))),
+        f"{ada}?", f"{ada}?a=1", f"{ada}#here", f"{ada}/", f"/{ada}", f"http://elsewhere{ada}", ada.upper(),
+        ada.replace("account", "%61ccount"), ada.replace("/v1", "/v1/."), ada.replace("members/", "members/%20"),
+    ]  # fmt: skip
+
+
+def odd_credentials(world: World) -> list[str]:
+    pos, own = bearer(world.keys["pos"]), bearer(world.member_token(ADA))
+    return [
+        pos, own, own, own,
+        bearer(world.member_token(EVE)), bearer(world.keys["pos"] + "x"), f"authorization: bearer {world.keys['pos']}",
+        f"{pos} ", pos.replace("Bearer ", "Bearer  "), pos.replace(": ", ":"), pos.replace(": ", ":\t"),
+        pos.replace("Bearer ", "Bearer\t"), pos.replace("loy_", "LOY_"), f"{pos}, Bearer x", "Accept: nothing",
+    ]  # fmt: skip
+
+
+async def test_a_connection_is_not_idle_while_it_is_answered(tmp_path: Path, killable: OwnValkey) -> None:
+    shards = {"eu-1": ShardPlace(NOWHERE, killable.url)}
+    async with open_world(tmp_path, shards, idle_timeout_s=0.2, cache_deadline_ms=5_000) as world:
+        await project(killable.url, ADA, 3)
+        async with connected(world) as (reader, writer), connected(world) as (silent, other):
+            for one, to in ((reader, writer), (silent, other)):
+                to.write(asking(account_of(ADA), bearer(world.keys["pos"])))
+                await answer_from(one)
+            killable.send(signal.SIGSTOP)
+            writer.write(asking(account_of(ADA), bearer(world.keys["pos"])))
+            assert await asyncio.wait_for(silent.read(), END_S) == b""  # idle since as long
+            killable.send(signal.SIGCONT)
+            assert (await answer_from(reader))[0] == "HTTP/1.1 200 OK"
 
 
 async def told(condition: Any) -> bool:

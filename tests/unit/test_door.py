@@ -77,6 +77,19 @@ def test_half_a_head_and_two_requests_are_not_plain(data: bytes) -> None:
     assert read_plain(data) is None
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Content-Length : 2", " Content-Length: 2", "\tfolded", "no colon", ": no name", "X Odd: 1", "X-Odd: \x00",
+        "X-Odd: a\nContent-Length: 2", "X-Odd: a\rContent-Length: 2", f"X-Long: {'x' * 8_190}",
+        "\r\n".join(["A: 1"] * 128),
+    ],
+)  # fmt: skip
+def test_what_parsers_read_in_two_ways_is_not_plain(line: str) -> None:
+    assert read_plain(request("GET /v1/rewards", line)) is None
+    assert read_plain(request("GET /v1/rewards", "X_Odd!: \xfc\t,")) is not None
+
+
 def test_a_body_that_is_still_to_come_is_counted() -> None:
     plain = read_plain(request("POST /v1/purchases", body=b"x" * 10)[:-4])
     assert plain is not None
@@ -87,6 +100,8 @@ def test_a_body_that_is_still_to_come_is_counted() -> None:
     ("headers", "request_id"),
     [
         (("Request-Id: till-7",), "till-7"),
+        (("Request-Id: \t till-7 \t",), "till-7"),
+        (("Request-Id: till-7", "Request-Id: till-8"), "till-7"),
         (("traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",), "4bf92f3577b34da6a3ce929d0e0e4736"),
     ],
 )
