@@ -13,6 +13,7 @@ from command.http import HANDLERS
 from command.node import CommandNode
 from command.operation import ABOUT, OPERATIONS
 from command.program import NoProgramError, learn_program
+from command.quick import QuickCommand
 from command.register import CONFLICTS, Register
 from command.request import COURIER, NODE
 from command.settings import CommandSettings
@@ -22,6 +23,7 @@ from service.credential import Credentials
 from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, Steady, show_clocks, show_epoch
 from service.openapi import add_operations
 from service.process import run_process
+from service.quick import QUICK
 from service.serve import serve
 from service.status import add_status
 from service.web import GATES, build_app
@@ -54,6 +56,7 @@ def build(settings: CommandSettings, wall: Now = time.time) -> web.Application:
     app[REGISTRY].register(CONFLICTS)
     app[COURIER] = Courier(node)
     add_operations(app, OPERATIONS, HANDLERS, about=ABOUT)
+    app[QUICK] = QuickCommand(app)
     _add_checks(app, node)
     show_epoch(app, topology)
     show_clocks(app, node.clocks)

@@ -5,8 +5,9 @@ rest goes to its lane. Enrolments and changes of identifiers lease them first, r
 stock, and what leaves an errand wakes the courier.
 """
 
+import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -79,7 +80,8 @@ async def answer_command(call: "Call[Body]", request: web.Request) -> web.Respon
         return handed
     with handed:
         request[PASS].enter(node.lanes_at(target.slot).gate)
-        command = await call.command(asked, target)
+        made = call.command(asked, target)
+        command = await made if asyncio.iscoroutine(made) else made
         response = await call.run(asked, envelope_of(asked, target, command))
     if call.leaves_errand:
         request.app[COURIER].kick()
@@ -164,7 +166,7 @@ async def _sender(asked: CommandRequest[TransferBody]) -> Target:
 
 def _in_path(asked: CommandRequest[Any]) -> str:
     """The one id that a path names."""
-    (text,) = asked.request.match_info.values()
+    (text,) = asked.heard.ids
     return text
 
 
@@ -198,36 +200,36 @@ async def _enrolment(asked: CommandRequest[EnrolBody], target: Target) -> Comman
     )
 
 
-async def _purchase(asked: CommandRequest[PurchaseBody], target: Target) -> Command:
+def _purchase(asked: CommandRequest[PurchaseBody], target: Target) -> Command:
     body = asked.body
     holds = named_holds(body, target.member_id)
     return basket_command(body, holds, occurred_at=body.occurred_at, received_at=asked.received_at)
 
 
-async def _return(asked: CommandRequest[ReturnBody], target: Target) -> Command:
+def _return(asked: CommandRequest[ReturnBody], target: Target) -> Command:
     body = asked.body
     receipt = Receipt(body.store, body.till, body.receipt)
     lines = tuple(line.line_returned() for line in body.lines)
     return ReturnPurchase(target.reference, receipt, lines, body.occurred_at, asked.received_at)
 
 
-async def _adjustment(asked: CommandRequest[AdjustmentBody], _target: Target) -> Command:
+def _adjustment(asked: CommandRequest[AdjustmentBody], _target: Target) -> Command:
     body = asked.body
     return AdjustPoints(
         body.points, body.reason, asked.received_at, pending_until=body.pending_until, expires_at=body.expires_at
     )
 
 
-async def _hold(asked: CommandRequest[HoldBody], _target: Target) -> Command:
+def _hold(asked: CommandRequest[HoldBody], _target: Target) -> Command:
     body = asked.body
     return PlaceHold(body.points, body.expires_in_s, asked.received_at, store=body.store, till=body.till)
 
 
-async def _capture(asked: CommandRequest[CaptureBody], target: Target) -> Command:
+def _capture(asked: CommandRequest[CaptureBody], target: Target) -> Command:
     return CaptureHold(target.reference, asked.body.points, asked.received_at)
 
 
-async def _void(asked: CommandRequest[VoidBody], target: Target) -> Command:
+def _void(asked: CommandRequest[VoidBody], target: Target) -> Command:
     return VoidHold(target.reference, asked.received_at)
 
 
@@ -247,20 +249,20 @@ async def _is_named(asked: CommandRequest[TransferBody], member_id: int) -> bool
     return any((kind, form) in has for form in forms_of(kind, text))
 
 
-async def _redemption(asked: CommandRequest[RedemptionBody], _target: Target) -> Command:
+def _redemption(asked: CommandRequest[RedemptionBody], _target: Target) -> Command:
     body = asked.body
     code = "".join(secrets.choice(_CODE_ALPHABET) for _ in range(_CODE_LENGTH))
     return RedeemReward(body.reward, body.quantity, code, asked.received_at, store=body.store)
 
 
-async def _use(asked: CommandRequest[UseBody], target: Target) -> Command:
+def _use(asked: CommandRequest[UseBody], target: Target) -> Command:
     body = asked.body
     if asked.principal.role == "pos" and body.code is None:
         raise ProblemError("malformed", "/code: a till sends the code it was shown", [_CODE_MISSING])
     return UseRedemption(target.reference, body.store, asked.received_at, till=body.till, code=body.code)
 
 
-async def _cancellation(asked: CommandRequest[CancelBody], target: Target) -> Command:
+def _cancellation(asked: CommandRequest[CancelBody], target: Target) -> Command:
     body = asked.body
     return CancelRedemption(target.reference, asked.received_at, store=body.store, till=body.till, code=body.code)
 
@@ -287,7 +289,7 @@ async def _stored(asked: CommandRequest[Any], target: Target, names: list[Identi
     return [next((form for form in one if form in has), one[0]) for one in forms]
 
 
-async def _erasure(asked: CommandRequest[EraseBody], _target: Target) -> Command:
+def _erasure(asked: CommandRequest[EraseBody], _target: Target) -> Command:
     return CloseMember(asked.received_at)
 
 
@@ -319,7 +321,7 @@ class Call(Generic[Body]):
 
     body: type[Body]
     target: Callable[[CommandRequest[Body]], Awaitable[Target]]
-    command: Callable[[CommandRequest[Body], Target], Awaitable[Command]]
+    command: Callable[[CommandRequest[Body], Target], Command | Coroutine[Any, Any, Command]]
     run: Callable[[CommandRequest[Body], Envelope], Awaitable[web.Response]] = _at_once
     leaves_errand: bool = False
 

@@ -59,19 +59,21 @@ class LaneMetrics:
 class _Waiting:
     """A command in a lane's queue, and where its answer goes. Its key is under way until the lane has done with it."""
 
-    __slots__ = ("answer", "begun", "envelope", "queued_at", "under_way")
+    __slots__ = ("answer", "begun", "deadlines", "envelope", "queued_at", "under_way")
 
-    def __init__(self, envelope: Envelope, under_way: set[str]) -> None:
+    def __init__(self, envelope: Envelope, under_way: set[str], deadlines: Deadlines) -> None:
         self.envelope = envelope
         self.begun = False
         self.queued_at = time.monotonic()
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.under_way = under_way
+        self.under_way, self.deadlines = under_way, deadlines
         if envelope.key is not None:
             under_way.add(envelope.key)
+        deadlines.add(self, envelope.deadline)
 
     def end(self, answer: Answer | ProblemError) -> None:
         """Have done with it; whoever asked may be gone."""
+        self.deadlines.remove(self)
         self.under_way.discard(self.envelope.key or "")
         if self.answer.done():
             return
@@ -98,15 +100,15 @@ class Lane:
         self._slots: set[int] = set()
         self._undecided: asyncio.Task[None] | None = None
 
-    def submit(self, envelope: Envelope, under_way: set[str]) -> _Waiting:
+    def submit(self, envelope: Envelope, under_way: set[str], deadlines: Deadlines) -> asyncio.Future[Answer]:
         """Queue a command; `overloaded` when the oldest in the queue has waited too long already."""
         if self._queue and (len(self._queue) >= QUEUE_MAX or self.oldest_waited_s() > WAIT_MAX_S):
             raise ProblemError("overloaded", "commands of this shard are waiting too long")
-        waiting = _Waiting(envelope, under_way)
+        waiting = _Waiting(envelope, under_way, deadlines)
         self._queue.append(waiting)
         if envelope.slot not in self._slots:
             self._begin()
-        return waiting
+        return waiting.answer
 
     async def idle(self) -> None:
         """Return when nothing runs or waits any more."""
@@ -249,20 +251,19 @@ class Lanes:
         """How long the oldest command has waited by now."""
         return max(lane.oldest_waited_s() for lane in self._lanes)
 
-    async def run(self, envelope: Envelope) -> Answer:
-        """Answer a command by its deadline.
+    def begin(self, envelope: Envelope) -> asyncio.Future[Answer]:
+        """Take a command to its lane; its answer, or a ProblemError, is there by the deadline.
 
         `in_progress` while the same key is under way; `unknown_outcome` when the deadline passes while it runs:
         it goes on, and the same key tells later.
         """
         if envelope.key in self._under_way:
             raise ProblemError("in_progress")
-        waiting = self._lanes[envelope.slot % len(self._lanes)].submit(envelope, self._under_way)
-        self._deadlines.add(waiting, envelope.deadline)
-        try:
-            return await waiting.answer
-        finally:
-            self._deadlines.remove(waiting)
+        return self._lanes[envelope.slot % len(self._lanes)].submit(envelope, self._under_way, self._deadlines)
+
+    async def run(self, envelope: Envelope) -> Answer:
+        """Answer a command by its deadline (see begin)."""
+        return await self.begin(envelope)
 
     async def idle(self) -> None:
         """Return when every lane is empty."""

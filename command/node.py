@@ -1,5 +1,6 @@
 """From a member to the lane that serves it, or to the region that does."""
 
+import asyncio
 import re
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
@@ -151,13 +152,20 @@ class CommandNode:
         """The lanes of the shard that holds a slot of this region."""
         return self.lanes_of(self.topology.current.shard_at(self.region_number, slot))
 
-    async def run(self, envelope: Envelope) -> Answer:
-        """Answer a command for a member of this region (see Lanes)."""
-        credential = envelope.credential
-        stores = self._refusals.may_store(credential)
-        answer = await self.lanes_at(envelope.slot).run(envelope if stores else replace(envelope, stores_refusal=False))
+    def begin(self, envelope: Envelope) -> asyncio.Future[Answer]:
+        """Take a command for a member of this region to its lane (see Lanes); its answer is to be noted."""
+        stores = self._refusals.may_store(envelope.credential)
+        return self.lanes_at(envelope.slot).begin(envelope if stores else replace(envelope, stores_refusal=False))
+
+    def note(self, credential: str, answer: Answer) -> None:
+        """Count a "no" that was stored."""
         if answer.status >= REFUSED and answer.status not in MAY_CHANGE and not (answer.replayed or answer.not_final):
             self._refusals.note(credential)
+
+    async def run(self, envelope: Envelope) -> Answer:
+        """Answer a command for a member of this region."""
+        answer = await self.begin(envelope)
+        self.note(envelope.credential, answer)
         return answer
 
     def lanes_of(self, shard: str) -> Lanes:
@@ -237,12 +245,17 @@ class CommandNode:
         await self.detached.idle()
         await self._forwarder.close()
 
-    async def _look_up(self, kind: str, value: str, *, deadline: float) -> Target | None:
+    def named(self, kind: str, value: str) -> Target | None:
+        """Where a member lives whose name itself tells; None where somebody must be asked, or it is no id."""
         if kind == "member_id":
             return self._home_named(value)
         home = self.home_of_card(value) if kind == "card" else None
-        if home:
-            return Target(*home, identifier=(kind, value))
+        return Target(*home, identifier=(kind, value)) if home else None
+
+    async def _look_up(self, kind: str, value: str, *, deadline: float) -> Target | None:
+        target = self.named(kind, value)
+        if target or kind == "member_id":
+            return target
         for form in forms_of(kind, value):
             member_id = await self.in_time(self.directory.find((kind, form)), deadline=deadline)
             if member_id is not None:

@@ -1,5 +1,6 @@
 """From a request to an envelope: key, credential, body, the member's home, and the way back with the answer."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Final, Generic, TypeVar
 from aiohttp import web
 from pydantic import BaseModel
 
+from command.answer import REFUSED
 from command.courier import Courier
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Content, read_content
@@ -19,7 +21,7 @@ from service.forward import deadline_of, has_left
 from service.idempotency import parse_key, stored_key
 from service.parse import parse_body
 from service.payload import BODY
-from service.problem import REQUEST_ID
+from service.problem import PROBLEM, REQUEST_ID
 from service.settings import SETTINGS
 from service.trial import Unanswered
 from service.web import PRINCIPAL, render_json
@@ -41,10 +43,25 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What is known of a request beside its body: `ids` are those in its path, `is_left`: whoever asked has gone.
+
+    `request` is the whole of it; None where the quick way has heard it (see quick.py), which hands nothing on.
+    """
+
+    method: str
+    path: str
+    request_id: str
+    is_left: Callable[[], bool]
+    ids: Sequence[str] = ()
+    request: web.Request | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CommandRequest(Generic[Body_co]):
     """A validated request: who asks which node for what, under which key (see stored_key), until when."""
 
-    request: web.Request
+    heard: Heard
     principal: Principal
     body: Body_co
     raw: bytes
@@ -52,6 +69,12 @@ class CommandRequest(Generic[Body_co]):
     deadline: float
     received_at: datetime
     node: CommandNode
+
+    @property
+    def request(self) -> web.Request:
+        """The request as aiohttp has it."""
+        assert self.heard.request is not None
+        return self.heard.request
 
     async def forward(self, region: str, slot: int = 0) -> web.Response:
         """The answer of another region (see Forwarder)."""
@@ -65,36 +88,45 @@ class CommandRequest(Generic[Body_co]):
 def read_request(request: web.Request, model: type[Body]) -> CommandRequest[Body]:
     """Check key and body of a request."""
     app, principal, raw = request.app, request[PRINCIPAL], request[BODY]
-    key = _idempotency_key(request, principal)
+    key = read_key(principal, request.headers.getall("Idempotency-Key", []))
     node = app[NODE]
     deadline = deadline_of(request, deadline_ms=app[SETTINGS].deadline_ms)
-    return CommandRequest(request, principal, parse_body(model, raw or b"{}"), raw, key, deadline, node.now(), node)
+    ids = tuple(request.match_info.values())
+    heard = Heard(request.method, request.path, request[REQUEST_ID], partial(has_left, request), ids, request)
+    return CommandRequest(heard, principal, parse_body(model, raw or b"{}"), raw, key, deadline, node.now(), node)
 
 
 def envelope_of(asked: CommandRequest[BaseModel], target: Target, command: Command) -> Envelope:
     """Put a command in its envelope."""
-    request, content = asked.request, read_content(asked.body, asked.raw)
-    head = f"{request.method} {_canonical_path(request)}"
+    heard, content = asked.heard, read_content(asked.body, asked.raw)
     return Envelope(
         command=command,
         slot=target.slot,
         deadline=asked.deadline,
-        request_id=request[REQUEST_ID],
+        request_id=heard.request_id,
         credential=asked.principal.credential,
         key=asked.key,
-        fingerprint=content.under_key(head, f"{request.method} {request.path}"),
+        fingerprint=content.under_key(f"{heard.method} {_canonical_path(heard)}", f"{heard.method} {heard.path}"),
         member_id=target.member_id,
         identifier=target.identifier,
         reference=target.reference or None,
         receipt=_receipt_key(asked, target, command, content),
         holds_of=_holds_of(asked.body),
         store=asked.principal.store,
-        is_left=partial(has_left, request),
+        is_left=heard.is_left,
     )
 
 
 def render(answer: Answer) -> web.Response:
     """Render an answer with its headers."""
+    response = render_json(answer.body, status=answer.status, headers=headers_of(answer))
+    if answer.status >= REFUSED:
+        response.content_type = PROBLEM
+    return response
+
+
+def headers_of(answer: Answer) -> dict[str, str]:
+    """What the head of an answer tells."""
     headers: dict[str, str] = {}
     if answer.member_id is not None and answer.version is not None:
         headers[TOKEN_HEADER] = format_token(answer.member_id, answer.version)
@@ -102,10 +134,7 @@ def render(answer: Answer) -> web.Response:
         headers["Idempotent-Replayed"] = "true"
     if answer.retry_after_s is not None:
         headers["Retry-After"] = str(answer.retry_after_s)
-    response = render_json(answer.body, status=answer.status, headers=headers)
-    if answer.status >= 400:  # noqa: PLR2004 - a stored refusal
-        response.content_type = "application/problem+json"
-    return response
+    return headers
 
 
 def _holds_of(body: BaseModel) -> int | None:
@@ -123,7 +152,7 @@ def _receipt_key(
             kind, subject, paths = "purchase", "", ("", "")
         case ReturnPurchase(receipt=receipt, purchase=purchase):
             kind, subject = "return", f"{target.member_id}-{purchase}"
-            paths = (_canonical_path(asked.request), asked.request.path)
+            paths = (_canonical_path(asked.heard), asked.heard.path)
         case _:
             return None
     fingerprint = content.under_receipt(*paths)
@@ -132,15 +161,15 @@ def _receipt_key(
     )
 
 
-def _canonical_path(request: web.Request) -> str:
-    path = request.path
-    for entity_id in request.match_info.values():
+def _canonical_path(heard: Heard) -> str:
+    path = heard.path
+    for entity_id in heard.ids:
         path = path.replace(entity_id, canonical_id(entity_id))
     return path
 
 
-def _idempotency_key(request: web.Request, principal: Principal) -> str:
-    given = request.headers.getall("Idempotency-Key", [])
+def read_key(principal: Principal, given: Sequence[str]) -> str:
+    """The key under which a principal's answer is stored, of the Idempotency-Key headers that were sent."""
     if not given:
         raise ProblemError("idempotency_key_missing", "send Idempotency-Key: 1-255 visible ASCII characters")
     key = parse_key(given[0].strip())

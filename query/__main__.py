@@ -19,12 +19,12 @@ from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
 from query.system import SYSTEM, SystemView, get_system
 from service.admission import Rank
-from service.connection import QUICK
 from service.credential import Credentials
 from service.health import CHECKS, REGISTRY, WARNINGS, gauge, show_epoch
 from service.openapi import add_operations
 from service.place import Places
 from service.process import run_process
+from service.quick import QUICK
 from service.serve import serve
 from service.status import add_status
 from service.ticket import TICKETS, Tickets

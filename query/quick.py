@@ -1,14 +1,12 @@
 """The answer to the question asked most, a member's account, without what aiohttp does for any question.
 
-Only what is plain is taken: one whole GET, none but harmless headers, a member of this region, a view in Valkey that
-may be shown. Everything else, a refusal too, is left to the usual way with the same bytes, which answers as if nobody
-had looked. Both ways give the same answer: tests hold them to it.
+Only what is plain is taken (see service/quick.py): one whole GET, none but harmless headers, a member of this region, a
+view in Valkey that may be shown. Everything else, a refusal too, is left to the usual way.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -24,7 +22,7 @@ from service.access import ACCESS, id_in_head
 from service.coding import BYTES_MIN
 from service.cors import CORS
 from service.credential import Principal
-from service.door import Plain
+from service.quick import HARMLESS, Ask
 from service.settings import SETTINGS
 from service.web import CREDENTIALS, GUARDS, UNDER_WAY, histogram_of
 from shard_router.errors import LoyaltyError
@@ -32,21 +30,9 @@ from shard_router.member_id import parse_member_id
 
 _ROUTE: Final = "/v1/members/{member_id}/account"
 _ASKED: Final = re.compile(rb"GET /v1/members/([0-9A-Za-z]{14})/account HTTP/1\.1\r\n")
-_FIELD: Final = re.compile(rb"\r\n([^:]+):[ \t]*([^\r]*)")
-_HOST, _CREDENTIAL, _ETAG, _CONNECTION = b"host", b"authorization", b"if-none-match", b"connection"
-_HARMLESS: Final = frozenset(
-    b"host authorization if-none-match connection request-id"  # what they ask for is done here
-    b" accept accept-encoding accept-language user-agent cookie keep-alive cache-control pragma priority referer"
-    b" forwarded via dnt save-data sec-gpc sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user"
-    b" sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform".split()
-)
-"""Headers that may be sent along, each once; of any other only the usual way knows what it does."""
-_OF_PROXIES: Final = (b"x-", b"cf-")
+_CREDENTIAL, _ETAG = b"authorization", b"if-none-match"
+_TAKEN: Final = HARMLESS | {_CREDENTIAL, _ETAG}
 _VERSION: Final = re.compile(rb'W/"[0-9]{1,19}"')
-_BLANK, _KEPT = b" \t", b"keep-alive"
-
-Answer = Callable[[bytes | None], None]
-"""Takes the bytes of an answer; None: the usual way is to answer."""
 
 
 class _Asked(NamedTuple):
@@ -59,7 +45,7 @@ class _Asked(NamedTuple):
     etag: bytes
     """What stands in If-None-Match; empty for nothing."""
     began_at: float
-    answer: Answer
+    ask: Ask
 
 
 class QuickAccount:
@@ -75,12 +61,12 @@ class QuickAccount:
         self._found = f"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n{about}{signed}".encode()
         self._known = f"HTTP/1.1 304 Not Modified\r\n{about}{signed}".encode()
 
-    def __call__(self, data: bytes, plain: Plain, answer: Answer) -> bool:
-        """Take a request if it is one for an account; its answer comes once, in a later turn."""
-        asked = _ASKED.match(data)
+    def __call__(self, ask: Ask) -> bool:
+        """Take a request if it is one for an account."""
+        asked = _ASKED.match(ask.data)
         if asked is None or not self._is_open:
             return False
-        given = _harmless(data)
+        given = ask.fields(_TAKEN)
         if given is None:
             return False
         began_at = time.perf_counter()
@@ -92,11 +78,11 @@ class QuickAccount:
             etag = given.get(_ETAG, b"")
             if etag and not _VERSION.fullmatch(etag):
                 return False
-            reader, request_id = self._node.reader_of(member_id), id_in_head(data, plain.head)
+            reader, request_id = self._node.reader_of(member_id), id_in_head(ask.data, ask.plain.head)
             self._places.take(principal)
         except LoyaltyError:
             return False
-        self._ask(_Asked(member_id, principal, reader, request_id, etag, began_at, answer))
+        self._ask(_Asked(member_id, principal, reader, request_id, etag, began_at, ask))
         return True
 
     def _may(self, principal: Principal, member_id: int) -> bool:
@@ -127,7 +113,7 @@ class QuickAccount:
         except LoyaltyError:
             answer = None
         finally:
-            one.answer(answer)  # whatever has happened: the connection waits for it
+            one.ask.answer(answer)  # whatever has happened: the connection waits for it
 
     def _rendered(self, one: _Asked, version: int, body: bytes) -> bytes:
         etag = b'W/"%d"' % version
@@ -151,17 +137,6 @@ class QuickAccount:
 
 
 _TIMES: Final[tuple[Histogram, Histogram]] = (histogram_of("GET", _ROUTE, 200), histogram_of("GET", _ROUTE, 304))
-
-
-def _harmless(data: bytes) -> dict[bytes, bytes] | None:
-    """The header fields of a request by their names in lower case; None unless each is harmless and stands once."""
-    lines = _FIELD.findall(data)
-    fields = {name.lower(): value.rstrip(_BLANK) for name, value in lines}
-    if len(fields) < len(lines) or _HOST not in fields or not data.isascii():
-        return None
-    if any(name not in _HARMLESS and not name.startswith(_OF_PROXIES) for name in fields):
-        return None
-    return fields if fields.get(_CONNECTION, _KEPT).lower() == _KEPT else None
 
 
 def _seen(

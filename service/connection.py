@@ -5,9 +5,7 @@ room. What is no HTTP, or breaks before there is a request, gets a problem docum
 """
 
 import asyncio
-import functools
 import resource
-from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -18,6 +16,7 @@ from service.admission import Pass
 from service.door import Door, Plain, read_plain
 from service.health import DRAINING
 from service.problem import REQUEST_ID, render_problem
+from service.quick import QUICK, Ask
 from service.settings import SETTINGS
 from service.web import GATES, PASS, PATHS, sign
 from shard_router.errors import ProblemError
@@ -25,12 +24,7 @@ from shard_router.errors import ProblemError
 _EVICTED_AT_ONCE: Final = 16  # one in so many: looking for the longest idle ones is then seldom
 _FILES_MAX: Final = 1_048_576  # where the hard limit is none
 _LOOKS_PER_TIMEOUT: Final = 4
-_ANSWERED_S: Final = 1.0  # what is asked quickly is answered, or goes the usual way, in a third of it
-
-Quick = Callable[[bytes, Plain, Callable[[bytes | None], None]], bool]
-"""Whether it answers a plain request that was let in: then it does so once, in a later turn, with the bytes of the
-answer, or None for the usual way to go. Whoever asks holds nothing for it but the `Pass`."""
-QUICK: Final[web.AppKey[Quick]] = web.AppKey("quick")
+_LOOK_S: Final = 0.02
 
 
 class Runner(web.AppRunner):
@@ -85,10 +79,11 @@ class _Server(web.Server):
         self._forget(handler)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the signature is aiohttp's
-        """Close all connections, once what was asked quickly is answered."""
+        """Close all connections, once what was asked is answered; after the timeout (s) whatever is not."""
         self._looking.cancel()
-        if any(one.is_asked for one in self._open):
-            await asyncio.sleep(_ANSWERED_S)
+        ends_at = self._loop.time() + (timeout or 0.0)
+        while any(one.is_asked for one in self._open) and self._loop.time() < ends_at:  # noqa: ASYNC110 - seldom, briefly
+            await asyncio.sleep(_LOOK_S)  # aiohttp waits for what it knows of
         await super().shutdown(timeout)
 
     def _make_room(self) -> None:
@@ -128,6 +123,8 @@ class _Connection(web.RequestHandler):
         """Whether a request is being answered of which aiohttp knows nothing."""
         self._behind = b""
         """What came meanwhile."""
+        self._closes = False
+        """Whether the answer to it is the last."""
         self._held: Pass | None = None
         self._head_since = 0.0
         self._stuck_since = 0.0
@@ -206,29 +203,41 @@ class _Connection(web.RequestHandler):
         if isinstance(entered, bytes):
             self._write(entered)
             return True
-        self._held = entered
-        if self._quick is None or entered is None:
-            return False
-        self.is_asked = self._quick(data, plain, functools.partial(self._answer_quickly, data))
+        if self._quick is not None and entered is not None:
+            self.is_asked = self._quick(Ask(data, plain, entered, self))
         if self.is_asked:
             self.keep_alive(val=True)  # ends the wait for the next request: this is it
+        else:
+            self._held = entered
         return self.is_asked
 
-    def _answer_quickly(self, data: bytes, answer: bytes | None) -> None:
+    def answered(self, ask: Ask, answer: bytes | None, *, closes: bool) -> None:
         """Send the answer to what was asked, or let aiohttp take it; then what came meanwhile."""
         self.is_asked = False
         if self.transport is None or self.transport.is_closing():
+            ask.held.leave()
             return
         if answer is None:
-            super().data_received(data)
+            self._held = ask.held
+            super().data_received(ask.data)
         else:
-            if held := self.take_pass():
-                held.leave()
+            ask.held.leave()
             self._write(answer)
         behind, self._behind = self._behind, b""
-        if behind:
+        if answer is not None and (closes or self._closes):
+            self.transport.close()
+        elif self._closes:
+            super().close()
+        elif behind:
             self.transport.resume_reading()
             self.data_received(behind)
+
+    def close(self) -> None:
+        """Close when the answer that is under way is sent."""
+        if self.is_asked:
+            self._closes = True
+        else:
+            super().close()
 
     def _write(self, answer: bytes) -> None:
         """Send an answer of which aiohttp knows nothing; the connection counts as idle from now on."""

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
 
+PROBLEM: Final = "application/problem+json"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 _SHOWN_MAX: Final = 300  # characters of one text: what was sent is not sent back by the megabyte
 _CHALLENGE: Final = 'Bearer realm="loyalty"'
@@ -38,17 +39,21 @@ def render_exception(request: web.BaseRequest, error: Exception) -> web.Response
 
 def render_problem(request: web.BaseRequest, error: ProblemError) -> web.Response:
     """The RFC 9457 answer of a problem."""
-    problem = PROBLEMS[error.code]
     document = problem_document(error, request[REQUEST_ID])
-    headers = {"WWW-Authenticate": _CHALLENGE} if error.code == "unauthenticated" else {}
-    if problem.retry_after_s:
-        headers["Retry-After"] = str(problem.retry_after_s)
     response = web.Response(
-        status=problem.status, body=orjson.dumps(document), content_type="application/problem+json", headers=headers
+        status=error.problem.status, body=orjson.dumps(document), content_type=PROBLEM, headers=problem_headers(error)
     )
     if error.elsewhere:
         response.force_close()
     return response
+
+
+def problem_headers(error: ProblemError) -> dict[str, str]:
+    """What the head of a problem's answer tells beside the document."""
+    headers = {"WWW-Authenticate": _CHALLENGE} if error.code == "unauthenticated" else {}
+    if error.problem.retry_after_s:
+        headers["Retry-After"] = str(error.problem.retry_after_s)
+    return headers
 
 
 def malformed_parameter(name: str, detail: str) -> ProblemError:

@@ -75,6 +75,13 @@ class Guard:
     identify: Callable[[web.Request], Principal | None] | None = None
     rank: Rank = Rank.SPEND
 
+    def check(self, principal: Principal) -> None:
+        """Pass for whoever may do this."""
+        if self.roles is not None and principal.role not in self.roles:
+            raise ProblemError("forbidden", f"role {principal.role} may not do this")
+        if self.desk and principal.store is not None and not principal.desk:
+            raise ProblemError("forbidden", "a key bound to a store needs the right `desk` for this")
+
 
 GUARDS: Final = web.AppKey("guards", dict[Any, Guard])
 """Guards by handler."""
@@ -204,10 +211,7 @@ async def _flush(access: AccessLog, _app: web.Application) -> None:
 
 def _check(guard: Guard, request: web.Request, principal: Principal) -> None:
     """Pass for a role and query parameters that are let through."""
-    if guard.roles is not None and principal.role not in guard.roles:
-        raise ProblemError("forbidden", f"role {principal.role} may not do this")
-    if guard.desk and principal.store is not None and not principal.desk:
-        raise ProblemError("forbidden", "a key bound to a store needs the right `desk` for this")
+    guard.check(principal)
     if guard.query is not None and request.query_string:
         for name in (given := request.query):
             if name not in guard.query:

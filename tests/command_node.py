@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientResponse, ClientSession, web
-from aiohttp.test_utils import TestServer
 
 from command.__main__ import build
 from command.courier import Courier
@@ -23,6 +22,7 @@ from command.settings import CommandSettings
 from service.credential import mint_member_token
 from shard_router.member_id import parse_member_id
 from tests.engine import as_login, as_superuser, free_port
+from tests.http_node import NodeServer
 from tests.keys import write_credentials
 
 PROGRAM = """
@@ -235,7 +235,7 @@ async def _served(settings: CommandSettings, ahead_s: float = 0.0) -> AsyncGener
     app = build(settings, lambda: time.time() + ahead_s)
     node = app[NODE]
     await learn_program(node.pools[node.shards()[0]], node.programs)
-    async with TestServer(app, port=settings.port) as server:
+    async with NodeServer(app, port=settings.port) as server:
         yield str(server.make_url("")).rstrip("/"), app
         await asyncio.wait_for(node.close(), 10)
         await node.pools.close()

@@ -4,17 +4,19 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from service.connection import Runner
 from service.credential import Credentials, Role, mint_member_token, new_key
 from service.payload import BODY
+from service.quick import QUICK, Ask
 from service.settings import NodeSettings
 from service.web import Guard, add_route, build_app, render_json
 from shard_router.member_id import compose_member_id
@@ -23,6 +25,14 @@ BODY_BYTES_MAX = 1_048_576
 MUCH_BYTES = 50_000_000
 """More than the buffers between node and client take."""
 ROLES: tuple[Role, ...] = ("pos", "service", "admin")
+
+
+class NodeServer(TestServer):
+    """Serves an application as a process does: the quick way is part of it."""
+
+    async def _make_runner(self, **kwargs: Any) -> web.AppRunner:
+        kwargs["handler_cancellation"] = False
+        return Runner(self.app, access_log=None, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,8 @@ class Node:
     let_go: asyncio.Event
     runner: Runner
     waiting: int = 0
+    asked: list[Ask] = field(default_factory=list[Ask])
+    """What came as `GET /quick`; it waits for its answer."""
 
     @property
     def connections(self) -> int:
@@ -147,6 +159,14 @@ def _add_routes(app: web.Application, node: Node) -> None:
     async def much(_request: web.Request) -> web.Response:
         return web.Response(body=bytes(MUCH_BYTES))
 
+    def take(ask: Ask) -> bool:
+        takes = ask.data.startswith(b"GET /quick ")
+        if takes:
+            node.asked.append(ask)
+        return takes
+
+    app[QUICK] = take
+    add_route(app, "GET", "/quick", thing, guard=Guard())
     add_route(app, "GET", "/much", much, guard=Guard())
     add_route(app, "POST", "/bytes", count, guard=Guard(takes_body=True))
     add_route(app, "GET", "/thing", thing, guard=Guard(query=frozenset({"a", "b"})))

@@ -11,7 +11,6 @@ import aiohttp
 import asyncpg
 import orjson
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from redis.asyncio import Redis
 
 from query import views
@@ -20,10 +19,10 @@ from query.node import NODE
 from query.reader import ShardReader
 from query.settings import QuerySettings
 from rules.version import place_of
-from service.connection import Runner
 from service.credential import mint_member_token
 from shard_router.member_id import compose_member_id, format_member_id
 from tests.engine import as_login, as_valkey_user, free_port
+from tests.http_node import NodeServer
 from tests.keys import write_credentials
 
 START = datetime(2026, 11, 1, 9, tzinfo=UTC)
@@ -93,13 +92,6 @@ class World:
 
     def member_token(self, member_id: int) -> str:
         return mint_member_token(self.signing_key, member_id)
-
-
-class NodeServer(TestServer):
-    """Serves as a process does: the quick way is part of it."""
-
-    async def _make_runner(self, **kwargs: Any) -> web.AppRunner:
-        return Runner(self.app, access_log=None, **kwargs)
 
 
 @asynccontextmanager

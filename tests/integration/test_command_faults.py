@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from command.batch import now_utc
 from command.courier import Errand
+from command.deadline import Deadlines
 from command.envelope import Envelope
 from command.lane import _Waiting
 from command.program import apply_program
@@ -77,7 +78,7 @@ async def test_commands_follow_a_shard_whose_servers_changed(node: RunningNode, 
 async def test_what_waits_behind_a_conflict_until_its_deadline_is_not_begun_any_more(node: RunningNode) -> None:
     ada = await node.enrol()
     lane = node.inner.lanes_for(parse_member_id(ada["member_id"]))._lanes[0]
-    late = _Waiting(envelope(ada["member_id"], deadline=time.monotonic() - 1), set())
+    late = _Waiting(envelope(ada["member_id"], deadline=time.monotonic() - 1), set(), Deadlines())
     await lane._run_singly(late)
     with pytest.raises(ProblemError, match="nothing was done"):
         late.answer.result()

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -187,3 +187,31 @@ async def test_a_node_told_to_stop_says_so_and_serves_on_for_a_while(tmp_path: P
         writer.write(LIVEZ)
         answer = await read_answer(reader)
         assert (answer.status, answer.headers["Connection"], await end(reader)) == (200, "close", b"")
+
+
+ANSWER = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [ANSWER, None], ids=["quickly", "the usual way"])
+async def test_who_stops_answers_first_what_is_asked(tmp_path: Path, answer: bytes | None) -> None:
+    async with impatient(tmp_path) as node, connection(node.port) as (reader, writer):
+        writer.write(node.request(b"", method="GET", target="/quick"))
+        await eventually(lambda: _is(lambda: bool(node.asked)))
+        stopping = asyncio.create_task(node.runner.cleanup())
+        await eventually(lambda: _is(lambda: not node.runner.sites))
+        node.asked[0].answer(answer)
+        assert (await read_answer(reader)).status == (204 if answer else 200)
+        assert await end(reader) == b""
+        await stopping
+
+
+async def test_an_answer_may_be_the_last(tmp_path: Path) -> None:
+    async with impatient(tmp_path) as node, connection(node.port) as (reader, writer):
+        writer.write(node.request(b"", method="GET", target="/quick"))
+        await eventually(lambda: _is(lambda: bool(node.asked)))
+        node.asked[0].answer(ANSWER, closes=True)
+        assert await end(reader) == ANSWER
+
+
+async def _is(condition: Callable[[], bool]) -> bool:
+    return condition()

@@ -1,0 +1,257 @@
+"""The quick way and the usual way of a command give the same answers, one after another."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from command.http import CALLS
+from command.quick import OPERATION_IDS, QuickCommand
+from tests.command_node import RunningNode, running_command_node
+from tests.conftest import eventually
+from tests.http_node import Answer, connection, read_answer
+from tests.integration.test_command import basket
+
+USUAL = "Loyalty-Deadline-Ms: 4900"
+NOBODY = "04G0000000000X"
+
+
+@pytest.fixture
+async def node(database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
+    async with running_command_node(database, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each plain request was taken by the quick way."""
+    seen: list[bool] = []
+    usual = QuickCommand.__call__
+
+    def look(quick: QuickCommand, *arguments: Any) -> bool:
+        seen.append(usual(quick, *arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(QuickCommand, "__call__", look)
+    return seen
+
+
+def posting(node: RunningNode, path: str, body: Any, *lines: str, key: str | None = None, role: str = "pos") -> bytes:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = [f"POST {path} HTTP/1.1", "Host: node", f"Authorization: Bearer {node.keys.get(role, role)}"]
+    head += [f"Idempotency-Key: {key}"] if key else []
+    if not any(line.startswith("Content-Type") for line in lines):
+        head.append("Content-Type: application/json")
+    return "\r\n".join([*head, *lines, f"Content-Length: {len(content)}", "", ""]).encode() + content
+
+
+async def asked(node: RunningNode, request: bytes) -> Answer:
+    async with connection(int(node.url.rpartition(":")[2])) as (reader, writer), asyncio.timeout(10):
+        writer.write(request)
+        return await read_answer(reader)
+
+
+def usually(request: bytes) -> bytes:
+    """The same request on the usual way."""
+    return request.replace(b"\r\n", f"\r\n{USUAL}\r\n".encode(), 1)
+
+
+def told(answer: Answer) -> tuple[int, dict[str, str], bytes]:
+    """What both ways must agree on, whoever was the first to send a key."""
+    return (
+        answer.status,
+        {n: t for n, t in answer.headers.items() if n not in ("Date", "Idempotent-Replayed")},
+        answer.body,
+    )
+
+
+Body = Callable[[dict[str, Any]], Any]
+
+
+def spoiled(**changes: Any) -> Body:
+    def body(ada: dict[str, Any]) -> dict[str, Any]:
+        return basket({"member_id": ada["member_id"]}, "1") | changes
+
+    return body
+
+
+PURCHASES, HOLDS, ADJUSTMENTS = "/v1/purchases", "/v1/holds", "/v1/adjustments"
+CASES: dict[str, tuple[str, Body, str, tuple[str, ...], int, bool]] = {
+    "by id": (PURCHASES, spoiled(), "pos", (), 201, True),
+    "by id in small letters": (
+        PURCHASES,
+        lambda ada: basket({"member_id": ada["member_id"].lower()}, "1"),
+        "pos",
+        (),
+        201,
+        True,
+    ),
+    "by card": (PURCHASES, lambda ada: basket({"card": ada["card"]}, "1"), "service", (), 201, True),
+    "by phone": (PURCHASES, lambda _: basket({"phone": "+4930123456"}, "1"), "pos", (), 201, False),
+    "compressed": (PURCHASES, spoiled(), "pos", ("Accept-Encoding: gzip, deflate",), 201, True),
+    "not compressed": (PURCHASES, spoiled(), "pos", ("Accept-Encoding: gzip;q=0",), 201, True),
+    "kept alive": (PURCHASES, spoiled(), "pos", ("Connection: keep-alive",), 201, True),
+    "a hold": (HOLDS, lambda ada: {"member": {"card": ada["card"]}, "points": 5}, "pos", (), 201, True),
+    "too large a hold": (HOLDS, lambda ada: {"member": {"card": ada["card"]}, "points": 10**9}, "pos", (), 422, True),
+    "points given": (
+        ADJUSTMENTS,
+        lambda ada: {"member": {"card": ada["card"]}, "points": 5, "reason": "x"},
+        "service",
+        (),
+        201,
+        True,
+    ),
+    "points given by a till": (
+        ADJUSTMENTS,
+        lambda ada: {"member": {"card": ada["card"]}, "points": 5, "reason": "x"},
+        "pos",
+        (),
+        403,
+        False,
+    ),
+    "by nobody's id": (PURCHASES, lambda _: basket({"member_id": NOBODY}, "1"), "pos", (), 404, False),
+    "by a card of nobody": (PURCHASES, lambda _: basket({"card": "0100000000000000008"}, "1"), "pos", (), 404, True),
+    "an unknown store": (PURCHASES, spoiled(store="999"), "pos", (), 422, True),
+    "another currency": (PURCHASES, spoiled(currency="USD"), "pos", (), 400, True),
+    "no lines": (PURCHASES, spoiled(lines=[]), "pos", (), 400, False),
+    "a name twice": (PURCHASES, lambda _: b'{"store":"330","store":"330"}', "pos", (), 400, False),
+    "no JSON": (PURCHASES, lambda _: b"{", "pos", (), 400, False),
+    "no body": (PURCHASES, lambda _: b"", "pos", (), 400, False),
+    "another type": (PURCHASES, spoiled(), "pos", ("Content-Type: text/plain",), 415, False),
+    "a type with a charset": (
+        PURCHASES,
+        spoiled(),
+        "pos",
+        ("Content-Type: application/json; charset=utf-8",),
+        201,
+        False,
+    ),
+    "another store's till": (PURCHASES, spoiled(store="331"), "till330", (), 403, False),
+    "its own store's till": (PURCHASES, spoiled(), "till330", (), 201, True),
+    "a clock ahead": (
+        PURCHASES,
+        spoiled(occurred_at=(datetime.now(UTC) + timedelta(days=1)).isoformat()),
+        "pos",
+        (),
+        400,
+        False,
+    ),
+    "no credential": (PURCHASES, spoiled(), "nobody", (), 401, False),
+    "a trace": (
+        PURCHASES,
+        spoiled(),
+        "pos",
+        ("traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",),
+        201,
+        False,
+    ),
+    "two keys": (PURCHASES, spoiled(), "pos", ("Idempotency-Key: other",), 400, False),
+}
+
+
+@pytest.mark.parametrize("first_is_quick", [True, False], ids=["quick first", "usual first"])
+@pytest.mark.parametrize("case", CASES)
+async def test_both_ways_give_the_same_answer(
+    node: RunningNode, taken: list[bool], case: str, *, first_is_quick: bool
+) -> None:
+    path, body_of, role, lines, status, is_quick = CASES[case]
+    ada = await node.enrol(phone="+4930123456")
+    await node.give(ada["member_id"], 100)
+    request_id = () if any(line.startswith("traceparent") for line in lines) else ("Request-Id: the-same",)
+    request = posting(node, path, body_of(ada), *lines, *request_id, key="k", role=role)
+    taken.clear()
+    ways = (request, usually(request)) if first_is_quick else (usually(request), request)
+    answers = [await asked(node, one) for one in ways]
+    assert told(answers[0]) == told(answers[1])
+    assert answers[0].status == status
+    assert taken == ([is_quick, False] if first_is_quick else [False, is_quick])
+    if status < 300:
+        assert "Idempotent-Replayed" not in answers[0].headers
+        assert answers[1].headers["Idempotent-Replayed"] == "true"
+
+
+async def test_without_a_key_nothing_is_done(node: RunningNode, taken: list[bool]) -> None:
+    ada = await node.enrol()
+    request = posting(node, PURCHASES, basket({"card": ada["card"]}, "1"), "Request-Id: the-same")
+    answers = [await asked(node, one) for one in (request, usually(request))]
+    assert told(answers[0]) == told(answers[1])
+    assert answers[0].json["code"] == "idempotency_key_missing"
+    assert not any(taken)
+
+
+def test_what_is_taken_leaves_no_errand() -> None:
+    assert not any(CALLS[name].leaves_errand for name in OPERATION_IDS)
+
+
+async def test_what_comes_meanwhile_is_answered_afterwards(node: RunningNode, taken: list[bool]) -> None:
+    members = [await node.enrol() for _ in range(3)]
+    taken.clear()
+    requests = [
+        posting(node, PURCHASES, basket({"card": one["card"]}, str(number)), key=f"k{number}")
+        for number, one in enumerate(members)
+    ]
+    async with connection(int(node.url.rpartition(":")[2])) as (reader, writer), asyncio.timeout(10):
+        writer.write(requests[0])
+        await eventually(lambda: happened(lambda: bool(taken)))
+        writer.write(requests[1] + requests[2][:40])
+        writer.write(requests[2][40:])
+        answers = [await read_answer(reader) for _ in requests]
+    assert [answer.status for answer in answers] == [201, 201, 201]
+    assert [answer.json["account"]["member_id"] for answer in answers] == [one["member_id"] for one in members]
+
+
+async def test_both_ways_tell_what_is_not_known_by_the_deadline(
+    database: str, tmp_path: Path, taken: list[bool]
+) -> None:
+    async with running_command_node(database, tmp_path, deadline_ms=2_000) as node:
+        members = [await node.enrol() for _ in range(2)]
+        requests = [posting(node, PURCHASES, basket({"card": one["card"]}, "1"), key=one["card"]) for one in members]
+        taken.clear()
+        async with locked(node):
+            answers = await asyncio.gather(asked(node, requests[0]), asked(node, usually(requests[1])))
+        for answer in answers:
+            assert (answer.status, answer.json["retryable"]) == (503, True)
+            assert answer.headers["Retry-After"] == "2"
+            assert answer.headers["Content-Type"] == "application/problem+json"
+        # The lane decides one batch at a time, so which of them had begun is its affair.
+        assert {answer.json["code"] for answer in answers} <= {"unknown_outcome", "shard_unavailable"}
+    assert sorted(taken) == [False, True]
+
+
+@asynccontextmanager
+async def locked(node: RunningNode) -> AsyncGenerator[None]:
+    """Nobody gets at the journal in this block."""
+    connection = await asyncpg.connect(node.dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE journal IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def happened(condition: Any) -> bool:
+    return bool(condition())
+
+
+async def test_who_leaves_before_the_lane_begins_has_done_nothing_and_holds_nothing(
+    node: RunningNode, taken: list[bool]
+) -> None:
+    ada = await node.enrol()
+    taken.clear()
+    async with locked(node):
+        first = asyncio.create_task(asked(node, posting(node, PURCHASES, basket({"card": ada["card"]}, "1"), key="a")))
+        await eventually(lambda: happened(lambda: len(taken) == 1))
+        async with connection(int(node.url.rpartition(":")[2])) as (_, writer):
+            writer.write(posting(node, PURCHASES, basket({"card": ada["card"]}, "2"), key="b"))
+            await eventually(lambda: happened(lambda: len(taken) == 2))
+    assert (await first).status == 201
+    answer = await asked(node, posting(node, PURCHASES, basket({"card": ada["card"]}, "3"), key="c"))
+    assert answer.json["account"]["version"] == 3  # enrolled, "a", "c"
+    assert node.inner.lanes_at(0).gate.taken == 0
