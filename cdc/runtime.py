@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from cdc.heartbeat import Heartbeat
+from cdc.leaving import leave_with
 from cdc.mending import Mending
 from cdc.pgoutput import PgoutputSource
 from cdc.projector import Freshness, Projector
@@ -105,11 +106,14 @@ class Runtime:
             position = await resume_position(connection, self.settings.slot)
             await in_thread(lambda: self._open_sink(position))
             await secure_slot(connection, self.settings.slot)
+            source = self.source = self._make_source(dsn)
+            structlog.get_logger().info("streaming", source=self.settings.source, slot=self.settings.slot)
+            async with asyncio.TaskGroup() as helpers:
+                leaving = helpers.create_task(leave_with(connection, dsn))
+                await in_thread(lambda: source.run(self.projector.handle))
+                leaving.cancel()
         finally:
-            await connection.close()
-        source = self.source = self._make_source(dsn)
-        structlog.get_logger().info("streaming", source=self.settings.source, slot=self.settings.slot)
-        await in_thread(lambda: source.run(self.projector.handle))
+            connection.terminate()
 
     def _open_sink(self, position: Position) -> None:
         session = self.sink.open(position)
