@@ -322,6 +322,7 @@ class Guard:
             )
             return Outcome(done=False, words=words)
         self._supervisor.note(former.name, f"{standby.name} takes its place, as asked")
+        await self._pair.write_out()
         projector = await self._supervisor.hold(self._projector)  # a server that stops waits until it has all there is
         try:
             kept = self._supervisor.kept[former.name]

@@ -26,6 +26,8 @@ from shard_router.statement import load_statements
 
 STATEMENTS = load_statements(Path(__file__).with_name("pair.sql"))
 PROMOTE_TIMEOUT_S = 15.0
+PROMOTE_POLL_S = 0.01  # pg_promote itself looks ten times a second
+CHECKPOINT_TIMEOUT_S = 5.0
 ASK_TIMEOUT_S = 2.5
 SLOT = "loyalty_cdc"
 
@@ -95,12 +97,22 @@ class Pair:
         await self.run(standby)
         await postgres.wait_streaming(self.url(self.primary), standby.name, standby.standby)
 
+    async def write_out(self) -> None:
+        """Have the primary write what is only in memory, as far as that is quick: its shutdown waits for the rest."""
+        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with asyncio.timeout(CHECKPOINT_TIMEOUT_S), _session(self.url(self.primary)) as server:
+                await server.execute(STATEMENTS["write_out"])
+
     async def promote(self, promoted: ServerPlan) -> None:
         """Make a standby the primary. Its first commit waits for another server, which has to follow it first."""
         async with _session(self.url(promoted)) as server:
-            done = await server.fetchval(STATEMENTS["promote"], timeout=PROMOTE_TIMEOUT_S)
-            if not done:
-                raise ClusterError(f"{promoted.name} was not promoted in time")
+            try:
+                async with asyncio.timeout(PROMOTE_TIMEOUT_S):
+                    await server.execute(STATEMENTS["promote"])
+                    while await server.fetchval(STATEMENTS["is_standby"]):  # noqa: ASYNC110 - a server is asked
+                        await asyncio.sleep(PROMOTE_POLL_S)
+            except TimeoutError as error:
+                raise ClusterError(f"{promoted.name} was not promoted in time") from error
             for other in self.servers:
                 if other is not promoted:
                     await server.execute(STATEMENTS["make_standby_slot"], other.standby)

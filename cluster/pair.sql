@@ -1,8 +1,14 @@
 -- What the supervisor asks of the servers of a pair, as their superuser.
 
 -- name: promote
--- True too for one that a promotion reached late, when nobody waited for it any more.
-SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(true, 10) ELSE true END;
+-- Nothing happens to one that a promotion reached late, when nobody waited for it any more.
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END;
+
+-- name: is_standby
+SELECT pg_is_in_recovery();
+
+-- name: write_out
+CHECKPOINT;
 
 -- name: make_standby_slot
 -- Of the server that will follow; it keeps the WAL for it from now on.
