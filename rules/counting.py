@@ -47,12 +47,12 @@ def count_out(
 ) -> counters.Counters:
     """The counters without what now came back of a purchase: `change` of each metric, and all of it once it is undone.
 
-    `purchase` is as the return leaves it.
+    `purchase` is as the return leaves it. By `change` 1 of `purchases` is the one that came back whole by this return.
     """
     document = purchase.document
     noted = _noted(purchase, program)
     day = date.fromisoformat(noted["day"])
-    if is_undone(document):
+    if change["purchases"] and is_undone(document):
         counted = counters.without_purchase(counted, day, limited_points(document))
         for reason in noted["applied"]:
             counted = counters.with_applied(counted, reason, -1)
@@ -62,8 +62,7 @@ def count_out(
         counted = without_unsettled(counted, day, change["points"])
     if "metric" not in noted:
         return counted
-    changes = {**change, "purchases": int(came_back_whole(document))}
-    return without_metric(counted, noted["metric"], day, changes[noted["metric"]])
+    return without_metric(counted, noted["metric"], day, change[noted["metric"]])
 
 
 def limited_points(document: PurchaseDocument) -> int:

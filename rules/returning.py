@@ -121,10 +121,16 @@ def _take_back(account: Account, purchase: Purchase, slip: _Slip, program: Progr
         told["points_forgiven"] = forgiven
     returned: Any = {"version": draft.version, **slip.told, **told}
     document["returns"] = [*document["returns"], returned]
-    change = {"points": undone, "amount": at_home(home, money_back(document)) - at_home(home, money_before)}
+    change = {
+        "points": undone,
+        "amount": at_home(home, money_back(document)) - at_home(home, money_before),
+        "purchases": int(came_back_whole(document) and not came_back_whole(facts.purchase.document)),
+    }
     counted = count_out(draft.counters, purchase, change, program)
     draft.tier, draft.counters = fallen(account, counted, program, slip.received_at)
-    detail: ReturnDetail = _detail(purchase, facts, slip.policy)
+    detail: ReturnDetail = {"purchase": purchase.version}
+    if change["purchases"]:
+        detail = _detail(purchase, facts, slip.policy)
     if given or forgiven:
         detail = {**told, **detail}
     if "why" in slip.told:
@@ -145,7 +151,7 @@ def _detail(purchase: Purchase, facts: Facts, on_return: str) -> ReturnDetail:
     detail: ReturnDetail = {"purchase": purchase.version}
     if is_undone(purchase.document):
         detail["undone"] = True
-    if facts.referral and came_back_whole(purchase.document):
+    if facts.referral:
         detail["referral_return"] = {
             "referrer": facts.referral["referrer"],
             "points": facts.referral["points"],

@@ -228,12 +228,13 @@ def _wrong_returns(document: PurchaseDocument, returns: list[ReadEntry]) -> Iter
 
 
 def _wrong_consequences(document: PurchaseDocument, entry: ReadEntry, returns: list[ReadEntry]) -> Iterator[str]:
-    """The last return of all says that the purchase never happened, and what is due back from whom it thanked.
+    """The return by which all came back says that the purchase never happened, and what the referrer owes for it.
 
-    Earlier versions left it at that.
+    Earlier versions left it at that. Whose receipt was another member's may have brought all back before.
     """
+    last = max((told["version"] for told in document["returns"] if told["lines"]), default=None)
     for one in returns:
-        whole = one is returns[-1] and bool(document.get("rounded_once")) and came_back_whole(document)
+        whole = one.version == last and bool(document.get("rounded_once")) and came_back_whole(document)
         undone, thanked = whole and is_undone(document), entry.detail.get("referral") if whole else None
         if bool(one.detail.get("undone")) != undone:
             yield f"return {one.version} must {'' if undone else 'not '}say that it undid the purchase"

@@ -110,7 +110,7 @@ def receipt_row(entry: Entry, program: Program) -> dict[str, Any] | None:
     match entry.kind:
         case "purchase_recorded":
             name = ("purchase", "330", "1", "r")
-        case "purchase_returned":
+        case "purchase_returned" if "why" not in detail:
             name = ("return", "330", "1", "back")
         case "transfer_received":
             name = ("transfer", format_member_id(detail["sender"]), "-", str(detail["transfer"]))

@@ -174,7 +174,10 @@ async def refer(node: RunningNode, referrer: str) -> None:
 
 
 async def quarrel(node: RunningNode, world: World) -> None:
-    """Hal and Ida, of two shards, are both booked one receipt: Hal lives where those of the store are kept."""
+    """Hal and Ida, of two shards, are both booked one receipt: Hal lives where those of the store are kept.
+
+    Of a second one of both Ida has brought all back before.
+    """
     topology = node.inner.topology.current
     for name, is_there in (("hal", True), ("ida", False)):
         while True:
@@ -183,6 +186,9 @@ async def quarrel(node: RunningNode, world: World) -> None:
                 break
         world.names[name] = str(member)
         await done(node, "/v1/purchases", basket({"member_id": format_member_id(member)}, "quarrel"))
+        if name == "hal":
+            await done(node, "/v1/purchases", basket({"member_id": format_member_id(member)}, "ida-1"))
+    await bring_all_back(node, format_member_id(member), "ida")
     for shard in node.inner.shards():
         await Register(node.inner).work_off(shard)
 

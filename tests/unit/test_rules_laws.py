@@ -23,6 +23,7 @@ from rules.command import (
     ReceiveTransfer,
     RedeemReward,
     ReturnReferral,
+    ReversePurchase,
     SendTransfer,
     SettleAccount,
     SettleTransfer,
@@ -161,6 +162,14 @@ def _bring_back(history: History) -> None:
         history.member.say(asked, purchase=history.member.purchases[version], referral=owed)
 
 
+def _lose_receipt(history: History) -> None:
+    if history.member.purchases:
+        version = history.data.draw(st.sampled_from(sorted(history.member.purchases)))
+        owed = next(entry for entry in history.member.journal if entry.version == version).detail.get("referral")
+        lost = ReversePurchase(version, history.now)
+        history.member.say(lost, purchase=history.member.purchases[version], referral=owed)
+
+
 def _redeem(history: History) -> None:
     entry = history.member.say(RedeemReward("r", history.data.draw(st.integers(1, 2)), "code", history.now))
     history.remember("redemption", entry)
@@ -184,6 +193,7 @@ STEPS: tuple[Callable[[History], None], ...] = (
     _buy,
     _bring_back,
     _bring_back,
+    _lose_receipt,
     _redeem,
     _receive,
     _give_for_a_while,

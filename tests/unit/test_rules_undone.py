@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.command import AdjustPoints, CaptureHold, PlaceHold
+from rules.command import AdjustPoints, CaptureHold, PlaceHold, ReversePurchase
 from rules.outcome import Entry
 from rules.program import Program
 from rules.tier import qualifying
@@ -49,6 +49,27 @@ def test_bought_returned_and_bought_again_gives_what_the_first_gave(
     assert [one.detail.get("undone") for one in (*halves, last)] == [None, None, True]
     assert member.now.counters == before
     assert earned(member.buy(line(1000, 2), line(500), **more)) == earned(first)
+
+
+@pytest.mark.parametrize("metric", ["points", "amount", "purchases"])
+@pytest.mark.parametrize("policy", ["debt", "forgive"])
+def test_what_came_back_whole_before_its_receipt_was_lost_counts_back_out_once(metric: str, policy: str) -> None:
+    rules = program(
+        WELCOME, REFERRAL, ONCE, DAILY, COUPON, f'[tier_policy]\nmetric = "{metric}"', TIERS,
+        points=f'on_return = "{policy}"\nlimits = {{ purchases_per_day = 9, per_day = 1000 }}',
+    )  # fmt: skip
+    member = Member(rules, referrer=99)
+    kept = member.buy(line(1000))
+    lost = member.buy(line(1000, 2), coupons=("SAVE",))
+    if policy == "forgive":
+        member.ok(AdjustPoints(-member.now.available, "spent", NOW))
+    member.bring_all_back(lost.version)
+    before = member.now
+    owed = kept.detail["referral"]  # as if it had been this purchase that was thanked for
+    last = member.ok(ReversePurchase(lost.version, NOW), purchase=member.purchases[lost.version], referral=owed)
+    assert last.detail == {"purchase": lost.version, "why": "receipt_conflict"}
+    assert (member.now.counters, member.now.tier, last.points) == (before.counters, before.tier, 0)
+    assert member.idle(ReversePurchase(lost.version, NOW), purchase=member.purchases[lost.version])
 
 
 def test_a_purchase_after_one_that_stays_is_no_first_one() -> None:
