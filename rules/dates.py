@@ -1,10 +1,23 @@
 """Calendar days in a time zone: what "a month later" and "the end of that day" mean."""
 
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import cache
+from importlib.resources import files
 from typing import Final
+from zoneinfo import ZoneInfo
 
 _LAST_SECOND: Final = time(23, 59, 59, fold=1)  # where the last hour comes twice, of the second
 _DECEMBER: Final = 12
+
+
+@cache
+def time_zone(name: str) -> ZoneInfo:
+    """The zone of an IANA name, by the package that all nodes have alike, not by the host; ValueError for no name."""
+    database = files("tzdata")
+    if name not in database.joinpath("zones").read_text().split():
+        raise ValueError(f"no time zone {name!r}")
+    with database.joinpath("zoneinfo", *name.split("/")).open("rb") as zone:
+        return ZoneInfo.from_file(zone, key=name)
 
 
 def add_months(day: date, months: int) -> date:

@@ -10,7 +10,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from rules.currency import compile_currencies
-from rules.dates import add_months, end_of_day, month_end, start_of_day
+from rules.dates import add_months, end_of_day, month_end, start_of_day, time_zone
 from rules.program_check import ProgramError, read_document
 from rules.program_file import Expiry, ProgramDocument, Reward, Store, Tier, month_day
 
@@ -40,7 +40,7 @@ class Program:
         self.document = document
         self.code = document.program.code
         self.name = document.program.name
-        self.zone = ZoneInfo(document.program.time_zone)
+        self.zone = time_zone(document.program.time_zone)
         self.points = document.points
         self.tiers = sorted(document.tiers, key=lambda tier: tier.threshold)
         self.tier_policy = document.tier_policy
@@ -49,7 +49,7 @@ class Program:
         self.transfers = document.transfers
         self.rewards = {reward.code: reward for reward in document.rewards}
         self.stores = {store.code: store for store in document.stores}
-        self._zones = {store.code: ZoneInfo(store.time_zone) for store in document.stores if store.time_zone}
+        self._zones = {store.code: time_zone(store.time_zone) for store in document.stores if store.time_zone}
         self.currencies = compile_currencies(document)
         self.home = self.currencies[document.program.currency]
         self._all_zones = frozenset({self.zone, *self._zones.values()})

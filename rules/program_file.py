@@ -8,7 +8,6 @@ import re
 from datetime import datetime, time
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
-from zoneinfo import ZoneInfo
 
 from iso4217 import Currency
 from pydantic import (
@@ -21,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from rules.dates import time_zone
 from rules.text import composed
 
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -29,9 +29,9 @@ _CLOCK: Final = re.compile(r"\d\d:\d\d(:\d\d)?", re.ASCII)
 
 def _known_zone(name: str) -> str:
     try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"no time zone {name!r}; write one like Europe/Berlin") from error
+        time_zone(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; write one like Europe/Berlin") from error
     return name
 
 

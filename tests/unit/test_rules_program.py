@@ -35,6 +35,8 @@ def test_the_default_program_is_valid_and_keeps_its_stores() -> None:
         ("threshold = 0", "threshold = 1", "one tier is the one everybody has"),
         ("threshold = 3000", "threshold = 1000", "tiers.3.threshold: two tiers at 1000"),
         ('time_zone = "Europe/Berlin"', 'time_zone = "Berlin"', "no time zone 'Berlin'; write one like Europe/Berlin"),
+        ('time_zone = "Europe/Berlin"', 'time_zone = "localtime"', "no time zone 'localtime'; write one like"),
+        ('"Asia/Tokyo"', '"right/Asia/Tokyo"', "no time zone 'right/Asia/Tokyo'; write one like Europe/Berlin"),
         ('currency = "EUR"', 'currency = "EURO"', "no currency 'EURO' in ISO 4217"),
         ('code = "USD"', 'code = "EUR"', "currencies.1.code: EUR is the home currency; its per_unit and"),
         ('code = "SGD"', 'code = "JPY"', "currencies.3.code: 'JPY' stands there twice"),

@@ -1,14 +1,17 @@
 """Dates go by the clock of the store: expiry, activation, tier years, birthdays, days and hours of campaigns."""
 
 from datetime import UTC, date, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, reset_tzpath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.command import AdjustPoints, RedeemReward, SettleAccount
+from rules.dates import time_zone
 from rules.describe import describe_account
 from rules.outcome import Entry
 from rules.program import Program
@@ -24,6 +27,23 @@ ZONES = {
 }
 BY_YEAR = TIERS + '[tier_policy]\nmetric = "purchases"\nwindow = { kind = "calendar_year" }\n'
 YEARLY = BY_YEAR.replace("threshold = 100", "threshold = 2").replace("threshold = 300", "threshold = 99")
+
+
+def test_a_zone_is_the_same_whatever_the_host_has(tmp_path: Path) -> None:
+    (tmp_path / "Asia").mkdir()
+    (tmp_path / "Asia" / "Tokyo").write_bytes(files("tzdata").joinpath("zoneinfo", "Europe", "Berlin").read_bytes())
+    reset_tzpath(to=[str(tmp_path)])
+    ZoneInfo.clear_cache()
+    time_zone.cache_clear()
+    try:
+        host, ours = ZoneInfo("Asia/Tokyo"), time_zone("Asia/Tokyo")
+    finally:
+        reset_tzpath()
+        ZoneInfo.clear_cache()
+    assert [zone.utcoffset(NOW.replace(tzinfo=None)) for zone in (host, ours)] == [
+        timedelta(hours=1),
+        timedelta(hours=9),
+    ]
 
 
 def store(code: str, zone: str) -> str:
