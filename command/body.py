@@ -19,6 +19,7 @@ from service.field import (
     Quantity,
     Text,
     WholeNumber,
+    null_is,
 )
 from service.identifier import canonical_identifier
 from service.schema import at_least_one, exactly_one
@@ -153,7 +154,7 @@ class RedemptionBody(StrictModel):
     member: MemberReference
     reward: Text
     store: Text | None = None
-    quantity: Annotated[int, WholeNumber(1, 1_000)] = 1
+    quantity: Annotated[int, WholeNumber(1, 1_000), null_is(1)] = 1
 
 
 class UseBody(StrictModel):
@@ -211,9 +212,11 @@ class IdentifiersBody(StrictModel):
         remove={"minItems": 1},
         new_card={"const": True},
     )
-    add: Annotated[list[IdentifierBody], Field(max_length=5), EACH_ONCE] = Field(default=[])
-    remove: Annotated[list[IdentifierBody], Field(max_length=20), EACH_ONCE] = Field(default=[])
-    new_card: Flag = Field(default=False, description="Draw a new card number; the answer shows it under `added`.")
+    add: Annotated[list[IdentifierBody], Field(max_length=5), EACH_ONCE, null_is([])] = Field(default=[])
+    remove: Annotated[list[IdentifierBody], Field(max_length=20), EACH_ONCE, null_is([])] = Field(default=[])
+    new_card: Annotated[Flag, null_is(default=False)] = Field(
+        default=False, description="Draw a new card number; the answer shows it under `added`."
+    )
 
     @property
     def as_sent(self) -> list[tuple[str, str]]:

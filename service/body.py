@@ -20,6 +20,7 @@ from service.field import (
     Quantity,
     Text,
     WholeNumber,
+    null_is,
 )
 from service.schema import exactly_one
 
@@ -91,15 +92,15 @@ class PurchaseBody(StrictModel):
     occurred_at: Instant
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     lines: Annotated[list[LineBody], FailFast(), Field(min_length=1, max_length=LINES_MAX)]
-    capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20), EACH_ONCE] = Field(
+    capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20), EACH_ONCE, null_is([])] = Field(
         default=[],
         description="Holds of this member that pay this basket, in this order. They are spent as far as the amount due "
         "takes them, and the rest is released; in a program without a worth of points they are spent whole.",
     )
-    coupons: Annotated[list[CouponCode], Field(max_length=20), EACH_ONCE] = Field(
+    coupons: Annotated[list[CouponCode], Field(max_length=20), EACH_ONCE, null_is([])] = Field(
         default=[], description="Codes of coupons, in capitals or small letters."
     )
-    pay_with_points: Annotated[int, WholeNumber(0, POINTS_MAX)] = Field(
+    pay_with_points: Annotated[int, WholeNumber(0, POINTS_MAX), null_is(0)] = Field(
         default=0,
         description="Points that pay part of the basket, at the program's worth, on top of the holds. No more than "
         "the fewest that pay the same money: else `limit_exceeded`, which names the number that would do.",

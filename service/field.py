@@ -5,6 +5,7 @@ sent and get theirs in JSON, so that equal content is equal text there.
 """
 
 import re
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -161,6 +162,13 @@ Quantity = Annotated[
         }
     ),
 ]
+
+
+def null_is(default: Any) -> BeforeValidator:
+    """Of an optional field whose default is not None: null says the same as leaving it out."""
+    return BeforeValidator(lambda given: copy(default) if given is None else given)
+
+
 EACH_ONCE: Final = Field(json_schema_extra={"uniqueItems": True})
 """Of a list whose items are checked to differ."""
 Flag = Annotated[bool, Field(strict=True)]

@@ -1,14 +1,15 @@
 """Equal content has one fingerprint however it is written; other content has another; what is stored stays valid."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
-from command.body import AdjustmentBody, EnrolBody, RedemptionBody, ReturnBody, TransferBody
+from command.body import AdjustmentBody, EnrolBody, IdentifiersBody, RedemptionBody, ReturnBody, TransferBody
 from command.fingerprint import Content, read_content
-from service.body import PurchaseBody
+from query.evaluation import EvaluationBody
+from service.body import PurchaseBody, StrictModel
 
 MEMBER = "04G00000000002"
 PURCHASE: dict[str, Any] = {
@@ -26,7 +27,19 @@ RETURN = {name: PURCHASE[name] for name in ("store", "till", "receipt", "occurre
     "lines": [{"line": 1, "quantity": 1}]
 }
 NOBODY = {"card": None, "phone": None, "email": None, "member_id": None}
+REDEMPTION = {"member": {"member_id": MEMBER}, "reward": "coffee"}
 POINTS = {"member": {"member_id": MEMBER}, "points": 5, "reason": "x"}
+
+
+MODELS = [*StrictModel.__subclasses__(), EvaluationBody]
+OPTIONAL = [(model, name) for model in MODELS for name, one in model.model_fields.items() if not one.is_required()]
+
+
+@pytest.mark.parametrize(("model", "name"), OPTIONAL)
+def test_null_in_an_optional_field_says_as_much_as_nothing(model: type[StrictModel], name: str) -> None:
+    field = model.model_fields[name]
+    checked: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, name, *field.metadata])
+    assert checked.validate_json("null") == field.get_default()
 
 
 def content(model: type[BaseModel], body: Any) -> Content:
@@ -57,6 +70,9 @@ def lines(first: Any, second: Any, **more: Any) -> dict[str, Any]:
         (PurchaseBody, PURCHASE | lines(100, "0.5"), PURCHASE | lines("100.0", "0.5")),
         (PurchaseBody, PURCHASE, PURCHASE | {"coupons": [], "pay_with_points": 0}),
         (PurchaseBody, PLAIN, PLAIN | {"capture_holds": []}),
+        (PurchaseBody, PLAIN, PLAIN | {"capture_holds": None, "coupons": None, "pay_with_points": None}),
+        (RedemptionBody, REDEMPTION, REDEMPTION | {"quantity": None}),
+        (IdentifiersBody, {"new_card": True}, {"new_card": True, "add": None, "remove": None}),
         (PurchaseBody, PURCHASE, PURCHASE | {"occurred_at": "2026-11-22T11:00:00.000+01:00"}),
         (PurchaseBody, PURCHASE, PURCHASE | {"member": {"member_id": MEMBER.lower()}}),
         (PurchaseBody, PURCHASE, PURCHASE | {"member": NOBODY | {"member_id": MEMBER}}),
