@@ -104,11 +104,11 @@ class World:
         return purchase
 
 
-async def measure(dsn: str, trees: Sequence[str], plan: Plan) -> tuple[list[Node], float]:
-    """The nodes with their costs on an empty migrated database, and the CPU of bare aiohttp in microseconds."""
+async def measure(dsn: str, trees: Sequence[str], plan: Plan) -> tuple[list[Node], dict[int, float]]:
+    """The nodes with their costs on an empty migrated database, and bare aiohttp's CPU (us) by the connections."""
     await apply_program([dsn], _PROGRAM.read_text())
     store = next(iter(parse_program(_PROGRAM.read_text()).stores))
-    bare_us: list[float] = []
+    bare_us: dict[int, list[float]] = {count: [] for count in plan.connections}
     async with AsyncExitStack() as stack:
         place = Place(Path(stack.enter_context(tempfile.TemporaryDirectory())), [dsn])
         key = write_key(place)
@@ -123,12 +123,13 @@ async def measure(dsn: str, trees: Sequence[str], plan: Plan) -> tuple[list[Node
             await saturate(world.shoot(node.client), workers=WORKERS, duration_s=plan.seconds)
         await admin.execute(_STATEMENTS["settle_down"])
         for _ in range(plan.rounds):
-            bare_us.append((await measure_bare(plan.seconds)).cpu_us["node"])
+            for count in plan.connections:
+                bare_us[count].append((await measure_bare(plan.seconds, workers=count)).cpu_us["node"])
             for connections, node in itertools.product(plan.connections, nodes):
                 cost = await _measure(world.shoot(node.client), node, admin, connections, plan.seconds)
                 node.costs.setdefault(connections, []).append(cost)
         await admin.close()
-    return nodes, median(bare_us)
+    return nodes, {count: median(told) for count, told in bare_us.items()}
 
 
 async def _measure(shoot: Shoot, node: Node, admin: Any, connections: int, seconds: float) -> Cost:
@@ -161,14 +162,16 @@ async def main(server: str, trees: Sequence[str], plan: Plan) -> None:
     async with scratch(server) as (dsn, durability):
         await migrate(dsn)
         nodes, bare_us = await measure(dsn, trees, plan)
-    sys.stdout.write(f"synchronous_commit {durability}; bare aiohttp {bare_us:.1f} us\n")
+    most_us = bare_us[max(bare_us)]
+    told = ", ".join(f"{bare:.1f} us with {count}" for count, bare in bare_us.items())
+    sys.stdout.write(f"synchronous_commit {durability}; bare aiohttp by connections: {told}\n")
     for connections, node in itertools.product(plan.connections, nodes):
-        costs = node.costs[connections]
+        costs, bare = node.costs[connections], bare_us[connections]
         cost = Cost(*(median(getattr(one, name) for one in costs) for name in Cost.__slots__))
         spread = ", ".join(f"{one.node_us:.0f}" for one in costs)
         sys.stdout.write(
-            f"{connections:2} connections: node {cost.node_us:6.1f} us ({cost.node_us / bare_us:4.1f} of bare; "
-            f"{spread}), "
+            f"{connections:2} connections: node {cost.node_us:6.1f} us ({cost.node_us / bare:4.1f} of bare as many, "
+            f"{cost.node_us / most_us:4.1f} of the most; {spread}), "
             f"backend {cost.backend_us:6.1f} us ({cost.backend_us / earn_of[connections]:.2f} of pgbench), "
             f"batches of {cost.batch:4.1f}, {cost.per_s:5.0f}/s  {node.tree}\n"
         )

@@ -106,12 +106,12 @@ async def wal_bytes(primary: str) -> int:
         await connection.close()
 
 
-async def measure_bare(duration_s: float) -> Peak:
+async def measure_bare(duration_s: float, *, workers: int = WORKERS) -> Peak:
     """GETs of stored bytes from one aiohttp process."""
     async with serving("benchmarks.bare") as (port, pid):
         client = Client(f"http://127.0.0.1:{port}", "none")
         request = client.request("GET", "/account", {})
-        peak = await _peak(lambda _: _code(client, request), {"bare-command": pid}, duration_s)
+        peak = await _peak(lambda _: _code(client, request), {"bare-command": pid}, duration_s, workers)
         client.close()
     return Peak(peak.per_s, f"one process, 450 bytes of stored JSON, {peak.how}", peak.cpu_us)
 
@@ -156,8 +156,8 @@ async def _code(client: Client, request: bytes) -> str:
     return (await exchange(client, request))[1]
 
 
-async def _peak(shoot: Shoot, processes: dict[str, int], duration_s: float) -> Peak:
-    peak, _ = await measure_peak(shoot, processes, duration_s)
+async def _peak(shoot: Shoot, processes: dict[str, int], duration_s: float, workers: int = WORKERS) -> Peak:
+    peak, _ = await measure_peak(shoot, processes, duration_s, workers=workers)
     return peak
 
 
