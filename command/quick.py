@@ -24,9 +24,10 @@ from command.request import NODE, CommandRequest, Heard, check_till, envelope_of
 from service.access import ACCESS, id_in_head
 from service.cors import CORS
 from service.credential import Principal
+from service.forward import left_ms
 from service.parse import parse_body
 from service.problem import PROBLEM, problem_document, problem_headers
-from service.quick import HARMLESS, JSON, Ask, render
+from service.quick import DEADLINE, HARMLESS, JSON, OF_NODES, Ask, render
 from service.settings import SETTINGS
 from service.web import CREDENTIALS, GUARDS, UNDER_WAY, Guard, histogram_of
 from shard_router.errors import LoyaltyError, ProblemError
@@ -38,7 +39,7 @@ _JSON: Final = JSON.encode()
 _LOOKED_UP: Final = re.compile(rb'"(?:phone|email)"')
 """Members named so are asked for; a body with such a text elsewhere goes the usual way in vain."""
 _CREDENTIAL, _KEY, _TYPE, _ACCEPTED = b"authorization", b"idempotency-key", b"content-type", b"accept-encoding"
-_TAKEN: Final = HARMLESS | {_CREDENTIAL, _KEY, _TYPE, b"content-length"}
+_TAKEN: Final = HARMLESS | OF_NODES | {_CREDENTIAL, _KEY, _TYPE, b"content-length"}
 
 
 class _Asked(NamedTuple):
@@ -58,7 +59,7 @@ class QuickCommand:
     def __init__(self, app: web.Application) -> None:
         self._node, self._credentials, self._access = app[NODE], app[CREDENTIALS], app[ACCESS]
         self._places, self._region = app[UNDER_WAY], app[SETTINGS].region
-        self._deadline_s = app[SETTINGS].deadline_ms / 1000
+        self._deadline_ms = app[SETTINGS].deadline_ms
         self._is_open = not app[CORS].origins  # else every answer differs by origin
         self._calls: dict[bytes, tuple[str, Call[Any], Guard]] = {
             path.encode(): (path, CALLS[name], app[GUARDS][HANDLERS[name]]) for path, name in _PATHS.items()
@@ -96,7 +97,8 @@ class QuickCommand:
         ask, node = one.ask, self._node
         heard = Heard("POST", one.path, one.request_id, ask.has_left)
         key = read_key(one.principal, [one.given.get(_KEY, b"").decode("ascii")])
-        body, deadline = parse_body(call.body, raw := ask.body), time.monotonic() + self._deadline_s
+        deadline = time.monotonic() + left_ms(one.given.get(DEADLINE, b"").decode("ascii"), self._deadline_ms) / 1000
+        body = parse_body(call.body, raw := ask.body)
         asked = CommandRequest(heard, one.principal, body, raw, key, deadline, node.now(), node)
         check_till(asked)
         target = node.named(*body.member.names)

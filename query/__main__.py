@@ -50,7 +50,7 @@ def build(settings: QuerySettings) -> web.Application:
         "get_system": get_system,
     }
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
-    app[QUICK] = QuickAccount(app)
+    app[QUICK] = QuickAccount(app, takes_ms=settings.cache_deadline_ms)
     show_epoch(app, node.topology)
     add_status(app, node.facts)
     app[WARNINGS]["topology"] = lambda: node.topology.trouble

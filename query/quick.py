@@ -7,6 +7,7 @@ view in Valkey that may be shown. Everything else, a refusal too, is left to the
 import asyncio
 import re
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -22,7 +23,8 @@ from service.access import ACCESS, id_in_head
 from service.coding import BYTES_MIN
 from service.cors import CORS
 from service.credential import Principal
-from service.quick import HARMLESS, Ask
+from service.forward import left_ms
+from service.quick import DEADLINE, HARMLESS, OF_NODES, Ask
 from service.settings import SETTINGS
 from service.web import CREDENTIALS, GUARDS, UNDER_WAY, histogram_of
 from shard_router.errors import LoyaltyError
@@ -31,7 +33,7 @@ from shard_router.member_id import parse_member_id
 _ROUTE: Final = "/v1/members/{member_id}/account"
 _ASKED: Final = re.compile(rb"GET /v1/members/([0-9A-Za-z]{14})/account HTTP/1\.1\r\n")
 _CREDENTIAL, _ETAG = b"authorization", b"if-none-match"
-_TAKEN: Final = HARMLESS | {_CREDENTIAL, _ETAG}
+_TAKEN: Final = HARMLESS | OF_NODES | {_CREDENTIAL, _ETAG}
 _VERSION: Final = re.compile(rb'W/"[0-9]{1,19}"')
 
 
@@ -51,10 +53,12 @@ class _Asked(NamedTuple):
 class QuickAccount:
     """Asked by a connection for each plain request."""
 
-    def __init__(self, app: web.Application) -> None:
+    def __init__(self, app: web.Application, *, takes_ms: int) -> None:
+        """`takes_ms` is how long Valkey may take: whoever has no more time is left to the usual way."""
         self._node, self._credentials, self._access = app[NODE], app[CREDENTIALS], app[ACCESS]
         self._guard, self._places = app[GUARDS][get_account], app[UNDER_WAY]
-        self._region = app[SETTINGS].region
+        self._region, self._deadline_ms = app[SETTINGS].region, app[SETTINGS].deadline_ms
+        self._takes_ms = takes_ms
         self._is_open = not app[CORS].origins  # else every answer differs by origin
         signed = f"Server: loyalty\r\nLoyalty-Region: {self._region}\r\n"
         about = "Loyalty-Source: cache\r\nCache-Control: private, no-cache\r\n"
@@ -67,7 +71,7 @@ class QuickAccount:
         if asked is None or not self._is_open:
             return False
         given = ask.fields(_TAKEN)
-        if given is None:
+        if given is None or self._is_in_a_hurry(given):
             return False
         began_at = time.perf_counter()
         try:
@@ -84,6 +88,10 @@ class QuickAccount:
             return False
         self._ask(_Asked(member_id, principal, reader, request_id, etag, began_at, ask))
         return True
+
+    def _is_in_a_hurry(self, given: Mapping[bytes, bytes]) -> bool:
+        """Whether the time that is left is less than Valkey may take."""
+        return DEADLINE in given and left_ms(given[DEADLINE].decode("ascii"), self._deadline_ms) <= self._takes_ms
 
     def _may(self, principal: Principal, member_id: int) -> bool:
         is_let_in = self._guard.roles is None or principal.role in self._guard.roles

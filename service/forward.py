@@ -217,9 +217,12 @@ class Forwarder:
 
 def deadline_of(request: web.Request, *, deadline_ms: int) -> float:
     """The monotonic instant by which a request must be answered: the node's limit, or less when the caller says so."""
-    given = request.headers.get(DEADLINE_HEADER, "")
-    left_ms = min(int(given), deadline_ms) if given.isascii() and given.isdigit() and len(given) < 9 else deadline_ms  # noqa: PLR2004
-    return time.monotonic() + left_ms / 1000
+    return time.monotonic() + left_ms(request.headers.get(DEADLINE_HEADER, ""), deadline_ms) / 1000
+
+
+def left_ms(given: str, deadline_ms: int) -> int:
+    """How long a request has that came with this header: what is no number says nothing."""
+    return min(int(given), deadline_ms) if given.isascii() and given.isdigit() and len(given) < 9 else deadline_ms  # noqa: PLR2004
 
 
 def has_left(request: web.Request) -> bool:

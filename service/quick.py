@@ -28,6 +28,9 @@ HARMLESS: Final = frozenset(
     b" sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform".split()
 )
 """Headers that may be sent along, each once, whatever is asked; of others only the usual way knows what they do."""
+DEADLINE: Final = b"loyalty-deadline-ms"
+OF_NODES: Final = frozenset({DEADLINE, b"loyalty-forwarded"})
+"""Headers of a node that hands on: who answers needs no more than the deadline of them."""
 _OF_PROXIES: Final = (b"x-", b"cf-")
 _FIELD: Final = re.compile(rb"\r\n([^:]+):[ \t]*([^\r]*)")
 _HOST, _CONNECTION = b"host", b"connection"

@@ -18,7 +18,7 @@ from tests.conftest import eventually
 from tests.http_node import Answer, connection, read_answer
 from tests.integration.test_command import basket
 
-USUAL = "Loyalty-Deadline-Ms: 4900"
+USUAL = "TE: trailers"
 NOBODY = "04G0000000000X"
 
 
@@ -97,6 +97,14 @@ CASES: dict[str, tuple[str, Body, str, tuple[str, ...], int, bool]] = {
     "compressed": (PURCHASES, spoiled(), "pos", ("Accept-Encoding: gzip, deflate",), 201, True),
     "not compressed": (PURCHASES, spoiled(), "pos", ("Accept-Encoding: gzip;q=0",), 201, True),
     "kept alive": (PURCHASES, spoiled(), "pos", ("Connection: keep-alive",), 201, True),
+    "handed on": (
+        PURCHASES,
+        spoiled(),
+        "pos",
+        ("Loyalty-Deadline-Ms: 4000", "Loyalty-Forwarded: us;x"),
+        201,
+        True,
+    ),
     "a hold": (HOLDS, lambda ada: {"member": {"card": ada["card"]}, "points": 5}, "pos", (), 201, True),
     "too large a hold": (HOLDS, lambda ada: {"member": {"card": ada["card"]}, "points": 10**9}, "pos", (), 422, True),
     "points given": (
@@ -206,12 +214,19 @@ async def test_what_comes_meanwhile_is_answered_afterwards(node: RunningNode, ta
     assert [answer.json["account"]["member_id"] for answer in answers] == [one["member_id"] for one in members]
 
 
+@pytest.mark.parametrize(
+    ("deadline_ms", "lines"),
+    [(2_000, ()), (60_000, ("Loyalty-Deadline-Ms: 2000",))],
+    ids=["the node's", "the client's"],
+)
 async def test_both_ways_tell_what_is_not_known_by_the_deadline(
-    database: str, tmp_path: Path, taken: list[bool]
+    database: str, tmp_path: Path, taken: list[bool], deadline_ms: int, lines: tuple[str, ...]
 ) -> None:
-    async with running_command_node(database, tmp_path, deadline_ms=2_000) as node:
+    async with running_command_node(database, tmp_path, deadline_ms=deadline_ms) as node:
         members = [await node.enrol() for _ in range(2)]
-        requests = [posting(node, PURCHASES, basket({"card": one["card"]}, "1"), key=one["card"]) for one in members]
+        requests = [
+            posting(node, PURCHASES, basket({"card": one["card"]}, "1"), *lines, key=one["card"]) for one in members
+        ]
         taken.clear()
         async with locked(node):
             answers = await asyncio.gather(asked(node, requests[0]), asked(node, usually(requests[1])))

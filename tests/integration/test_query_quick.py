@@ -22,7 +22,7 @@ from tests.query_world import ShardPlace, World, entry, member, open_world, proj
 
 ADA, BOB, EVE, MAX = member(1), member(2), member(3), member(4)
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
-USUAL = "Loyalty-Deadline-Ms: 4000"
+USUAL = "TE: trailers"
 END_S = 10
 
 
@@ -99,6 +99,8 @@ CASES = {
     "the version known before": (ADA, "pos", ('If-None-Match: W/"2"',), "200", True),
     "any of several versions": (ADA, "pos", ('If-None-Match: W/"2", W/"3"',), "304", False),
     "any version": (ADA, "pos", ("If-None-Match: *",), "304", False),
+    "handed on": (ADA, "pos", ("Loyalty-Deadline-Ms: 4000", "Loyalty-Forwarded: us;x"), "200", True),
+    "in a hurry": (ADA, "pos", ("Loyalty-Deadline-Ms: 300",), "200", False),
     "another member": (ADA, EVE, (), "404", False),
     "an erased member to staff": (BOB, "service", (), "200", True),
     "an erased member to themselves": (BOB, BOB, (), "404", True),
