@@ -121,7 +121,7 @@ async def _one(world: World, name: str, result: Result) -> None:
     except TimeoutError:
         result.failures.append(f"after {name}: not whole again in time")
     world.thaw()
-    if await world.reconcile():  # a slot that is gone is what a restore looks like: docs/operate.md
+    if await world.reconcile():  # a server without its slots is what a restore looks like: docs/operate.md
         result.reconciled += 1
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+import asyncpg
 import structlog
 
 from cdc.heartbeat import Heartbeat
@@ -21,10 +22,10 @@ from cdc.rebuild import Rebuild, RebuildSettings
 from cdc.servers import ServerWatch
 from cdc.settings import CdcSettings
 from cdc.sink import Position, Session, Sink
-from cdc.slot import connect, find_primary, resume_position, secure_slot
+from cdc.slot import connect, find_primary, resume_position, secure_slot, system_of
 from cdc.source import Change, ChangeSource
 from query.views import mark_key
-from shard_router.incarnation import ensure_incarnation
+from shard_router.incarnation import ensure_incarnation, prove_continuity
 from shard_router.login import read_logins
 from shard_router.pool import ShardPools
 from shard_router.topology import Shard, Topology, TopologyWatch
@@ -60,7 +61,7 @@ class Runtime:
             servers,
             RebuildSettings(settings.slot, settings.rebuild_members_per_chunk, settings.rebuild_duty),
         )
-        self.servers = ServerWatch(settings.shard, self._shard)
+        self.servers = ServerWatch(settings.shard, self._shard, settings.slot)
         self.source: ChangeSource | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -102,10 +103,11 @@ class Runtime:
         dsn = await self._wait_for_primary()
         connection = await connect(dsn)
         try:
-            await ensure_incarnation(connection, self.settings.slot)
+            await ensure_incarnation(connection, self.settings.slot, lambda: self._shown(connection))
             position = await resume_position(connection, self.settings.slot)
             await in_thread(lambda: self._open_sink(position))
             await secure_slot(connection, self.settings.slot)
+            await prove_continuity(connection, self.settings.slot)
             source = self.source = self._make_source(dsn)
             structlog.get_logger().info("streaming", source=self.settings.source, slot=self.settings.slot)
             async with asyncio.TaskGroup() as helpers:
@@ -114,6 +116,12 @@ class Runtime:
                 leaving.cancel()
         finally:
             connection.terminate()
+
+    async def _shown(self, connection: asyncpg.Connection) -> int:
+        """Up to where in the WAL of this database the views have come; waits for Valkey."""
+        system, found = await system_of(connection), list[int]()
+        await in_thread(lambda: found.append(self.sink.watermark(system)))
+        return found[0]
 
     def _open_sink(self, position: Position) -> None:
         session = self.sink.open(position)

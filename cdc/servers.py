@@ -1,7 +1,8 @@
 """The servers of the shard as operators see them: each is asked every few seconds, and /metrics shows the last answers.
 
 Asked by connections of its own, so that it tells of a server that is away, and of two that both take writes. On the way
-it drops what keeps slots from being copied to a standby, whatever engine looks after the servers.
+it drops what keeps slots from being copied to a standby, and leaves there the proof that it is one of the shard's,
+whatever engine looks after the servers.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from cdc.slot import STATEMENTS as SLOTS
 from cdc.slot import connect
+from shard_router.incarnation import is_continuous, prove_continuity
 from shard_router.server import place_of_server, read_server, read_slots
 from shard_router.topology import Shard
 
@@ -45,14 +47,22 @@ class Seen:
     zone: str
     row: Any = None
     slots: Sequence[Any] = field(default_factory=tuple)
+    url: str = ""
+    has_slot: bool = False
+    """Whether it has the projector's slot."""
+    streams: int | None = None
+    """The timeline it receives from a primary."""
+    proven: bool = False
+    """Whether its continuity is proven already (shard_router.incarnation)."""
 
 
 class ServerWatch(Collector):
     """Asks for ever, and shows what was heard last."""
 
-    def __init__(self, name: str, shard: Shard) -> None:
+    def __init__(self, name: str, shard: Shard, slot: str) -> None:
         self._name = name
         self._shard = shard
+        self._slot = slot
         self._seen: list[Seen] = []
 
     async def run(self) -> None:
@@ -63,7 +73,9 @@ class ServerWatch(Collector):
 
     async def look(self) -> None:
         """Ask every server once, all at the same time."""
-        self._seen = list(await asyncio.gather(*(_ask(url, zone or "") for url, zone in self._shard.placed)))
+        asked = (_ask(url, zone or "", self._slot) for url, zone in self._shard.placed)
+        self._seen = list(await asyncio.gather(*asked))
+        await asyncio.gather(*(_prove(one.url, self._slot) for one in followers(self._seen) if not one.proven))
 
     def synchronous_standbys(self) -> dict[str, int]:
         """How many standbys acknowledge the commits of each primary: only the projector may see that."""
@@ -110,7 +122,29 @@ def _figure(name: str, row: Any, heads: Sequence[int]) -> float | None:
     return row[name]
 
 
-async def _ask(url: str, zone: str) -> Seen:
+def followers(seen: Sequence[Seen]) -> list[Seen]:
+    """The standbys that stream from the one primary there is, which has the projector's slot.
+
+    A server that recovers from a back-up receives from nobody, and one that was restored has no slot yet.
+    """
+    primaries = [one for one in seen if one.row is not None and not one.row["standby"]]
+    if len(primaries) != 1 or not primaries[0].has_slot:
+        return []
+    timeline = primaries[0].row["timeline"]
+    return [one for one in seen if one.row is not None and one.row["standby"] and one.streams == timeline]
+
+
+async def _prove(url: str, slot: str) -> None:
+    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            connection = await connect(url)
+            try:
+                await prove_continuity(connection, slot)
+            finally:
+                connection.terminate()
+
+
+async def _ask(url: str, zone: str, slot: str) -> Seen:
     server = place_of_server(url)
     with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         async with asyncio.timeout(ASK_TIMEOUT_S):
@@ -119,7 +153,11 @@ async def _ask(url: str, zone: str) -> Seen:
                 row, _ = await read_server(connection)
                 if row["standby"]:
                     await drop_stale_slots(connection)
-                return Seen(server, zone, row, await read_slots(connection))
+                found: Any = await connection.fetchrow(SLOTS["continuity"], slot)
+                proven = await is_continuous(connection, slot)
+                return Seen(
+                    server, zone, row, await read_slots(connection), url, found["has_slot"], found["streams"], proven
+                )
             finally:
                 connection.terminate()
     return Seen(server, zone)

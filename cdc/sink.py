@@ -106,6 +106,11 @@ class Session:
         self.epoch, self.incomplete, self.committed_at_us = epoch.decode(), why.decode(), int(committed_at_us)
         return self
 
+    def watermark(self, system: str) -> int:
+        """Up to where in the WAL of this database the views have come; 0 where they are of another, or of none."""
+        known, shown = cast("list[bytes | None]", self._redis.hmget(self._mark, ["system", "watermark"]))
+        return int(shown or 0) if known == system.encode() else 0
+
     def apply(self, operations: Operations, progress: Progress) -> list[str]:
         """Apply a batch of the stream; tells the keys that could not be written, and why."""
         *parts, last = _parts(operations, OPERATIONS_PER_CALL)
@@ -218,6 +223,17 @@ class Sink:
         """Take over; waits for Valkey as long as it takes, Stopped after `stop`."""
         self._system = position.system
         return self._until_done(lambda: self._open(position))
+
+    def watermark(self, system: str) -> int:
+        """Up to where in the WAL of this database the views have come, before anybody writes; waits for Valkey."""
+        return self._until_done(lambda: self._read_watermark(system))
+
+    def _read_watermark(self, system: str) -> int:
+        session = Session(self._url, self._mark)
+        try:
+            return session.watermark(system)
+        finally:
+            session.close()
 
     def apply(self, operations: Operations, progress: Progress) -> list[str]:
         """Return when the operations are in Valkey, with the keys that could not be written.

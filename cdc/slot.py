@@ -53,9 +53,14 @@ async def connect(dsn: str) -> asyncpg.Connection:
     return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "loyalty cdc"})
 
 
+async def system_of(connection: asyncpg.Connection) -> str:
+    """Which database this is, as the mark in Valkey names it."""
+    return str(await connection.fetchval(STATEMENTS["system"]))
+
+
 async def resume_position(connection: asyncpg.Connection, slot: str) -> Position:
     """From where the slot would resume: beyond everything when it is missing or lost. And how far this primary goes."""
-    system = str(await connection.fetchval(STATEMENTS["system"]))
+    system = await system_of(connection)
     found = await connection.fetchrow(STATEMENTS["slot"], slot)
     usable = found is not None and not found["lost"]
     ends_at = await connection.fetchval(STATEMENTS["end_of_wal"])

@@ -33,10 +33,15 @@ SELECT pg_drop_replication_slot($1);
 -- name: drop_stale_slots
 -- On a standby: slots of the time when it was the primary itself. The copying of failover slots, of all of them, stops
 -- at the first of its name that is no copy, for ever; whoever keeps the servers may not know (Patroni before 4.2 and
--- CloudNativePG 1.30 do not). Physical ones only if $1: they keep WAL for ever, and are theirs who made them.
+-- CloudNativePG 1.30 do not). Physical ones that keep WAL, for ever, only if $1: they are theirs who made them.
 SELECT slot_name, pg_drop_replication_slot(slot_name)
 FROM pg_replication_slots
-WHERE pg_is_in_recovery() AND NOT active AND NOT synced AND (failover OR ($1 AND slot_type = 'physical'));
+WHERE pg_is_in_recovery() AND NOT active AND NOT synced AND (failover OR ($1 AND slot_type = 'physical' AND restart_lsn IS NOT NULL));
+
+-- name: continuity
+-- Of a primary: whether it has the slot. Of a standby: which timeline it streams, null while it does not.
+SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1) AS has_slot,
+    (SELECT received_tli FROM pg_stat_get_wal_receiver() WHERE status = 'streaming') AS streams
 
 -- name: terminate
 -- A dead projector's walsender would hold the slot until wal_sender_timeout.

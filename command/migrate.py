@@ -8,7 +8,7 @@ from typing import Final
 
 import asyncpg
 
-from shard_router.incarnation import ensure_incarnation
+from shard_router.incarnation import ensure_incarnation, is_continuous, prove_continuity
 from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
@@ -54,14 +54,18 @@ async def set_mark(connection: Connection, name: str) -> None:
 async def create_slot(dsn: str, slot: str = SLOT) -> None:
     """Create the change stream's failover slot unless it is there. Changes from now on are kept for it.
 
-    Where it is gone the shard was restored, and a new incarnation begins.
+    Where the shard was restored a new incarnation begins. One that was only lost is left to the projector: it knows how
+    far the views have come, which may tell that more was lost.
     `dsn` is of a login that may replicate.
     """
     connection = await asyncpg.connect(dsn)
     try:
         await ensure_incarnation(connection, slot)
         if not await connection.fetchval(_STATEMENTS["find_slot"], slot):
+            if await is_continuous(connection, slot):
+                return
             await connection.execute(_STATEMENTS["create_slot"], slot)
+        await prove_continuity(connection, slot)
     finally:
         await connection.close()
 

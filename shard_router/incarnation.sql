@@ -1,8 +1,31 @@
 -- name: find_incarnation
+-- `ends_at` is where this server's WAL ends.
 SELECT
     (SELECT max(number) FROM incarnation) AS number,
     EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1) AS has_slot,
-    EXISTS (SELECT FROM journal) AS has_entries
+    EXISTS (SELECT FROM journal) AS has_entries,
+    (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS ends_at
+
+-- name: find_continuity
+-- The slot that only proves: its name tells which journal of which database it stood beside. Null without a journal.
+SELECT
+    name,
+    EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = name) AS proven,
+    array(
+        SELECT slot_name FROM pg_replication_slots
+        WHERE slot_type = 'physical' AND NOT active AND slot_name <> name AND slot_name ~ ('^' || $1 || '_[0-9]+_[0-9]+$')
+    ) AS outdated
+FROM (
+    SELECT $1::text || '_' || oid || '_' || pg_relation_filenode(to_regclass('journal')) AS name
+    FROM pg_database WHERE datname = current_database()
+)
+
+-- name: create_continuity
+-- Without a position: it keeps no WAL. A standby can have one too.
+SELECT pg_create_physical_replication_slot($1)
+
+-- name: drop_continuity
+SELECT pg_drop_replication_slot($1)
 
 -- name: is_unreconciled
 SELECT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)

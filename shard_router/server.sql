@@ -30,10 +30,12 @@ SELECT pg_is_in_recovery() AS standby,
     END AS synchronous_standbys;
 
 -- name: slots
--- Of a standby only the copies of the primary's slots. `room` is null where WAL is kept without a limit.
+-- Of a standby only the copies of the primary's slots. `room` is null where WAL is kept without a limit. Not those that
+-- keep nothing: they only prove something (incarnation.sql).
 SELECT slot_name AS name, slot_type AS kind, active, synced AND NOT temporary AS copied,
     (wal_status = 'lost' OR invalidation_reason IS NOT NULL) AS lost,
     coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn, 0)
         ::bigint AS retained_bytes,
     safe_wal_size AS room_bytes
-FROM pg_replication_slots WHERE NOT temporary OR slot_type = 'logical';
+FROM pg_replication_slots
+WHERE CASE slot_type WHEN 'physical' THEN NOT temporary AND restart_lsn IS NOT NULL ELSE true END;

@@ -77,6 +77,11 @@ class PostgresServer:
             await connection.execute(
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1", name
             )
+            await connection.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots, pg_database AS own"
+                " WHERE own.datname = $1 AND slot_type = 'physical' AND slot_name ~ ('_' || own.oid || '_[0-9]+$')",
+                name,
+            )
             # A standby falls over when it replays a drop while it copies a slot of that database (PostgreSQL 18.4);
             # the few databases of a pair go with their servers.
             if self.standby_url is None:

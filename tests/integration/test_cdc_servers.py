@@ -32,7 +32,7 @@ class Shown:
         urls = [as_login(in_database(url, "postgres"), "projector") for url in servers]
         zones = ["a", "b", "c"][: len(urls)]
         shard = Shard(region="eu", slots=[(0, 4095)], servers=urls, zones=zones, valkey="redis://none")
-        self._watch = ServerWatch("eu-1", shard)
+        self._watch = ServerWatch("eu-1", shard, "projector")
         self._registry = CollectorRegistry()
         self._registry.register(self._watch)
 
