@@ -59,7 +59,7 @@ class QuickCommand:
     def __init__(self, app: web.Application) -> None:
         self._node, self._credentials, self._access = app[NODE], app[CREDENTIALS], app[ACCESS]
         self._places, self._region = app[UNDER_WAY], app[SETTINGS].region
-        self._deadline_ms = app[SETTINGS].deadline_ms
+        self._deadline_ms, self._body_max = app[SETTINGS].deadline_ms, app[SETTINGS].body_bytes_max
         self._is_open = not app[CORS].origins  # else every answer differs by origin
         self._calls: dict[bytes, tuple[str, Call[Any], Guard]] = {
             path.encode(): (path, CALLS[name], app[GUARDS][HANDLERS[name]]) for path, name in _PATHS.items()
@@ -68,7 +68,7 @@ class QuickCommand:
     def __call__(self, ask: Ask) -> bool:
         """Take a request if it is such a command."""
         found = _ASKED.match(ask.data)
-        if found is None or not self._is_open or _LOOKED_UP.search(ask.data):
+        if found is None or not self._is_open or len(ask.body) > self._body_max or _LOOKED_UP.search(ask.data):
             return False
         given = ask.fields(_TAKEN)
         if given is None or given.get(_TYPE) != _JSON:

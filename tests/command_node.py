@@ -132,7 +132,7 @@ async def _read(answer: ClientResponse) -> Reply:
 
 @asynccontextmanager
 async def running_command_node(
-    dsn: str, folder: Path, *, deadline_ms: int = 5_000, program: str = PROGRAM, second: str | None = None
+    dsn: str, folder: Path, *, program: str = PROGRAM, second: str | None = None, **settings: int
 ) -> AsyncGenerator[RunningNode]:
     """A node of a region of one shard, or of two, each with half of the slots."""
     dsns = [dsn, second] if second else [dsn]
@@ -145,7 +145,7 @@ async def running_command_node(
     keys, signing_key = _write_documents(folder, {"eu": _region(1)}, shards)
     async with (
         ClientSession() as session,
-        _served(CommandSettings(**_settings(folder, "eu"), port=free_port(), deadline_ms=deadline_ms)) as (url, app),
+        _served(CommandSettings(**_settings(folder, "eu") | settings, port=free_port())) as (url, app),
     ):
         yield RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER])
 

@@ -193,6 +193,17 @@ async def test_without_a_key_nothing_is_done(node: RunningNode, taken: list[bool
     assert not any(taken)
 
 
+async def test_a_body_is_too_large_for_both(database: str, tmp_path: Path, taken: list[bool]) -> None:
+    async with running_command_node(database, tmp_path, body_bytes_max=500) as node:
+        ada = await node.enrol()
+        body = basket({"card": ada["card"]}, "1") | {"store": "3" * 500}
+        request = posting(node, PURCHASES, body, "Request-Id: the-same", key="k")
+        answers = [await asked(node, one) for one in (request, usually(request))]
+    assert told(answers[0]) == told(answers[1])
+    assert (answers[0].status, answers[0].json["code"]) == (413, "too_large")
+    assert not any(taken)
+
+
 def test_what_is_taken_leaves_no_errand() -> None:
     assert not any(CALLS[name].leaves_errand for name in OPERATION_IDS)
 
