@@ -52,8 +52,8 @@ PGBENCH_S: Final = 2.0
 CLIENTS: Final = {1: 1}
 """How many clients pgbench has beside batches of a size: as many as it takes to fill the others."""
 _FOLDER: Final = Path(__file__).parent
-_STATEMENTS: Final = load_statements(_FOLDER / "ratio.sql")
-_PROGRAM: Final = _FOLDER.parent / "rules" / "main_street.toml"
+STATEMENTS: Final = load_statements(_FOLDER / "ratio.sql")
+PROGRAM: Final = _FOLDER.parent / "rules" / "main_street.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ def _fingerprint() -> Fingerprint:
 
 async def measure(dsn: str) -> list[Cost]:
     """The costs on an empty migrated database of a server on this machine."""
-    await apply_program([dsn], _PROGRAM.read_text())
-    async with _store(dsn) as (store, programs):
+    await apply_program([dsn], PROGRAM.read_text())
+    async with store_of(dsn) as (store, programs):
         program = programs.newest
         assert program is not None
         till = Till(next(iter(program.stores)), [], itertools.count())
@@ -114,7 +114,7 @@ async def measure(dsn: str) -> list[Cost]:
         for _ in range(WARM_BATCHES):
             await store.run([till.purchase() for _ in range(64)])
         admin = await asyncpg.connect(dsn)
-        await admin.execute(_STATEMENTS["settle_down"])
+        await admin.execute(STATEMENTS["settle_down"])
         collect_seldom()
         rounds = [
             [await _measure(store, till, admin, size=size, batches=count) for size, count in SIZES]
@@ -133,21 +133,21 @@ async def _measure(store: Store, till: Till, admin: Any, *, size: int, batches: 
     for _ in range(20):  # until Postgres has taken its generic plan, and pages have had their first full image
         await store.run([till.purchase() for _ in range(size)])
     made = [[till.purchase() for _ in range(size)] for _ in range(batches)]
-    before = await admin.fetch(_STATEMENTS["spent"])
+    before = await admin.fetch(STATEMENTS["spent"])
     node = time.process_time()
     backend = sum(thread_s(row["pid"]) for row in before)
     for batch in made:
         answers = await store.run(batch)
         assert answers[0].status == 201, answers[0]  # noqa: PLR2004
     node, backend = time.process_time() - node, sum(thread_s(row["pid"]) for row in before) - backend
-    after = await admin.fetch(_STATEMENTS["spent"])
+    after = await admin.fetch(STATEMENTS["spent"])
     done = size * batches
     wal = after[0]["wal"] - before[0]["wal"]
     return Cost(size, 1e6 * node / done, 1e6 * backend / done, float(wal) / done)
 
 
 @asynccontextmanager
-async def _store(dsn: str) -> AsyncGenerator[tuple[Store, ProgramCache]]:
+async def store_of(dsn: str) -> AsyncGenerator[tuple[Store, ProgramCache]]:
     """A store on one shard, as a node has it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "topology.json"

@@ -17,6 +17,7 @@ from cluster import postgres
 from cluster.archive import archive_settings
 from cluster.errors import ClusterError, StartFailed
 from cluster.login import CONNECT_TIMEOUT_S, SUPERUSER_NAME, address
+from cluster.memory import data_bytes, shared_buffers
 from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ServerPlan
 from cluster.postgres import PostgresTools
@@ -44,6 +45,8 @@ class Pair:
     supervisor: Supervisor
     archive: Path | None = None
     """Where its WAL is archived, if it is."""
+    memory_share: int = 0
+    """What each of its servers may take of the machine's memory for its buffers (see memory.py)."""
 
     @property
     def primary(self) -> ServerPlan:
@@ -66,15 +69,17 @@ class Pair:
 
     async def run(self, server: ServerPlan) -> None:
         """Configure a server for either role and start it."""
-        self._configure(server)
+        self.configure(server)
         postgres.remove_stale_pid(server)
         await self.supervisor.start(self.spec(server))
 
-    def _configure(self, server: ServerPlan) -> None:
+    def configure(self, server: ServerPlan) -> None:
+        """Write its settings, for either role and by how much data it has."""
         others = [one for one in self.servers if one is not server]  # the primary first
         settings = postgres.role_settings(server, others, self.passwords["postgres_standby"])
         archive = archive_settings(self.tools, self.archive) if self.archive else {}
-        postgres.configure(self.tools, server, settings | archive)
+        buffers = shared_buffers(self.memory_share, data_bytes(server.folder))
+        postgres.configure(self.tools, server, settings | archive | {"shared_buffers": buffers})
 
     async def run_primary(self) -> None:
         """Run the primary; one that a backup was put in the place of, until it has recovered and takes writes."""
@@ -130,7 +135,7 @@ class Pair:
 
     async def turn(self, standby: ServerPlan) -> None:
         """Have a standby that runs follow the new primary."""
-        self._configure(standby)
+        self.configure(standby)
         async with _session(self.url(standby)) as server:
             await server.execute(STATEMENTS["reload"])
 

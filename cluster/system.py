@@ -19,6 +19,7 @@ from cluster.door import door_process
 from cluster.errors import ClusterError
 from cluster.failover import Guard
 from cluster.login import secure, superuser_urls
+from cluster.memory import memory_bytes, share_of
 from cluster.node import check_ports, check_source, node_process
 from cluster.pair import Pair
 from cluster.password import SUPERUSER, Passwords
@@ -159,7 +160,8 @@ class System:
         tools = postgres.find_tools(self.plan.pg_bin, self.plan.data)
         ordered = list(postgres.order_by_role(shard.servers))
         archive = self.plan.archive / shard.name if self.plan.archive else None
-        pair = Pair(shard.name, ordered, tools, self.passwords, self.documents.log, self.supervisor, archive)
+        share = share_of(memory_bytes(), sum(len(one.servers) for one in self.plan.shards))
+        pair = Pair(shard.name, ordered, tools, self.passwords, self.documents.log, self.supervisor, archive, share)
         self.pairs[shard.name] = pair
         self.supervisor.note(pair.primary.name, "preparing")
         await postgres.create_primary(tools, pair.primary, self.passwords[SUPERUSER])

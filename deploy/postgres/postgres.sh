@@ -48,5 +48,8 @@ if [ -n "${ARCHIVE:-}" ]; then
   archive=(-c archive_mode=on -c archive_timeout=60s
     -c "archive_command=if [ -f $to ]; then cmp -s %p $to; else cp %p $to.part && sync $to.part && mv $to.part $to; fi")
 fi
-exec docker-entrypoint.sh postgres -c config_file=/etc/loyalty/postgresql.conf \
+# A quarter of the memory this container may have, as the embedded servers take of a machine's (cluster/memory.py).
+memory_mb=$(awk '{print int($1 / 1048576)}' /sys/fs/cgroup/memory.max 2>/dev/null || echo 0)
+buffers_mb=$((memory_mb / 4 < 96 ? 96 : memory_mb / 4 > 8192 ? 8192 : memory_mb / 4))
+exec docker-entrypoint.sh postgres -c config_file=/etc/loyalty/postgresql.conf -c "shared_buffers=${buffers_mb}MB" \
   -c primary_conninfo="host=$PEER user=loyalty_standby dbname=postgres passfile=$passfile application_name=standby" "${archive[@]}" "$@"
