@@ -22,7 +22,7 @@ from cdc.rebuild import Rebuild, RebuildSettings
 from cdc.servers import ServerWatch
 from cdc.settings import CdcSettings
 from cdc.sink import Position, Session, Sink
-from cdc.slot import connect, find_primary, resume_position, secure_slot, system_of
+from cdc.slot import connect, find_primary, resume_position, secure_slot, system_of, timeline_of
 from cdc.source import Change, ChangeSource
 from query.views import mark_key
 from shard_router.incarnation import ensure_incarnation, prove_continuity
@@ -108,10 +108,11 @@ class Runtime:
             await in_thread(lambda: self._open_sink(position))
             await secure_slot(connection, self.settings.slot)
             await prove_continuity(connection, self.settings.slot)
+            timeline = await timeline_of(connection)
             source = self.source = self._make_source(dsn)
             structlog.get_logger().info("streaming", source=self.settings.source, slot=self.settings.slot)
             async with asyncio.TaskGroup() as helpers:
-                leaving = helpers.create_task(leave_with(connection, dsn))
+                leaving = helpers.create_task(leave_with(connection, dsn, timeline, self.servers.primary))
                 await in_thread(lambda: source.run(self.projector.handle))
                 leaving.cancel()
         finally:

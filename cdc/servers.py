@@ -77,6 +77,11 @@ class ServerWatch(Collector):
         self._seen = list(await asyncio.gather(*asked))
         await asyncio.gather(*(_prove(one.url, self._slot) for one in followers(self._seen) if not one.proven))
 
+    def primary(self) -> tuple[int, str]:
+        """Timeline and address of the primary, of several that of the highest timeline; (0, "") while there is none."""
+        primaries = [one for one in self._seen if one.row is not None and not one.row["standby"]]
+        return max(((one.row["timeline"], one.url) for one in primaries), default=(0, ""))
+
     def synchronous_standbys(self) -> dict[str, int]:
         """How many standbys acknowledge the commits of each primary: only the projector may see that."""
         primaries = [one for one in self._seen if one.row is not None and not one.row["standby"]]

@@ -58,6 +58,11 @@ async def system_of(connection: asyncpg.Connection) -> str:
     return str(await connection.fetchval(STATEMENTS["system"]))
 
 
+async def timeline_of(connection: asyncpg.Connection) -> int:
+    """The timeline of a primary."""
+    return int(await connection.fetchval(STATEMENTS["timeline_of_primary"]) or 0)
+
+
 async def resume_position(connection: asyncpg.Connection, slot: str) -> Position:
     """From where the slot would resume: beyond everything when it is missing or lost. And how far this primary goes."""
     system = await system_of(connection)

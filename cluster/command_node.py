@@ -26,7 +26,8 @@ async def command_node(topology: Path) -> AsyncGenerator[CommandNode]:
     if credentials.exists():
         node.claims.pseudonyms = Credentials(credentials).pseudonyms
     try:
-        yield node
+        async with pools.watched():
+            yield node
     finally:
         await node.close()
         await pools.close()

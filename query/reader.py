@@ -230,20 +230,23 @@ class Readers:
         self._shards: dict[str, tuple[str, ShardReader]] = {}
         self._subscriptions: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
 
     def __getitem__(self, shard: str) -> ShardReader:
         return self._shards[shard][1]
 
     def start(self) -> None:
-        """Make the readers and subscribe."""
+        """Make the readers and subscribe. A server that was overtaken may answer reads without an error for ever."""
         self._adopt(self._topology.current)
         self._topology.on_change(self._adopt)
+        self._watching = asyncio.get_running_loop().create_task(self._pools.watch())
 
     async def close(self) -> None:
         """Stop the subscriptions and close every connection."""
-        for task in self._subscriptions.values():
+        tasks = [*self._subscriptions.values(), *filter(None, [self._watching])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._subscriptions.values(), *self._closing, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
         await asyncio.gather(*(reader.cache.close() for _, reader in self._shards.values()))
         await self._pools.close()
 

@@ -178,10 +178,13 @@ class ShardServers:
         """Ask every server that is in use what it is, and cut the connections to one that was the primary.
 
         Who waits on it for a commit hears that nobody knows its outcome. A frozen server would never say so.
+        A standby that is only slow to answer stays one: who reads there and gets nothing lets go of it.
         """
         if not self._pools:
             return
+        standbys = {server: role for server, role in self._roles.items() if role.in_recovery}
         await self._probe()
+        self._roles = standbys | self._roles
         primary, before = self._with_role(in_recovery=False), self._primary
         if primary is None or primary == before:
             return
@@ -286,6 +289,16 @@ class ShardPools:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             await asyncio.gather(*(shard.look_again() for shard in self._shards.values()), return_exceptions=True)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncGenerator[None]:
+        """Watch while the block lasts, for work that ends."""
+        watching = asyncio.create_task(self.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     async def close(self) -> None:
         """Close all of them."""

@@ -61,7 +61,8 @@ async def pools_of(topology_path: Path, logins: Logins) -> AsyncGenerator[tuple[
     watch = TopologyWatch(topology_path, logins)
     pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False)
     try:
-        yield watch, pools
+        async with pools.watched():
+            yield watch, pools
     finally:
         await pools.close()
 

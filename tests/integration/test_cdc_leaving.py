@@ -14,7 +14,7 @@ from tests import engine
 from tests.cdc_node import SLOT_OF_TESTS, cdc_node
 from tests.cdc_world import fill, settled
 from tests.conftest import eventually
-from tests.engine import PostgresServer, embedded_postgres
+from tests.engine import PostgresServer, embedded_postgres, in_database
 
 STOP_DEADLINE_S = 60  # a projector that stays is waited for without end
 WITNESS = """SELECT pid FROM pg_stat_activity
@@ -52,6 +52,41 @@ async def test_a_primary_that_shuts_down_does_not_wait_for_its_projector(
         await eventually(has_stopped, deadline_s=STOP_DEADLINE_S)
         assert await node.ended() == 1
     client.terminate()
+
+
+@pytest.mark.timeout(180)
+async def test_a_primary_that_is_frozen_and_overtaken_is_left(tmp_path: Path, valkey_url: str) -> None:
+    """No connection to it ever says so, and nobody kills it."""
+    if engine.engine_name() == "containers":
+        pytest.skip("a container's processes are out of reach")
+    async with embedded_postgres(standby=True) as pair:
+        assert pair.standby_url
+        database = await pair.create_database()
+        standby = in_database(pair.standby_url, database.rpartition("/")[2])
+        await create_slot(database, SLOT_OF_TESTS)
+        client = await asyncpg.connect(database)
+        async with cdc_node(tmp_path, source="pgoutput", database=database, standby=standby, valkey=valkey_url) as node:
+            await node.start()
+            postmaster = psutil.Process(await client.fetchval("SELECT pg_backend_pid()")).parent()
+            assert postmaster is not None
+            frozen = [postmaster, *postmaster.children()]
+            for process in frozen:
+                process.suspend()
+            try:
+                promoted = await asyncpg.connect(standby)
+                await promoted.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+                await promoted.execute("SELECT pg_reload_conf()")
+                assert await promoted.fetchval("SELECT pg_promote()")
+                assert await node.ended() == 1
+                await node.start()
+                await fill(promoted)
+                async with Redis.from_url(valkey_url) as valkey:
+                    await settled(promoted, valkey)
+                await promoted.close()
+            finally:
+                for process in frozen:
+                    process.resume()
+        client.terminate()
 
 
 async def test_a_projector_whose_own_connection_is_ended_stays(

@@ -1,11 +1,19 @@
 """A former primary that does not know that it was overtaken, and a standby of which nobody knows how far it is."""
 
+from pathlib import Path
+
 import asyncpg
+import pytest
 
 from cdc.slot import find_primary
 from query.replica import STATEMENTS
 from shard_router.pool import ShardServers
-from tests.engine import embedded_postgres
+from tests.conftest import eventually
+from tests.engine import embedded_postgres, in_database
+from tests.query_servers import own_valkey
+from tests.query_world import ShardPlace, add_entry, member, open_world, reader_of, write_member
+
+ADA = member(1)
 
 
 async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_is_the_primary() -> None:
@@ -31,6 +39,34 @@ async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_i
         await former.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
         await former.execute("SELECT pg_reload_conf()")
         await former.close()
+
+
+@pytest.mark.timeout(120)
+async def test_a_query_node_follows_the_new_primary_though_the_former_answers_without_an_error(tmp_path: Path) -> None:
+    async with embedded_postgres(standby=True) as pair, own_valkey() as valkey:
+        assert pair.standby_url is not None
+        former = await pair.create_database()
+        promoted = in_database(pair.standby_url, former.rpartition("/")[2])
+        await write_member(former, ADA)
+        place = ShardPlace([former, promoted], valkey.url)
+        async with open_world(tmp_path, {"eu-1": place}) as world:
+
+            async def shows(version: int) -> bool:
+                found = await reader_of(world).primary.account(ADA)
+                return found is not None and found["version"] == version
+
+            await eventually(lambda: shows(1))
+            standby = await asyncpg.connect(promoted)
+            await standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+            await standby.execute("SELECT pg_reload_conf()")
+            assert await standby.fetchval("SELECT pg_promote()")
+            await standby.close()
+            await add_entry(promoted, ADA, 2)
+            await eventually(lambda: shows(2))
+        server = await asyncpg.connect(pair.url)
+        await server.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
+        await server.execute("SELECT pg_reload_conf()")
+        await server.close()
 
 
 async def test_a_standby_that_never_replayed_a_commit_and_is_behind_is_not_fresh() -> None:
