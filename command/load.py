@@ -37,7 +37,7 @@ from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
-OPTIONAL: Final = ("key", "identifier_kind", "reference", "receipt")
+OPTIONAL: Final = ("key", "identifier_kind", "reference", "receipt", "birthday")
 """What only some commands ask with."""
 _MANY: Final = "many"
 _LOAD: Final = RowStatement(STATEMENTS["load"])
@@ -123,6 +123,8 @@ async def load(
     """
     dates = [envelope.receipt.dates(program) if envelope.receipt else () for envelope in envelopes]
     asked = list(map(_command_row, range(len(envelopes)), envelopes, dates))
+    if program.asks_birthday and any("receipt" in row for row in asked):
+        asked[0]["birthday"] = True  # of all of them: it is no column
     if locked:
         await connection.execute(LOCK_ACCOUNTS, *_LOCK.arguments(asked))
     columns = _LOAD.arguments(asked)

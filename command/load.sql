@@ -13,9 +13,9 @@ SELECT
     j.kind AS referred_kind, j.program_version AS referred_program_version, j.store AS referred_store, -- of: reference
     CASE WHEN j.kind = 'reward_redeemed' THEN j.detail ->> 'code' END AS referred_code, -- of: reference
     j.detail -> 'referral' AS referral, -- of: reference
-    -- A campaign may ask a buyer's birthday; one look-up here is less than a round trip when one does.
-    (SELECT m.profile ->> 'birth_date' FROM member m -- of: receipt
-        WHERE m.member_id = t.target AND c.receipt_kind = 'purchase') AS birth_date, -- of: receipt
+    -- A campaign may ask a buyer's birthday: two pages at random, so not where the program has no such campaign.
+    (SELECT m.profile ->> 'birth_date' FROM member m -- of: birthday
+        WHERE m.member_id = t.target AND c.receipt_kind = 'purchase') AS birth_date, -- of: birthday
     (SELECT max(version) FROM program WHERE effective_at <= now()) AS program_version,
     (SELECT max(number) FROM incarnation) AS incarnation
 FROM json_to_recordset($1::json) AS c(

@@ -47,6 +47,8 @@ class Program:
         self.referral = document.referral
         self.membership = document.membership
         self.transfers = document.transfers
+        self.asks_birthday = any(offer.when.birthday_within_days for offer in (*document.campaigns, *document.coupons))
+        """Whether it, or a version that it knows, asks when a buyer's birthday is."""
         self.rewards = {reward.code: reward for reward in document.rewards}
         self.stores = {store.code: store for store in document.stores}
         self._zones = {store.code: time_zone(store.time_zone) for store in document.stores if store.time_zone}
@@ -61,6 +63,7 @@ class Program:
         knowing = copy(self)
         knowing.history = tuple(part for part in history if part[1].version <= self.version)
         ordered = sorted(knowing.history, key=_since)
+        knowing.asks_birthday = self.asks_birthday or any(part.asks_birthday for _, part in knowing.history)
         knowing.instants = tuple(since for since, _ in ordered)
         first = min((program for _, program in ordered), key=_version, default=self)
         knowing.in_force = tuple(accumulate((program for _, program in ordered), _newer, initial=first))

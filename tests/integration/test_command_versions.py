@@ -191,6 +191,24 @@ async def test_one_batch_decides_each_basket_by_the_version_of_its_instant(datab
         await found_right(node, tmp_path)
 
 
+async def test_a_birthday_counts_under_each_version_that_asks_for_it_and_under_no_other(
+    database: str, tmp_path: Path
+) -> None:
+    gift = f'{PROGRAM}[[campaigns]]\ncode = "b"\nwhen = {{ birthday_within_days = 2 }}\neffect = {{ fixed = 50 }}\n'
+    async with node_under(database, tmp_path, (timedelta(days=9), gift), (timedelta(hours=9), PROGRAM)) as node:
+        now, then = (datetime.now(UTC) - timedelta(days=days) for days in (0, 1))
+        member = {"member_id": (await node.enrol(birth_date=f"1992-{then:%m-%d}"))["member_id"]}
+
+        async def earned(receipt: str, at: datetime) -> int:
+            lines = [{"sku": "a", "quantity": 1, "amount": 1000}]
+            body = basket(member, receipt, occurred_at=at.isoformat(), lines=lines)
+            return (await node.post("/v1/purchases", body)).json["points_earned"]
+
+        assert [await earned("1", now), await earned("2", then)] == [10, 60]
+        await apply_program([database], gift)
+        assert await earned("3", datetime.now(UTC)) == 60
+
+
 async def found_right(node: RunningNode, folder: Path) -> None:
     """`verify` finds nothing wrong with the ledger."""
     topology = TopologyWatch(folder / "topology.json").current

@@ -40,3 +40,8 @@ def test_load_asks_only_the_tables_that_its_commands_need_and_shows_the_same_col
         assert f"NULL AS {name}," in least
         assert f" AS {name}," in all_of_it
     assert "ORDER BY c.position" in all_of_it
+
+
+def test_load_reads_no_member_for_purchases_under_a_program_without_birthdays() -> None:
+    assert "FROM member m" not in load_statement(("key", "receipt"), one=True)
+    assert "FROM member m" in load_statement(("key", "receipt", "birthday"), one=True)
