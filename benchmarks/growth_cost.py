@@ -3,7 +3,8 @@
 Two scratch databases of one server on this machine, with its settings as they are, measured in turns and in one process
 as by `command_cost`: first the pages of both are touched, then a checkpoint makes every page due to be logged whole at
 its next change, which is when a grown shard is dearest. The many are the few, decided by the command code and copied
-under other ids.
+under other ids. Either with Idempotency-Keys drawn by chance, which lie anywhere among those of a month, or counted
+upwards, as tills number their receipts.
 
     python -m benchmarks.growth_cost postgresql://superuser@127.0.0.1:5432/postgres [copies of 10,000 members: 100]
 """
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -25,6 +26,7 @@ import asyncpg
 from benchmarks.command_cost import PROGRAM, STATEMENTS, Till, store_of
 from benchmarks.cpu import thread_s
 from benchmarks.fill import Place, fill
+from command.envelope import Envelope
 from command.migrate import migrate
 from command.program import apply_program
 from command.store import Store
@@ -37,6 +39,7 @@ COPIES: Final = 100
 ROUNDS: Final = 5
 SIZES: Final = ((1, 400), (64, 24))
 """Batch sizes, and how many batches of each are measured per round."""
+KEYS: Final = ("by chance", "upwards")
 WARM_COMMANDS: Final = 256
 STATISTICS_S: Final = 1.2  # a session tells its counts once a second
 _STATEMENTS: Final = load_statements(Path(__file__).with_suffix(".sql"))
@@ -62,10 +65,11 @@ class Shop:
     store: Store
     till: Till
     admin: Any
+    run_id: str = field(default_factory=lambda: f"{time.time_ns():x}")
 
-    async def cost(self, size: int, batches: int) -> Cost:
+    async def cost(self, keys: str, size: int, batches: int) -> Cost:
         """Of a purchase in batches of a size, the first ones left out."""
-        made = [[self.till.purchase() for _ in range(size)] for _ in range(batches + WARM_COMMANDS // size)]
+        made = [[self._purchase(keys) for _ in range(size)] for _ in range(batches + WARM_COMMANDS // size)]
         warm = len(made) - batches
         for batch in made[:warm]:
             await self.store.run(batch)
@@ -79,6 +83,10 @@ class Shop:
         await asyncio.sleep(STATISTICS_S)
         pages = [float(after - before) for before, after in zip(counted, (await self._counted())[0], strict=True)]
         return Cost(*(figure / (size * batches) for figure in (1e6 * node, 1e6 * backend, *pages)))
+
+    def _purchase(self, keys: str) -> Envelope:
+        envelope = self.till.purchase()
+        return envelope if keys == "by chance" else replace(envelope, key=f"{self.run_id}-{next(self.till.numbers)}")
 
     async def _counted(self) -> tuple[tuple[Any, ...], list[int]]:
         sessions = [row["pid"] for row in await self.admin.fetch(STATEMENTS["spent"])]
@@ -121,22 +129,23 @@ async def main(server: str, copies: int) -> None:
         ]
         collect_seldom()
         await shops[0].admin.execute(_STATEMENTS["checkpoint"])
-        found: dict[tuple[int, str], list[Cost]] = {}
+        found: dict[tuple[str, int, str], list[Cost]] = {}
         for _ in range(ROUNDS):
-            for (size, batches), one in itertools.product(SIZES, shops):
-                found.setdefault((size, one.name), []).append(await one.cost(size, batches))
+            for keys, (size, batches), one in itertools.product(KEYS, SIZES, shops):
+                found.setdefault((keys, size, one.name), []).append(await one.cost(keys, size, batches))
     medians = {key: Cost(*map(median, zip(*map(astuple, costs), strict=True))) for key, costs in found.items()}
-    sys.stdout.write("members  batch    node  backend |  read  logged whole  WAL bytes, of a purchase\n")
-    for (size, name), cost in medians.items():
+    sys.stdout.write("keys       members  batch    node  backend |  read  logged whole  WAL bytes, of a purchase\n")
+    for (keys, size, name), cost in medians.items():
         members = FEW * (copies if name == "many" else 1)
         sys.stdout.write(
-            f"{members:7}  {size:5}  {cost.node_us:6.0f}  {cost.backend_us:7.1f} |  {cost.read:4.2f}  "
+            f"{keys:9}  {members:7}  {size:5}  {cost.node_us:6.0f}  {cost.backend_us:7.1f} |  {cost.read:4.2f}  "
             f"{cost.whole:12.2f}  {cost.wal_bytes:9.0f}\n"
         )
-    for size, _ in SIZES:
-        few, many = medians[size, "few"], medians[size, "many"]
+    for keys, (size, _) in itertools.product(KEYS, SIZES):
+        few, many = medians[keys, size, "few"], medians[keys, size, "many"]
         both = (many.node_us + many.backend_us) / (few.node_us + few.backend_us)
-        sys.stdout.write(f"batch of {size}: backend {many.backend_us / few.backend_us:.2f}, with the node {both:.2f}\n")
+        ratio = many.backend_us / few.backend_us
+        sys.stdout.write(f"keys {keys}, batch of {size}: backend {ratio:.2f}, with the node {both:.2f}\n")
 
 
 if __name__ == "__main__":
