@@ -85,8 +85,7 @@ async def _find_member(request: web.Request, member: MemberReference, raw: bytes
     kind, value = member.names
     if kind == "member_id":
         node, member_id = request.app[NODE], visible_member(request, value)
-        region = node.elsewhere(member_id)
-        return await node.forward(request, region, member_id, body=raw) if region else member_id
+        return await node.ask_home(request, member_id, body=raw) or member_id
     return await find_named(request, Identifier(kind, value), body=raw)
 
 

@@ -22,11 +22,12 @@ from service.problem import malformed_parameter
 from service.ticket import TICKETS, use_ticket
 from service.web import CREDENTIALS, PRINCIPAL, render_json, sign
 from shard_router.errors import MalformedIdError, ProblemError
-from shard_router.member_id import parse_version, slot_of
+from shard_router.member_id import parse_version
 
 _RETRY_MS: Final = 2_000
 _MOVING: Final = b"retry: 100\nevent: moving\ndata: {}\n\n"
-"""The last words of a node that stops: come back at once, another one goes on after Last-Event-ID."""
+"""The last words of a node that stops, or of one that stood in for a home that is back: another goes on after
+Last-Event-ID."""
 _PAUSE_MIN_S: Final = 0.02
 _RECHECK_S: Final = 1.0  # between reads when no notification can come, and until a stopping node is noticed
 _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -36,8 +37,8 @@ _LAST_EVENT_ID: Final = "Last-Event-ID"
 async def stream_account(request: web.Request) -> web.StreamResponse:
     """Answer a stream of account events, until the client leaves, its credential ends or the node stops."""
     node, member_id, seen = request.app[NODE], member_of(request), _last_seen(request)
-    if home := node.elsewhere(member_id):
-        return await node.forwarder.relay(request, home, slot_of(member_id))
+    if from_home := await node.relay_from_home(request, member_id):
+        return from_home
     use_ticket(request)
     return await _stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
 
@@ -45,8 +46,8 @@ async def stream_account(request: web.Request) -> web.StreamResponse:
 async def issue_stream_ticket(request: web.Request) -> web.StreamResponse:
     """Answer a ticket for a stream of the caller's own member; their home region issues it, and takes it."""
     node, principal = request.app[NODE], request[PRINCIPAL]
-    if principal.member_id is not None and (home := node.elsewhere(principal.member_id)):
-        return await node.forward(request, home, principal.member_id)
+    if principal.member_id is not None and (from_home := await node.ask_home(request, principal.member_id)):
+        return from_home
     ticket, expires_at = request.app[TICKETS].issue(principal)
     content = {"ticket": ticket, "expires_at": instant_text(datetime.fromtimestamp(int(expires_at), UTC))}
     return render_json(content, headers={"Cache-Control": "no-store"})
@@ -79,7 +80,7 @@ async def _follow(
 ) -> None:
     node, draining = request.app[NODE], request.app[DRAINING]
     silent_since, pause_s, woken = time.monotonic(), 0.0, False
-    while not draining.is_set() and request.transport is not None:
+    while (stays := node.stands_in(question.member_id)) and not draining.is_set() and request.transport is not None:
         _check_still_valid(request)
         answer = await node.read_anew(question)
         if answer.body is None:
@@ -97,7 +98,7 @@ async def _follow(
         # What is announced and cannot be read yet may be announced again and again.
         pause_s = min(2 * pause_s + _PAUSE_MIN_S, _RECHECK_S) if woken and not is_new else 0.0
         woken = await _wait(watch, seen, pause_s)
-    if draining.is_set():
+    if draining.is_set() or not stays:
         await response.write(_MOVING)
 
 

@@ -1,8 +1,8 @@
 """The routes of a query node. Each handler: who may see it, where it lives, one question, one rendering.
 
-A foreign member's request goes to the home region; what a credential may not see is answered exactly
-like what does not exist, before anything is asked about it. An erased member does not exist for himself
-nor for a look-up; staff still see his points and history, which name nobody.
+A foreign member's request goes to the home region, and is answered here when nobody there answers; what a credential
+may not see is answered exactly like what does not exist, before anything is asked about it. An erased member does not
+exist for himself nor for a look-up; staff still see his points and history, which name nobody.
 """
 
 import re
@@ -67,8 +67,8 @@ async def get_purchase(request: web.Request) -> web.StreamResponse:
 async def list_member_rewards(request: web.Request) -> web.StreamResponse:
     """Answer what a member can redeem. The answer depends on the program too, so its ETag names both versions."""
     node, member_id = request.app[NODE], member_of(request)
-    if region := node.elsewhere(member_id):
-        return await node.forward(request, region, member_id)
+    if from_home := await node.ask_home(request, member_id):
+        return from_home
     program, question = node.catalogue.program, as_seen_by(request, AccountQuestion(member_id))
     answer = await node.read(request, question, at_least=demanded_version(request, member_id))
     account = orjson.loads(_existing(answer, "member_not_found"))
@@ -160,8 +160,8 @@ async def find_named(request: web.Request, name: Identifier, *, body: bytes | No
     if token and not request[PRINCIPAL].may_see(token.member_id):
         raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
     first = token.member_id if token else himself
-    if first and (region := node.elsewhere(first)):
-        return await node.forward(request, region, first, body=body)
+    if first and (from_home := await node.ask_home(request, first, body=body)):
+        return from_home
     holder = None
     for identifier in stored_forms(name):
         holder = holder or await _holder_of(request, identifier, first, at_least=token.version if token else 0)
@@ -169,8 +169,7 @@ async def find_named(request: web.Request, name: Identifier, *, body: bytes | No
         raise nobody(name)
     if not request[PRINCIPAL].may_see(holder):
         raise ProblemError("member_not_found")
-    region = node.elsewhere(holder)
-    return await node.forward(request, region, holder, body=body) if region else holder
+    return await node.ask_home(request, holder, body=body) or holder
 
 
 async def _holder_of(request: web.Request, identifier: Identifier, first: int | None, *, at_least: int) -> int | None:
@@ -243,8 +242,8 @@ async def _answer_member(
     request: web.Request, question: Question, *, missing: str = "member_not_found", page_from: int = 0
 ) -> web.StreamResponse:
     node: QueryNode = request.app[NODE]
-    if region := node.elsewhere(question.member_id, missing=missing):
-        return await node.forward(request, region, question.member_id)
+    if from_home := await node.ask_home(request, question.member_id, missing=missing):
+        return from_home
     at_least = max(demanded_version(request, question.member_id), page_from)
     answer = await node.read(request, question, at_least=at_least, may_wait=not page_from)
     return respond(request, _existing(answer, missing), etag=str(answer.etag), source=answer.source)

@@ -1,8 +1,14 @@
-"""What a query node holds while it runs, and the steps handlers share: forward, read within the deadline, find."""
+"""What a query node holds while it runs, and the steps handlers share: ask home, read within the deadline, find.
+
+A foreign member's read is answered by their home region. When no node there answers, this one reads the home shard
+itself, by the same rules as its own; the nodes there are probed, and asked again by the next read after one answers.
+"""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
@@ -12,6 +18,7 @@ from query.lookup import Identifier, Lookup
 from query.question import Question
 from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
+from service.bulkhead import Bulkhead
 from service.forward import DEADLINE_HEADER, Forwarder, deadline_of
 from service.web import PRINCIPAL
 from shard_router.errors import ProblemError, parse_or
@@ -20,6 +27,10 @@ from shard_router.topology import TopologyWatch
 
 T = TypeVar("T")
 _DEADLINE: Final = web.RequestKey("deadline", float)
+_OWN_SHARE, _OWN_S_MAX = 4, 1.0
+"""What a read that is sent home leaves of its time, a quarter and no more than this, to be answered here instead."""
+_VERSION: Final = re.compile(r'W/"([0-9]{1,19})(?:-[0-9]{1,9})?"')
+"""The ETag of a member's view, with the program's version behind it or not. That of a look-up names another member."""
 
 
 class QueryNode:
@@ -32,6 +43,8 @@ class QueryNode:
         self.directory = Lookup(self.readers, settings.region)
         self.catalogue = Catalogue(self.own_shards)
         self.forwarder = Forwarder(settings.region, topology, "query")
+        self._abroad = Bulkhead()
+        """The reads of this node on the shards of each other region."""
         self._wait_s = settings.token_wait_ms / 1000
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -63,12 +76,39 @@ class QueryNode:
         region = parse_or(missing, self.topology.current.region_of, member_id)
         return None if region == self.settings.region else region
 
-    async def forward(
-        self, request: web.Request, region: str, member_id: int, *, body: bytes | None = None
-    ) -> web.Response:
-        """Answer from a member's region. `body` is the request's, when it has one."""
-        slot, deadline = slot_of(member_id), self.deadline_of(request)
-        return await self.forwarder.forward(request, region, slot=slot, deadline=deadline, body=body)
+    async def ask_home(
+        self,
+        request: web.Request,
+        member_id: int,
+        *,
+        body: bytes | None = None,
+        missing: str = "member_not_found",
+    ) -> web.Response | None:
+        """Answer from a member's region; None when this node is to answer: it is ours, or no node there does.
+
+        `body` is the request's, when it has one.
+        """
+        region = self.elsewhere(member_id, missing=missing)
+        if region is None:
+            return None
+        deadline = self.deadline_of(request)
+        own_s = min((deadline - time.monotonic()) / _OWN_SHARE, _OWN_S_MAX)
+        answer = await self.forwarder.read(
+            request, region, slot=slot_of(member_id), deadline=deadline - own_s, body=body
+        )
+        if answer and (shown := _VERSION.fullmatch(answer.headers.get("ETag", ""))):
+            self.reader_of(member_id).shown.note(member_id, int(shown[1]))
+        return answer
+
+    async def relay_from_home(self, request: web.Request, member_id: int) -> web.StreamResponse | None:
+        """Answer with the stream of a member's region; None as above."""
+        region = self.elsewhere(member_id)
+        return await self.forwarder.relay(request, region, slot_of(member_id)) if region else None
+
+    def stands_in(self, member_id: int) -> bool:
+        """Whether this node is to answer about a member: it is ours, or no node of their region answers."""
+        region = self.elsewhere(member_id)
+        return region is None or self.forwarder.is_away(region)
 
     async def read(self, request: web.Request, question: Question, *, at_least: int, may_wait: bool = True) -> Answer:
         """Answer a question about a member of this region, demanding a version or none (0), within the deadline.
@@ -76,23 +116,27 @@ class QueryNode:
         Without `may_wait` a server is asked at once: for what no view will hold, however long one waits.
         """
         reader = self.reader_of(question.member_id)
-        if DEADLINE_HEADER in request.headers:
-            work = self._glance_or_ask(reader, question, at_least=at_least, may_wait=may_wait)
+        with self._place(question.member_id):
+            if DEADLINE_HEADER in request.headers:
+                work = self._glance_or_ask(reader, question, at_least=at_least, may_wait=may_wait)
+                return await self.within_deadline(request, work)
+            # Valkey has a deadline of its own, so that the hot path needs no timer.
+            if found := await reader.glance(question, at_least=at_least):
+                return found
+            work = self._ask(reader, question, at_least=at_least, may_wait=may_wait)
             return await self.within_deadline(request, work)
-        # Valkey has a deadline of its own, so that the hot path needs no timer.
-        if found := await reader.glance(question, at_least=at_least):
-            return found
-        return await self.within_deadline(request, self._ask(reader, question, at_least=at_least, may_wait=may_wait))
 
     async def read_anew(self, question: Question) -> Answer:
         """Answer a question of a stream that has begun: what its request said of a deadline is over."""
-        work = self._glance_or_ask(self.reader_of(question.member_id), question, at_least=0, may_wait=False)
-        return await _until(time.monotonic() + self.settings.deadline_ms / 1000, work)
+        with self._place(question.member_id):
+            work = self._glance_or_ask(self.reader_of(question.member_id), question, at_least=0, may_wait=False)
+            return await _until(time.monotonic() + self.settings.deadline_ms / 1000, work)
 
     async def read_servers(self, request: web.Request, question: Question, *, at_least: int) -> Answer:
         """Answer a question that no view can, as `read` does."""
         reader = self.reader_of(question.member_id)
-        return await self.within_deadline(request, reader.ask_servers(question, at_least=at_least))
+        with self._place(question.member_id):
+            return await self.within_deadline(request, reader.ask_servers(question, at_least=at_least))
 
     def reader_of(self, member_id: int) -> ShardReader:
         """Name the reader of a member's shard."""
@@ -118,8 +162,14 @@ class QueryNode:
         found = await reader.glance(question, at_least=at_least)
         return found or await self._ask(reader, question, at_least=at_least, may_wait=may_wait)
 
+    def _place(self, member_id: int) -> AbstractContextManager[None]:
+        """A place for a read; where it goes to another region's shard, one of the few there are for that."""
+        region = self.elsewhere(member_id)
+        return self._abroad.through(region, places=self.settings.in_flight_max) if region else nullcontext()
+
     async def _ask(self, reader: ShardReader, question: Question, *, at_least: int, may_wait: bool) -> Answer:
-        if at_least and may_wait:
+        # Nobody here hears what another region's projector announces.
+        if at_least and may_wait and self.elsewhere(question.member_id) is None:
             return await reader.await_version(question, at_least=at_least, wait_s=self._wait_s)
         return await reader.ask_servers(question, at_least=at_least)
 

@@ -30,6 +30,8 @@ Source = Literal["cache", "replica", "primary"]
 ANSWERS: Final = Counter("loyalty_query_answers", "Answers by source.", ["source"], registry=None)
 WAITS: Final = Counter("loyalty_query_waits", "Waits for a demanded version, by result.", ["result"], registry=None)
 _FROM_CACHE: Final = ANSWERS.labels("cache")
+_FAR_DEADLINE_MS: Final = 1_000
+"""How long Valkey of another region may take: to connect is three ways there and back, of up to a quarter second."""
 _BEHIND_PAUSES_S: Final = (0.02, 0.04, 0.08)
 """How long a standby that is behind what was shown is waited for, without a primary: to replay takes milliseconds."""
 
@@ -256,8 +258,10 @@ class Readers:
             if known and known[0] == shard.model_dump_json(include={"servers", "valkey"}):
                 continue
             self._forget(name)
-            self._shards[name] = (shard.model_dump_json(include={"servers", "valkey"}), self._make(name, shard.valkey))
-            if shard.region == self._settings.region:
+            is_ours = shard.region == self._settings.region
+            made = self._make(name, shard.valkey, is_ours=is_ours)
+            self._shards[name] = (shard.model_dump_json(include={"servers", "valkey"}), made)
+            if is_ours:
                 run = self[name].visible.run()
                 self._subscriptions[name] = asyncio.get_running_loop().create_task(run)
 
@@ -269,9 +273,10 @@ class Readers:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
-    def _make(self, name: str, valkey: str) -> ShardReader:
+    def _make(self, name: str, valkey: str, *, is_ours: bool) -> ShardReader:
         settings, servers = self._settings, self._pools[name]
-        cache = Cache(valkey, deadline_ms=settings.cache_deadline_ms, batch_keys_max=settings.batch_keys_max)
+        deadline_ms = settings.cache_deadline_ms if is_ours else max(settings.cache_deadline_ms, _FAR_DEADLINE_MS)
+        cache = Cache(valkey, deadline_ms=deadline_ms, batch_keys_max=settings.batch_keys_max)
         visible = Announcements(valkey, waiters_max=settings.waiters_max)
         standby, primary = (
             Server(servers, role, lag_ms_max=settings.standby_lag_ms_max, timeout_ms=settings.statement_timeout_ms)

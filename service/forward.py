@@ -5,7 +5,8 @@ with different topologies must not play ping-pong. The same Idempotency-Key goes
 client may send a forwarded command again wherever it likes, and so may we: a command with a key, or a
 read, that met a dying node is asked of the next. Within a region a command for a member whose slot
 belongs to another node is handed over likewise, or else served here. An endless answer (an event
-stream) is handed on piece by piece.
+stream) is handed on piece by piece. Where no node of a region answers, whoever asked for a read is told: it can read
+itself.
 """
 
 import asyncio
@@ -80,6 +81,23 @@ class Forwarder:
                 raise trial.failure(f"no node of region {region} can be reached")
             return answer
 
+    async def read(
+        self, request: web.Request, region: str, *, deadline: float, slot: int = 0, body: bytes | None = None
+    ) -> web.Response | None:
+        """As `forward`, of a read; None when no node there answers in time, and somebody else is to."""
+        _refuse_twice(request)
+        trial = Trial(request, region, deadline, body, is_command=False, has_other=True)
+        if self.is_away(region):
+            return None
+        with suppress(ProblemError), self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
+            FORWARDED.labels(region).inc()
+            return await self._ask(trial, self._nodes(region, slot))
+        return None
+
+    def is_away(self, region: str) -> bool:
+        """Whether no node of a region takes requests. Probes go on, and the first that is answered ends it."""
+        return not self._peers.present(self._listed(region))
+
     def serves(self, slot: int) -> bool:
         """Whether a slot of the own region is this node's, as long as the nodes before it are away."""
         return not self._before(slot)
@@ -95,14 +113,18 @@ class Forwarder:
         trial = Trial(request, self._region, deadline, body, is_command=True, has_other=True)
         return await self._ask(trial, before) or Unanswered(may_be_done=trial.sent)
 
-    async def relay(self, request: web.Request, region: str, slot: int = 0) -> web.StreamResponse:
-        """Answer with the home region's stream; `shard_unavailable` when no node there begins one in time.
+    async def relay(self, request: web.Request, region: str, slot: int = 0) -> web.StreamResponse | None:
+        """Answer with the home region's stream; None when all nodes there are away.
 
-        There is no deadline once it has begun, and an end at one side ends the other.
+        `shard_unavailable` when one is there and begins none in time. There is no deadline once it has begun, and an
+        end at one side ends the other.
         """
         _refuse_twice(request)
+        opened = None if self.is_away(region) else await self._open(request, region, slot)
+        if opened is None:
+            return None
         FORWARDED.labels(region).inc()
-        async with await self._open(request, region, slot) as answer:
+        async with opened as answer:
             kept = _kept(answer)
             if answer.status != web.HTTPOk.status_code:
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
@@ -185,20 +207,28 @@ class Forwarder:
         others = trial.has_other or len(self._peers.present(self._listed(trial.region))) > 1
         return await (self._peers.attend(node, exchange()) if trial.may_be_sent_again and others else exchange())
 
-    async def _open(self, request: web.Request, region: str, slot: int) -> aiohttp.ClientResponse:
+    async def _open(self, request: web.Request, region: str, slot: int) -> aiohttp.ClientResponse | None:
         """Find a node that begins a stream or answers a problem; the nodes share the time a request has."""
         share_s = request.app[SETTINGS].deadline_ms / 1000 / max(len(self._listed(region)), 1)
         headers = self._headers(request, request.method)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_MAX_S)
+
+        async def begin(node: str) -> aiohttp.ClientResponse:
+            answer = await self._client().request(request.method, _url(request, node), headers=headers, timeout=timeout)
+            if answer.status != web.HTTPOk.status_code:
+                await answer.read()  # a problem is short; from now on it is kept there
+            return answer
+
         for node in self._nodes(region, slot):
-            with suppress(aiohttp.ClientError, TimeoutError):  # nothing was passed on yet: the next node may try
+            try:  # nothing was passed on yet: the next node may try
                 async with asyncio.timeout(share_s):
-                    answer = await self._client().request(
-                        request.method, _url(request, node), headers=headers, timeout=timeout
-                    )
-                    if answer.status != web.HTTPOk.status_code:
-                        await answer.read()  # a problem is short; from now on it is kept there
-                    return answer
+                    return await self._peers.attend(node, begin(node))
+            except _ANSWER_LOST as error:
+                self._peers.put_away(node, type(error).__name__)
+            except TimeoutError:
+                continue
+        if self.is_away(region):
+            return None
         raise ProblemError("shard_unavailable", f"no node of region {region} begins a stream")
 
     def _headers(self, request: web.Request, method: str) -> dict[str, str]:
