@@ -92,6 +92,9 @@ async def test_a_stream_resumes_after_the_last_event(world: World) -> None:
         assert (await stream.event())["id"] == "4"
     async with streaming(world, ADA, last="2") as stream:
         assert (await stream.event())["id"] == "4"
+
+
+async def test_what_is_no_id_resumes_nothing(world: World) -> None:
     async with streaming(world, ADA, last="soon") as stream:
         assert stream.response.status == 400
 

@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -97,6 +101,54 @@ async def test_a_region_is_evacuated_and_restored_without_one_failed_request(sys
         results = await asyncio.gather(*readers, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert {reply.status for reply in asked} == {200}
+
+
+@asynccontextmanager
+async def nobody_restarts(system: System) -> AsyncGenerator[None]:
+    """The supervisor stands still: what is killed stays away."""
+    supervisor = json.loads((system.data / "run.json").read_text())["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+
+
+async def test_when_all_nodes_of_a_region_are_killed_its_members_are_read_elsewhere(system: System) -> None:
+    member = await enrol(system, "us", "orphaned")
+    url = f"{door_of(system)}/v1/members/{member}/account"
+    asked: list[Reply] = []
+
+    async def read_on() -> None:
+        while True:
+            asked.append(await system.ask("GET", url))
+
+    async def served(*, at_home: bool) -> bool:
+        return sum((reply.headers.get("Loyalty-Region") == "us") is at_home for reply in asked) >= 200
+
+    readers = [asyncio.create_task(read_on()) for _ in range(4)]
+    try:
+        await eventually(lambda: served(at_home=True), deadline_s=30)
+        async with nobody_restarts(system):
+            for name in ("us-query", "us-command"):
+                system.kill(name)
+            await eventually(lambda: served(at_home=False), deadline_s=30)
+            adjustment = {"member": {"member_id": member}, "points": 7, "reason": "orphaned"}
+            headers = {"Idempotency-Key": "orphaned", "Loyalty-Member": member}
+            refused = await system.ask("POST", door_of(system) + "/v1/adjustments", adjustment, **headers)
+            assert (refused.status, refused.json["code"]) == (503, "shard_unavailable")
+            assert refused.headers["Retry-After"] == "2"
+        statuses = {reply.status for reply in asked}
+        asked.clear()
+        await eventually(lambda: served(at_home=True), deadline_s=60)
+        again = await system.ask("POST", door_of(system) + "/v1/adjustments", adjustment, **headers)
+        assert (again.status, "Idempotent-Replayed" in again.headers) == (201, False), "nothing was done before"
+    finally:
+        for reader in readers:
+            reader.cancel()
+        results = await asyncio.gather(*readers, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    assert statuses | {reply.status for reply in asked} == {200}
 
 
 async def _some(asked: list[Any]) -> bool:
