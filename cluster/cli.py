@@ -7,7 +7,6 @@ import asyncio
 import json
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ from cluster.plan import ClusterPlan
 from cluster.progress import Progress
 from cluster.run_file import locked
 from cluster.switchover import ask
+from service.vital import running_version
 from shard_router.errors import DocumentError
 
 app = Commands(
@@ -61,7 +61,7 @@ def main() -> None:
 
 def _show_version(*, wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"loyalty {metadata.version('loyalty')}\n")
+        sys.stdout.write(f"loyalty {running_version()}\n")
         raise typer.Exit
 
 

@@ -4,6 +4,7 @@ import os
 import platform
 import tomllib
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -19,18 +20,20 @@ def register_vital(registry: CollectorRegistry, folder: Path) -> None:
     """Show all of them in this registry; `folder` is that of the documents."""
     build = Info("loyalty_build", "What runs here.", registry=registry)
     revision = os.environ.get("LOYALTY_BUILD_REVISION", "unknown")
-    build.info({"version": _version(), "revision": revision, "python": platform.python_version()})
+    build.info({"version": running_version(), "revision": revision, "python": platform.python_version()})
     ProcessCollector(registry=registry)
     registry.register(_Disk(folder))
 
 
-def _version() -> str:
-    """The version of the image, else of the checkout."""
+def running_version() -> str:
+    """The version of the code that runs: what its image says, else its tree, else the installed package."""
     if told := os.environ.get("LOYALTY_BUILD_VERSION"):
-        return told
-    try:
+        return told  # an image has neither of the others
+    if _PROJECT.is_file():
         return str(tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]["version"])
-    except OSError:
+    try:
+        return metadata.version("loyalty")
+    except metadata.PackageNotFoundError:
         return "unknown"
 
 
