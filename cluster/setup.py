@@ -56,7 +56,7 @@ def main(  # noqa: PLR0913 - one for each option
         passwords = read_passwords(documents.secrets) if bare or logins else None
         version = asyncio.run(prepare(document, program, documents, passwords, keeps_standby=not logins))
         ensure_keys(documents)
-        write_topology(documents.topology, _without_epoch(document))
+        write_topology(documents.topology, _without_epoch(document), document.stated)
         told = asyncio.run(respell_system(documents.topology, once=True))
     except (ClusterError, DocumentError, OSError, asyncpg.PostgresError) as error:
         sys.stderr.write(f"{error}\n")

@@ -69,6 +69,11 @@ class TopologyDocument(BaseModel):
     claim_slots: dict[str, list[tuple[int, int]]] = {}
     """Which shard keeps which claim slots; empty where each lies in its first region still, as its hash says."""
 
+    @property
+    def stated(self) -> dict[str, RegionState]:
+        """The states of those regions whose state is written down, rather than taken for granted."""
+        return {name: region.state for name, region in self.regions.items() if "state" in region.model_fields_set}
+
 
 class Topology:
     """The document with its look-up table: shard names by region number and slot."""

@@ -13,7 +13,7 @@ from cluster.document import Documents, write_claim_slots, write_topology
 from cluster.errors import ClusterError
 from shard_router.errors import TopologyError
 from shard_router.slot_table import ranges_of, table_of
-from shard_router.topology import parse_topology, read_topology
+from shard_router.topology import TopologyDocument, parse_topology, read_topology
 
 
 def content(*names: str, **slots: list[list[int]]) -> dict[str, Any]:
@@ -98,3 +98,19 @@ SHARDS = st.sampled_from(["a", "b", "c", "d"])
 @given(table=st.lists(SHARDS, min_size=1, max_size=60))
 def test_ranges_say_the_same_as_the_table(table: list[str]) -> None:
     assert table_of(ranges_of(table), len(table), called="slot {}") == table
+
+
+def test_a_region_joins_by_the_state_its_document_says(tmp_path: Path) -> None:
+    """The operator of containers puts it there, runs `cluster.setup`, and again once every node knows the region."""
+    file = tmp_path / "topology.json"
+
+    def written(state: dict[str, str]) -> str:
+        said = content("eu", "sa")
+        said["regions"]["sa"] |= state
+        document = TopologyDocument.model_validate({"epoch": 1, **said})
+        write_topology(file, document.model_dump(mode="json", exclude={"epoch"}), document.stated)
+        return read_topology(file).document.regions["sa"].state
+
+    assert [written({"state": "joining"}), written({}), written({"state": "active"}), written({})] == [
+        "joining", "joining", "active", "active",
+    ]  # fmt: skip
