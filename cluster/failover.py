@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 
 import asyncpg
 
@@ -20,6 +21,7 @@ from cluster.login import CONNECT_TIMEOUT_S
 from cluster.pair import STATEMENTS, Pair
 from cluster.plan import ServerPlan
 from cluster.quorum import Quorum
+from cluster.reading import EVERY_S, Reading, damaged_pages
 from cluster.supervisor import READY, Kept, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
 from cluster.watched import DAMAGED, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
@@ -36,7 +38,9 @@ FAILOVERS_MAX, FAILOVERS_WITHIN_S = 3, 600.0
 class Guard:
     """Watches a pair until cancelled. `projector` is the process that must not see a primary without its slot."""
 
-    def __init__(self, pair: Pair, supervisor: Supervisor, projector: str) -> None:
+    def __init__(
+        self, pair: Pair, supervisor: Supervisor, projector: str, read_through_every_s: float = EVERY_S
+    ) -> None:
         self._pair = pair
         self._supervisor = supervisor
         self._projector = projector
@@ -44,9 +48,13 @@ class Guard:
         self._failovers: deque[float] = deque()
         self._looked_at = self._probed_at = time.monotonic()
         self._quorum = Quorum(standby.standby for standby in pair.standbys)
+        self._reading = Reading(pair, partial(supervisor.note, pair.name), self._found, read_through_every_s)
         self._mending: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, float]] = {}
         """Of a standby that could not be mended: how long to leave it alone, and until when."""
+
+    def _found(self, server: ServerPlan, pages: int) -> None:
+        self._watched[server.name].found_pages = pages
 
     @property
     def is_covered(self) -> bool:
@@ -55,13 +63,18 @@ class Guard:
 
     async def run(self) -> None:
         """Look, decide, repair; whatever goes wrong is told and tried again."""
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
-            try:
-                await self._look()
-            except Exception as error:  # noqa: BLE001 - a pair that nobody watches any more would stay away unnoticed
-                self._supervisor.note(self._pair.name, f"repair failed: {type(error).__name__}: {error}")
-                await asyncio.sleep(LOOK_INTERVAL_S * 4)
+        try:
+            while True:
+                await asyncio.sleep(LOOK_INTERVAL_S)
+                try:
+                    await self._look()
+                except Exception as error:  # noqa: BLE001 - a pair nobody watches any more would stay away unnoticed
+                    self._supervisor.note(self._pair.name, f"repair failed: {type(error).__name__}: {error}")
+                    if pages := damaged_pages(error):  # what was copied was the primary
+                        self._found(self._pair.primary, pages)
+                    await asyncio.sleep(LOOK_INTERVAL_S * 4)
+        finally:
+            await self._reading.stop()
 
     async def _look(self) -> None:
         now = time.monotonic()
@@ -72,6 +85,8 @@ class Guard:
         begun = await self._care_for_primary() or await self._mend_standbys()
         if not begun and is_asked(self._supervisor.data, self._pair.name):
             tell(self._supervisor.data, self._pair.name, await self._switch_over())
+        elif not begun:
+            self._reading.go_on(self._pair.standbys)
         self._looked_at = time.monotonic()
 
     async def _care_for_primary(self) -> bool:
@@ -96,6 +111,9 @@ class Guard:
         why = self._trouble(standby) or self._away(standby)
         if why == FULL:  # a copy would find no more room; once it stops for that, its folder makes some
             self._say(standby, why)
+            return False
+        if why and why.startswith(DAMAGED) and self._watched[self._pair.primary.name].is_damaged:
+            self._say(standby, f"{why}, and so are the primary's: not copied")  # either may have what the other lacks
             return False
         if why is None:
             self._unsay(standby)
@@ -240,12 +258,13 @@ class Guard:
 
     def _is_able(self, standby: ServerPlan) -> bool:
         """Whether its disk lets it take the primary's place."""
-        return has_room(standby.folder) and not self._watched[standby.name].damaged_pages
+        return has_room(standby.folder) and not self._watched[standby.name].is_damaged
 
     async def _change_roles(
         self, former: ServerPlan, promoted: ServerPlan, projector: Kept | None, *, rewinds: bool = True
     ) -> None:
         """Promote and follow. The projector, which does not run any more, is back once there is a slot for it."""
+        await self._reading.stop()
         try:
             await self._pair.promote(promoted)
             self._quorum = Quorum(standby.standby for standby in self._pair.standbys)

@@ -44,10 +44,18 @@ class Watched:
     complaints: int = 0
     complaint: str = ""
     damaged_pages: int = 0
+    """By its own count of those that were read."""
+    found_pages: int = 0
+    """Those that were found damaged when it was read through, or copied."""
     told: str = ""
     """What was said of it last."""
     answered_at: float = field(default_factory=time.monotonic)
     streamed_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it has pages that nobody can read."""
+        return bool(self.damaged_pages or self.found_pages)
 
     def answered(self) -> None:
         """It did what a probe asked."""
@@ -69,6 +77,7 @@ class Watched:
             or self._of_process(kept)
             or (f"its disk fails: {self.complaint}" if self.complaints >= COMPLAINTS_MAX else None)
             or (f"its pages are damaged: {self.damaged_pages} had a wrong checksum" if self.damaged_pages else None)
+            or (f"its pages are damaged: {self.found_pages} were found by reading it" if self.found_pages else None)
             or _full(folder)
         )
 

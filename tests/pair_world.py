@@ -19,6 +19,7 @@ from cluster.fence import fence
 from cluster.login import secure
 from cluster.pair import Pair
 from cluster.plan import ServerPlan
+from cluster.reading import EVERY_S
 from cluster.run_file import Identity, RunRecord
 from cluster.supervisor import READY, Supervisor
 from tests.conftest import eventually
@@ -116,7 +117,9 @@ class GuardedPair:
 
 
 @asynccontextmanager
-async def guarded_pair(*, standbys: int = 1, disks_mb: tuple[int, ...] = ()) -> AsyncGenerator[GuardedPair]:
+async def guarded_pair(
+    *, standbys: int = 1, disks_mb: tuple[int, ...] = (), read_through_every_s: float = EVERY_S
+) -> AsyncGenerator[GuardedPair]:
     """A primary and its standbys, the first of them on small disks."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(server_folder())
@@ -149,7 +152,7 @@ async def guarded_pair(*, standbys: int = 1, disks_mb: tuple[int, ...] = ()) -> 
         world = GuardedPair(pair, supervisor, told)
         async with world.session() as server:
             await server.execute("CREATE TABLE book (n integer PRIMARY KEY)")
-        guard = world.guard = Guard(pair, supervisor, f"{SHARD}-cdc")
+        guard = world.guard = Guard(pair, supervisor, f"{SHARD}-cdc", read_through_every_s)
         watching = asyncio.create_task(guard.run())
         try:
             yield world

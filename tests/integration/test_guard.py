@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -57,12 +58,18 @@ async def rows(world: GuardedPair, server: ServerPlan, database: str) -> int:
         return await session.fetchval("SELECT count(*) FROM filler")
 
 
-async def spoil_a_page(world: GuardedPair, server: ServerPlan, database: str) -> None:
-    """Write over a page of the table on one server's disk, and have it read from there."""
+async def spoil_unseen(world: GuardedPair, server: ServerPlan, database: str, start: int = 0) -> None:
+    """Write over a page of the table on one server's disk, from one of its bytes on."""
     async with world.session(server, database) as session:
         path = server.folder / str(await session.fetchval("SELECT pg_relation_filepath('filler')"))
     with path.open("r+b") as file:
-        file.write(b"\x55" * PAGE)
+        file.seek(start)
+        file.write(b"\x55" * (PAGE - start))
+
+
+async def spoil_a_page(world: GuardedPair, server: ServerPlan, database: str) -> None:
+    """Write over a page of the table on one server's disk, and have it read from there."""
+    await spoil_unseen(world, server, database)
     with pytest.raises(asyncpg.DataCorruptedError):
         await rows(world, server, database)
 
@@ -93,6 +100,48 @@ async def test_a_primary_with_a_damaged_page_is_replaced_and_copied_anew_and_a_s
         await world.whole()
         assert world.pair.primary is not standby
         assert await rows(world, standby, "two") == 500
+
+
+@pytest.mark.parametrize("start", [0, PAGE // 2], ids=["page", "half a page"])
+async def test_a_page_that_nobody_reads_is_found_on_the_standby_which_is_copied_anew(start: int) -> None:
+    async with guarded_pair(read_through_every_s=1.0) as world:
+        await make_filler(world, "one")
+        (standby,) = world.pair.standbys
+        await spoil_unseen(world, standby, "one", start=start)
+
+        async def mended() -> bool:
+            return world.said("its pages are damaged: 1 were found by reading it: started anew") == 1
+
+        await eventually(mended, deadline_s=DEADLINE_S)
+        await world.whole()
+        assert world.pair.primary is not standby
+        assert await rows(world, standby, "one") == 500
+
+
+async def test_a_standby_that_takes_over_with_a_damaged_page_gives_the_place_back_to_the_former() -> None:
+    async with guarded_pair() as world:
+        await make_filler(world, "one")
+        former, (second,) = world.pair.primary, world.pair.standbys
+        await spoil_unseen(world, second, "one")
+        os.kill(world.pid(former), signal.SIGSTOP)
+
+        async def seen() -> bool:
+            if world.pair.primary is second:
+                with suppress(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError):
+                    try:
+                        await rows(world, second, "one")
+                    except asyncpg.DataCorruptedError:
+                        return True
+            return False
+
+        await eventually(seen, deadline_s=DEADLINE_S)
+
+        async def given_back() -> bool:
+            return world.pair.primary is former
+
+        await eventually(given_back, deadline_s=DEADLINE_S)
+        await world.whole()
+        assert [await rows(world, server, "one") for server in (former, second)] == [500, 500]
 
 
 @long

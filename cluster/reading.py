@@ -1,0 +1,108 @@
+"""Reads the standbys of a pair through, one at a time and slowly: a damaged page is found before its server takes over.
+
+Pages that nobody reads rot unseen, and a standby reads next to none. The server itself reads them, for a base backup
+that goes nowhere. What that passes over is found by its header (`page.py`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from cluster import postgres
+from cluster.errors import StartFailed
+from cluster.memory import MIB, data_bytes
+from cluster.page import impossible_pages
+from cluster.pair import Pair
+from cluster.plan import ServerPlan
+
+EVERY_S = 3600.0
+RATE_MIB = 16  # a second: a tenth of what a small disk of a cloud reads
+SOONER = 6  # times, after one that did not come to its end
+GRACE_S = 300.0  # for its checkpoint, and the files that are no tables
+BEYOND = 1 << 40  # of WAL: what a server writes in months
+CHECKSUM_ERROR = "pg_basebackup: error: checksum error occurred"
+CHECKSUM_WARNING = "checksum verification failed in file"
+USER = "postgres_standby"
+
+
+class Reading:
+    """What is read now, and when each standby is due.
+
+    `told` hears of a reading that did not come to its end, `found` of a server and how many of its pages are damaged.
+    """
+
+    def __init__(
+        self, pair: Pair, told: Callable[[str], None], found: Callable[[ServerPlan, int], None], every_s: float
+    ) -> None:
+        self._pair = pair
+        self._told = told
+        self._found = found
+        self._every_s = every_s
+        self._due_at: dict[str, float] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def go_on(self, standbys: Sequence[ServerPlan]) -> None:
+        """Begin with the standby whose turn it is, unless one is read. One that was never seen was copied just now."""
+        now = time.monotonic()
+        due = [one for one in standbys if self._due_at.setdefault(one.name, now + self._every_s) <= now]
+        if due and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._read(min(due, key=lambda one: self._due_at[one.name])))
+
+    async def stop(self) -> None:
+        """Read no more for now."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _read(self, standby: ServerPlan) -> None:
+        again_s = self._every_s / SOONER
+        try:
+            size = await asyncio.to_thread(data_bytes, standby.folder)
+            async with asyncio.timeout(GRACE_S + 4 * size / (RATE_MIB * MIB)):
+                if pages := await self._damaged_pages(standby):
+                    self._found(standby, pages)
+            again_s = self._every_s
+        except (StartFailed, OSError, TimeoutError) as error:
+            self._told(f"{standby.name} was not read through: {_last_line(error)}")
+        finally:
+            self._due_at[standby.name] = time.monotonic() + again_s
+
+    async def _damaged_pages(self, standby: ServerPlan) -> int:
+        """How many there are, as far as the first that finds any can tell."""
+        try:
+            await self._read_through(standby)
+        except StartFailed as error:
+            if pages := damaged_pages(error):
+                return pages
+            raise
+        found = await self._impossible_pages(standby)
+        # Looked at again: a page may have been just under way to the disk.
+        return len(found & await self._impossible_pages(standby)) if found else 0
+
+    async def _read_through(self, standby: ServerPlan) -> None:
+        """Have it read its folder and check each page; StartFailed when it cannot, or a page is damaged."""
+        tools, where = self._pair.tools, ("--host", postgres.HOST, "--port", str(standby.port))
+        await postgres.run_tool(
+            tools,
+            standby.name,
+            (tools.program("pg_basebackup"), "--target=blackhole", "--wal-method=none", f"--max-rate={RATE_MIB}M"),
+            ("--checkpoint=fast", *where, f"--username={postgres.STANDBY_USER}", "--no-password"),
+            password=self._pair.passwords[USER],
+        )
+
+    async def _impossible_pages(self, standby: ServerPlan) -> set[str]:
+        end = await self._pair.received(standby)
+        if end is None:
+            raise TimeoutError(f"{standby.name} does not say where its WAL ends")
+        return set(await asyncio.to_thread(impossible_pages, standby.folder, end + BEYOND, RATE_MIB * MIB))
+
+
+def damaged_pages(error: BaseException) -> int:
+    """How many pages a base backup that failed has found damaged, or more."""
+    if not isinstance(error, StartFailed) or CHECKSUM_ERROR not in error.log_tail:
+        return 0
+    return max(1, error.log_tail.count(CHECKSUM_WARNING))
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[-1]
