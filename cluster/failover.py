@@ -15,6 +15,7 @@ from functools import partial
 import asyncpg
 
 from cdc.slot import STATEMENTS as SLOTS
+from cluster.ending import end
 from cluster.errors import ClusterError
 from cluster.fence import fence, is_stopped
 from cluster.login import CONNECT_TIMEOUT_S
@@ -124,9 +125,7 @@ class Guard:
         return why is not None
 
     async def _stop_mending(self) -> None:
-        for mending in self._mending.values():
-            mending.cancel()
-        await asyncio.gather(*self._mending.values(), return_exceptions=True)
+        await end(*self._mending.values())
         self._mending.clear()
 
     def _forgive(self, now: float) -> None:
@@ -299,8 +298,7 @@ class Guard:
                     raise ClusterError(f"{primary.name} took over, and {why}")
             task.result()
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
 
     async def _turn(self, standby: ServerPlan) -> None:
         """Have the other standby follow the new primary; one that cannot is mended like any that streams no more."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cluster import postgres
+from cluster.ending import end
 from cluster.errors import StartFailed
 from cluster.memory import MIB, data_bytes
 from cluster.page import impossible_pages
@@ -51,8 +52,7 @@ class Reading:
     async def stop(self) -> None:
         """Read no more for now."""
         if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
 
     async def _read(self, standby: ServerPlan) -> None:
         again_s = self._every_s / SOONER

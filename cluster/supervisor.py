@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.ending import end
 from cluster.errors import StartFailed
 from cluster.fork import ForkServer
 from cluster.process import (
@@ -201,9 +202,7 @@ class Supervisor:
         kept = self.kept.pop(name, None)
         if kept is None:
             return None
-        for task in kept.tasks:
-            task.cancel()
-        await asyncio.gather(*kept.tasks, return_exceptions=True)
+        await end(*kept.tasks)
         return kept
 
     async def hold(self, name: str) -> Kept | None:
@@ -241,9 +240,7 @@ class Supervisor:
         self.save()
 
     async def _stop(self, kept: Kept) -> None:
-        for task in kept.tasks:
-            task.cancel()
-        await asyncio.gather(*kept.tasks, return_exceptions=True)
+        await end(*kept.tasks)
         self.note(kept.spec.name, "stopping")
         gently = await terminate(kept.spec, kept.child)
         kept.record.identity = None
