@@ -47,13 +47,13 @@ class ReceiptKey:
 class Envelope:
     """One command with what surrounds it.
 
-    `slot` decides the lane. Of `member_id` and `identifier` (kind, value) one names the member; `reference` is the
-    version of the entry the command refers to. `taken` are the kinds of a new member's identifiers that others have.
-    `came_back`: one who left lately was found by any of them. `deadline` is a monotonic instant. `key` is None for
-    settler and courier. A refusal for the reason `not_final` is not stored: the caller does something about it and runs
-    the command again. `holds_of` is the member
-    whose holds the command names: of another one they do not exist. `store`: the one that the credential is bound to.
-    Without `stores_refusal` a "no" is not stored (see refusal). `is_left`: whoever asked has gone.
+    `region` (empty: the node's own) and `slot` decide the lane. Of `member_id` and `identifier` (kind, value) one names
+    the member; `reference` is the version of the entry the command refers to. `taken` are the kinds of a new member's
+    identifiers that others have. `came_back`: one who left lately was found by any of them. `deadline` is a monotonic
+    instant. `key` is None for settler and courier. A refusal for the reason `not_final` is not stored: the caller does
+    something about it and runs the command again. `holds_of` is the member whose holds the command names: of another
+    one they do not exist. `store`: the one that the credential is bound to. Without `stores_refusal` a "no" is not
+    stored (see refusal). `is_left`: whoever asked has gone.
     """
 
     command: Command
@@ -74,6 +74,7 @@ class Envelope:
     store: str | None = None
     stores_refusal: bool = True
     is_left: Callable[[], bool] = lambda: False
+    region: str = ""
 
     @property
     def lines(self) -> int:

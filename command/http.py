@@ -54,12 +54,11 @@ from service.basket import basket_command, named_holds
 from service.body import PurchaseBody
 from service.forward import is_forwarded
 from service.identifier import forms_of
-from service.trial import NOT_ASKED
 from service.web import PASS, Handler
 from shard_router.card import new_card
 from shard_router.directory import Identifier
 from shard_router.errors import ProblemError, parse_or
-from shard_router.member_id import SLOT_COUNT, format_member_id, parse_member_id, parse_reference
+from shard_router.member_id import SLOT_COUNT, format_member_id, parse_member_id, parse_reference, region_number_of
 
 _CODE_ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _CODE_LENGTH: Final = 10  # 50 bits: nobody guesses the code of somebody's reward
@@ -73,13 +72,11 @@ async def answer_command(call: "Call[Body]", request: web.Request) -> web.Respon
     asked = read_request(request, call.body)
     check_till(asked)
     target, node = await call.target(asked), asked.node
-    if target.region != node.region:
-        return await asked.forward(target.region, target.slot)
-    handed = NOT_ASKED if node.serves_slot(target.slot) else await asked.hand_over(target.slot)
+    handed = await asked.pass_on(target)
     if isinstance(handed, web.Response):
         return handed
     with handed:
-        request[PASS].enter(node.lanes_at(target.slot).gate)
+        request[PASS].enter(node.lanes_at(target.region, target.slot).gate)
         made = call.command(asked, target)
         command = await made if asyncio.iscoroutine(made) else made
         response = await call.run(asked, envelope_of(asked, target, command))
@@ -129,7 +126,10 @@ async def _with_stock(asked: CommandRequest[RedemptionBody], envelope: Envelope)
         if not answer.not_final:
             return render(answer)
         enough = await node.fetch_stock(
-            reward.reward, slot=envelope.slot, quantity=reward.quantity, deadline=asked.deadline
+            reward.reward,
+            shard=node.shard_at(envelope.region, envelope.slot),
+            quantity=reward.quantity,
+            deadline=asked.deadline,
         )
     return render(await node.run(envelope))
 
@@ -194,7 +194,7 @@ async def _enrolment(asked: CommandRequest[EnrolBody], target: Target) -> Comman
     assert member_id is not None
     referrer = await _referrer(asked, body.referred_by)
     profile = body.model_dump(mode="json", exclude_none=True, exclude={"store", "referred_by"})
-    card = body.card or new_card(asked.node.region_number, target.slot)
+    card = body.card or new_card(region_number_of(member_id), target.slot)
     return EnrolMember(
         member_id, card, asked.received_at, profile | {"card": card}, store=body.store, referrer=referrer
     )
@@ -275,7 +275,7 @@ async def _identifiers(asked: CommandRequest[IdentifiersBody], target: Target) -
         if kind == "card" and node.home_of_card(value) not in (None, (target.region, target.slot)):
             raise ProblemError("malformed", "this card belongs to another place", [_CARD_ELSEWHERE])
     if body.new_card:
-        add.append(("card", new_card(node.region_number, target.slot)))
+        add.append(("card", new_card(node.number_of(target.region), target.slot)))
     remove = await _stored(asked, target, [one.names for one in body.remove])
     return ChangeIdentifiers(tuple(add), tuple(remove), asked.received_at)
 

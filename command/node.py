@@ -54,7 +54,7 @@ class Target:
 
 
 class CommandNode:
-    """The lanes of a region's shards, and the way to the other regions."""
+    """The lanes of a region's shards, and the way to the other regions; their shards too while no node there lives."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class CommandNode:
     @property
     def region_number(self) -> int:
         """The number of the own region, as it stands in ids."""
-        return self._number(self.region)
+        return self.number_of(self.region)
 
     @property
     def program(self) -> Program:
@@ -115,7 +115,7 @@ class CommandNode:
         state = self.topology.current.document.regions[region].state
         if state != "active":
             raise ProblemError("shard_unavailable", f"region {region} is {state}: it takes no new members")
-        return Target(region, slot, member_id=new_member_id(self._number(region), slot))
+        return Target(region, slot, member_id=new_member_id(self.number_of(region), slot))
 
     def home_of_card(self, card: str) -> tuple[str, int] | None:
         """Region and slot that a card of our own form names; any other card is looked up."""
@@ -134,6 +134,12 @@ class CommandNode:
         """Hand a request to another region (see Forwarder)."""
         return await self._forwarder.forward(request, region, slot=slot, deadline=deadline, body=body)
 
+    async def forward_or_serve(
+        self, request: web.Request, region: str, *, slot: int, deadline: float, body: bytes
+    ) -> web.Response | Unanswered:
+        """Hand a request to another region, or learn that no node there takes it (see Forwarder)."""
+        return await self._forwarder.forward_or_serve(request, region, slot=slot, deadline=deadline, body=body)
+
     async def hand_over(
         self, request: web.Request, slot: int, *, deadline: float, body: bytes
     ) -> web.Response | Unanswered:
@@ -148,14 +154,19 @@ class CommandNode:
         """Whether a slot of this region is this node's now."""
         return self._forwarder.serves(slot)
 
-    def lanes_at(self, slot: int) -> Lanes:
-        """The lanes of the shard that holds a slot of this region."""
-        return self.lanes_of(self.topology.current.shard_at(self.region_number, slot))
+    def shard_at(self, region: str, slot: int) -> str:
+        """The shard that holds a slot of a region (empty: this one)."""
+        return self.topology.current.shard_at(self.number_of(region or self.region), slot)
+
+    def lanes_at(self, region: str, slot: int) -> Lanes:
+        """The lanes of the shard that holds a slot of a region (empty: this one)."""
+        return self.lanes_of(self.shard_at(region, slot))
 
     def begin(self, envelope: Envelope) -> asyncio.Future[Answer]:
-        """Take a command for a member of this region to its lane (see Lanes); its answer is to be noted."""
+        """Take a command to its lane (see Lanes); its answer is to be noted."""
         stores = self._refusals.may_store(envelope.credential)
-        return self.lanes_at(envelope.slot).begin(envelope if stores else replace(envelope, stores_refusal=False))
+        lanes = self.lanes_at(envelope.region, envelope.slot)
+        return lanes.begin(envelope if stores else replace(envelope, stores_refusal=False))
 
     def note(self, credential: str, answer: Answer) -> None:
         """Count a "no" that was stored."""
@@ -163,13 +174,13 @@ class CommandNode:
             self._refusals.note(credential)
 
     async def run(self, envelope: Envelope) -> Answer:
-        """Answer a command for a member of this region."""
+        """Answer a command."""
         answer = await self.begin(envelope)
         self.note(envelope.credential, answer)
         return answer
 
     def lanes_of(self, shard: str) -> Lanes:
-        """The lanes of a shard of this region."""
+        """The lanes of a shard."""
         if shard not in self._lanes:
             store = Store(self.pools, shard, self.programs, self.claims)
             self._lanes[shard] = lanes = Lanes(store, self._metrics, self.lanes_per_shard)
@@ -207,11 +218,10 @@ class CommandNode:
         """The lanes of a member's shard, be it of another region: for the courier."""
         return self.lanes_of(self.topology.current.shard_of(member_id))
 
-    async def fetch_stock(self, reward: str, *, slot: int, quantity: int, deadline: float) -> bool:
-        """Bring a reward's stock to a shard of this region (see StockKeeper.fetch)."""
+    async def fetch_stock(self, reward: str, *, shard: str, quantity: int, deadline: float) -> bool:
+        """Bring a reward's stock to a shard (see StockKeeper.fetch)."""
         shards = list(self.topology.current.document.shards)
-        receiver = self.topology.current.shard_at(self.region_number, slot)
-        return await self.stock.fetch(reward, receiver=receiver, shards=shards, quantity=quantity, deadline=deadline)
+        return await self.stock.fetch(reward, receiver=shard, shards=shards, quantity=quantity, deadline=deadline)
 
     async def member_at(self, target: Target, *, deadline: float) -> int:
         """The id of a named member, asked of its home shard; `member_not_found` when there is none."""
@@ -270,11 +280,12 @@ class CommandNode:
 
     async def _status_at(self, target: Target) -> tuple[int | None, str | None]:
         """Id and status of a named member, asked of its home shard."""
-        store = self.lanes_of(self.topology.current.shard_at(self._number(target.region), target.slot)).store
+        store = self.lanes_of(self.topology.current.shard_at(self.number_of(target.region), target.slot)).store
         member_id = target.member_id
         if target.identifier is not None:
             member_id = await store.value("member_of_identifier", *target.identifier)
         return member_id, None if member_id is None else await store.value("account_status", member_id)
 
-    def _number(self, region: str) -> int:
+    def number_of(self, region: str) -> int:
+        """The number of a region, as it stands in ids."""
         return self.topology.current.document.regions[region].number

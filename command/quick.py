@@ -106,7 +106,7 @@ class QuickCommand:
             return None
         command = call.command(asked, target)
         assert not asyncio.iscoroutine(command)
-        ask.held.enter(node.lanes_at(target.slot).gate)
+        ask.held.enter(node.lanes_at(target.region, target.slot).gate)
         return envelope_of(asked, target, command)
 
     def _told(self, one: _Asked, answer: "asyncio.Future[Answer]") -> None:

@@ -23,7 +23,7 @@ from service.parse import parse_body
 from service.payload import BODY
 from service.problem import PROBLEM, REQUEST_ID
 from service.settings import SETTINGS
-from service.trial import Unanswered
+from service.trial import NOT_ASKED, Unanswered
 from service.web import PRINCIPAL, render_json
 from shard_router.errors import ProblemError
 from shard_router.member_id import canonical_id, parse_reference
@@ -80,9 +80,16 @@ class CommandRequest(Generic[Body_co]):
         """The answer of another region (see Forwarder)."""
         return await self.node.forward(self.request, region, slot=slot, deadline=self.deadline, body=self.raw)
 
-    async def hand_over(self, slot: int) -> web.Response | Unanswered:
-        """The answer of the node of this region that serves a slot (see Forwarder)."""
-        return await self.node.hand_over(self.request, slot, deadline=self.deadline, body=self.raw)
+    async def pass_on(self, target: Target) -> web.Response | Unanswered:
+        """The answer of the node that a target is for, or that this node is to serve it (see Forwarder)."""
+        node = self.node
+        if target.region == node.region:
+            if node.serves_slot(target.slot):
+                return NOT_ASKED
+            return await node.hand_over(self.request, target.slot, deadline=self.deadline, body=self.raw)
+        return await node.forward_or_serve(
+            self.request, target.region, slot=target.slot, deadline=self.deadline, body=self.raw
+        )
 
 
 def read_request(request: web.Request, model: type[Body]) -> CommandRequest[Body]:
@@ -101,6 +108,7 @@ def envelope_of(asked: CommandRequest[BaseModel], target: Target, command: Comma
     heard, content = asked.heard, read_content(asked.body, asked.raw)
     return Envelope(
         command=command,
+        region=target.region,
         slot=target.slot,
         deadline=asked.deadline,
         request_id=heard.request_id,

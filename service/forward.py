@@ -94,6 +94,18 @@ class Forwarder:
             return await self._ask(trial, self._nodes(region, slot))
         return None
 
+    async def forward_or_serve(
+        self, request: web.Request, region: str, *, deadline: float, slot: int = 0, body: bytes | None = None
+    ) -> web.Response | Unanswered:
+        """As `forward`, of a command; when no node there gives an answer, this node is to serve it."""
+        _refuse_twice(request)
+        if self.is_away(region):
+            return NOT_ASKED
+        with self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
+            FORWARDED.labels(region).inc()
+            trial = Trial(request, region, deadline, body, is_command=True, has_other=True)
+            return await self._ask(trial, self._nodes(region, slot)) or Unanswered(may_be_done=trial.sent)
+
     def is_away(self, region: str) -> bool:
         """Whether no node of a region takes requests. Probes go on, and the first that is answered ends it."""
         return not self._peers.present(self._listed(region))

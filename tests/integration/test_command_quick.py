@@ -280,4 +280,4 @@ async def test_who_leaves_before_the_lane_begins_has_done_nothing_and_holds_noth
     assert (await first).status == 201
     answer = await asked(node, posting(node, PURCHASES, basket({"card": ada["card"]}, "3"), key="c"))
     assert answer.json["account"]["version"] == 3  # enrolled, "a", "c"
-    assert node.inner.lanes_at(0).gate.taken == 0
+    assert node.inner.lanes_at("", 0).gate.taken == 0

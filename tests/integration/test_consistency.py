@@ -84,6 +84,7 @@ async def test_one_card_of_our_own_form_for_two_new_members(world: Parted, momen
     card = new_card(1, 7)
     us, eu = f"us-{card}", f"eu-{card}"
     world.part(moment, "us", "node", card)
+    world.links["us", "server"].cut()
     assert must_ask_again(await world.nodes["us"].post("/v1/members", {"card": card}, key=us))
     assert world.was_parted()
     there = await world.nodes["eu"].post("/v1/members", {"card": card}, key=eu)
@@ -191,6 +192,7 @@ async def test_an_erasure_beside_a_purchase(world: Parted, moment: str) -> None:
     member = await world.enrol("us")
     body = basket({"member_id": member}, f"bought-{moment}")
     world.part(moment, "eu", "node", f"bought-{moment}")
+    world.links["eu", "server"].cut()
     assert must_ask_again(await world.nodes["eu"].post("/v1/purchases", body, key=f"till-{moment}"))
     assert world.was_parted()
     assert (await world.nodes["us"].delete(f"/v1/members/{member}")).status == 200
@@ -201,6 +203,23 @@ async def test_an_erasure_beside_a_purchase(world: Parted, moment: str) -> None:
     sql = "SELECT status, available FROM account WHERE member_id = $1"
     (account,) = await world.rows(sql, parse_member_id(member))
     assert tuple(account) == ("closed", 0)
+
+
+@MOMENTS
+async def test_a_region_whose_nodes_alone_are_out_of_reach(world: Parted, moment: str) -> None:
+    """Whoever is asked does it at the member's own shard, once: also when a node there had done it already."""
+    member = await world.enrol("us")
+    body, key = basket({"member_id": member}, f"alone-{moment}"), f"alone-{moment}"
+    if moment == "whole":
+        world.links["eu", "node"].cut()
+    else:
+        world.part(moment, "eu", "node", key)
+    told = await world.nodes["eu"].post("/v1/purchases", body, key=key)
+    assert (told.status, told.headers["Loyalty-Region"]) == (201, "eu")
+    assert ("Idempotent-Replayed" in told.headers) == (moment == "after")
+    again = await world.nodes["us"].post("/v1/purchases", body, key=key)
+    assert (again.status, again.body) == (201, told.body)
+    assert await world.journal(member) == ["member_enrolled", "purchase_recorded"]
 
 
 @MOMENTS
