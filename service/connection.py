@@ -203,12 +203,12 @@ class _Connection(web.RequestHandler):
         if isinstance(entered, bytes):
             self._write(entered)
             return True
+        self._held = entered  # whatever the quick way does, it is given back
         if self._quick is not None and entered is not None:
             self.is_asked = self._quick(Ask(data, plain, entered, self))
         if self.is_asked:
+            self._held = None
             self.keep_alive(val=True)  # ends the wait for the next request: this is it
-        else:
-            self._held = entered
         return self.is_asked
 
     def answered(self, ask: Ask, answer: bytes | None, *, closes: bool) -> None:

@@ -132,7 +132,7 @@ async def _read(answer: ClientResponse) -> Reply:
 
 @asynccontextmanager
 async def running_command_node(
-    dsn: str, folder: Path, *, program: str = PROGRAM, second: str | None = None, **settings: int
+    dsn: str, folder: Path, *, program: str = PROGRAM, second: str | None = None, **settings: Any
 ) -> AsyncGenerator[RunningNode]:
     """A node of a region of one shard, or of two, each with half of the slots."""
     dsns = [dsn, second] if second else [dsn]

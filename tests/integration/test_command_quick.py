@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+import random
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.command_node import RunningNode, running_command_node
 from tests.conftest import eventually
 from tests.http_node import Answer, connection, read_answer
 from tests.integration.test_command import basket
+from tests.odd_request import Plain, converse, odd_request
 
 USUAL = "TE: trailers"
 NOBODY = "04G0000000000X"
@@ -182,6 +184,70 @@ async def test_both_ways_give_the_same_answer(
     if status < 300:
         assert "Idempotent-Replayed" not in answers[0].headers
         assert answers[1].headers["Idempotent-Replayed"] == "true"
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_is_sent_along_both_ways_agree(
+    node: RunningNode, taken: list[bool], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance, port, ada = random.Random(seed), int(node.url.rpartition(":")[2]), await node.enrol(phone="+4930123456")
+    await node.give(ada["member_id"], 100)
+    requests = [odd_request(chance, odd_command(node, ada, number)) for number in range(40)]
+    quick = [await converse(port, request) for request in requests]
+    monkeypatch.setattr(QuickCommand, "__call__", lambda *_: False)
+    usual = [await converse(port, request) for request in requests]
+    for request, *both in zip(requests, quick, usual, strict=True):
+        for _, headers, _, _ in both:
+            headers.pop("idempotent-replayed", None)
+        assert both[0] == both[1], request
+    assert any(taken)
+
+
+def odd_command(node: RunningNode, ada: dict[str, Any], number: int) -> Plain:
+    keys = [f"k{number}", f'"k{number}"', f"\tk{number} ", "a b", "", "\xe4", "x" * 256]
+    kinds = ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/json ", "a/b", ""]
+    roles = ("pos", "service", "admin", "till330")
+    return Plain(
+        "POST",
+        [PURCHASES, HOLDS, ADJUSTMENTS, f"{PURCHASES}?a=1", f"{PURCHASES}/", "/v1/transfers", "/v1/purchase%73"],
+        [
+            [f"Authorization: Bearer {node.keys[role]}" for role in roles],
+            [*(f"Idempotency-Key: {key}" for key in keys), "Accept: */*"],
+            [*(f"Content-Type: {kind}" for kind in kinds), "Accept: */*"],
+        ],
+        list(odd_bodies(ada, f"r{number}")),
+    )
+
+
+def odd_bodies(ada: dict[str, Any], receipt: str) -> Iterator[bytes]:
+    """The first is as it should be."""
+    sold, by_card = basket({"member_id": ada["member_id"]}, receipt), {"member": {"card": ada["card"]}}
+    changes: tuple[dict[str, Any], ...] = (
+        {}, {"coupons": ["NONE"]}, {"coupons": None}, {"pay_with_points": 3}, {"pay_with_points": 10**9}, {"more": 1},
+        {"store": "999"}, {"capture_holds": [f"hld_{ada['member_id']}-9"]}, {"currency": "USD"}, {"lines": []},
+        {"lines": sold["lines"] * 40}, {"lines": sold["lines"] * 450}, {"member": {}}, {"receipt": "phone"},
+        {"till": "\ud800"}, {"member": {"phone": "+4930123456"}}, {"member": {"member_id": NOBODY}}, by_card,
+    )  # fmt: skip
+    plain, *others = [json.dumps(sold | change).encode() for change in changes]
+    yield from (plain, *others)
+    for body in (by_card, by_card | {"points": 5}, by_card | {"points": 5, "reason": "x"}, [], {}, 1):
+        yield json.dumps(body).encode()
+    for old, new in (("member_id", "member\\u005fid"), ('"till"', '"till": "2", "till"'), ("EUR", "E\x00R")):
+        yield plain.replace(old.encode(), new.encode())
+    yield from (b"", b"\xef\xbb\xbf" + plain, plain + b" \n", plain + b"x", plain[:-1], plain.replace(b"EUR", b"\xff"))
+
+
+async def test_a_body_beyond_the_limit_is_too_large_both_ways(database: str, tmp_path: Path, taken: list[bool]) -> None:
+    async with running_command_node(database, tmp_path, body_bytes_max=300) as node:
+        ada = await node.enrol()
+        taken.clear()
+        for lines, status in ((1, 201), (9, 413)):
+            body = basket({"card": ada["card"]}, f"{lines}", lines=[{"sku": "a", "quantity": 1, "amount": 1}] * lines)
+            request = posting(node, PURCHASES, body, "Request-Id: the-same", key=f"{lines}")
+            answers = [await asked(node, one) for one in (request, usually(request))]
+            assert told(answers[0]) == told(answers[1])
+            assert answers[0].status == status
+    assert taken == [True, False, False, False]
 
 
 async def test_without_a_key_nothing_is_done(node: RunningNode, taken: list[bool]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import re
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from query.quick import QuickAccount
 from service.health import DRAINING
 from shard_router.member_id import format_member_id
 from tests.conftest import eventually
-from tests.query_odd import odd_request
+from tests.odd_request import Plain, converse, odd_request
 from tests.query_servers import OwnValkey
 from tests.query_world import ShardPlace, World, entry, member, open_world, project, put_view
 
@@ -168,22 +167,6 @@ async def test_what_comes_meanwhile_is_answered_afterwards(
         assert body == views.account_view(entry(one, 3))
 
 
-async def conversation(world: World, request: bytes) -> list[Any]:
-    """What a request is answered, and what another one after it on the same connection; made ids look alike."""
-    async with connected(world) as (reader, writer):
-        writer.write(request)
-        status, headers, body = await answer_from(reader, bodiless=request.startswith(b"HEAD"))
-        made = headers["request-id"]
-        if re.fullmatch("[0-9a-f]{16}", made):
-            headers["request-id"], body = "made", body.replace(made.encode(), b"made")
-        writer.write(asking("/livez"))
-        try:
-            after = (await answer_from(reader))[0]
-        except (asyncio.IncompleteReadError, ConnectionError):
-            after = "closed"
-    return [status, headers, body, after]
-
-
 async def counted(world: World) -> dict[str, float]:
     """What the node counts of requests."""
     lines = (await world.get("/metrics")).body.decode().splitlines()
@@ -195,12 +178,13 @@ async def counted(world: World) -> dict[str, float]:
 async def test_whatever_is_sent_along_both_ways_agree(
     world: World, taken: list[bool], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    chance, first = random.Random(seed), await counted(world)
-    requests = [odd_request(chance, odd_targets(), odd_credentials(world)) for _ in range(50)]
-    quick = [await conversation(world, request) for request in requests]
+    chance, first, port = random.Random(seed), await counted(world), int(world.nodes["eu"].rpartition(":")[2])
+    plain = Plain("GET", odd_targets(), [odd_credentials(world)])
+    requests = [odd_request(chance, plain) for _ in range(50)]
+    quick = [await converse(port, request) for request in requests]
     second = await counted(world)
     monkeypatch.setattr(QuickAccount, "__call__", lambda *_: False)
-    usual = [await conversation(world, request) for request in requests]
+    usual = [await converse(port, request) for request in requests]
     third = await counted(world)
     for request, *both in zip(requests, quick, usual, strict=True):
         assert both[0] == both[1], request
@@ -228,6 +212,17 @@ def odd_credentials(world: World) -> list[str]:
         f"{pos} ", pos.replace("Bearer ", "Bearer  "), pos.replace(": ", ":"), pos.replace(": ", ":\t"),
         pos.replace("Bearer ", "Bearer\t"), pos.replace("loy_", "LOY_"), f"{pos}, Bearer x", "Accept: nothing",
     ]  # fmt: skip
+
+
+async def test_a_quick_way_that_fails_keeps_no_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> bool:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(QuickAccount, "__call__", fail)
+    async with connected(world) as (reader, writer):
+        writer.write(asking(account_of(ADA), bearer(world.keys["pos"])))
+        assert await asyncio.wait_for(reader.read(), END_S) == b""
+    assert await world.metric("loyalty_overload_under_way{") == 0
 
 
 async def test_a_connection_is_not_idle_while_it_is_answered(tmp_path: Path, killable: OwnValkey) -> None:

@@ -1,7 +1,14 @@
-"""Requests as no good client writes them: an account asked for, with whatever headers, put together by chance."""
+"""Requests as no good client writes them, put together by chance, and what a node says to each and to the next one."""
 
+import asyncio
 import random
+import re
 from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tests.http_node import connection, read_answer
+
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n"
 
 LINE_MAX = 8_190  # what aiohttp takes of a line
 
@@ -43,15 +50,32 @@ METHODS: Sequence[str] = ("HEAD", "get", "OPTIONS", "POST")
 VERSIONS: Sequence[str] = ("HTTP/1.0", "HTTP/1.2", "http/1.1", "HTTP/1.1 ", "HTTP/2.0")
 
 
-def odd_request(chance: random.Random, targets: Sequence[str], credentials: Sequence[str]) -> bytes:
-    """A GET. What comes first in a list is as it should be; of the rest one thing, or some, are chosen."""
-    target, credential = (chance.choice(some) if _is_odd(chance, 5) else some[0] for some in (targets, credentials))
-    lines = [credential, *(chance.choice(LINES) for _ in range(chance.choice((0, 1, 1, 1, 2, 3))))]
-    if not _is_odd(chance, 9):
+_MADE = re.compile("[0-9a-f]{16}")
+_MADE_IN_BODY = re.compile(rb'(?<="request_id":")[0-9a-f]{16}(?=")')
+
+
+class Plain(NamedTuple):
+    """What is asked for. Of each list the first is as it should be; `lines` are lists of header lines."""
+
+    method: str
+    targets: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    bodies: Sequence[bytes] = (b"",)
+
+
+def odd_request(chance: random.Random, plain: Plain) -> bytes:
+    """One of these that is odd in one way, or in some."""
+    lists = (plain.targets, *plain.lines)
+    target, *lines = (chance.choice(some) if _is_odd(chance, 4 * len(lists)) else some[0] for some in lists)
+    lines += [chance.choice(LINES) for _ in range(chance.choice((0, 0, 1, 1, 1, 2, 3)))]
+    body = chance.choice(plain.bodies) if _is_odd(chance, 2) else plain.bodies[0]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    if not _is_odd(chance, 16):
         lines.append("Host: node")
     chance.shuffle(lines)
-    begin, end, method, version = "", "\r\n", "GET", "HTTP/1.1"
-    if _is_odd(chance, 5):
+    begin, end, method, version = "", "\r\n", plain.method, "HTTP/1.1"
+    if _is_odd(chance, 8):
         begin, end, method, version = chance.choice(
             [(one, end, method, version) for one in BEGINS]
             + [(begin, one, method, version) for one in ENDS]
@@ -62,8 +86,25 @@ def odd_request(chance: random.Random, targets: Sequence[str], credentials: Sequ
     chance.shuffle(ends)
     parts = zip([f"{begin}{method} {target} {version}", *lines], ends, strict=True)
     head = "".join(line + end for line, end in parts)
-    body = "0\r\n\r\n" if ": chunked" in head else ""
-    return f"{head}\r\n{body}".encode("latin-1")
+    if ": chunked" in head and not body:
+        body = b"0\r\n\r\n"
+    return f"{head}\r\n".encode("latin-1") + body
+
+
+async def converse(port: int, request: bytes) -> list[Any]:
+    """What a request is answered, and what another one after it on the same connection; made ids look alike."""
+    async with connection(port) as (reader, writer), asyncio.timeout(10):
+        writer.write(request)
+        answer = await read_answer(reader, bodiless=request.startswith(b"HEAD"))
+        headers = {name.lower(): _MADE.sub("made", value) for name, value in answer.headers.items()}
+        body = _MADE_IN_BODY.sub(b"made", answer.body)
+        try:
+            writer.write(LIVEZ)
+            after = (await read_answer(reader)).status
+        except (asyncio.IncompleteReadError, ConnectionError):
+            after = None
+    headers.pop("date", None)
+    return [answer.status, headers, body, after]
 
 
 def _is_odd(chance: random.Random, one_in: int) -> bool:
