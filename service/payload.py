@@ -30,6 +30,8 @@ async def read_payload(request: web.Request, principal: Principal) -> bytes:
         raise ProblemError("unsupported_media_type", f"got {request.content_type}")
     if coding not in _WINDOW_OF_CODING:
         raise ProblemError("unsupported_media_type", "Content-Encoding: gzip, deflate or none")
+    if (request.content_length or 0) > (bytes_max := request.app[SETTINGS].body_bytes_max):
+        raise web.HTTPRequestEntityTooLarge(max_size=bytes_max, actual_size=request.content_length or 0)
     try:
         content = _arrived(request) if request.content.is_eof() else await _arrive(request, principal)
     except TimeoutError as error:
@@ -44,7 +46,7 @@ def _arrived(request: web.Request) -> bytes:
     """A body that came along with its head, as most do: it is taken without a turn of the loop."""
     content = request.content.read_nowait()
     bytes_max = request.app[SETTINGS].body_bytes_max
-    if len(content) > bytes_max:
+    if len(content) > bytes_max:  # in chunks; a length was looked at before
         raise web.HTTPRequestEntityTooLarge(max_size=bytes_max, actual_size=len(content))
     return content
 

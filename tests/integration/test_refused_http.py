@@ -66,6 +66,11 @@ async def test_a_body_that_is_not_what_its_encoding_says_is_refused_as_any_other
     check(await node.send(node.request(body, f"Content-Encoding: {coding}")), status, code)
 
 
+@pytest.mark.parametrize("length", [LIMIT + 1, 10**10])
+async def test_a_body_that_says_it_is_too_long_is_not_waited_for(node: Node, length: int) -> None:
+    check(await node.send(node.request(b"", f"Content-Length: {length}")), 413, "too_large")
+
+
 async def test_a_body_that_fills_the_limit_when_inflated_is_taken(node: Node) -> None:
     answer = await node.send(node.request(gzip.compress(b" " * LIMIT), "Content-Encoding: gzip"))
     assert answer.json == {"bytes": LIMIT}
