@@ -179,15 +179,8 @@ class Growth:
 
     async def _must_be_empty(self, region: RegionPlan) -> None:
         for shard in region.shards:
-            if await self._holds_members(await self.system.primary(shard)):
-                raise ClusterError(f"{shard.name} holds members: a region goes only when nobody ever lived there")
-
-    async def _holds_members(self, primary: str) -> bool:
-        connection = await asyncpg.connect(primary, timeout=CONNECT_TIMEOUT_S)
-        try:
-            return bool(await connection.fetchval(POSTGRES["holds_members"]))
-        finally:
-            await connection.close()
+            if kept := await kept_by(await self.system.primary(shard)):
+                raise ClusterError(f"{shard.name} {kept}")
 
     # What both need.
 
@@ -220,6 +213,19 @@ class Growth:
     async def _behind(self, urls: list[str], epoch: int) -> list[str]:
         epochs = await asyncio.gather(*(_epoch_of(url) for url in urls))
         return [url for url, known in zip(urls, epochs, strict=True) if known is None or known < epoch]
+
+
+async def kept_by(primary: str) -> str | None:
+    """Why a shard must stay, as what follows its name; None when it can go."""
+    connection = await asyncpg.connect(primary, timeout=CONNECT_TIMEOUT_S)
+    try:
+        if await connection.fetchval(POSTGRES["holds_members"]):
+            return "holds members: a region goes only when nobody ever lived there"
+        if await connection.fetchval(POSTGRES["keeps_receipts"]):
+            return "keeps receipts of members elsewhere: it can go 41 days after the last one"
+        return None
+    finally:
+        await connection.close()
 
 
 async def _epoch_of(url: str) -> int | None:

@@ -43,3 +43,8 @@ ORDER BY version;
 SELECT EXISTS (SELECT FROM member) OR EXISTS (SELECT FROM journal) OR EXISTS (SELECT FROM errand)
     OR EXISTS (SELECT FROM claim) OR EXISTS (SELECT FROM former_identifier) OR EXISTS (SELECT FROM stock_move)
     OR EXISTS (SELECT FROM reward_stock WHERE redeemed > 0);
+
+-- name: keeps_receipts
+-- Whether a shard where nobody lives has claimed a receipt for a member elsewhere which a till may still send again
+-- (40 days, command/reconcile_receipts.py, and one for the zones of stores).
+SELECT EXISTS (SELECT FROM receipt WHERE business_date >= current_date - 41);
