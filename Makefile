@@ -78,7 +78,7 @@ test-failovers: setup-all
 
 # Minutes of servers that fail under Patroni and etcd (Debian: apt install etcd-server); CI has the shortest of them.
 test-patroni: setup-all
-	@LOYALTY_TEST_ENGINE=patroni $(BIN)/python -m pytest tests/integration/test_patroni.py $(ARGS)
+	@LOYALTY_TEST_ENGINE=patroni $(BIN)/python -m pytest tests/integration/test_patroni.py tests/integration/test_patroni_parted.py $(ARGS)
 
 # How long writes stand still, twenty times each fault: half an hour with nothing else running.
 gaps: setup

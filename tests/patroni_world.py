@@ -1,4 +1,7 @@
-"""A shard under real Patroni and real etcd on loopback: deploy/patroni as it is, with other addresses in its *.env."""
+"""A shard under real Patroni and real etcd on one machine: deploy/patroni as it is, with other addresses in its *.env.
+
+Where network namespaces can be had each server has one, and the three etcd share one, so that networks may part.
+"""
 
 import asyncio
 import importlib.util
@@ -10,7 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,16 @@ from cluster import postgres
 from cluster.document import Documents
 from cluster.login import SUPERUSER_NAME
 from cluster.os_user import Account, choose_account
-from cluster.process import ProcessSpec, spawn, terminate
+from cluster.process import ProcessSpec, spawn
 from cluster.setup import prepare
 from shard_router.topology import TopologyDocument
 from tests.conftest import eventually
 from tests.engine import PASSWORD, PASSWORDS, engine_name, free_port, server_folder
+from tests.hosts import Hosts, hosts
 
 DEPLOY = Path(__file__).parents[1] / "deploy" / "patroni"
 ZONES = ("zone_a", "zone_b", "zone_c")
+ETCD = "etcd"
 SLOT = "loyalty_cdc"
 DEADLINE_S = 120.0
 # A test machine has no watchdog, and throw-away data need no crash safety.
@@ -67,6 +72,7 @@ class Member:
     rest: int
     account: Account | None
     environment: dict[str, str]
+    hosts: Hosts
     running: dict[str, asyncio.subprocess.Process] = field(default_factory=dict[str, asyncio.subprocess.Process])
 
     @property
@@ -74,7 +80,7 @@ class Member:
         return self.folder / "pg"
 
     def url(self, user: str = SUPERUSER_NAME, database: str = "postgres") -> str:
-        return f"postgresql://{user}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user}:{PASSWORD}@{self.hosts.address(self.name)}:{self.port}/{database}"
 
     async def start(self, *names: str) -> None:
         commands = {
@@ -87,7 +93,11 @@ class Member:
 
     def spec(self, name: str, argv: tuple[str, ...]) -> ProcessSpec:
         log = self.folder.parent / f"{self.name}-{name}.log"
-        return ProcessSpec(name=name, argv=argv, log=log, probe=silent, env=self.environment, account=self.account)
+        account = self.account
+        if self.name in self.hosts.namespaces and account is not None:  # root enters, then the account works there
+            within = replace(account, setpriv=shutil.which("setpriv"))
+            argv, account = self.hosts.argv(self.name, within.argv(argv, signal.SIGKILL)), None
+        return ProcessSpec(name=name, argv=argv, log=log, probe=silent, env=self.environment, account=account)
 
     def server(self) -> list[int]:
         """The postmaster with all its processes; it and they may have lost each other."""
@@ -122,11 +132,15 @@ class Shard:
     folder: Path
     members: dict[str, Member]
     session: aiohttp.ClientSession
-    hosts: list[str]
+    etcd: "Etcd"
+    hosts: Hosts
 
     def topology(self) -> TopologyDocument:
         """The shard as an operator writes it down: users without passwords."""
-        servers = [f"postgresql://loyalty@127.0.0.1:{member.port}/loyalty" for member in self.members.values()]
+        servers = [
+            f"postgresql://loyalty@{self.hosts.address(member.name)}:{member.port}/loyalty"
+            for member in self.members.values()
+        ]
         home = {"region": "eu", "slots": [[0, 4095]], "servers": servers, "valkey": "redis://none"}
         document = {"epoch": 1, "regions": {"eu": {"number": 1, "command": [], "query": []}}, "shards": {"eu-1": home}}
         return TopologyDocument.model_validate(document)
@@ -143,7 +157,7 @@ class Shard:
         """What whoever answers says of all members."""
         for member in self.members.values():
             with suppress(aiohttp.ClientError, TimeoutError, OSError):
-                url = f"http://127.0.0.1:{member.rest}/cluster"
+                url = f"http://{self.hosts.address(member.name)}:{member.rest}/cluster"
                 async with self.session.get(url, timeout=aiohttp.ClientTimeout(1)) as answer:
                     return (await answer.json())["members"]
         return []
@@ -198,7 +212,9 @@ class Shard:
         leader = await self.leader()
         (candidate, *_) = await self.others()
         control = self.folder / "patronictl.yml"
-        control.write_text(json.dumps({"scope": leader.environment["PATRONI_SCOPE"], "etcd3": {"hosts": self.hosts}}))
+        control.write_text(
+            json.dumps({"scope": leader.environment["PATRONI_SCOPE"], "etcd3": {"hosts": self.etcd.addresses}})
+        )
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "from patroni.ctl import ctl; ctl()", "-c", str(control), "switchover", "--force"),
             *("--leader", leader.name, "--candidate", candidate.name),
@@ -210,15 +226,35 @@ class Shard:
         assert (await self.leader()).name == candidate.name, said.decode()
 
 
+@dataclass
+class Etcd:
+    """Three etcd, of which each may be killed and started again."""
+
+    specs: dict[str, ProcessSpec]
+    addresses: list[str]
+    running: dict[str, asyncio.subprocess.Process] = field(default_factory=dict[str, asyncio.subprocess.Process])
+
+    async def start(self, *names: str) -> None:
+        for name in names or self.specs:
+            self.running[name] = await spawn(self.specs[name])
+
+    async def kill(self, *names: str) -> None:
+        for name in names or self.specs:
+            self.running[name].kill()
+            await self.running[name].wait()
+
+
 @asynccontextmanager
-async def etcd(folder: Path) -> AsyncGenerator[list[str]]:
-    """Three etcd by etcd.env; the addresses for clients."""
+async def etcd(folder: Path, machines: Hosts) -> AsyncGenerator[Etcd]:
+    """Three etcd by etcd.env."""
     program = shutil.which("etcd")
     assert program is not None
     names = ("a", "b", "c")
-    clients, peers = ({name: f"http://127.0.0.1:{free_port()}" for name in names} for _ in range(2))
+    place = machines.address(ETCD)
+    clients, peers = ({name: f"http://{place}:{free_port()}" for name in names} for _ in range(2))
     given = variables("etcd.env")
     async with AsyncExitStack() as stack:
+        made = Etcd({}, [address.removeprefix("http://") for address in clients.values()])
         for name in names:
             own = {
                 "ETCD_NAME": name,
@@ -232,14 +268,16 @@ async def etcd(folder: Path) -> AsyncGenerator[list[str]]:
             assert own.keys() <= given.keys()
             log = folder / f"etcd-{name}.log"
             env = {"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": os.uname().machine} | given | own
-            spec = ProcessSpec(name=f"etcd-{name}", argv=(program,), log=log, probe=silent, env=env)
-            stack.push_async_callback(terminate, spec, await spawn(spec))
-        yield [address.removeprefix("http://") for address in clients.values()]
+            argv = machines.argv(ETCD, (program,))
+            made.specs[name] = ProcessSpec(name=f"etcd-{name}", argv=argv, log=log, probe=silent, env=env)
+        stack.push_async_callback(made.kill)
+        await made.start()
+        yield made
 
 
-def make_member(folder: Path, name: str, hosts: list[str], tools: postgres.PostgresTools) -> Member:
+def make_member(folder: Path, name: str, keepers: Etcd, tools: postgres.PostgresTools, machines: Hosts) -> Member:
     """A node's folders and settings: patroni.yml as it is, node.env with this machine's addresses."""
-    place, port, rest = folder / name, free_port(), free_port()
+    place, port, rest, at = folder / name, free_port(), free_port(), machines.address(name)
     postgres.make_folder(tools, place)
     config = place / "config"
     config.mkdir()
@@ -247,11 +285,11 @@ def make_member(folder: Path, name: str, hosts: list[str], tools: postgres.Postg
     (config / "2-tests.yml").write_text(json.dumps(OF_TESTS))
     own = {
         "PATRONI_NAME": name,
-        "PATRONI_ETCD3_HOSTS": ",".join(shlex.quote(host) for host in hosts),
-        "PATRONI_RESTAPI_LISTEN": f"127.0.0.1:{rest}",
-        "PATRONI_RESTAPI_CONNECT_ADDRESS": f"127.0.0.1:{rest}",
-        "PATRONI_POSTGRESQL_LISTEN": f"127.0.0.1:{port}",
-        "PATRONI_POSTGRESQL_CONNECT_ADDRESS": f"127.0.0.1:{port}",
+        "PATRONI_ETCD3_HOSTS": ",".join(shlex.quote(host) for host in keepers.addresses),
+        "PATRONI_RESTAPI_LISTEN": f"{at}:{rest}",
+        "PATRONI_RESTAPI_CONNECT_ADDRESS": f"{at}:{rest}",
+        "PATRONI_POSTGRESQL_LISTEN": f"{at}:{port}",
+        "PATRONI_POSTGRESQL_CONNECT_ADDRESS": f"{at}:{port}",
         "PATRONI_POSTGRESQL_DATA_DIR": str(place / "pg"),
         "PATRONI_POSTGRESQL_BIN_DIR": str(tools.folder),
         "PATRONI_POSTGRESQL_PGPASS": str(place / "pgpass"),
@@ -264,7 +302,7 @@ def make_member(folder: Path, name: str, hosts: list[str], tools: postgres.Postg
     account = choose_account(place, Path(sys.executable))
     if account is not None:
         account.own(config)
-    return Member(name, place, port, rest, account, env)
+    return Member(name, place, port, rest, account, env, machines)
 
 
 @asynccontextmanager
@@ -272,11 +310,12 @@ async def patroni_shard() -> AsyncGenerator[Shard]:
     """A shard that is whole, with logins, tables and the projector's slot."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(server_folder())
-        hosts = await stack.enter_async_context(etcd(folder))
+        machines = stack.enter_context(hosts(*ZONES, ETCD))
+        keepers = await stack.enter_async_context(etcd(folder, machines))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         tools = postgres.find_tools(None, folder)
-        members = {name: make_member(folder, name, hosts, tools) for name in ZONES}
-        shard = Shard(folder, members, session, hosts)
+        members = {name: make_member(folder, name, keepers, tools, machines) for name in ZONES}
+        shard = Shard(folder, members, session, keepers, machines)
         for member in members.values():
             stack.push_async_callback(member.kill)
             await member.start()

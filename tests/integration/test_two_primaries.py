@@ -11,7 +11,7 @@ from shard_router.pool import ShardServers
 from tests.conftest import eventually
 from tests.engine import embedded_postgres, in_database
 from tests.query_servers import own_valkey
-from tests.query_world import ShardPlace, add_entry, member, open_world, reader_of, write_member
+from tests.query_world import ShardPlace, add_entry, member, open_world, reader_of, replayed, write_member
 
 ADA = member(1)
 
@@ -56,6 +56,7 @@ async def test_a_query_node_follows_the_new_primary_though_the_former_answers_wi
                 return found is not None and found["version"] == version
 
             await eventually(lambda: shows(1))
+            await eventually(lambda: replayed(reader_of(world), ADA, 1))
             standby = await asyncpg.connect(promoted)
             await standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
             await standby.execute("SELECT pg_reload_conf()")
