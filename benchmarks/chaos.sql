@@ -40,6 +40,9 @@ SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::
 -- name: relation
 SELECT pg_relation_filepath('journal');
 
+-- name: read_through
+SELECT count(*) FROM journal;
+
 -- name: entries
 -- But for those that come about by themselves.
 SELECT member_id, version FROM journal WHERE member_id = ANY ($1::bigint[]) AND kind <> ALL ($2::text[]);

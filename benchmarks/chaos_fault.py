@@ -16,7 +16,7 @@ import asyncpg
 import psutil
 
 from benchmarks import chaos_disk
-from benchmarks.chaos_network import ANSWERS_LOST, IN_BITS, SILENT, SLOW, refused, weather
+from benchmarks.chaos_network import ANSWERS_LOST, FAR, IN_BITS, SILENT, SLOW, between_servers, refused, weather
 from benchmarks.chaos_view import projector_twice, slot_invalidated, valkey_of_yesterday
 from benchmarks.chaos_world import STATEMENTS, World
 
@@ -161,13 +161,20 @@ def _half_open(ending: str, said: bytes) -> Fault:
     return fault
 
 
-async def _page_corrupt(world: World) -> None:
-    """On a standby; its checksum tells. Reads of it must fail and not be wrong."""
-    name = await world.server(standby=True)
-    async with world.session(world.port(name)) as server:
-        path = world.folder(name) / str(await server.fetchval(STATEMENTS["relation"]))
-    with path.open("r+b") as file:
-        file.write(b"\x55" * PAGE)
+def _page_corrupt(*, start: int, is_read: bool) -> Fault:
+    """On a standby, from one of the page's bytes on; its checksum tells. Reads of it must fail and not be wrong."""
+
+    async def fault(world: World) -> None:
+        name = await world.server(standby=True)
+        async with world.session(world.port(name)) as server:
+            path = world.folder(name) / str(await server.fetchval(STATEMENTS["relation"]))
+            with path.open("r+b") as file:
+                file.seek(start)
+                file.write(b"\x55" * (PAGE - start))
+            if is_read:
+                await server.fetch(STATEMENTS["read_through"])  # from memory, if it is there
+
+    return fault
 
 
 async def _switched_over(world: World) -> None:
@@ -232,7 +239,8 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "standby's control file corrupt": _control_file_corrupt(standby=True),
     "walreceiver killed": _backend("walreceiver", standby=True, by=signal.SIGKILL),
     "walreceiver frozen": _backend("walreceiver", standby=True, by=signal.SIGSTOP),
-    "page corrupt on a standby": _page_corrupt,
+    "page corrupt on a standby": _page_corrupt(start=0, is_read=False),
+    "half a page corrupt on a standby, and read": _page_corrupt(start=PAGE // 2, is_read=True),
     "connections of nodes cut": _told("cut_nodes"),
     "walsenders cut": _told("cut_walsenders"),
     "slot dropped": _slot("really_drop_slot"),
@@ -256,6 +264,8 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "answers of query nodes lost": weather("query", **ANSWERS_LOST),
     "connections to command nodes refused": refused("command"),
     "connections to query nodes refused": refused("query"),
+    "network between servers slow": between_servers(**FAR),
+    "network between servers silent": between_servers(**SILENT),
     "everything stopped and started": _restarted,
     "supervisor killed": _supervisor_killed,
     "supervisor frozen": _supervisor_frozen,

@@ -22,7 +22,7 @@ def post(nodes, key, path, body, idempotency_key, patience_s=60.0):
         try:
             request = urllib.request.Request(node + path, json.dumps(body).encode(), headers)
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, json.load(answer) | {"seen": answer.headers["Consistency-Token"]}  # for queries
         except urllib.error.HTTPError as refused:
             problem = json.load(refused)
             if refused.code not in AGAIN and problem.get("code") != "in_progress":
@@ -42,4 +42,4 @@ if __name__ == "__main__":
     sale = {"member": {"card": card}, "store": store, "till": "7", "receipt": f"{now:%H%M%S%f}", "currency": "EUR",
             "occurred_at": now.isoformat(), "lines": [{"sku": "1095275", "quantity": 1, "amount": 2499}]}
     status, answer = post([first, *others], key, "/v1/purchases", sale, f"{store}-7-{sale['receipt']}")
-    print(status, answer.get("points_earned", answer.get("detail")), "points")
+    print(status, answer.get("points_earned", answer.get("detail")), "points; for page.html:", answer.get("seen"))

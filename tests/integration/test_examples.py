@@ -14,6 +14,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from shard_router.member_id import format_member_id
+from shard_router.token import format_token, parse_token
 from tests.command_node import running_command_node
 from tests.conftest import eventually
 from tests.engine import ValkeyServer, free_port
@@ -45,6 +46,7 @@ async def test_the_till_sells_though_its_first_node_is_gone(database: str, tmp_p
         till = (sys.executable, str(EXAMPLES / "till.py"), gone, node.keys["service"], card, "330", node.url)
         code, output = await output_of(*till)
         assert (code, output.split()[0]) == (0, "201"), output
+        assert parse_token(output.split()[-1]).version == 2  # what a page that is opened now must show
 
 
 async def test_the_till_asks_a_node_last_that_gave_no_answer(
@@ -93,7 +95,9 @@ async def test_the_page_of_another_origin_shows_points_and_hears_of_new_ones(
         pytest.skip("no Chromium on this machine")
     for version in (1, 2, 3):
         await project(world.shards["eu-1"].valkey, ADA, version)
-    url = f"{page}/page.html?queries={world.nodes['eu']}&member={format_member_id(ADA)}#{world.member_token(ADA)}"
+    seen = format_token(ADA, 3)
+    at = f"queries={world.nodes['eu']}&member={format_member_id(ADA)}&seen={seen}"
+    url = f"{page}/page.html?{at}#{world.member_token(ADA)}"
     async with opened(browser, url, tmp_path / "profile") as shown:
 
         async def live() -> bool:
