@@ -25,6 +25,7 @@ from cdc.sink import Position, Session, Sink
 from cdc.slot import connect, find_primary, resume_position, secure_slot, system_of, timeline_of
 from cdc.source import Change, ChangeSource
 from query.views import mark_key
+from shard_router.ending import end
 from shard_router.incarnation import ensure_incarnation, prove_continuity
 from shard_router.login import read_logins
 from shard_router.pool import ShardPools
@@ -76,8 +77,7 @@ class Runtime:
                 helpers.create_task(Mending(self._shard.valkey, self.rebuild, self.join_session).run()),
             ]
             await self._stream()
-            for task in tasks:
-                task.cancel()
+            await end(*tasks)
 
     async def stop(self) -> None:
         """End the stream; what is unacknowledged comes again at the next start."""
@@ -114,7 +114,7 @@ class Runtime:
             async with asyncio.TaskGroup() as helpers:
                 leaving = helpers.create_task(leave_with(connection, dsn, timeline, self.servers.primary))
                 await in_thread(lambda: source.run(self.projector.handle))
-                leaving.cancel()
+                await end(leaving)
         finally:
             connection.terminate()
 

@@ -15,7 +15,6 @@ from functools import partial
 import asyncpg
 
 from cdc.slot import STATEMENTS as SLOTS
-from cluster.ending import end
 from cluster.errors import ClusterError
 from cluster.fence import fence, is_stopped
 from cluster.login import CONNECT_TIMEOUT_S
@@ -26,6 +25,7 @@ from cluster.reading import EVERY_S, Reading, damaged_pages
 from cluster.supervisor import READY, Kept, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
 from cluster.watched import DAMAGED, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
+from shard_router.ending import end
 
 LOOK_INTERVAL_S = 0.5
 PROBE_INTERVAL_S = 2.0

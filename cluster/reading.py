@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from cluster import postgres
-from cluster.ending import end
 from cluster.errors import StartFailed
 from cluster.memory import MIB, data_bytes
 from cluster.page import impossible_pages
 from cluster.pair import Pair
 from cluster.plan import ServerPlan
+from shard_router.ending import end
 
 EVERY_S = 3600.0
 RATE_MIB = 16  # a second: a tenth of what a small disk of a cloud reads

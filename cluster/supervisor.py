@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.ending import end
 from cluster.errors import StartFailed
 from cluster.fork import ForkServer
 from cluster.process import (
@@ -26,6 +25,7 @@ from cluster.process import (
     wait_ready,
 )
 from cluster.run_file import Identity, ProcessRecord, RunRecord
+from shard_router.ending import end
 
 READY = "ready"
 BACK_OFF_FIRST_S = 0.2

@@ -94,10 +94,9 @@ class Announcements:
                 del self._watches[word]
 
     async def run(self) -> None:
-        """Keep subscribed until cancelled: a client that is just connecting may swallow that (redis-py does)."""
-        pause_s, task = _PAUSE_MIN_S, asyncio.current_task()
-        assert task is not None
-        while not task.cancelling():
+        """Keep subscribed, for ever."""
+        pause_s = _PAUSE_MIN_S
+        while True:
             try:
                 await self._subscribe()
             except Exception as error:  # noqa: BLE001 - whatever it is, this must outlive it

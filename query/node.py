@@ -21,6 +21,7 @@ from query.settings import QuerySettings
 from service.bulkhead import Bulkhead
 from service.forward import DEADLINE_HEADER, Forwarder, deadline_of
 from service.web import PRINCIPAL
+from shard_router.ending import end
 from shard_router.errors import ProblemError, parse_or
 from shard_router.member_id import slot_of
 from shard_router.topology import TopologyWatch
@@ -57,9 +58,7 @@ class QueryNode:
 
     async def close(self) -> None:
         """Stop everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         await self.forwarder.close()
         await self.readers.close()
 

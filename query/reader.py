@@ -21,6 +21,7 @@ from query.replica import Server
 from query.settings import QuerySettings
 from query.views import DamagedViewError
 from rules.version import VERSION_MAX, incarnation_of, includes
+from shard_router.ending import end
 from shard_router.errors import LoyaltyError, ProblemError
 from shard_router.pool import ShardPools
 from shard_router.topology import Topology, TopologyWatch
@@ -245,10 +246,8 @@ class Readers:
 
     async def close(self) -> None:
         """Stop the subscriptions and close every connection."""
-        tasks = [*self._subscriptions.values(), *filter(None, [self._watching])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
+        await end(*self._subscriptions.values(), *filter(None, [self._watching]))
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await asyncio.gather(*(reader.cache.close() for _, reader in self._shards.values()))
         await self._pools.close()
 

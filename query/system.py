@@ -25,6 +25,7 @@ from query.node import NODE, QueryNode
 from query.system_shape import System, SystemNode, SystemRegion, SystemShard
 from service.problem import malformed_parameter
 from service.web import render_json
+from shard_router.ending import end
 from shard_router.errors import ProblemError
 
 PATH: Final = "/v1/system"
@@ -67,10 +68,7 @@ class SystemView:
 
     async def close(self) -> None:
         """Stop looking, and close the connections."""
-        tasks = [heard.task for heard in self._heard.values() if heard.task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*(heard.task for heard in self._heard.values() if heard.task))
         if self._session:
             await self._session.close()
 

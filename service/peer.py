@@ -15,6 +15,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import structlog
 
+from shard_router.ending import end
+
 T = TypeVar("T")
 
 SUSPECT_S: Final = 0.3
@@ -70,10 +72,7 @@ class Peers:
 
     async def close(self) -> None:
         """Stop looking for those that are away."""
-        tasks: list[asyncio.Task[Any]] = [*self._away.values(), *self._probes.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._away.values(), *self._probes.values())
 
     async def _await_return(self, node: str) -> None:
         pause_s = _PAUSE_MIN_S

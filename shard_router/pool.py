@@ -17,6 +17,7 @@ import asyncpg
 import structlog
 
 from shard_router.clock import Now, Reading, ShardClock
+from shard_router.ending import end
 from shard_router.errors import ProblemError
 from shard_router.statement import load_statements
 from shard_router.topology import Topology, TopologyWatch
@@ -297,8 +298,7 @@ class ShardPools:
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await end(watching)
 
     async def close(self) -> None:
         """Close all of them."""

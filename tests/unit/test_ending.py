@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from cluster import ending
-from cluster.ending import end
+from shard_router.ending import end
 
 
 async def test_who_swallowed_a_cancellation_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ TOLD_AGAIN_S: Final = 1.0
 async def end(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks until they have ended, whatever they end with.
 
-    `asyncio.wait_for` of Python 3.11, and asyncpg's, swallow a cancellation that comes as what they wait for is done.
+    `asyncio.wait_for` of Python 3.11, and asyncpg's, swallow a cancellation that comes as what they wait for is done;
+    so does a client of Valkey that is just connecting.
     """
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
