@@ -83,7 +83,10 @@ async def _unless(asked_to_stop: asyncio.Event, system: System) -> int | None:
 
 
 def detach(plan: ClusterPlan, arguments: Sequence[str]) -> None:
-    """Start `loyalty up` with these arguments in the background and wait until ready; ClusterError when it fails."""
+    """Start `loyalty up` with these arguments in the background and wait until ready; ClusterError when it fails.
+
+    Views of many members may take longer to rebuild than anybody waits here: then it goes on, and the error says so.
+    """
     if locked(plan.data):
         with exclusive(plan.data):  # raises with the message that names the owner
             return
@@ -106,8 +109,10 @@ def detach(plan: ClusterPlan, arguments: Sequence[str]) -> None:
         if child.poll() is not None:
             raise ClusterError(log_tail(log, 40).strip())
         time.sleep(POLL_INTERVAL_S)
-    child.terminate()
-    raise ClusterError(f"not ready after {DETACH_DEADLINE_S:.0f} s; see {log}")
+    raise ClusterError(
+        f"not ready after {DETACH_DEADLINE_S:.0f} s; it goes on in the background: `loyalty status` tells how far "
+        f"it is, `loyalty down` ends it, {log} says what it does"
+    )
 
 
 def _python_path() -> list[str]:
