@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cluster import ending
+from shard_router import ending
 from shard_router.ending import end
 
 
