@@ -12,8 +12,8 @@ itself.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
 import aiohttp
@@ -73,9 +73,8 @@ class Forwarder:
         `unknown_outcome` when a command was sent and no answer came.
         """
         _refuse_twice(request)
-        with self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
-            FORWARDED.labels(region).inc()
-            trial = Trial(request, region, deadline, body, is_command=self._side == "command")
+        trial = Trial(request, region, deadline, body, is_command=self._side == "command")
+        with self._through(trial):
             answer = await self._ask(trial, self._nodes(region, slot)) or trial.declined
             if answer is None:
                 raise trial.failure(f"no node of region {region} can be reached")
@@ -89,8 +88,7 @@ class Forwarder:
         trial = Trial(request, region, deadline, body, is_command=False, has_other=True)
         if self.is_away(region):
             return None
-        with suppress(ProblemError), self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
-            FORWARDED.labels(region).inc()
+        with suppress(ProblemError), self._through(trial):
             return await self._ask(trial, self._nodes(region, slot))
         return None
 
@@ -101,10 +99,16 @@ class Forwarder:
         _refuse_twice(request)
         if self.is_away(region):
             return NOT_ASKED
-        with self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max):
-            FORWARDED.labels(region).inc()
-            trial = Trial(request, region, deadline, body, is_command=True, has_other=True)
+        trial = Trial(request, region, deadline, body, is_command=True, has_other=True)
+        with self._through(trial):
             return await self._ask(trial, self._nodes(region, slot)) or Unanswered(may_be_done=trial.sent)
+
+    @contextmanager
+    def _through(self, trial: Trial) -> Generator[None]:
+        """Let a request through to its region, and count it; `shard_unavailable` as the bulkhead says."""
+        with self._bulkhead.through(trial.region, places=trial.request.app[SETTINGS].in_flight_max):
+            FORWARDED.labels(trial.region).inc()
+            yield
 
     def is_away(self, region: str) -> bool:
         """Whether no node of a region takes requests. Probes go on, and the first that is answered ends it."""
