@@ -280,7 +280,7 @@ class CommandNode:
 
     async def _status_at(self, target: Target) -> tuple[int | None, str | None]:
         """Id and status of a named member, asked of its home shard."""
-        store = self.lanes_of(self.topology.current.shard_at(self.number_of(target.region), target.slot)).store
+        store = self.lanes_at(target.region, target.slot).store
         member_id = target.member_id
         if target.identifier is not None:
             member_id = await store.value("member_of_identifier", *target.identifier)

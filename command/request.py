@@ -76,9 +76,9 @@ class CommandRequest(Generic[Body_co]):
         assert self.heard.request is not None
         return self.heard.request
 
-    async def forward(self, region: str, slot: int = 0) -> web.Response:
-        """The answer of another region (see Forwarder)."""
-        return await self.node.forward(self.request, region, slot=slot, deadline=self.deadline, body=self.raw)
+    async def forward(self, region: str) -> web.Response:
+        """The answer of another region, by any of its nodes (see Forwarder)."""
+        return await self.node.forward(self.request, region, slot=0, deadline=self.deadline, body=self.raw)
 
     async def pass_on(self, target: Target) -> web.Response | Unanswered:
         """The answer of the node that a target is for, or that this node is to serve it (see Forwarder)."""
