@@ -21,7 +21,7 @@ from command.envelope import Answer, Envelope
 from command.http import CALLS, HANDLERS, Call
 from command.operation import OPERATIONS
 from command.request import NODE, CommandRequest, Heard, check_till, envelope_of, headers_of, read_key
-from service.access import ACCESS, id_in_head
+from service.access import ACCESS
 from service.cors import CORS
 from service.credential import Principal
 from service.forward import left_ms
@@ -68,7 +68,7 @@ class QuickCommand:
     def __call__(self, ask: Ask) -> bool:
         """Take a request if it is such a command."""
         found = _ASKED.match(ask.data)
-        if found is None or not self._is_open or len(ask.body) > self._body_max or _LOOKED_UP.search(ask.data):
+        if found is None or not self._is_open or ask.body_length > self._body_max or _LOOKED_UP.search(ask.data):
             return False
         given = ask.fields(_TAKEN)
         if given is None or given.get(_TYPE) != _JSON:
@@ -77,8 +77,7 @@ class QuickCommand:
         try:
             principal = self._credentials.principal(given.get(_CREDENTIAL, b"").decode("ascii"))
             guard.check(principal)
-            request_id = id_in_head(ask.data[: ask.plain.end], ask.plain.head)
-            one = _Asked(path, principal, request_id, given, time.perf_counter(), ask)
+            one = _Asked(path, principal, ask.request_id, given, time.perf_counter(), ask)
             envelope = self._envelope(one, call)
             if envelope is None:
                 return False

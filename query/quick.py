@@ -19,7 +19,7 @@ from query import views
 from query.http import get_account
 from query.node import NODE
 from query.reader import ShardReader
-from service.access import ACCESS, id_in_head
+from service.access import ACCESS
 from service.coding import BYTES_MIN
 from service.cors import CORS
 from service.credential import Principal
@@ -82,7 +82,7 @@ class QuickAccount:
             etag = given.get(_ETAG, b"")
             if etag and not _VERSION.fullmatch(etag):
                 return False
-            reader, request_id = self._node.reader_of(member_id), id_in_head(ask.data, ask.plain.head)
+            reader, request_id = self._node.reader_of(member_id), ask.request_id
             self._places.take(principal)
         except LoyaltyError:
             return False

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
+from service.access import id_in_head
 from service.admission import Pass
 from service.coding import BYTES_MIN, LEVEL, takes_gzip
 from service.door import Plain
@@ -71,6 +72,16 @@ class Ask:
     def body(self) -> bytes:
         """What follows the head."""
         return self.data[self.head_end :]
+
+    @property
+    def body_length(self) -> int:
+        """How many bytes follow the head."""
+        return len(self.data) - self.head_end
+
+    @property
+    def request_id(self) -> str:
+        """What the caller calls it, or a new id; to be asked for once."""
+        return id_in_head(self.data[: self.plain.end], self.plain.head)
 
     def fields(self, taken: AbstractSet[bytes]) -> dict[bytes, bytes] | None:
         """The header fields by their names in lower case; None unless each is `taken` or a proxy's, and stands once."""
