@@ -91,6 +91,15 @@ async def valkey_url(valkey_server: ValkeyServer) -> str:
     return await valkey_server.fresh_url()
 
 
+def so(condition: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    """A condition that awaits nothing, for `eventually`."""
+
+    async def ask() -> bool:
+        return condition()
+
+    return ask
+
+
 async def eventually(condition: Callable[[], Awaitable[bool]], *, deadline_s: float = 10.0) -> None:
     """Return when the condition holds; fail when it does not by the deadline."""
     until = asyncio.get_running_loop().time() + deadline_s

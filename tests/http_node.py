@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,6 +26,19 @@ BODY_BYTES_MAX = 1_048_576
 MUCH_BYTES = 50_000_000
 """More than the buffers between node and client take."""
 ROLES: tuple[Role, ...] = ("pos", "service", "admin")
+
+
+def quickly_taken(monkeypatch: pytest.MonkeyPatch, way: type[Callable[[Ask], bool]]) -> list[bool]:
+    """Whether each plain request from now on was taken by a quick way; the list grows."""
+    seen: list[bool] = []
+    usual = way.__call__
+
+    def look(quick: Any, ask: Ask) -> bool:
+        seen.append(usual(quick, ask))
+        return seen[-1]
+
+    monkeypatch.setattr(way, "__call__", look)
+    return seen
 
 
 class NodeServer(TestServer):

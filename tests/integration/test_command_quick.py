@@ -15,8 +15,8 @@ import pytest
 from command.http import CALLS
 from command.quick import OPERATION_IDS, QuickCommand
 from tests.command_node import RunningNode, running_command_node
-from tests.conftest import eventually
-from tests.http_node import Answer, connection, read_answer
+from tests.conftest import eventually, so
+from tests.http_node import Answer, connection, quickly_taken, read_answer
 from tests.integration.test_command import basket
 from tests.odd_request import Plain, converse, odd_request
 
@@ -33,15 +33,7 @@ async def node(database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each plain request was taken by the quick way."""
-    seen: list[bool] = []
-    usual = QuickCommand.__call__
-
-    def look(quick: QuickCommand, *arguments: Any) -> bool:
-        seen.append(usual(quick, *arguments))
-        return seen[-1]
-
-    monkeypatch.setattr(QuickCommand, "__call__", look)
-    return seen
+    return quickly_taken(monkeypatch, QuickCommand)
 
 
 def posting(node: RunningNode, path: str, body: Any, *lines: str, key: str | None = None, role: str = "pos") -> bytes:
@@ -283,7 +275,7 @@ async def test_what_comes_meanwhile_is_answered_afterwards(node: RunningNode, ta
     ]
     async with connection(int(node.url.rpartition(":")[2])) as (reader, writer), asyncio.timeout(10):
         writer.write(requests[0])
-        await eventually(lambda: happened(lambda: bool(taken)))
+        await eventually(so(lambda: bool(taken)))
         writer.write(requests[1] + requests[2][:40])
         writer.write(requests[2][40:])
         answers = [await read_answer(reader) for _ in requests]
@@ -328,10 +320,6 @@ async def locked(node: RunningNode) -> AsyncGenerator[None]:
         await connection.close()
 
 
-async def happened(condition: Any) -> bool:
-    return bool(condition())
-
-
 async def test_who_leaves_before_the_lane_begins_has_done_nothing_and_holds_nothing(
     node: RunningNode, taken: list[bool]
 ) -> None:
@@ -339,10 +327,10 @@ async def test_who_leaves_before_the_lane_begins_has_done_nothing_and_holds_noth
     taken.clear()
     async with locked(node):
         first = asyncio.create_task(asked(node, posting(node, PURCHASES, basket({"card": ada["card"]}, "1"), key="a")))
-        await eventually(lambda: happened(lambda: len(taken) == 1))
+        await eventually(so(lambda: len(taken) == 1))
         async with connection(int(node.url.rpartition(":")[2])) as (_, writer):
             writer.write(posting(node, PURCHASES, basket({"card": ada["card"]}, "2"), key="b"))
-            await eventually(lambda: happened(lambda: len(taken) == 2))
+            await eventually(so(lambda: len(taken) == 2))
     assert (await first).status == 201
     answer = await asked(node, posting(node, PURCHASES, basket({"card": ada["card"]}, "3"), key="c"))
     assert answer.json["account"]["version"] == 3  # enrolled, "a", "c"

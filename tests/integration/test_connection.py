@@ -5,13 +5,13 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import eventually
+from tests.conftest import eventually, so
 from tests.engine import free_port
 from tests.http_node import MUCH_BYTES, Node, connection, read_answer, running_node
 
@@ -196,9 +196,9 @@ ANSWER = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
 async def test_who_stops_answers_first_what_is_asked(tmp_path: Path, answer: bytes | None) -> None:
     async with impatient(tmp_path) as node, connection(node.port) as (reader, writer):
         writer.write(node.request(b"", method="GET", target="/quick"))
-        await eventually(lambda: _is(lambda: bool(node.asked)))
+        await eventually(so(lambda: bool(node.asked)))
         stopping = asyncio.create_task(node.runner.cleanup())
-        await eventually(lambda: _is(lambda: not node.runner.sites))
+        await eventually(so(lambda: not node.runner.sites))
         node.asked[0].answer(answer)
         assert (await read_answer(reader)).status == (204 if answer else 200)
         assert await end(reader) == b""
@@ -208,10 +208,6 @@ async def test_who_stops_answers_first_what_is_asked(tmp_path: Path, answer: byt
 async def test_an_answer_may_be_the_last(tmp_path: Path) -> None:
     async with impatient(tmp_path) as node, connection(node.port) as (reader, writer):
         writer.write(node.request(b"", method="GET", target="/quick"))
-        await eventually(lambda: _is(lambda: bool(node.asked)))
+        await eventually(so(lambda: bool(node.asked)))
         node.asked[0].answer(ANSWER, closes=True)
         assert await end(reader) == ANSWER
-
-
-async def _is(condition: Callable[[], bool]) -> bool:
-    return condition()

@@ -14,7 +14,8 @@ from query import views
 from query.quick import QuickAccount
 from service.health import DRAINING
 from shard_router.member_id import format_member_id
-from tests.conftest import eventually
+from tests.conftest import eventually, so
+from tests.http_node import quickly_taken
 from tests.odd_request import Plain, converse, odd_request
 from tests.query_servers import OwnValkey
 from tests.query_world import ShardPlace, World, entry, member, open_world, project, put_view
@@ -37,15 +38,7 @@ async def world(tmp_path: Path, killable: OwnValkey) -> AsyncGenerator[World]:
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each plain request was taken by the quick way."""
-    seen: list[bool] = []
-    usual = QuickAccount.__call__
-
-    def look(quick: QuickAccount, *arguments: Any) -> bool:
-        seen.append(usual(quick, *arguments))
-        return seen[-1]
-
-    monkeypatch.setattr(QuickAccount, "__call__", look)
-    return seen
+    return quickly_taken(monkeypatch, QuickAccount)
 
 
 def asking(target: str, *lines: str) -> bytes:
@@ -157,7 +150,7 @@ async def test_what_comes_meanwhile_is_answered_afterwards(
         await answer_from(reader)  # so that it is connected to Valkey
         killable.send(signal.SIGSTOP)
         writer.write(requests[0])
-        await eventually(lambda: told(lambda: len(taken) == 2))
+        await eventually(so(lambda: len(taken) == 2))
         writer.write(b"".join(requests[1:])[:-10])
         writer.write(requests[-1][-10:])
         killable.send(signal.SIGCONT)
@@ -240,10 +233,6 @@ async def test_a_connection_is_not_idle_while_it_is_answered(tmp_path: Path, kil
             assert (await answer_from(reader))[0] == "HTTP/1.1 200 OK"
 
 
-async def told(condition: Any) -> bool:
-    return bool(condition())
-
-
 async def test_who_leaves_meanwhile_holds_nothing(world: World, killable: OwnValkey, taken: list[bool]) -> None:
     request = asking(account_of(ADA), bearer(world.keys["pos"]))
     async with connected(world) as (reader, writer):
@@ -251,7 +240,7 @@ async def test_who_leaves_meanwhile_holds_nothing(world: World, killable: OwnVal
         await answer_from(reader)
         killable.send(signal.SIGSTOP)
         writer.write(request)
-        await eventually(lambda: told(lambda: len(taken) == 2))
+        await eventually(so(lambda: len(taken) == 2))
         writer.transport.abort()
     killable.send(signal.SIGCONT)
 
@@ -282,7 +271,7 @@ async def test_a_node_that_stops_takes_nothing_quickly_and_answers_what_it_has_t
         await answer_from(reader)
         killable.send(signal.SIGSTOP)
         writer.write(request)
-        await eventually(lambda: told(lambda: len(taken) == 2))
+        await eventually(so(lambda: len(taken) == 2))
         world.apps["eu"][DRAINING].set()
         killable.send(signal.SIGCONT)
         assert (await answer_from(reader))[0] == "HTTP/1.1 200 OK"
