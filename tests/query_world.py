@@ -17,9 +17,11 @@ from query import views
 from query.__main__ import build
 from query.node import NODE
 from query.reader import ShardReader
+from query.replica import Server
 from query.settings import QuerySettings
 from rules.version import place_of
 from service.credential import mint_member_token
+from shard_router.errors import ProblemError
 from shard_router.member_id import compose_member_id, format_member_id
 from tests.engine import as_login, as_valkey_user, free_port
 from tests.http_node import NodeServer
@@ -122,10 +124,18 @@ def reader_of(world: World) -> ShardReader:
     return world.apps["eu"][NODE].readers["eu-1"]
 
 
+async def has(server: Server, member_id: int, version: int) -> bool:
+    """Whether a server answers and has a version of a member."""
+    try:
+        row = await server.account(member_id)
+    except ProblemError:
+        return False  # it starts, or rests after a failure: who waits asks again
+    return row is not None and row["version"] >= version
+
+
 async def replayed(reader: ShardReader, member_id: int, version: int) -> bool:
     """Whether the standby has a version of a member."""
-    row = await reader.standby.account(member_id)
-    return row is not None and row["version"] >= version
+    return await has(reader.standby, member_id, version)
 
 
 def member(unique: int, *, region: str = "eu", slot: int = 7) -> int:

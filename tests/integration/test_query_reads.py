@@ -21,10 +21,12 @@ from tests.query_world import (
     World,
     add_entry,
     entry,
+    has,
     member,
     open_world,
     project,
     put_view,
+    reader_of,
     write_member,
     write_row,
 )
@@ -61,13 +63,7 @@ async def replay_paused(pair: DatabasePair) -> AsyncGenerator[None]:
 
 async def replayed(world: World, member_id: int, version: int) -> None:
     """Wait until the standby shows a version."""
-    reader = world.apps["eu"][NODE].readers["eu-1"]
-
-    async def shown() -> bool:
-        row = await reader.standby.account(member_id)
-        return row is not None and row["version"] >= version
-
-    await eventually(shown)
+    await eventually(lambda: has(reader_of(world).standby, member_id, version))
 
 
 async def test_an_account_comes_from_the_view_with_its_version(world: World, eu: ShardPlace) -> None:

@@ -11,7 +11,7 @@ from shard_router.pool import ShardServers
 from tests.conftest import eventually
 from tests.engine import embedded_postgres, in_database
 from tests.query_servers import own_valkey
-from tests.query_world import ShardPlace, add_entry, member, open_world, reader_of, replayed, write_member
+from tests.query_world import ShardPlace, add_entry, has, member, open_world, reader_of, replayed, write_member
 
 ADA = member(1)
 
@@ -50,12 +50,7 @@ async def test_a_query_node_follows_the_new_primary_though_the_former_answers_wi
         await write_member(former, ADA)
         place = ShardPlace([former, promoted], valkey.url)
         async with open_world(tmp_path, {"eu-1": place}) as world:
-
-            async def shows(version: int) -> bool:
-                found = await reader_of(world).primary.account(ADA)
-                return found is not None and found["version"] == version
-
-            await eventually(lambda: shows(1))
+            await eventually(lambda: has(reader_of(world).primary, ADA, 1))
             await eventually(lambda: replayed(reader_of(world), ADA, 1))
             standby = await asyncpg.connect(promoted)
             await standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
@@ -63,7 +58,7 @@ async def test_a_query_node_follows_the_new_primary_though_the_former_answers_wi
             assert await standby.fetchval("SELECT pg_promote()")
             await standby.close()
             await add_entry(promoted, ADA, 2)
-            await eventually(lambda: shows(2))
+            await eventually(lambda: has(reader_of(world).primary, ADA, 2))
         server = await asyncpg.connect(pair.url)
         await server.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
         await server.execute("SELECT pg_reload_conf()")
