@@ -66,7 +66,9 @@ def judge_answers(name: str, witness: Witness) -> Finding:
 def judge_data(name: str, verdict: Mapping[str, Any]) -> Finding:
     """What `loyalty verify` said after a scenario."""
     broken = sorted({check["check"] for check in verdict["checks"] if check["violations"]})
-    return Finding(bool(verdict["ok"]), f"{name}: verify: {', '.join(broken) if broken else 'every promise holds'}")
+    unseen = sorted({f"{check['check']} could not be looked at" for check in verdict["checks"] if check["unseen"]})
+    words = ", ".join(broken or unseen) or "every promise holds"
+    return Finding(bool(verdict["ok"]), f"{name}: verify: {words}")
 
 
 def _judge_latency(stage: Stage, targets: Targets) -> list[Finding]:

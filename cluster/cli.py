@@ -172,9 +172,9 @@ def verify(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Check the promises on the data at rest; exit 1 when one is broken."""
+    """Check the promises on the data at rest; exit 1 when one is broken, 3 when not all could be looked at."""
     from cluster.running import running_topology  # noqa: PLC0415
-    from cluster.verdict import render_verdict, verdict_document  # noqa: PLC0415
+    from cluster.verdict import exit_code, render_verdict, verdict_document  # noqa: PLC0415
     from verify.parallel import verify_side_by_side  # noqa: PLC0415
 
     documents = Documents(_plan(data=data).data)
@@ -186,8 +186,7 @@ def verify(
         sys.stdout.write(json.dumps(verdict_document(findings), indent=2) + "\n")
     else:
         Console().print(render_verdict(findings))
-    if not all(finding.ok for finding in findings):
-        raise typer.Exit(1)
+    raise typer.Exit(exit_code(findings))
 
 
 @app.command()

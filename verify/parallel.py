@@ -24,8 +24,10 @@ from verify.part import Audit, Part
 from verify.stream import STATEMENTS
 from verify.verify import (
     FAULTS,
+    UnreachableError,
     UnreadableError,
     across_shards,
+    is_unreachable,
     pools_of,
     readable,
     snapshot_of,
@@ -71,7 +73,7 @@ def _run(work: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return asyncio.run(work(*arguments))
     except FAULTS as error:
-        raise UnreadableError(words_of(error)) from None
+        raise (UnreachableError if is_unreachable(error) else UnreadableError)(words_of(error)) from None
 
 
 async def verify_side_by_side(

@@ -2,7 +2,8 @@
 
 Each primary is read in one snapshot and held against the fold of its journal; its standby must hold
 the same rows, and Valkey the same views. What spans shards is read from all of them at once. A view or a
-standby may be a moment behind: it is asked again for some seconds before it counts as wrong.
+standby may be a moment behind: it is asked again for some seconds before it counts as wrong. A server that does not
+answer breaks no promise: what it holds could not be looked at.
 """
 
 import asyncio
@@ -14,7 +15,9 @@ from typing import Any, Final
 
 import asyncpg
 import redis.asyncio
+from redis.exceptions import ConnectionError as ValkeyConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as ValkeyTimeoutError
 
 from shard_router.directory import Directory
 from shard_router.errors import LoyaltyError, ProblemError
@@ -35,6 +38,8 @@ POOL_SIZE_MAX: Final = 4
 STATEMENT_TIMEOUT_MS: Final = 600_000
 STANDBY_PATIENCE_S: Final = 10.0
 FAULTS: Final = (ProblemError, RedisError, OSError, asyncpg.PostgresError)
+UNREACHABLE: Final = (OSError, TimeoutError, ValkeyConnectionError, ValkeyTimeoutError)
+REPLAY: Final = "replay did not wait for it to be read"
 _RETRY_S: Final = 0.25
 
 
@@ -42,8 +47,19 @@ class UnreadableError(LoyaltyError):
     """What another process could not read, in words: not every error can be sent."""
 
 
+class UnreachableError(UnreadableError):
+    """The same of a server that does not answer."""
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether it says that a server does not answer, and nothing of what it holds."""
+    if isinstance(error, ProblemError):
+        return error.code == "shard_unavailable"
+    return isinstance(error, (UnreachableError, *UNREACHABLE))
+
+
 async def verify(topology_path: Path, logins: Logins = NOBODY, known: Path | None = None) -> list[Finding]:
-    """Check every shard of a topology, one after the other; what cannot be reached or read is a violation too.
+    """Check every shard of a topology, one after the other; what cannot be read is a violation too.
 
     With `known`, a folder that exists, only members who changed since the last clean run are folded (see memory.py).
     """
@@ -80,12 +96,12 @@ async def _check_shard(
 
 
 async def readable(check: Awaitable[list[Finding]], what: str, where: str) -> list[Finding]:
-    """What a check finds; what cannot be read is a fault like any."""
+    """What a check finds; what cannot be read is a fault like any, unless nobody answers."""
     try:
         return await check
     except (*FAULTS, UnreadableError) as error:
         finding = Finding(f"{what} can be read", where, checked=1)
-        finding.fault(words_of(error))
+        (finding.miss if is_unreachable(error) else finding.fault)(words_of(error))
         return [finding]
 
 
@@ -143,11 +159,13 @@ async def standby_of(servers: ShardServers, shard: str) -> list[Finding]:
         if primary == standby or time.monotonic() > until:
             break
         await asyncio.sleep(_RETRY_S)
+    if not standby:
+        finding.miss(REPLAY)
+        return [finding]
     finding.checked = len(primary)
     for table, digest in primary.items():
         if standby.get(table) != digest:
-            found = standby.get(table, "what cannot be read, because replay cancels it,")
-            finding.fault(f"{table}: {found} on the standby, {digest} on the primary (rows, hash)")
+            finding.fault(f"{table}: {standby.get(table)} on the standby, {digest} on the primary (rows, hash)")
     return [finding]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from cluster.verdict import EXIT_UNSEEN, exit_code
 from query.views import header
 from tests.command_node import running_command_node
 from tests.conftest import DatabasePair, eventually
@@ -104,14 +105,33 @@ async def test_a_view_that_is_on_its_way_is_waited_for(world: World, monkeypatch
     assert await looking == {}
 
 
-async def test_a_shard_that_cannot_be_read_is_a_violation(world: World, tmp_path: Path) -> None:
+async def test_a_shard_that_does_not_answer_breaks_no_promise_and_proves_none(world: World, tmp_path: Path) -> None:
     document = json.loads(world.path.read_text())
     document["shards"]["eu-2"]["servers"] = ["postgresql://nobody@127.0.0.1:1/nothing"]
     document["shards"]["eu-1"]["valkey"] = "redis://127.0.0.1:1"
     path = tmp_path / "unreachable.json"
     path.write_text(json.dumps(document))
-    broken = {one.check for one in await verify.verify(path) if not one.ok}
-    assert broken == {"the primary can be read", "the views can be read", "all primaries at once can be read"}
+    findings = await verify.verify(path)
+    unseen = {one.check for one in findings if one.unseen}
+    assert unseen == {"the primary can be read", "the views can be read", "all primaries at once can be read"}
+    assert not any(one.violations for one in findings)
+    assert exit_code(findings) == EXIT_UNSEEN
+
+
+async def test_a_standby_that_does_not_answer_is_told_apart_from_one_that_holds_something_else(
+    database: str, valkey_url: str, tmp_path: Path
+) -> None:
+    async with running_command_node(database, tmp_path):
+        pass
+    document = json.loads((tmp_path / "topology.json").read_text())
+    nobody = "postgresql://nobody@127.0.0.1:1/nothing"
+    document["shards"]["eu-1"] |= {"servers": [database, nobody], "valkey": valkey_url}
+    path = tmp_path / "pair.json"
+    path.write_text(json.dumps(document))
+    findings = await verify.verify(path)
+    (standby,) = [one for one in findings if one.where == "eu-1 standby"]
+    assert (standby.violations, standby.unseen, standby.ok) == (0, ["eu-1: no standby"], False)
+    assert exit_code(findings) == EXIT_UNSEEN
 
 
 async def test_a_standby_that_holds_something_else_is_found(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.verdict import render_verdict
+from cluster.verdict import exit_code, render_verdict, verdict_document
 from tests.engine import free_port
 from verify.finding import Finding
 
@@ -89,6 +89,17 @@ def test_the_verdict_counts_promises_as_its_lines_do() -> None:
     held, broken = Finding("one", "eu-1", 1), [Finding("two", shard, 1, 1, ["why"]) for shard in ("eu-1", "us-1")]
     *_, summary = render_verdict([held, *broken]).renderables  # type: ignore[attr-defined]
     assert str(summary) == "loyalty verify: 1 of 2 promises are broken."
+
+
+def test_the_verdict_tells_what_could_not_be_looked_at_apart_from_what_is_broken() -> None:
+    held, broken = Finding("one", "eu-1", 1), Finding("two", "eu-1", 1, 1, ["why"])
+    unseen = Finding("three", "eu-1 standby")
+    unseen.miss("eu-1: no standby")
+    assert [exit_code(found) for found in ([held], [held, unseen], [held, unseen, broken])] == [0, 3, 1]
+    assert verdict_document([held, unseen])["ok"] is False
+    *_, why, summary = render_verdict([held, unseen]).renderables  # type: ignore[attr-defined]
+    assert str(why) == "  eu-1 standby: three: could not be looked at: eu-1: no standby"
+    assert "1 of 2 could not be looked at" in str(summary)
 
 
 def backed_up(folder: Path) -> Path:
