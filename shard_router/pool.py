@@ -226,7 +226,7 @@ class ShardServers:
         with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 pool = await self._pool(server)
-                async with pool.acquire() as connection:
+                async with pool.acquire() as connection, _cut_in_time(connection):
                     begun = self.clock.begin()
                     row = await connection.fetchrow(_STATEMENTS["role"])
                     return _Role(row["in_recovery"], row["timeline"], self.clock.read(begun, row["time_s"]))
@@ -328,6 +328,19 @@ class ShardPools:
         task = asyncio.get_running_loop().create_task(servers.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+@asynccontextmanager
+async def _cut_in_time(connection: Connection) -> AsyncGenerator[None]:
+    """Cut it when nothing is answered in time.
+
+    Giving it back would wait until the server has cancelled the call, which a frozen one never does.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        connection.terminate()
+        raise
 
 
 async def _keep_as_it_is(_connection: object) -> None:

@@ -1,8 +1,12 @@
 """A former primary that does not know that it was overtaken, and a standby of which nobody knows how far it is."""
 
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from cdc.slot import find_primary
@@ -14,6 +18,22 @@ from tests.query_servers import own_valkey
 from tests.query_world import ShardPlace, add_entry, has, member, open_world, reader_of, replayed, write_member
 
 ADA = member(1)
+
+
+@asynccontextmanager
+async def frozen(url: str) -> AsyncGenerator[None]:
+    """A server stands still with all its processes while the block lasts."""
+    server = await asyncpg.connect(url)
+    postmaster = psutil.Process(int((await server.fetchval("SELECT pg_read_file('postmaster.pid')")).split("\n", 1)[0]))
+    await server.close()
+    processes = [postmaster, *postmaster.children()]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
 
 
 async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_is_the_primary() -> None:
@@ -39,6 +59,30 @@ async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_i
         await former.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
         await former.execute("SELECT pg_reload_conf()")
         await former.close()
+
+
+async def test_a_node_follows_the_new_primary_while_the_former_is_frozen() -> None:
+    """Nobody ends a connection to it, and it answers no request to cancel what it does."""
+    async with embedded_postgres(standby=True) as pair:
+        assert pair.standby_url is not None
+        nodes = ShardServers("eu-1", [pair.url, pair.standby_url], size_max=2, statement_timeout_ms=5_000)
+        async with nodes.primary() as primary:
+            former = await primary.fetchval("SELECT inet_server_port()")
+        standby = await asyncpg.connect(pair.standby_url)
+        try:
+            async with frozen(pair.url):
+                await nodes.look_again()
+                assert await standby.fetchval("SELECT pg_promote()")
+                await nodes.look_again()
+                async with nodes.primary() as primary:
+                    assert await primary.fetchval("SELECT inet_server_port()") != former
+        finally:
+            await standby.close()
+        await nodes.close()
+        server = await asyncpg.connect(pair.url)
+        await server.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
+        await server.execute("SELECT pg_reload_conf()")
+        await server.close()
 
 
 @pytest.mark.timeout(120)
