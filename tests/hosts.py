@@ -63,19 +63,29 @@ def hosts(*names: str) -> Generator[Hosts]:
 
 def _make(names: tuple[str, ...], stack: ExitStack) -> Hosts:
     own, net = f"ly{os.getpid() % 100_000}", f"10.77.{os.getpid() % 250}"
-    bridge, made = f"{own}b", Hosts(gateway=f"{net}.1")
-    ip("link", "add", bridge, "type", "bridge")
-    stack.callback(ip, "link", "del", bridge)
-    ip("addr", "add", f"{made.gateway}/24", "dev", bridge)
-    ip("link", "set", bridge, "up")
+    made = Hosts(gateway=f"{net}.1")
+    switch = _namespace(
+        f"{own}-net", stack
+    )  # its own: where Docker runs, what crosses a bridge of this machine is dropped
+    ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+    ip("-n", switch, "link", "set", "bridge", "up")
+    ip("link", "add", f"{own}g", "type", "veth", "peer", "name", "gateway", "netns", switch)
+    stack.callback(ip, "link", "del", f"{own}g")
+    ip("-n", switch, "link", "set", "gateway", "master", "bridge", "up")
+    ip("addr", "add", f"{made.gateway}/24", "dev", f"{own}g")
+    ip("link", "set", f"{own}g", "up")
     for number, name in enumerate(names, 10):
-        space = made.namespaces[name] = f"{own}-{name}"
+        space = made.namespaces[name] = _namespace(f"{own}-{name}", stack)
         made.addresses[name] = f"{net}.{number}"
-        ip("netns", "add", space)
-        stack.callback(ip, "netns", "del", space)
-        ip("link", "add", f"{own}v{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
-        ip("link", "set", f"{own}v{number}", "master", bridge, "up")
+        ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", f"port{number}", "netns", switch)
+        ip("-n", switch, "link", "set", f"port{number}", "master", "bridge", "up")
         ip("-n", space, "addr", "add", f"{made.addresses[name]}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             ip("-n", space, "link", "set", device, "up")
     return made
+
+
+def _namespace(name: str, stack: ExitStack) -> str:
+    ip("netns", "add", name)
+    stack.callback(ip, "netns", "del", name)
+    return name
