@@ -109,6 +109,16 @@ class System:
 
         await eventually(sold, deadline_s=DEADLINE_S)
 
+    async def views_go_on(self) -> None:
+        """Return when the views show what was committed from now on."""
+        began = time.monotonic()
+
+        async def fresh() -> bool:
+            lag_ms = (await self.projector.status()).get("lag_ms")
+            return lag_ms is not None and lag_ms / 1000 < time.monotonic() - began
+
+        await eventually(fresh, deadline_s=DEADLINE_S)
+
     async def endure(self, name: str, fault: Callable[[Member], Awaitable[None]]) -> None:
         """Let a fault come while a till sells, and the shard be whole again."""
         await self.shard.whole()
