@@ -6,6 +6,7 @@ notifications and, because those are only hints, by the clock as well.
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -17,6 +18,7 @@ from query.http import as_seen_by, member_of
 from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
 from rules.codec import instant_text
+from service.forward import is_forwarded
 from service.health import DRAINING
 from service.problem import malformed_parameter
 from service.ticket import TICKETS, use_ticket
@@ -26,8 +28,8 @@ from shard_router.member_id import parse_version
 
 _RETRY_MS: Final = 2_000
 _MOVING: Final = b"retry: 100\nevent: moving\ndata: {}\n\n"
-"""The last words of a node that stops, or of one that stood in for a home that is back: another goes on after
-Last-Event-ID."""
+"""The last words of a node that stops, of one that stood in for a home that is back, or of one where the door sends
+nobody any more: another goes on after Last-Event-ID."""
 _PAUSE_MIN_S: Final = 0.02
 _RECHECK_S: Final = 1.0  # between reads when no notification can come, and until a stopping node is noticed
 _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -37,10 +39,17 @@ _LAST_EVENT_ID: Final = "Last-Event-ID"
 async def stream_account(request: web.Request) -> web.StreamResponse:
     """Answer a stream of account events, until the client leaves, its credential ends or the node stops."""
     node, member_id, seen = request.app[NODE], member_of(request), _last_seen(request)
-    if from_home := await node.relay_from_home(request, member_id):
+    stays = _staying(request, node, member_id)
+    if from_home := await node.relay_from_home(request, member_id, goes_on=stays, last_words=_MOVING):
         return from_home
     use_ticket(request)
-    return await _stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen)
+    return await _stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen, stays)
+
+
+def _staying(request: web.Request, node: QueryNode, member_id: int) -> Callable[[], bool]:
+    """Whether a stream is to stay at this node. One that another node of ours carries is that node's to move."""
+    draining, move = request.app[DRAINING], None if is_forwarded(request) else node.move_of(member_id)
+    return lambda: not (draining.is_set() or (move and move.is_due()))
 
 
 async def issue_stream_ticket(request: web.Request) -> web.StreamResponse:
@@ -53,7 +62,9 @@ async def issue_stream_ticket(request: web.Request) -> web.StreamResponse:
     return render_json(content, headers={"Cache-Control": "no-store"})
 
 
-async def _stream(request: web.Request, node: QueryNode, question: Question, seen: int) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, node: QueryNode, question: Question, seen: int, stays: Callable[[], bool]
+) -> web.StreamResponse:
     first = await node.read(request, question, at_least=0)
     if first.body is None:
         raise ProblemError("member_not_found")
@@ -66,21 +77,25 @@ async def _stream(request: web.Request, node: QueryNode, question: Question, see
     reader = node.reader_of(question.member_id)
     # When the client has left, or no one can tell just now, it comes back with Last-Event-ID.
     with reader.visible.watch(question.member_id) as watch, suppress(ConnectionError, ProblemError):
-        await _follow(request, response, question, seen=seen, watch=watch)
+        await _follow(request, response, question, seen=seen, watch=watch, stays=stays)
     return response
 
 
-async def _follow(
+async def _follow(  # noqa: PLR0913 - what a stream is made of
     request: web.Request,
     response: web.StreamResponse,
     question: Question,
     *,
     seen: int,
     watch: Waiter | None,
+    stays: Callable[[], bool],
 ) -> None:
-    node, draining = request.app[NODE], request.app[DRAINING]
+    node = request.app[NODE]
     silent_since, pause_s, woken = time.monotonic(), 0.0, False
-    while (stays := node.stands_in(question.member_id)) and not draining.is_set() and request.transport is not None:
+    while request.transport is not None:
+        if not node.stands_in(question.member_id) or not stays():
+            await response.write(_MOVING)
+            return
         _check_still_valid(request)
         answer = await node.read_anew(question)
         if answer.body is None:
@@ -98,8 +113,6 @@ async def _follow(
         # What is announced and cannot be read yet may be announced again and again.
         pause_s = min(2 * pause_s + _PAUSE_MIN_S, _RECHECK_S) if woken and not is_new else 0.0
         woken = await _wait(watch, seen, pause_s)
-    if draining.is_set() or not stays:
-        await response.write(_MOVING)
 
 
 def _check_still_valid(request: web.Request) -> None:

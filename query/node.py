@@ -7,7 +7,7 @@ itself, by the same rules as its own; the nodes there are probed, and asked agai
 import asyncio
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
@@ -18,6 +18,7 @@ from query.lookup import Identifier, Lookup
 from query.question import Question
 from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
+from query.share import Move, Shares
 from service.bulkhead import Bulkhead
 from service.forward import DEADLINE_HEADER, Forwarder, deadline_of
 from service.web import PRINCIPAL
@@ -44,6 +45,7 @@ class QueryNode:
         self.directory = Lookup(self.readers, settings.region)
         self.catalogue = Catalogue(self.own_shards)
         self.forwarder = Forwarder(settings.region, topology, "query")
+        self._shares = Shares(settings.door_state)
         self._abroad = Bulkhead()
         """The reads of this node on the shards of each other region."""
         self._wait_s = settings.token_wait_ms / 1000
@@ -99,10 +101,18 @@ class QueryNode:
             self.reader_of(member_id).shown.note(member_id, int(shown[1]))
         return answer
 
-    async def relay_from_home(self, request: web.Request, member_id: int) -> web.StreamResponse | None:
-        """Answer with the stream of a member's region; None as above."""
+    async def relay_from_home(
+        self, request: web.Request, member_id: int, *, goes_on: Callable[[], bool], last_words: bytes
+    ) -> web.StreamResponse | None:
+        """Answer with the stream of a member's region as long as it `goes_on`, then with last words; None as above."""
         region = self.elsewhere(member_id)
-        return await self.forwarder.relay(request, region, slot_of(member_id)) if region else None
+        if region is None:
+            return None
+        return await self.forwarder.relay(request, region, slot_of(member_id), goes_on=goes_on, last_words=last_words)
+
+    def move_of(self, member_id: int) -> Move:
+        """When a stream about a member whose client speaks to this node is to go elsewhere."""
+        return Move(self._shares, self.settings.region, self.elsewhere(member_id) or self.settings.region)
 
     def stands_in(self, member_id: int) -> bool:
         """Whether this node is to answer about a member: it is ours, or no node of their region answers."""

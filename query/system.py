@@ -11,17 +11,16 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import aiohttp
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
 from yarl import URL
 
 from query.look import ASKED_AT_ONCE_MAX, Look, unseen
 from query.node import NODE, QueryNode
+from query.share import read_shares
 from query.system_shape import System, SystemNode, SystemRegion, SystemShard
 from service.problem import malformed_parameter
 from service.web import render_json
@@ -136,18 +135,6 @@ class SystemView:
             nodes=nodes,
             shards=shards,
         )
-
-
-class _Shares(BaseModel):
-    shares: dict[str, int] = {}
-
-
-def read_shares(door: Path | None) -> dict[str, int] | None:
-    """The shares other than all that the front door of this machine gives regions; None where none is known."""
-    try:
-        return _Shares.model_validate_json(door.read_bytes()).shares if door else None
-    except (OSError, ValidationError):
-        return None
 
 
 async def _noting(heard: Heard, work: Awaitable[None]) -> None:

@@ -12,7 +12,7 @@ itself.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
@@ -21,7 +21,6 @@ from aiohttp import web
 from yarl import URL
 
 from service.bulkhead import Bulkhead
-from service.health import DRAINING
 from service.peer import Peers, SilentPeerError, ranked, stops
 from service.problem import REQUEST_ID
 from service.retry import RetryBudget
@@ -45,6 +44,8 @@ _CONNECT_TIMEOUT_S: Final = 0.5  # between regions of this world 0.15 s is far
 _NOTHING_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _ANSWER_LOST: Final = (aiohttp.ClientError, asyncio.IncompleteReadError, SilentPeerError)
 _ANSWER_MARGIN_S: Final = 0.25  # so that the home node's own deadline answer arrives before ours is over
+_ASKED_EACH_S: Final = 1.0
+_EVENT_END: Final = b"\n\n"
 _SILENCE_MAX_S: Final = 60.0  # of a stream, four missed comments of 15 s: the home node is gone
 
 
@@ -129,11 +130,13 @@ class Forwarder:
         trial = Trial(request, self._region, deadline, body, is_command=True, has_other=True)
         return await self._ask(trial, before) or Unanswered(may_be_done=trial.sent)
 
-    async def relay(self, request: web.Request, region: str, slot: int = 0) -> web.StreamResponse | None:
+    async def relay(
+        self, request: web.Request, region: str, slot: int = 0, *, goes_on: Callable[[], bool], last_words: bytes
+    ) -> web.StreamResponse | None:
         """Answer with the home region's stream; None when all nodes there are away.
 
         `shard_unavailable` when one is there and begins none in time. There is no deadline once it has begun, and an
-        end at one side ends the other.
+        end at one side ends the other. When `goes_on`, asked each second, says no, this node ends it with last words.
         """
         _refuse_twice(request)
         opened = None if self.is_away(region) else await self._open(request, region, slot)
@@ -148,10 +151,7 @@ class Forwarder:
             sign(request.app, request, response)
             with suppress(ConnectionError, aiohttp.ClientError, TimeoutError):  # the client comes back with its last id
                 await response.prepare(request)
-                async for piece in answer.content.iter_any():
-                    await response.write(piece)
-                    if request.app[DRAINING].is_set():
-                        break
+                await _hand_on(answer.content, response, goes_on, last_words)
             return response
 
     async def close(self) -> None:
@@ -259,6 +259,27 @@ class Forwarder:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)  # the bulkhead bounds it, region by region
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
+
+
+async def _hand_on(
+    source: aiohttp.StreamReader, target: web.StreamResponse, goes_on: Callable[[], bool], last_words: bytes
+) -> None:
+    """Piece by piece, until the source ends, or an event's end after which it does not go on."""
+    is_between = True
+    while not is_between or goes_on():
+        pause = asyncio.timeout(_ASKED_EACH_S)
+        try:
+            async with pause:
+                piece = await source.readany()
+        except TimeoutError:
+            if not pause.expired():  # the home node is silent
+                raise
+            continue
+        if not piece:
+            return
+        await target.write(piece)
+        is_between = piece.endswith(_EVENT_END)
+    await target.write(last_words)
 
 
 def deadline_of(request: web.Request, *, deadline_ms: int) -> float:

@@ -1,6 +1,7 @@
 """Event streams: every version once, resumable, bounded, over regions."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -122,6 +123,63 @@ async def test_a_stopping_node_ends_its_streams(world: World) -> None:
         world.apps["eu"][DRAINING].set()
         last = await asyncio.wait_for(stream.response.content.read(), 10)
         assert last.endswith(b"retry: 100\nevent: moving\ndata: {}\n\n")
+
+
+def shares(folder: Path, **percents: int) -> None:
+    """What the door gives regions, replaced in one step as the door's keeper does."""
+    (folder / "new.json").write_text(json.dumps({"url": "http://door", "shares": percents}))
+    (folder / "new.json").replace(folder / "door.json")
+
+
+@pytest.fixture
+async def shared_out(tmp_path: Path, valkey_server: ValkeyServer) -> AsyncGenerator[World]:
+    """A world whose nodes know what the door gives each region."""
+    shards = {name: ShardPlace(NOWHERE, await valkey_server.fresh_url()) for name in ("eu-1", "us-1")}
+    shares(tmp_path)
+    async with open_world(tmp_path, shards, stream_comment_s=0.1, door_state=tmp_path / "door.json") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("member_id", "moved_by"),
+    [(ADA, [{"eu": 0}]), (BOB, [{"eu": 0}]), (BOB, [{"us": 0}, {"us": 100}]), (BOB, [{"us": 0}, {}])],
+    ids=["evacuated", "carrier evacuated", "home restored", "home restored by silence"],
+)
+async def test_a_stream_moves_once_when_the_door_sends_its_member_elsewhere(
+    shared_out: World, tmp_path: Path, member_id: int, moved_by: list[dict[str, int]]
+) -> None:
+    """The client speaks to a node of eu. What comes back all the same stays."""
+    valkey = shared_out.shards["eu-1" if member_id == ADA else "us-1"].valkey
+    await project(valkey, member_id, 3)
+    async with streaming(shared_out, member_id) as stream:
+        assert (await stream.event())["id"] == "3"
+        for version, percents in enumerate(
+            moved_by[:-1], 4
+        ):  # the home is evacuated: its own nodes carry on for others
+            shares(tmp_path, **percents)
+            for _ in range(3):
+                assert await stream.block() == {"": "still here"}  # a comment a second
+            await project(valkey, member_id, version)
+            assert (await stream.event())["id"] == str(version)
+        shares(tmp_path, **moved_by[-1])
+        last = await asyncio.wait_for(stream.response.content.read(), 10)
+        assert last.endswith(b"retry: 100\nevent: moving\ndata: {}\n\n")
+    await project(valkey, member_id, 8)
+    async with streaming(shared_out, member_id, last="7") as again:
+        assert (await again.event())["id"] == "8"
+        for _ in range(3):
+            assert await again.block() == {"": "still here"}
+
+
+async def test_a_relayed_stream_of_a_stopping_node_moves_at_once(world: World) -> None:
+    """However seldom its home says something."""
+    world.apps["us"][NODE].settings.stream_comment_s = 1_000.0
+    await project(world.shards["us-1"].valkey, BOB, 1)
+    async with streaming(world, BOB) as stream:
+        await stream.event()
+        world.apps["eu"][DRAINING].set()
+        last = await asyncio.wait_for(stream.response.content.read(), 10)
+        assert last.endswith(b"event: moving\ndata: {}\n\n")
 
 
 async def test_a_version_that_is_announced_and_not_there_is_not_asked_for_again_and_again(world: World) -> None:

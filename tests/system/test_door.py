@@ -1,15 +1,17 @@
 """The front door as clients see it: one address, each request where it belongs, and regions moved while it is used."""
 
 import asyncio
+import itertools
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, ClientTimeout, TCPConnector
+from aiohttp import ClientSession, ClientTimeout, StreamReader, TCPConnector
 
 from cluster.plan import find_envoy
 from tests.conftest import eventually
@@ -45,6 +47,12 @@ async def forwarded(system: System) -> float:
                 if line.startswith("loyalty_forwarded_total")
             )
     return total
+
+
+async def streams_open(system: System, region: str) -> float:
+    """How many event streams a region's query node has open."""
+    text = (await system.ask("GET", system.node(region, "query") + "/metrics")).body.decode()
+    return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith("loyalty_query_streams "))
 
 
 async def test_one_address_takes_commands_and_queries_of_every_region_home_without_a_hop(system: System) -> None:
@@ -177,3 +185,70 @@ async def test_events_come_through_the_door_as_they_happen(system: System) -> No
         version = reply.json["account"]["version"]
         while f'"version":{version},' not in (await stream.content.readline()).decode().replace(" ", ""):
             pass
+
+
+class Follower:
+    """A client that listens through the door as an EventSource does: it comes back with the last id it has."""
+
+    def __init__(self, system: System, member: str) -> None:
+        self._system = system
+        self._url = f"{door_of(system)}/v1/members/{member}/events"
+        self.versions: list[int] = []
+        self.statuses: list[int] = []
+        self.ends: list[bytes] = []
+
+    async def run(self) -> None:
+        async with ClientSession(timeout=ClientTimeout(total=None)) as session:
+            while True:
+                last = {"Last-Event-ID": str(self.versions[-1])} if self.versions else {}
+                headers = {"Authorization": f"Bearer {self._system.key}", **last}
+                async with session.get(self._url, headers=headers) as stream:
+                    self.statuses.append(stream.status)
+                    self.ends.append(await self._listen(stream.content))
+
+    async def _listen(self, content: StreamReader) -> bytes:
+        """The last block of a stream."""
+        last = b""
+        while block := await content.readuntil(b"\n\n"):
+            last = block
+            if b"event: account" in block:
+                self.versions.append(int(re.findall(rb"id: (\d+)", block)[0]))
+        return last
+
+
+async def test_an_open_stream_moves_with_its_region_and_misses_nothing(system: System) -> None:
+    member = await enrol(system, "us", "mover")
+    follower = Follower(system, member)
+    following = asyncio.create_task(follower.run())
+    given = itertools.count(1)
+
+    async def adjusted() -> int:
+        """The version of one more adjustment, sent through the door."""
+        adjustment = {"member": {"member_id": member}, "points": 1, "reason": "moved"}
+        headers = {"Idempotency-Key": f"moved-{next(given)}", "Loyalty-Member": member}
+        reply = await system.ask("POST", door_of(system) + "/v1/adjustments", adjustment, **headers)
+        assert reply.status == 201, reply.body
+        return int(reply.json["account"]["version"])
+
+    async def heard(version: int) -> bool:
+        return not following.done() and version in follower.versions[-1:]
+
+    async def carried(*, at_home: bool) -> bool:
+        """A stream that is carried elsewhere is open there, and at home too."""
+        return (await streams_open(system, "eu") + await streams_open(system, "ap") == 0) is at_home
+
+    try:
+        for words, at_home in (("restore", True), ("evacuate", False), ("restore", True)):
+            done = await asyncio.to_thread(loyalty, system.data, "region", words, "us")
+            assert done.returncode == 0, done.stderr
+            unheard = await adjusted()  # perhaps between two streams
+            await eventually(lambda unheard=unheard: heard(unheard), deadline_s=60)
+            await eventually(lambda at_home=at_home: carried(at_home=at_home), deadline_s=60)
+            last = await adjusted()
+            await eventually(lambda last=last: heard(last), deadline_s=60)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    assert set(follower.statuses) == {200}
+    assert follower.versions == sorted(set(follower.versions))
+    assert [b"event: moving" in end for end in follower.ends] == [True, True]
