@@ -31,11 +31,13 @@ NAME: Final = "door"
 ACCESS_LOG: Final = "access.log"
 NOWHERE: Final = (0.0, 0.0)  # of a region whose name tells no place, and for which no setting does
 ADMIN_TIMEOUT_S: Final = 2.0
-TAKEN_DEADLINE_S: Final = 10.0
+TAKEN_DEADLINE_S: Final = 30.0
 _POLL_S: Final = 0.05
 _STOP_S: Final = 5.0
 # What Envoy counts for each file that it reads again.
 _TAKEN: Final = ("cluster_manager.cds", "http.door.rds.door")
+# Clusters it has read and does not go by yet: it looks first how their nodes are.
+_WARMING: Final = "cluster_manager.warming_clusters"
 
 
 class DoorState(BaseModel):
@@ -136,8 +138,8 @@ async def _share_traffic(data: Path, region: str, percent: int) -> None:
     wanted = state.model_copy(update={"shares": {**state.shares, region: percent}})
     counted = await _taken(state.admin_port)
     _write_dynamic(data, wanted)
-    _write_state(data, wanted)
     await _until_taken(state.admin_port, counted)
+    _write_state(data, wanted)  # event streams follow it: whoever comes back must be sent elsewhere by then
 
 
 def _write_dynamic(data: Path, state: DoorState) -> None:
@@ -170,10 +172,10 @@ async def _admin_says(url: str, timeout_s: float | None) -> str | None:
 
 
 async def _taken(admin_port: int) -> dict[str, int]:
-    """How often Envoy took each of its files, by name; ClusterError when it does not answer."""
+    """How often Envoy took each of its files, and what is not in effect yet; ClusterError when it does not answer."""
     timeout = aiohttp.ClientTimeout(total=ADMIN_TIMEOUT_S)
     names = "|".join(_TAKEN).replace(".", "\\.")
-    query = {"format": "json", "filter": f"^({names})\\.(update_success|update_rejected)$"}
+    query = {"format": "json", "filter": f"^({names})\\.(update_success|update_rejected)$|^{_WARMING}$"}
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
@@ -186,7 +188,7 @@ async def _taken(admin_port: int) -> dict[str, int]:
 
 
 async def _until_taken(admin_port: int, before: Mapping[str, int]) -> None:
-    """Return when Envoy took both files once more; ClusterError when it refused one or is too slow."""
+    """Return when Envoy goes by both files as they are now; ClusterError when it refused one or is too slow."""
     until = time.monotonic() + TAKEN_DEADLINE_S
     while time.monotonic() < until:
         now = await _taken(admin_port)
@@ -194,7 +196,8 @@ async def _until_taken(admin_port: int, before: Mapping[str, int]) -> None:
             raise ClusterError(
                 "the front door refused its new configuration and goes on with the one before; see its log"
             )
-        if all(now.get(f"{name}.update_success", 0) > before.get(f"{name}.update_success", 0) for name in _TAKEN):
+        taken = all(now.get(f"{name}.update_success", 0) > before.get(f"{name}.update_success", 0) for name in _TAKEN)
+        if taken and not now.get(_WARMING):
             return
         await asyncio.sleep(_POLL_S)
     raise ClusterError(f"the front door did not take its new configuration in {TAKEN_DEADLINE_S:.0f} s; see its log")
