@@ -30,6 +30,9 @@ from shard_router.topology import RegionState, Topology, TopologyDocument
 
 KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
 
+_UNSAID: dict[str, Any] = {"receipts": None, "state": "active"}
+"""What need not be said of a shard."""
+
 POLL_INTERVAL_MS = 20  # an idle engine spins away 10 % of a core at 10 ms, half of that at 20; three share this machine
 
 
@@ -119,22 +122,25 @@ def known_region_numbers(data: Path) -> dict[str, int]:
     return read_document(path, RegionNumbers).root if path.exists() else {}
 
 
-def present_regions(data: Path) -> tuple[str, ...]:
-    """The regions of the topology below a data folder, in its order; none where it cannot be read."""
+def present_topology(data: Path) -> TopologyDocument | None:
+    """The topology below a data folder; None where it cannot be read."""
     with suppress(DocumentError):
-        return tuple(read_document(Documents(data).topology, TopologyDocument).regions)
-    return ()
+        return read_document(Documents(data).topology, TopologyDocument)
+    return None
 
 
 def plan_of(flags: Mapping[str, Any]) -> ClusterPlan:
     """The plan of these flags (None: not given) on the data folder they name; ClusterError when they are wrong."""
     settings = read_settings(flags)
     data = settings.data.expanduser().resolve()
-    return make_plan(settings, known_region_numbers(data), present_regions(data))
+    return make_plan(settings, known_region_numbers(data), present_topology(data))
 
 
 def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None = None) -> None:
-    """Write all documents for the plan; keys that exist are kept, and the states of regions but for `states`."""
+    """Write all documents for the plan; keys that exist are kept, and the states of regions but for `states`.
+
+    A shard that joins a region the topology knows takes no new members until `write_slots` says so.
+    """
     documents = Documents(plan.data)
     numbers = {region.name: region.number for region in plan.regions}
     write_json(documents.regions, known_region_numbers(plan.data) | numbers)
@@ -172,12 +178,23 @@ def _shard_row(shard: ShardPlan) -> dict[str, Any]:
         "valkey": shard.valkey_url,
         "cdc": shard.projector.url,
         "zones": [server.zone for server in shard.servers if server.zone],
+        "receipts": None if shard.receipts is None else [list(pair) for pair in shard.receipts],
+        "state": shard.state,
     }
 
 
 def write_states(documents: Documents, states: Mapping[str, RegionState]) -> None:
     """Change the states of regions in the topology."""
     write_topology(documents.topology, _known_content(documents), states)
+
+
+def write_shards(documents: Documents, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Change slots, receipts or states of shards in the topology, all at once; DocumentError when they do not fit."""
+    content = _known_content(documents)
+    for name, change in changes.items():
+        content["shards"][name] |= change
+    Topology(TopologyDocument.model_validate({**content, "epoch": 1}))
+    write_topology(documents.topology, content)
 
 
 def write_claim_slots(documents: Documents, table: Sequence[str]) -> None:
@@ -199,6 +216,9 @@ def write_topology(path: Path, content: dict[str, Any], states: Mapping[str, Reg
     Which regions were the first, and what of their claims has moved, the file knows and nobody else.
     """
     known = read_document(path, TopologyDocument) if path.exists() else None
+    for row in content["shards"].values():
+        for field, nothing_said in _UNSAID.items():
+            row.setdefault(field, nothing_said)
     for name, row in content["regions"].items():
         before_it = known.regions.get(name) if known else None
         row["state"] = (states or {}).get(name) or (before_it.state if before_it else "active")
@@ -211,8 +231,12 @@ def write_topology(path: Path, content: dict[str, Any], states: Mapping[str, Reg
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """As long as no claim has moved, versions before can read it too."""
+    """As long as no claim has moved and no shard was added, versions before can read it too."""
     shown = {name: value for name, value in content.items() if name != "claim_slots" or value}
+    shown["shards"] = {
+        name: {field: value for field, value in row.items() if field not in _UNSAID or value != _UNSAID[field]}
+        for name, row in content["shards"].items()
+    }
     write_json(path, shown, mode=0o600)
 
 

@@ -119,7 +119,9 @@ class Growth:
         settings = self.system.plan.settings
         names = [*(region.name for region in self.system.plan.regions), request.name]
         plan = make_plan(
-            settings.model_validate({**settings.model_dump(), "regions": names}), known_region_numbers(self._data)
+            settings.model_validate({**settings.model_dump(), "regions": names}),
+            known_region_numbers(self._data),
+            self._topology(),
         )
         if request.after is not None and request.after not in names[:-1]:
             raise ClusterError(f"there is no region {request.after} to stand after")

@@ -20,6 +20,7 @@ from cluster.settings import (
     ShardSettings,
 )
 from shard_router.login import complete_as_it_is
+from shard_router.topology import Shard, TopologyDocument
 
 PORTS_PER_REGION = 10
 PORTS_PER_SHARD = 4  # cdc, valkey, two Postgres servers
@@ -60,6 +61,8 @@ class ShardPlan:
     cdc_port: int
     external_servers: tuple[str, ...] = ()
     external_valkey: str | None = None
+    receipts: tuple[tuple[int, int], ...] | None = None
+    state: Literal["joining", "active"] = "active"
 
     @property
     def server_urls(self) -> list[str]:
@@ -169,14 +172,18 @@ class ClusterPlan:
 
 
 def make_plan(
-    settings: ClusterSettings, known_numbers: Mapping[str, int] | None = None, present: Sequence[str] = ()
+    settings: ClusterSettings,
+    known_numbers: Mapping[str, int] | None = None,
+    present: TopologyDocument | None = None,
 ) -> ClusterPlan:
-    """The plan; `known_numbers` are the region numbers this data folder already uses.
+    """The plan; `known_numbers` are the region numbers this data folder already uses, `present` is its topology.
 
-    The regions `present` in it are meant where the settings name none.
+    Its regions are meant where the settings name none, and a shard that was added while the system ran stays.
     """
     data = settings.data.expanduser().resolve()
-    names = present if present and "regions" not in settings.model_fields_set else settings.regions
+    names = settings.regions
+    if present and present.regions and "regions" not in settings.model_fields_set:
+        names = tuple(present.regions)
     numbers = number_regions(names, known_numbers or {})
     highest = settings.port + PORTS_PER_REGION * max(numbers.values())
     if settings.nodes > 1 or settings.standbys > 1:
@@ -195,7 +202,7 @@ def make_plan(
         valkey=settings.valkey,
         archive=settings.archive.expanduser().resolve() if settings.archive else None,
         door=_plan_door(settings),
-        regions=tuple(_plan_region(settings, data, name, number) for name, number in numbers.items()),
+        regions=tuple(_plan_region(settings, data, name, number, present) for name, number in numbers.items()),
         settings=settings,
     )
 
@@ -243,10 +250,16 @@ def number_regions(names: Sequence[str], known: Mapping[str, int]) -> dict[str, 
     return numbers
 
 
-def _plan_region(settings: ClusterSettings, data: Path, name: str, number: int) -> RegionPlan:
-    port = settings.port + PORTS_PER_REGION * (number - 1)
+def _plan_region(
+    settings: ClusterSettings, data: Path, name: str, number: int, present: TopologyDocument | None
+) -> RegionPlan:
     configured = {key: shard for key, shard in settings.shards.items() if shard.region == name}
     shards = configured or {f"{name}-1": ShardSettings(region=name)}
+    known = {key: shard for key, shard in present.shards.items() if shard.region == name} if present else {}
+    if known.keys() - shards.keys() or any(shard.receipts is not None for shard in known.values()):
+        shards = _grown(data, name, shards, known)
+    else:
+        known = {}
     if len(shards) > SHARDS_PER_REGION_MAX:
         raise ClusterError(f"region {name}: at most {SHARDS_PER_REGION_MAX} shards per region on one machine")
     _check_slots(name, shards)
@@ -256,20 +269,42 @@ def _plan_region(settings: ClusterSettings, data: Path, name: str, number: int) 
         command=_plan_nodes(settings, "command", name, number),
         query=_plan_nodes(settings, "query", name, number),
         shards=tuple(
-            _plan_shard(
-                settings,
-                data / "servers" / key,
-                shard,
-                port=port + 2 + index * PORTS_PER_SHARD,
-                third=settings.port
-                + MORE_NODES_FROM
-                + MORE_PORTS_PER_REGION * (number - 1)
-                + THIRD_SERVER_OFFSET
-                + index,
-            )
+            _plan_shard(settings, data / "servers" / key, shard, _ports(settings, number, index), known.get(key))
             for index, (key, shard) in enumerate(shards.items())
         ),
     )
+
+
+def plan_shard(plan: ClusterPlan, region: RegionPlan, name: str) -> ShardPlan:
+    """One more shard of a region, which has no slots yet and will keep no receipts; ClusterError without room."""
+    if len(region.shards) >= SHARDS_PER_REGION_MAX:
+        raise ClusterError(f"region {region.name}: at most {SHARDS_PER_REGION_MAX} shards per region on one machine")
+    shard = ShardSettings(region=region.name, slots=())
+    known = Shard(region=region.name, slots=[], servers=[], valkey="", receipts=[], state="joining")
+    ports = _ports(plan.settings, region.number, len(region.shards))
+    return _plan_shard(plan.settings, plan.data / "servers" / name, shard, ports, known)
+
+
+def _ports(settings: ClusterSettings, number: int, index: int) -> tuple[int, int]:
+    """The first port of a region's shard, and that of its third server."""
+    more = settings.port + MORE_NODES_FROM + MORE_PORTS_PER_REGION * (number - 1)
+    first = settings.port + PORTS_PER_REGION * (number - 1) + 2
+    return first + index * PORTS_PER_SHARD, more + THIRD_SERVER_OFFSET + index
+
+
+def _grown(
+    data: Path, region: str, configured: Mapping[str, ShardSettings], known: Mapping[str, Shard]
+) -> dict[str, ShardSettings]:
+    """The shards of a region to which one was added while it ran: as the topology has them, with its slots."""
+    if strange := sorted(configured.keys() - known.keys()):
+        raise ClusterError(f"region {region} has {', '.join(known)}: `loyalty shard add` adds {strange[0]}")
+    lost = [name for name in known if name not in configured and not (data / "servers" / name).is_dir()]
+    if lost:
+        raise ClusterError(f"shard {lost[0]} has members of region {region} and must stay in the settings")
+    return {
+        name: configured.get(name, ShardSettings(region=region)).model_copy(update={"slots": tuple(shard.slots)})
+        for name, shard in known.items()
+    }
 
 
 def _plan_nodes(
@@ -283,7 +318,10 @@ def _plan_nodes(
     return (NodePlan(module, f"{region}-{module}", first), *others)
 
 
-def _plan_shard(settings: ClusterSettings, folder: Path, shard: ShardSettings, *, port: int, third: int) -> ShardPlan:
+def _plan_shard(
+    settings: ClusterSettings, folder: Path, shard: ShardSettings, ports: tuple[int, int], known: Shard | None
+) -> ShardPlan:
+    port, third = ports
     count = 0 if shard.servers else 1 + settings.standbys * settings.standby
     return ShardPlan(
         name=folder.name,
@@ -295,6 +333,8 @@ def _plan_shard(settings: ClusterSettings, folder: Path, shard: ShardSettings, *
         cdc_port=port,
         external_servers=shard.servers,
         external_valkey=shard.valkey,
+        receipts=tuple(known.receipts) if known and known.receipts is not None else None,
+        state=known.state if known else "active",
     )
 
 

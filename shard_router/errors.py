@@ -5,6 +5,7 @@ LoyaltyError
   DocumentError           settings, or a document of the operator's, that cannot be used
     TopologyError           a topology document that cannot be used
   ProblemError            has an HTTP answer (RFC 9457): its code is a row of PROBLEMS
+    SlotGivenError          an enrolment whose slot another shard has, or will have
 
 A business "no" is no exception: its reason is a code of PROBLEMS too, see rules.outcome.
 """
@@ -96,6 +97,13 @@ class ProblemError(LoyaltyError):
     def problem(self) -> Problem:
         """The row of PROBLEMS."""
         return PROBLEMS[self.code]
+
+
+class SlotGivenError(ProblemError):
+    """`shard_unavailable` for an enrolment by an older topology, which did nothing: by the next one it may go on."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("shard_unavailable", detail)
 
 
 def parse_or(code: str, parse: Callable[Given, Parsed], *given: Given.args, **named: Given.kwargs) -> Parsed:

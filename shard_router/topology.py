@@ -5,6 +5,7 @@ a lower or equal one is ignored, so a late copy of an old document changes nothi
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +23,7 @@ from shard_router.member_id import REGION_NUMBER_MAX, SLOT_COUNT, region_number_
 from shard_router.slot_table import table_of
 
 WATCH_INTERVAL_S: Final = 1.0
+AWAITED_INTERVAL_S: Final = 0.1
 NOBODY: Final = Logins()
 
 
@@ -49,6 +51,10 @@ class Shard(BaseModel):
     """The data centre of each server, in their order; empty where nobody says."""
     valkey: str
     cdc: str | None = None
+    receipts: list[tuple[int, int]] | None = None
+    """The stores (by slot of their code's hash) whose receipts it keeps; None: those of its own slots."""
+    state: Literal["joining", "active"] = "active"
+    """Whether new members may be enrolled in its slots yet."""
 
     @property
     def placed(self) -> list[tuple[str, str | None]]:
@@ -87,6 +93,10 @@ class Topology:
             number: table_of(_slots_in(document, name), SLOT_COUNT, called=f"slot {{}} of {name}")
             for number, name in self.region_of_number.items()
         }
+        self._registers: dict[int, list[str]] = {
+            number: table_of(_receipts_in(document, name), SLOT_COUNT, called=f"receipts of slot {{}} of {name}")
+            for number, name in self.region_of_number.items()
+        }
         self.first_regions = document.claims or sorted(document.regions)
         self.claim_shards = self._claim_table()
         """The shard that keeps each claim slot."""
@@ -112,7 +122,7 @@ class Topology:
         known = self.document.regions.get(region)
         if known is None:
             return self.claim_shards[self.claim_slot(digest)]
-        return self.shard_at(known.number, int.from_bytes(digest[4:], "big") % SLOT_COUNT)
+        return self._registers[known.number][int.from_bytes(digest[4:], "big") % SLOT_COUNT]
 
     def home_of_card(self, card: str) -> tuple[str, int] | None:
         """Region and slot that a card of our own form names; None for any other card."""
@@ -203,6 +213,15 @@ class TopologyWatch:
             await asyncio.sleep(WATCH_INTERVAL_S)
             self.look()
 
+    async def newer_than(self, epoch: int, *, until: float) -> bool:
+        """Whether a higher epoch comes into force before an instant of the monotonic clock."""
+        while self.current.epoch <= epoch:
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(AWAITED_INTERVAL_S)
+            self.look()
+        return True
+
     def look(self) -> None:
         """Adopt what the file says now, or say in `trouble` why not."""
         before = self.trouble
@@ -244,3 +263,11 @@ def _check_regions(document: TopologyDocument) -> None:
 
 def _slots_in(document: TopologyDocument, region: str) -> dict[str, list[tuple[int, int]]]:
     return {name: shard.slots for name, shard in document.shards.items() if shard.region == region}
+
+
+def _receipts_in(document: TopologyDocument, region: str) -> dict[str, list[tuple[int, int]]]:
+    return {
+        name: shard.slots if shard.receipts is None else shard.receipts
+        for name, shard in document.shards.items()
+        if shard.region == region
+    }

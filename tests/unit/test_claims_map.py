@@ -1,6 +1,7 @@
 """Where claims lie is what it was, whatever joins; slots move one by one, and what keeps some cannot go."""
 
 import json
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.document import Documents, write_claim_slots, write_topology
+from cluster.document import Documents, plan_of, write_claim_slots, write_documents, write_shards, write_topology
 from cluster.errors import ClusterError
+from cluster.plan import ClusterPlan, plan_shard
 from shard_router.errors import TopologyError
 from shard_router.slot_table import ranges_of, table_of
 from shard_router.topology import TopologyDocument, parse_topology, read_topology
@@ -69,6 +71,36 @@ def test_claims_that_moved_stay_there_and_their_first_region_may_go(tmp_path: Pa
     write_topology(documents.topology, only)
     topology = read_topology(documents.topology)
     assert (topology.epoch, set(topology.claim_shards), topology.document.claims) == (3, {"us-1"}, ["eu", "us"])
+
+
+def test_a_shard_that_was_added_stays_with_its_slots_and_moves_no_claim(tmp_path: Path) -> None:
+    """The settings know nothing of it; the topology does, and the folder of its servers is there."""
+    documents = Documents(tmp_path)
+    flags = {"door": False, "data": tmp_path, "regions": "eu"}
+    write_documents(plan_of(flags))
+    assert {"receipts", "state"}.isdisjoint(json.loads(documents.topology.read_text())["shards"]["eu-1"])
+    grown = _grown(plan_of(flags))
+    write_documents(grown)
+    write_shards(documents, {"eu-1": {"slots": [[0, 99]]}, "eu-2": {"slots": [[100, 4095]], "state": "active"}})
+    topology = read_topology(documents.topology)
+    assert (topology.epoch, topology.shard_at(1, 100), set(topology.claim_shards)) == (3, "eu-2", {"eu-1"})
+    with pytest.raises(ClusterError, match="eu-2 has members"):
+        plan_of(flags)
+    (tmp_path / "servers" / "eu-2").mkdir(parents=True)
+    again = plan_of(flags)
+    assert [(shard.name, shard.slots, shard.receipts) for shard in again.shards] == [
+        ("eu-1", ((0, 99),), ((0, 4095),)), ("eu-2", ((100, 4095),), ()),
+    ]  # fmt: skip
+    assert again.shards[1] == replace(grown.shards[1], slots=((100, 4095),), state="active")
+    write_documents(again)
+    assert read_topology(documents.topology).epoch == 3
+
+
+def _grown(plan: ClusterPlan) -> ClusterPlan:
+    """With a second shard that has no slots yet, as it joins."""
+    (region,) = plan.regions
+    first = replace(region.shards[0], receipts=((0, 4095),))
+    return replace(plan, regions=(replace(region, shards=(first, plan_shard(plan, region, "eu-2"))),))
 
 
 def test_a_shard_that_joins_its_region_changes_no_claim(tmp_path: Path) -> None:

@@ -42,6 +42,20 @@ def test_a_slot_without_a_shard_or_with_two_is_refused(slots: dict[str, list[lis
         parse_topology(json.dumps(document(1, **slots)))
 
 
+def test_a_shard_without_slots_may_join_and_receipts_may_stay_where_they_are() -> None:
+    first = document(1, **{"eu-1": [[0, 4095]], "eu-2": []})
+    second = document(2, **{"eu-1": [[0, 9]], "eu-2": [[10, 4095]]})
+    for grown in (first, second):
+        grown["shards"]["eu-1"]["receipts"], grown["shards"]["eu-2"]["receipts"] = [[0, 4095]], []
+    assert {parse_topology(json.dumps(first)).shard_at(1, slot) for slot in range(4096)} == {"eu-1"}
+    grown = parse_topology(json.dumps(second))
+    assert grown.shard_at(1, 10) == "eu-2"
+    assert {grown.register_of("eu", str(store)) for store in range(100)} == {"eu-1"}
+    del second["shards"]["eu-2"]["receipts"]
+    with pytest.raises(TopologyError, match="receipts of slot 10 of eu belongs to eu-1 and eu-2"):
+        parse_topology(json.dumps(second))
+
+
 def test_only_a_higher_epoch_is_adopted(tmp_path: Path) -> None:
     file = tmp_path / "topology.json"
     file.write_text(json.dumps(document(5)))
