@@ -109,14 +109,24 @@ def _add_checks(app: web.Application, node: CommandNode) -> None:
     async def program() -> str | None:
         return None if node.programs.newest else "none is known yet"
 
-    for shard in node.shards():
+    _check_shards(app, node)
+    node.topology.on_change(lambda _: _check_shards(app, node, well_at=time.monotonic()))
+    app[CHECKS]["program"] = program
+
+
+def _check_shards(app: web.Application, node: CommandNode, *, well_at: float | None = None) -> None:
+    """Have a check for each shard of the region as the topology has them now; those that are new were well just now."""
+    checks, wanted = app[CHECKS], {f"primary {shard}": shard for shard in node.shards()}
+    for name in [name for name in checks if name.startswith("primary ") and name not in wanted]:
+        del checks[name]
+    for name, shard in wanted.items():
 
         async def primary(shard: str = shard) -> str | None:
             async with node.pools[shard].primary():
                 return None
 
-        app[CHECKS][f"primary {shard}"] = Steady(primary)
-    app[CHECKS]["program"] = program
+        if name not in checks:
+            checks[name] = Steady(primary, well_at=well_at)
 
 
 async def _learn(node: CommandNode) -> None:

@@ -287,6 +287,8 @@ class Batch:
         """Store the first answer under its key; the settler has none."""
         if envelope.key is not None and (envelope.stores_refusal or answer.status < REFUSED):
             self.writes.add_answer(envelope, answer)
+            if isinstance(envelope.command, EnrolMember):
+                self.writes.slots_entered.add(envelope.slot)
         return answer
 
 

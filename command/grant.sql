@@ -17,7 +17,7 @@ BEGIN
             WHEN 'loyalty_node' THEN
                 'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO loyalty_node;'
                 'REVOKE UPDATE, DELETE ON journal FROM loyalty_node;'
-                'REVOKE INSERT, UPDATE, DELETE ON incarnation, program, schema_migration FROM loyalty_node'
+                'REVOKE INSERT, UPDATE, DELETE ON given_slot, incarnation, program, schema_migration FROM loyalty_node'
             WHEN 'loyalty_reader' THEN
                 'GRANT SELECT ON account, identifier, idempotency, incarnation, journal, member, program, purchase'
                 ' TO loyalty_reader'

@@ -7,6 +7,7 @@ stock, and what leaves an errand wakes the courier.
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,11 +58,12 @@ from service.identifier import forms_of
 from service.web import PASS, Handler
 from shard_router.card import new_card
 from shard_router.directory import Identifier
-from shard_router.errors import ProblemError, parse_or
+from shard_router.errors import ProblemError, SlotGivenError, parse_or
 from shard_router.member_id import SLOT_COUNT, format_member_id, parse_member_id, parse_reference, region_number_of
 
 _CODE_ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _CODE_LENGTH: Final = 10  # 50 bits: nobody guesses the code of somebody's reward
+_CONCLUDE_S: Final = 1.0
 
 MemberBody = PurchaseBody | AdjustmentBody | HoldBody | RedemptionBody
 """Bodies that name the member the command is for."""
@@ -102,7 +104,12 @@ async def _with_claims(asked: CommandRequest[EnrolBody | IdentifiersBody], envel
             await claims.conclude(identifiers, member_id, deadline=asked.deadline)
             return await asked.forward(region)
     came_back = await in_time(claims.came_back(identifiers))
-    answer = await asked.node.run(replace(envelope, taken=tuple(kind for kind, _ in taken), came_back=came_back))
+    run = asked.node.enrol if isinstance(envelope.command, EnrolMember) else asked.node.run
+    try:
+        answer = await run(replace(envelope, taken=tuple(kind for kind, _ in taken), came_back=came_back))
+    except SlotGivenError:  # whoever sends it again is another newcomer, who needs these leases
+        await claims.conclude(identifiers, member_id, deadline=time.monotonic() + _CONCLUDE_S)
+        raise
     await claims.conclude(identifiers, member_id, deadline=asked.deadline)
     return render(answer)
 

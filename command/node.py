@@ -27,12 +27,15 @@ from service.trial import Unanswered
 from shard_router.card import CARD_DIGITS
 from shard_router.clock import ShardClock
 from shard_router.directory import Directory, Identifier
-from shard_router.errors import MalformedIdError, ProblemError
+from shard_router.errors import MalformedIdError, ProblemError, SlotGivenError
 from shard_router.member_id import new_member_id, parse_member_id, region_number_of, slot_of
 from shard_router.pool import ShardPools
-from shard_router.topology import TopologyWatch
+from shard_router.topology import Topology, TopologyWatch
 
 Result = TypeVar("Result")
+
+_ANSWER_S: Final = 0.5
+"""Of its time, what an enrolment keeps for its answer."""
 
 _NAMED: Final = re.compile(
     rb'(?:"(?:card|member_id)"\s*:\s*"|/(?:(?:pur|hld|red)_)?)([0-9A-Za-z]{14,19})(?![0-9A-Za-z])'
@@ -179,6 +182,21 @@ class CommandNode:
         self.note(envelope.credential, answer)
         return answer
 
+    async def enrol(self, envelope: Envelope) -> Answer:
+        """Answer an enrolment. While its slot is on the way to another shard it waits for the topology that says where.
+
+        SlotGivenError when that does not come in time: nothing was done.
+        """
+        while True:
+            topology = self.topology.current
+            shard = self.shard_at(envelope.region, envelope.slot)
+            try:
+                _check_active(topology, shard)
+                return await self.run(envelope)
+            except SlotGivenError:
+                if not await self.topology.newer_than(topology.epoch, until=envelope.deadline - _ANSWER_S):
+                    raise
+
     def lanes_of(self, shard: str) -> Lanes:
         """The lanes of a shard."""
         if shard not in self._lanes:
@@ -289,3 +307,8 @@ class CommandNode:
     def number_of(self, region: str) -> int:
         """The number of a region, as it stands in ids."""
         return self.topology.current.document.regions[region].number
+
+
+def _check_active(topology: Topology, shard: str) -> None:
+    if topology.document.shards[shard].state != "active":
+        raise SlotGivenError(f"{shard} takes no new members yet")

@@ -13,6 +13,7 @@ import orjson
 from command.answer import problem_answer
 from command.columns import RowStatement
 from command.envelope import Answer, Envelope, ReceiptName
+from command.slot import enter_slots
 from rules.codec import instant_text, state_document
 from rules.command import (
     CancelRedemption,
@@ -61,6 +62,8 @@ class Writes:
 
     accounts: dict[int, Account] = field(default_factory=dict[int, Account])
     rows: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    slots_entered: set[int] = field(default_factory=set[int])
+    """The slots of enrolments, be they accepted or not: written only where they are still this shard's (see slot)."""
 
     def add(self, table: str, row: Any) -> None:
         """Add one row."""
@@ -83,8 +86,8 @@ class Writes:
 
     @property
     def has_more(self) -> bool:
-        """Whether there are rows for `record_more`."""
-        return not self.rows.keys() <= set(COMMON)
+        """Whether more than one statement is needed."""
+        return bool(self.slots_entered) or not self.rows.keys() <= set(COMMON)
 
     def add_entry(self, entry: Entry, rendered: RenderedEntry, program_version: int) -> None:
         """Add one entry of the journal."""
@@ -147,12 +150,8 @@ class Writes:
         return {table: found[table] for table in COMMON if found.get(table)}
 
     def more_tables(self) -> dict[str, list[Any]]:
-        """Those of `record_more`."""
+        """Those of `record_more`, whose argument is one JSON document because few of its tables have rows."""
         return {table: rows for table, rows in self.rows.items() if table not in COMMON}
-
-    def more_document(self) -> str:
-        """The argument of `record_more`: one JSON document, because few of its tables have rows."""
-        return orjson.dumps(self.more_tables()).decode()
 
 
 @cache
@@ -182,6 +181,8 @@ async def record(
 
     Outside of a transaction the statement commits, so there must be no rows for `record_more`.
     """
+    if writes.slots_entered:
+        await enter_slots(connection, writes.slots_entered)
     rows = writes.tables(answered_at)
     counts: Mapping[str, int] = {}
     if rows:
@@ -190,8 +191,8 @@ async def record(
         statement = record_statement(tuple(rows), one=one, counted=counted)
         found = await connection.fetch(statement, *((column[0] for column in columns) if one else columns))
         counts = dict(found[0]) if found else {}
-    if writes.has_more:
-        await connection.execute(_STATEMENTS["record_more"], writes.more_document())
+    if more := writes.more_tables():
+        await connection.execute(_STATEMENTS["record_more"], orjson.dumps(more).decode())
     return counts
 
 

@@ -175,6 +175,14 @@ CREATE TABLE incarnation (
     reconciled_at timestamptz
 );
 
+-- Slots that this shard has given to another one of its region (cluster/slot_giving.py): nobody is enrolled here in them.
+-- Enrolments look here under a shared lock of their own, so that none is under way while slots are given (command/slot.sql).
+CREATE TABLE given_slot (
+    slot integer PRIMARY KEY,
+    receiver text NOT NULL,
+    given_at timestamptz NOT NULL DEFAULT now()
+);
+
 -- First answers by Idempotency-Key; refusals too (version is null then). A replay touches its row so that it waits for the standby.
 CREATE TABLE idempotency (
     key text PRIMARY KEY,

@@ -35,7 +35,7 @@ from rules.command import (
 )
 from rules.program import Program
 from shard_router.clock import ShardClock
-from shard_router.errors import ProblemError
+from shard_router.errors import ProblemError, SlotGivenError
 from shard_router.pool import CONNECTION_ERRORS, Connection, ShardPools, ShardServers, Taken
 from shard_router.statement import load_statements
 
@@ -101,6 +101,11 @@ class Store:
             if len(envelopes) > 1:
                 raise BatchConflictError("somebody holds the lock of one of the members") from error
             raise ProblemError("shard_unavailable", "the member is locked; nothing was done") from error
+        except SlotGivenError as error:
+            await kept.give_back()
+            if len(envelopes) > 1:
+                raise BatchConflictError(error.detail) from error
+            raise
         except BaseException:
             await kept.give_back()
             raise

@@ -35,14 +35,15 @@ class Steady:
     check: Check
     steady_s: float = STEADY_S
     now: Callable[[], float] = time.monotonic
-    _well_at: float | None = None
+    well_at: float | None = None
+    """When it was well last."""
 
     def judge(self, trouble: str | None) -> str | None:
         """What to say of what the check says now."""
         if trouble is None:
-            self._well_at = self.now()
+            self.well_at = self.now()
             return None
-        return None if self._well_at is not None and self.now() - self._well_at < self.steady_s else trouble
+        return None if self.well_at is not None and self.now() - self.well_at < self.steady_s else trouble
 
     async def __call__(self) -> str | None:
         """The check as it judges; a fault in it, or its deadline, counts as trouble."""
@@ -117,7 +118,7 @@ async def answer_readyz(request: web.Request) -> web.Response:
 
 async def find_troubles(app: web.Application) -> dict[str, str]:
     """What makes this node unready, by check."""
-    told = {name: await _check(check) for name, check in app[CHECKS].items()}
+    told = {name: await _check(check) for name, check in list(app[CHECKS].items())}
     wrong = {name: words for name, words in told.items() if words}
     return wrong | ({"draining": "this node is stopping"} if app[DRAINING].is_set() else {})
 

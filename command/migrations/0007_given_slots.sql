@@ -1,0 +1,6 @@
+-- Slots that this shard has given to another one of its region (cluster/slot_giving.py): nobody is enrolled here in them.
+CREATE TABLE given_slot (
+    slot integer PRIMARY KEY,
+    receiver text NOT NULL,
+    given_at timestamptz NOT NULL DEFAULT now()
+);

@@ -1,0 +1,62 @@
+"""Slots that a shard has given to another: no enrolment ends there any more, whatever topology its node goes by.
+
+An enrolment takes a shared lock, then looks whether its slot was given, then writes; who gives slots takes the lock
+alone, sees that nobody lives in them, and writes that they are given. So of the two one is first: either the member
+is seen, or the enrolment learns that its slot has gone, and has done nothing. Its refusals are kept under the lock
+too: the same key finds them where the slot is then.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from shard_router.errors import SlotGivenError
+from shard_router.pool import Connection
+from shard_router.statement import load_statements
+
+STATEMENTS: Final = load_statements(Path(__file__).with_name("slot.sql"))
+REFUSALS_AT_ONCE: Final = 1_000
+
+
+async def enter_slots(connection: Connection, slots: Iterable[int]) -> None:
+    """In a transaction, before it writes enrolments of these slots; SlotGivenError when one is not here any more."""
+    await connection.execute(STATEMENTS["enter_slots"])
+    given = await connection.fetch(STATEMENTS["given_slots"], sorted(set(slots)))
+    if given:
+        raise SlotGivenError(f"slot {given[0]['slot']} belongs to {given[0]['receiver']} now; nothing was done")
+
+
+async def empty_slots(connection: Connection, region_number: int, slots: Iterable[int]) -> list[int]:
+    """Which of some slots of a region nobody ever lived in, as far as this shard knows just now."""
+    rows = await connection.fetch(STATEMENTS["empty_slots"], region_number, sorted(slots))
+    return [row["slot"] for row in rows]
+
+
+async def give_slots(
+    connection: Connection, region_number: int, wanted: Iterable[int], *, receiver: str, lock_timeout_ms: int
+) -> list[int]:
+    """Give those of some slots to a shard that are empty; all that it has been given by now, also by an earlier call.
+
+    asyncpg.LockNotAvailableError when enrolments do not end in time; nothing was given then.
+    """
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = {lock_timeout_ms:d}")
+        await connection.execute(STATEMENTS["close_slots"])
+        empty = await empty_slots(connection, region_number, wanted)
+        await connection.execute(STATEMENTS["give_slots"], empty, receiver)
+    return await given_to(connection, receiver)
+
+
+async def given_to(connection: Connection, receiver: str) -> list[int]:
+    """The slots that a shard was given."""
+    return [row["slot"] for row in await connection.fetch(STATEMENTS["slots_given_to"], receiver)]
+
+
+async def take_refusals(giver: Connection, receiver: Connection, region_number: int, slots: list[int]) -> int:
+    """Have the receiver know each "no" to an enrolment in its slots, as often as one likes; how many there are."""
+    count, after = 0, ""
+    while rows := await giver.fetch(STATEMENTS["refusals_in_slots"], region_number, slots, after, REFUSALS_AT_ONCE):
+        columns: list[list[Any]] = [list(column) for column in zip(*(tuple(row) for row in rows), strict=True)]
+        await receiver.execute(STATEMENTS["take_refusals"], *columns)
+        count, after = count + len(rows), rows[-1]["key"]
+    return count
