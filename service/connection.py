@@ -25,6 +25,8 @@ _EVICTED_AT_ONCE: Final = 16  # one in so many: looking for the longest idle one
 _FILES_MAX: Final = 1_048_576  # where the hard limit is none
 _LOOKS_PER_TIMEOUT: Final = 4
 _LOOK_S: Final = 0.02
+_READ_S: Final = 0.02
+"""Timers come before sockets in a turn: what had come when a connection's time was over is read until so much later."""
 
 
 class Runner(web.AppRunner):
@@ -97,7 +99,9 @@ class _Server(web.Server):
         while True:
             await asyncio.sleep(min(head_s, idle_s) / _LOOKS_PER_TIMEOUT)
             now = self._loop.time()
-            for one in [one for one in self._open if one.is_late(now, head_s, idle_s)]:
+            late = [one for one in self._open if one.is_late(now, head_s, idle_s)]
+            await asyncio.sleep(_READ_S)
+            for one in [one for one in late if one.is_late(now, head_s, idle_s)]:
                 self._close(one)
 
     def _close(self, connection: "_Connection") -> None:
@@ -210,6 +214,13 @@ class _Connection(web.RequestHandler):
             self._held = None
             self.keep_alive(val=True)  # ends the wait for the next request: this is it
         return self.is_asked
+
+    def _process_keepalive(self) -> None:
+        """Close a connection whose time is over, unless it has asked: after a long turn it lies in the socket."""
+        if self._loop.time() < self._next_keepalive_close_time:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = self._loop.call_later(_READ_S, super()._process_keepalive)
 
     def answered(self, ask: Ask, answer: bytes | None, *, closes: bool) -> None:
         """Send the answer to what was asked, or let aiohttp take it; then what came meanwhile."""

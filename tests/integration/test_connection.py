@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,29 @@ async def test_a_connection_is_idle_for_so_long(tmp_path: Path) -> None:
         writer.write(LIVEZ)
         assert (await read_answer(reader)).status == 200
         assert await end(reader) == b""
+
+
+@pytest.mark.parametrize("target", ["/quick", "/bytes"])
+async def test_what_has_come_when_the_time_is_over_is_answered(tmp_path: Path, target: str) -> None:
+    """Timers come before sockets: after a long turn of the loop a request lies in the socket of who is late."""
+    async with impatient(tmp_path) as node, connection(node.port) as (reader, writer):
+        writer.write(LIVEZ)
+        assert (await read_answer(reader)).status == 200
+        assert node.runner.server is not None
+        served: Any = next(iter(node.runner.server.connections))
+        method = "GET" if target == "/quick" else "POST"
+        request = node.request(b"{}" if method == "POST" else b"", target=target, method=method)
+        writer.write(request)  # it is in the socket, and nobody has read it yet
+        served._next_keepalive_close_time = 0.0  # the time is over
+        served._process_keepalive()
+        if target == "/quick":
+
+            async def asked() -> bool:
+                return bool(node.asked)
+
+            await eventually(asked)
+            node.asked[0].answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert (await read_answer(reader)).status == 200
 
 
 async def test_a_client_that_takes_nothing_of_its_answer_is_left(tmp_path: Path) -> None:
