@@ -26,6 +26,7 @@ from command.load import Loaded, load, load_extras
 from command.program import NoProgramError, ProgramCache
 from command.record import record
 from command.recorded import find_answered, find_recorded
+from command.turn import each
 from rules.command import (
     CancelRedemption,
     ChangeIdentifiers,
@@ -232,7 +233,7 @@ class Store:
         }
         batch = Batch(program, extras, self._claims)
         try:
-            return batch, [batch.decide(one) for one in loaded]
+            return batch, await each(batch.decide, loaded)
         except Exception as error:
             if len(loaded) == 1:
                 raise
