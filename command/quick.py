@@ -77,19 +77,31 @@ class QuickCommand:
         try:
             principal = self._credentials.principal(given.get(_CREDENTIAL, b"").decode("ascii"))
             guard.check(principal)
-            one = _Asked(path, principal, ask.request_id, given, time.perf_counter(), ask)
-            envelope = self._envelope(one, call)
-            if envelope is None:
-                return False
-            self._places.take(principal)
         except LoyaltyError:
             return False
+        one = _Asked(path, principal, ask.request_id, given, time.perf_counter(), ask)
         try:
-            self._node.begin(envelope).add_done_callback(partial(self._told, one))
-        except ProblemError:
-            self._places.leave(principal)
+            self._places.take(principal)
+        except ProblemError as error:  # said before the body is looked at, as on the usual way
+            asyncio.get_running_loop().call_soon(ask.answer, self._problem(one, error))
+            return True
+        begins = False
+        try:
+            begins = self._begins(one, call)
+        finally:
+            if not begins:
+                self._places.leave(principal)
+        return begins
+
+    def _begins(self, one: _Asked, call: Call[Any]) -> bool:
+        """Whether a lane has the command now."""
+        try:
+            envelope = self._envelope(one, call)
+            if envelope is not None:
+                self._node.begin(envelope).add_done_callback(partial(self._told, one))
+        except LoyaltyError:
             return False
-        return True
+        return envelope is not None
 
     def _envelope(self, one: _Asked, call: Call[Any]) -> Envelope | None:
         """The checked command, with a place at the shard; None where another node, or nobody yet, knows the member."""

@@ -14,10 +14,12 @@ import pytest
 
 from command.http import CALLS
 from command.quick import OPERATION_IDS, QuickCommand
+from service.place import SHARE
 from tests.command_node import RunningNode, running_command_node
 from tests.conftest import eventually, so
 from tests.http_node import Answer, connection, quickly_taken, read_answer
 from tests.integration.test_command import basket
+from tests.integration.test_overload import held_table
 from tests.odd_request import Plain, converse, odd_request
 
 USUAL = "TE: trailers"
@@ -260,6 +262,26 @@ async def test_a_body_is_too_large_for_both(database: str, tmp_path: Path, taken
     assert told(answers[0]) == told(answers[1])
     assert (answers[0].status, answers[0].json["code"]) == (413, "too_large")
     assert not any(taken)
+
+
+async def test_who_has_their_share_is_refused_before_the_body_is_looked_at(
+    database: str, tmp_path: Path, taken: list[bool]
+) -> None:
+    async with running_command_node(database, tmp_path, in_flight_max=SHARE) as node:
+        ada = await node.enrol()
+        taken.clear()
+        async with held_table(database):
+            first = asyncio.create_task(
+                asked(node, posting(node, PURCHASES, basket({"card": ada["card"]}, "1"), key="k"))
+            )
+            await eventually(so(lambda: taken == [True]))
+            request = posting(node, PURCHASES, b"{", "Request-Id: the-same", key="other")
+            answers = [await asked(node, one) for one in (request, usually(request))]
+        assert told(answers[0]) == told(answers[1])
+        assert (answers[0].status, answers[0].json["code"]) == (429, "rate_limited")
+        assert taken == [True, True, False]
+        assert (await first).status == 201
+        assert (await asked(node, posting(node, PURCHASES, basket({"card": ada["card"]}, "2"), key="2"))).status == 201
 
 
 def test_what_is_taken_leaves_no_errand() -> None:
