@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
+from benchmarks.cpu import GENERATOR
 from benchmarks.host import Host
 from benchmarks.load import Flow, Run, Samples, constant_schedule, drive, poisson_schedule, void_reasons
 from benchmarks.order import BenchMember
-from benchmarks.peer import measure_peak
+from benchmarks.peer import Peak, measure_peak
 from benchmarks.scenario import Group, Scenario, Targets
 from benchmarks.stream import Streams
+from benchmarks.volley import Volley
 from benchmarks.workload import Workload, enrol, wait_for_newest
 
 STEP_FACTOR: Final = 1.5
@@ -140,7 +142,7 @@ class Course:
         for factor in factors:
             flood = await self._purchases(f"flood x {factor:g}", region, peak.per_s * factor)
             after = await self._purchases(f"after x {factor:g}", region, calm_rate)
-            flood.notes = flood_notes(flood.run, peak.per_s) | {
+            flood.notes = flood_notes(flood.run, peak) | {
                 "p99_to_calm": flood.run.of("command").latency().at_ms(99) / (slow_ms / SLOW_FACTOR or 1.0),
                 "recovery_s": flood.run.drained_s + recovery_s(after.run.of("command"), slow_ms),
             }
@@ -149,12 +151,14 @@ class Course:
         return stages
 
     async def _purchases(self, name: str, region: str, rate: float) -> Stage:
-        """Purchases at one region, rendered beforehand so that the generator gets as far as it can."""
+        """Purchases at one region, rendered beforehand and sent as cheaply as can be."""
         schedule = self._schedule(rate)
-        shoots = self.workload.rendered(region, len(schedule))
-        return await self._drive(
-            name, [Flow(schedule, lambda index: shoots[index](), lambda _: "command")], {"command": rate}
-        )
+        shots = self.workload.rendered(region, len(schedule))
+        clients = self.workload.deployment.regions[region]
+        volley = Volley(lambda: clients.command, shots, schedule, "command")
+        whole_s = self.scenario.warm_up_s + self.scenario.duration_s
+        run = await volley.fire(duration_s=whole_s, processes=self.host.of_region(region))
+        return Stage(name, {"command": rate}, run, void_reasons(run))
 
     async def _grown(self, size: int) -> Stage:
         """CPU per purchase and per query with so many members."""
@@ -199,17 +203,27 @@ async def _later(delay_s: float, do: Any) -> None:
     do()
 
 
-def flood_notes(run: Run, peak_per_s: float) -> dict[str, float]:
-    """Goodput and refusals of a flood; `sent_to_peak` is what the generator really sent."""
+def flood_notes(run: Run, peak: Peak) -> dict[str, float]:
+    """Goodput and refusals of a flood; `sent_to_peak` is what the generator really sent.
+
+    `goodput_per_cpu_to_peak` is what a CPU second of all but the generator got done, to that at the peak.
+    """
     samples = run.of("command")
-    sent_s = run.sent_s or run.duration_s
+    sent_s, done = run.sent_s or run.duration_s, len(samples.latency_us)
     refused_ms = sorted(microseconds / 1000 for microseconds in samples.refused_us)
+    system_us = 1e6 * sent_s * system_s(run.cpu) / done if done else 0.0
     return {
-        "goodput_to_peak": len(samples.latency_us) / sent_s / peak_per_s if peak_per_s else 0.0,
-        "sent_to_peak": samples.offered / sent_s / peak_per_s if peak_per_s else 0.0,
+        "goodput_to_peak": done / sent_s / peak.per_s if peak.per_s else 0.0,
+        "goodput_per_cpu_to_peak": system_s(peak.cpu_us) / system_us if system_us else 0.0,
+        "sent_to_peak": samples.offered / sent_s / peak.per_s if peak.per_s else 0.0,
         "refused_p50_ms": refused_ms[len(refused_ms) // 2] if refused_ms else 0.0,
         "refused_p99_ms": refused_ms[len(refused_ms) * 99 // 100] if refused_ms else 0.0,
-    }
+    } | {f"of a core: {role}": share for role, share in run.cpu.items() if share}
+
+
+def system_s(cpu: Mapping[str, float]) -> float:
+    """All but the generator's."""
+    return sum(spent for role, spent in cpu.items() if role != GENERATOR)
 
 
 def recovery_s(samples: Samples, slow_ms: float) -> float:

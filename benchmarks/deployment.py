@@ -35,6 +35,11 @@ class RegionClients:
         """The next query node's."""
         return self._queries.next
 
+    @property
+    def sent_again(self) -> int:
+        """How many requests met a connection that the node had closed, and were sent once more."""
+        return self._commands.sent_again + self._queries.sent_again
+
     def close(self) -> None:
         """Close the connections."""
         self._commands.close()

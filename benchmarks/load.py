@@ -28,7 +28,7 @@ NANOSECONDS: Final = 1_000_000_000
 LATENESS_SHARE_MAX: Final = 0.05  # of the latency p99
 LATENESS_FLOOR_MS: Final = 1.0  # below it lateness is the kernel's scheduling, and no target is that fine
 GENERATOR_CPU_MAX: Final = 0.8
-_START_DELAY_NS: Final = 100_000_000
+START_DELAY_NS: Final = 100_000_000
 _YIELD_EVERY: Final = 16  # a generator that is behind must still read answers
 _NICE: Final = -10
 
@@ -161,8 +161,8 @@ async def drive(
     run = Run(duration_s)
     pending: set[asyncio.Task[None]] = set()
     merged = heapq.merge(*(_rows(number, flow.schedule) for number, flow in enumerate(flows)))
-    with _quiet(), Pacer() as pacer:
-        start_ns = time.monotonic_ns() + _START_DELAY_NS
+    with quiet(), Pacer() as pacer:
+        start_ns = time.monotonic_ns() + START_DELAY_NS
         warm_ns = int(warm_up_s * NANOSECONDS)
         meter: Meter | None = None
         for count, (offset_ns, number, index) in enumerate(merged):
@@ -195,7 +195,7 @@ async def saturate(shoot: Shoot, *, workers: int, duration_s: float) -> tuple[fl
             done_ns = time.monotonic_ns()
             samples.record(scheduled_ns=sent_ns - start_ns, lateness_ns=0, latency_ns=done_ns - sent_ns, code=code)
 
-    with _quiet():  # collecting garbage takes its time: the clock starts afterwards
+    with quiet():  # collecting garbage takes its time: the clock starts afterwards
         start_ns = time.monotonic_ns()
         await asyncio.gather(*(work(start_ns) for _ in range(workers)))
         took_s = (time.monotonic_ns() - start_ns) / NANOSECONDS
@@ -257,7 +257,7 @@ def _machine_ticks() -> tuple[int, int]:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """No garbage collection, and ahead of the servers on these cores where that is allowed: clients are elsewhere."""
     gc.collect()
     gc.disable()

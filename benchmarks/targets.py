@@ -102,6 +102,12 @@ class Measured:
         """One more round's value."""
         self.values.setdefault(key, []).append(value)
 
+    def restarted(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+        """Count which processes are others than before: who was not there answers nobody."""
+        for name in before.keys() | after.keys():
+            if before.get(name) != after.get(name):
+                self.errors[f"{name} restarted"] = self.errors.get(f"{name} restarted", 0) + 1
+
     async def peak(self, name: str, measuring: Awaitable[Peak]) -> Peak | None:
         """One more round of a yardstick or of ours; None, and the reason noted, when it cannot be measured."""
         try:
@@ -211,6 +217,7 @@ class Round:
         self.measured.add("refused", most["refused_p99_ms"])
         self.measured.add("recovery", most["recovery_s"])
         self.measured.add("sent x10", most["sent_to_peak"])
+        self.measured.add("goodput per cpu x10", most["goodput_per_cpu_to_peak"])
 
     def _failed(self, stage: Stage) -> None:
         for group in stage.run.groups():
@@ -244,7 +251,11 @@ async def measure(site: Site, starts_s: Sequence[float], *, rounds: int = ROUNDS
             measured.missing[f"round {number + 1} of {rounds}"] = f"{number} took {elapsed_s:.0f} s"
             break
         with site.console.status(f"round {number + 1} of {rounds} …"):
+            before = site.host.processes()
             await Round(site, one_line, ten_lines, measured).run()
+            measured.restarted(before, site.host.processes())
+    again = sum(clients.sent_again for clients in site.deployment.regions.values())
+    measured.errors |= {"sent again over a new connection": again} if again else {}
     witness = one_line.witness  # of every workload here
     if not witness.ok:
         measured.wrong += witness.examples

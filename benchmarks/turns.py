@@ -2,7 +2,7 @@
 
 A node that does not say within CHECK_TIMEOUT_S that it is ready, because it is gone, hangs or drains, is left out; it
 is asked further, at growing intervals, and has its turn again when it answers. When none answers, all have their turn.
-What is under way at a node when it falls silent waits as it would for any client: it is not sent again.
+What is under way at a node when it falls silent waits as it would for any client.
 """
 
 import asyncio
@@ -38,6 +38,11 @@ class Turns:
             if client not in self._away:
                 return client
         return next(self._cycle)
+
+    @property
+    def sent_again(self) -> int:
+        """How many requests were (see Client)."""
+        return sum(client.sent_again for client in self._clients)
 
     def close(self) -> None:
         """End the checks and close the connections."""

@@ -6,9 +6,10 @@ request under uvloop, an aiohttp client takes about 300 us.
 """
 
 import asyncio
+import errno
 import ssl
-from collections.abc import Mapping
-from typing import Final, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -16,13 +17,18 @@ import orjson
 CONNECTIONS_MAX: Final = 1024  # a stalled node must not exhaust file descriptors here and sockets there
 TIMEOUT_S: Final = 10.0  # twice the longest time a node takes (NodeSettings.deadline_ms)
 _HEAD_END: Final = b"\r\n\r\n"
+Protocol = TypeVar("Protocol", bound=asyncio.Protocol)
 
 
 class WireError(Exception):
-    """No answer: `kind` names why in one word (`connect`, `disconnected`, `timeout`, `protocol`)."""
+    """No answer: `kind` names why in one word (`connect`, `disconnected`, `timeout`, `protocol`).
 
-    def __init__(self, kind: str, detail: str = "") -> None:
+    `reason` says more where there is more to count: which error of the system kept a connection from being made.
+    """
+
+    def __init__(self, kind: str, detail: str = "", *, reason: str | None = None) -> None:
         self.kind = kind
+        self.reason = reason or kind
         super().__init__(f"{kind}: {detail}" if detail else kind)
 
 
@@ -66,6 +72,8 @@ class Client:
         self._common = f" HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {credential}\r\n"
         self._idle: list[_Connection] = []
         self._places = asyncio.Semaphore(connections_max)
+        self.sent_again = 0
+        """How many requests met a kept connection that the node had closed, and were sent once more over a new one."""
 
     def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
         """The bytes of a request; a body is sent as JSON."""
@@ -95,7 +103,25 @@ class Client:
             raise WireError("timeout", f"{timeout_s:g} s") from error
 
     async def _exchange(self, request: bytes) -> Answer:
-        connection = self._idle.pop() if self._idle else await self._connect()
+        connection = self._usable()
+        if connection is not None:
+            try:
+                return await self._ask(connection, request)
+            except WireError as error:
+                if error.kind != "disconnected" or connection.has_begun_to_answer:
+                    raise
+                self.sent_again += 1
+        return await self._ask(await self.open(lambda: _Connection(self._idle)), request)
+
+    def _usable(self) -> "_Connection | None":
+        """An idle connection that nobody has closed as far as we know."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def _ask(self, connection: "_Connection", request: bytes) -> Answer:
         try:
             answer = await connection.exchange(request)
         except BaseException:
@@ -105,14 +131,14 @@ class Client:
             self._idle.append(connection)
         return answer
 
-    async def _connect(self) -> "_Connection":
+    async def open(self, protocol: Callable[[], Protocol]) -> Protocol:
+        """A new connection to the node; WireError when there is none."""
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(
-                lambda: _Connection(self._idle), self.host, self.port, ssl=self._tls
-            )
+            _, connection = await loop.create_connection(protocol, self.host, self.port, ssl=self._tls)
         except OSError as error:
-            raise WireError("connect", f"{self.base_url}: {error}") from error
+            name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+            raise WireError("connect", f"{self.base_url}: {error}", reason=f"connect {name}") from error
         return connection
 
     @property
@@ -135,8 +161,29 @@ async def exchange(client: Client, request: bytes) -> tuple[Answer | None, str]:
     try:
         answer = await client.send(request)
     except WireError as error:
-        return None, error.kind
+        return None, error.reason
     return answer, answer.code
+
+
+def read_answer(data: bytes) -> Answer | None:
+    """The answer that these bytes are, None while it is not whole; WireError when nobody can tell."""
+    head_end = data.find(_HEAD_END)
+    if head_end < 0:
+        return None
+    start = head_end + len(_HEAD_END)
+    head = data[:start]
+    end = start + _body_length(head.lower())
+    return Answer(int(head[9:12]), head, data[start:end]) if len(data) >= end else None
+
+
+def _body_length(head: bytes) -> int:
+    """How long the body is, of the head in lower case."""
+    at = head.find(b"\r\ncontent-length:")
+    if at >= 0:
+        return int(head[at + 17 : head.find(b"\r\n", at + 2)])
+    if head[9:12] in {b"304", b"204"}:
+        return 0
+    raise WireError("protocol", "an answer without Content-Length")
 
 
 class _Connection(asyncio.Protocol):
@@ -146,10 +193,13 @@ class _Connection(asyncio.Protocol):
         self.usable = False
         self._idle = idle
         self._buffer = b""
-        self._body_start = 0
-        self._end = 0
         self._waiter: asyncio.Future[Answer] | None = None
         self._transport: asyncio.Transport | None = None
+
+    @property
+    def has_begun_to_answer(self) -> bool:
+        """Whether bytes of an answer came that is not whole."""
+        return bool(self._buffer)
 
     async def exchange(self, request: bytes) -> Answer:
         """Send and wait for the answer."""
@@ -171,14 +221,16 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
-        if not self._end and not self._read_head():
+        try:
+            answer = read_answer(self._buffer)
+        except (WireError, ValueError) as error:
+            self._fail(WireError("protocol", str(error)))
+            self.close()
             return
-        if len(self._buffer) < self._end:
+        if answer is None:
             return
-        head = self._buffer[: self._body_start]
-        self.usable = b"\r\nconnection: close" not in head.lower()
-        answer = Answer(int(head[9:12]), head, self._buffer[self._body_start : self._end])
-        self._buffer, self._end = b"", 0
+        self._buffer = b""
+        self.usable = b"\r\nconnection: close" not in answer.head.lower()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(answer)
 
@@ -187,25 +239,6 @@ class _Connection(asyncio.Protocol):
         if self in self._idle:
             self._idle.remove(self)
         self._fail(WireError("disconnected", str(exc or "")))
-
-    def _read_head(self) -> bool:
-        """Note where the body starts and ends; False while the head is not complete or not understood."""
-        head_end = self._buffer.find(_HEAD_END)
-        if head_end < 0:
-            return False
-        head = self._buffer[:head_end].lower()
-        self._body_start = head_end + len(_HEAD_END)
-        start = head.find(b"\r\ncontent-length:")
-        if start >= 0:
-            length = int(head[start + 17 : (head + b"\r\n").find(b"\r\n", start + 2)])
-        elif head[9:12] in {b"304", b"204"}:
-            length = 0
-        else:
-            self._fail(WireError("protocol", "an answer without Content-Length"))
-            self.close()
-            return False
-        self._end = self._body_start + length
-        return True
 
     def _fail(self, error: WireError) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -9,7 +9,7 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -24,6 +24,7 @@ from benchmarks.load import Samples, Shoot
 from benchmarks.order import BenchMember, Lines, Order, Till
 from benchmarks.replay import version_of, visible_after
 from benchmarks.scenario import Traffic
+from benchmarks.volley import Shot
 from benchmarks.wire import Answer, Client, exchange
 from benchmarks.witness import Witness
 
@@ -35,6 +36,8 @@ JOURNEY_BASKETS: Final = 2000
 LOOK_AGAIN_S: Final = 20.0
 LOOK_AGAIN_PAUSE_S: Final = 0.5
 IN_PROGRESS: Final = "in_progress"
+OVERLOADED: Final = "overloaded"
+OVERLOADED_PAUSE_S: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -140,20 +143,14 @@ class Workload:
             member.etag = answer.header("ETag") or member.etag
         return code
 
-    def rendered(self, region: str, count: int) -> list[Callable[[], Coroutine[Any, Any, str]]]:
-        """Purchases of members of one region, rendered now and sent when called."""
+    def rendered(self, region: str, count: int) -> list[Shot]:
+        """Purchases of members of one region, rendered now for its command node."""
         members = [member for member in self.members if member.region == region]
+        client = self.deployment.regions[region].command
 
-        async def send(client: Client, order: Order, member: BenchMember, request: bytes) -> str:
-            answer, code = await exchange(client, request)
-            if answer is not None and code == "ok":
-                self._learn(order, member, answer)
-            return code
-
-        def one(member: BenchMember) -> Callable[[], Coroutine[Any, Any, str]]:
+        def one(member: BenchMember) -> Shot:
             order = self._till.order("purchase", member, self._random.choice(self.stores[region]))
-            client = self.deployment.regions[region].command
-            return partial(send, client, order, member, self._render(client, order))
+            return Shot(self._render(client, order), partial(self._learn, order, member))
 
         return [one(members[number % len(members)]) for number in range(count)]
 
@@ -283,7 +280,8 @@ async def _enrol(workload: Workload, region: str, number: int) -> BenchMember:
 
 async def _ask(client: Client, path: str, body: object, key: str, name: str) -> object:
     """A field of the answer to a command without which no benchmark can begin."""
-    answer = await client.post(path, body, key=key)
+    while (answer := await client.post(path, body, key=key)).code == OVERLOADED:  # noqa: ASYNC110 - as a till would
+        await asyncio.sleep(OVERLOADED_PAUSE_S)
     if answer.code != "ok":
         raise DeploymentError(f"{client.base_url}{path} answers {answer.code}")
     return orjson.loads(answer.body)[name]

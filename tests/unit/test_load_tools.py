@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,39 @@ async def test_a_connection_is_used_again() -> None:
     assert [answer.header("ETag") for answer in answers] == ['W/"7"'] * 3
 
 
+@asynccontextmanager
+async def hanging_up(*, answers: int) -> AsyncGenerator[str]:
+    """A server that answers so many requests of a connection, and closes it when the next one comes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(answers):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head("200 OK", "Content-Length: 2") + b"ok")
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def test_a_kept_connection_that_the_node_has_closed_costs_nobody_an_answer() -> None:
+    async with hanging_up(answers=1) as url:
+        client = Client(url, "key")
+        assert [(await client.get("/")).body for _ in range(3)] == [b"ok"] * 3
+        assert client.sent_again == 2
+        client.close()
+
+
+async def test_a_new_connection_that_the_node_closes_is_an_error_at_once() -> None:
+    async with hanging_up(answers=0) as url:
+        with pytest.raises(WireError, match="disconnected"):
+            await Client(url, "key").get("/")
+
+
 @pytest.mark.parametrize(
     ("pieces", "kind"),
     [((), "disconnected"), ((head("200 OK", "Transfer-Encoding: chunked"),), "protocol")],
@@ -95,7 +128,7 @@ async def test_nobody_there_is_a_connect_error() -> None:
         pass
     with pytest.raises(WireError) as raised:
         await Client(url, "key").get("/")
-    assert raised.value.kind == "connect"
+    assert (raised.value.kind, raised.value.reason) == ("connect", "connect ECONNREFUSED")
 
 
 async def test_every_node_of_a_region_has_its_turn() -> None:

@@ -1,5 +1,6 @@
 """Scenario files, and what a flood's figures are made of."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from benchmarks.bench import adjusted, known_names
 from benchmarks.course import flood_notes, recovery_s
 from benchmarks.load import Run, Samples
+from benchmarks.peer import Peak
 from benchmarks.scenario import Scenario, ScenarioError, names, read_scenario
 
 
@@ -75,10 +77,12 @@ def test_goodput_is_counted_over_the_time_that_sending_took() -> None:
     samples = Samples()
     for number in range(100):
         answered(samples, number, took_ms=5, code="ok" if number < 40 else "overloaded")
-    notes = flood_notes(Run(1.0, sent_s=2.0, samples={"command": samples}), peak_per_s=25.0)
+    run = Run(1.0, sent_s=2.0, samples={"command": samples}, cpu={"node": 0.5, "backend": 0.1, "generator": 0.9})
+    notes = flood_notes(run, Peak(25.0, "", {"node": 20_000, "backend": 4_000, "generator": 1_000}))
     assert notes["goodput_to_peak"] == 40 / 2 / 25
     assert notes["sent_to_peak"] == 100 / 2 / 25
     assert notes["refused_p99_ms"] == 5
+    assert math.isclose(notes["goodput_per_cpu_to_peak"], 0.8)  # 24 ms of CPU a purchase, 30 in the flood
 
 
 def test_recovery_ends_with_the_last_bad_half_second() -> None:
