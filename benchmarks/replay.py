@@ -1,14 +1,15 @@
 """Posts shopping history through the command API: each shopper's events in order, many shoppers at once.
 
-Shoppers are hashed to lanes, a lane posts one event after another; how many lanes may post at once follows what the
-system takes (halved by an "overloaded", grown by success). A retryable problem is tried again with the same key, so
-nothing is done twice; a business "no" is counted by its code and never tried again.
+Each shopper has a queue of their own, and nobody waits for another's: with shoppers hashed to 64 lanes the fullest
+held up the rest, and 44 posted at once. How many post at once follows what the system takes (halved by an "overloaded",
+grown by success). A retryable problem is tried again with the same key, so nothing is done twice; a business "no" is
+counted by its code and never tried again.
 """
 
 import asyncio
 import random
 import time
-import zlib
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,8 +21,9 @@ from benchmarks.deployment import Deployment
 from benchmarks.history import Event, Purchase
 from benchmarks.wire import Answer, Client, WireError, exchange
 
-LANES: Final = 64
-_LANE_BACKLOG: Final = 32
+LOOK_AHEAD: Final = 512
+"""Events read ahead: enough that so many others may post while a shopper waits, few enough that nobody is far ahead."""
+AT_ONCE_PER_REGION: Final = 48  # what a node admits of earns even when it has cut its limit to one batch (admission.py)
 _RETRYABLE_STATUS: Final = frozenset({409, 429, 500, 502, 503, 504})
 _OVERLOADED: Final = frozenset({"overloaded", "rate_limited", "timeout"})
 _BACKOFF_FIRST_S: Final = 0.05
@@ -45,7 +47,10 @@ class ReplayPlan:
 
 
 class Window:
-    """How many commands may be under way: grows by one per window of successes, halves at most once per answer time."""
+    """How many commands may be under way: halves at most once per answer time, and then grows by one per window.
+
+    Until it is told for the first time that it is too large, it grows by one per success (slow start, RFC 5681).
+    """
 
     def __init__(self, *, size: int, size_max: int, size_min: int = 2) -> None:
         self.size = float(size)
@@ -67,7 +72,7 @@ class Window:
 
     def succeeded(self) -> None:
         """Let a little more through."""
-        self.size = min(self.size + 1 / self.size, self._size_max)
+        self.size = min(self.size + (1 / self.size if self._halved_at else 1), self._size_max)
 
     def overloaded(self) -> None:
         """Let half as much through, unless that was just done."""
@@ -84,7 +89,7 @@ class Replay:
         self._deployment = deployment
         self._plan = plan
         self._board = board
-        self._window = Window(size=16, size_max=LANES)
+        self._window = Window(size=16, size_max=AT_ONCE_PER_REGION * len(deployment.regions))
         self._random = random.Random(1)
         self._default_region = next(iter(deployment.regions))
         self._members: dict[str, str] = {}
@@ -93,23 +98,27 @@ class Replay:
 
     async def run(self, events: Iterable[Event]) -> None:
         """Post all events; returns when each is answered, refused or given up, and every look is done."""
-        queues = [asyncio.Queue[Event](_LANE_BACKLOG) for _ in range(LANES)]
+        room = asyncio.Semaphore(LOOK_AHEAD)
+        queues: dict[str, deque[Event]] = {}
         async with asyncio.TaskGroup() as group:
-            lanes = [group.create_task(self._lane(queue)) for queue in queues]
             for event in events:
-                await queues[zlib.crc32(event.shopper.encode()) % LANES].put(event)
-            for queue in queues:
-                await queue.join()
-            for lane in lanes:
-                lane.cancel()
+                await room.acquire()
+                if event.shopper in queues:
+                    queues[event.shopper].append(event)
+                else:
+                    queues[event.shopper] = deque([event])
+                    group.create_task(self._shop(event.shopper, queues, room))
         await asyncio.gather(*self._aside)
 
-    async def _lane(self, queue: asyncio.Queue[Event]) -> None:
-        while True:
-            event = await queue.get()
+    async def _shop(self, shopper: str, queues: dict[str, deque[Event]], room: asyncio.Semaphore) -> None:
+        """Post what a shopper has, one after another, until there is no more for now."""
+        queue = queues[shopper]
+        while queue:
+            event = queue.popleft()
             await self._event(event)
             self._board.baskets += isinstance(event, Purchase)
-            queue.task_done()
+            room.release()
+        del queues[shopper]
 
     async def _event(self, event: Event) -> None:
         path, body = await self._request(event)

@@ -1,7 +1,7 @@
 """The benchmark's client, verdict and page; and the history files a replay reads."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -10,10 +10,10 @@ import pytest
 from benchmarks.board import Board
 from benchmarks.course import Stage
 from benchmarks.deployment import Deployment
-from benchmarks.history import HistoryError, read_json_lines
+from benchmarks.history import HistoryError, Purchase, read_json_lines
 from benchmarks.load import Run, Samples
 from benchmarks.ratio import Row, with_ratios
-from benchmarks.replay import Window
+from benchmarks.replay import Replay, ReplayPlan, Window
 from benchmarks.report import document, judge, judge_answers, markdown, write_report
 from benchmarks.scenario import Targets
 from benchmarks.screen import sparkline
@@ -224,6 +224,64 @@ async def test_the_window_halves_once_and_grows_slowly() -> None:
     for _ in range(8):
         window.succeeded()
     assert 8.9 < window.size < 9.1
+
+
+async def test_the_window_grows_fast_until_it_is_too_large_for_the_first_time() -> None:
+    window = Window(size=16, size_max=64)
+    for _ in range(100):
+        window.succeeded()
+    assert window.size == 64
+
+
+@asynccontextmanager
+async def shop(answered: Callable[[str], Awaitable[None]]) -> AsyncGenerator[Deployment]:
+    """A node of one region that accepts every purchase, once `answered` returns for its key."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                start = (await reader.readuntil(b"\r\n\r\n")).decode()
+                lines = dict(line.split(": ", 1) for line in start.split("\r\n")[1:-2])
+                await reader.readexactly(int(lines.get("Content-Length", 0)))
+                await answered(lines.get("Idempotency-Key", ""))
+                body = b'{"points_earned":1,"purchase_id":"p","account":{"member_id":"m","version":1}}'
+                writer.write(head("201 Created", "Loyalty-Region: eu", f"Content-Length: {len(body)}") + body)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    nodes = {"command_nodes": [url], "query_nodes": [url]}
+    deployment = Deployment.of_status({"keys": {"admin": "key"}, "regions": {"eu": nodes}})
+    try:
+        yield deployment
+    finally:
+        deployment.regions["eu"].close()
+        server.close()
+
+
+async def test_nobody_waits_for_another_shopper_and_each_posts_in_order() -> None:
+    posted: list[str] = []
+    ben_came = asyncio.Event()
+
+    async def answered(key: str) -> None:
+        posted.append(key.removeprefix("replay-"))
+        if key == "replay-ben-0":
+            ben_came.set()
+        await ben_came.wait()
+
+    shoppers = ["ada"] * 200 + ["ben"] * 3
+    events = [
+        Purchase(shopper, "330", f"{shopper}-{number % 200}", {"member": {"card": shopper}})
+        for number, shopper in enumerate(shoppers)
+    ]
+    async with shop(answered) as deployment, asyncio.timeout(60):
+        board = Board(["eu"], None)
+        plan = ReplayPlan(stores={}, homes={}, read_share=0.0, probe_share=0.0)
+        await Replay(deployment, plan, board).run(events)
+    for shopper, count in (("ada", 200), ("ben", 3)):
+        own = [key for key in posted if key.startswith(shopper)]
+        assert own == [f"{shopper}-{number}" for number in range(count)]
+    assert board.purchases == board.baskets == 203
 
 
 @pytest.fixture
