@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -89,7 +90,7 @@ class Gate:
         if self.taken < self.limit * _SHARES[max(rank - self._first, 0)]:
             return True
         self._refused += 1
-        REFUSED.labels(self.name, rank.name.lower()).inc()
+        _refusals(self.name, rank).inc()
         return False
 
     def enter(self, rank: Rank) -> None:
@@ -162,12 +163,11 @@ class Gates:
     def enter(self, rank: Rank, data: bytes = b"") -> "Pass":
         """Let a request in, to its shard too where `data` shows it; `overloaded` when one has no room."""
         self.turns.look()
-        shard = self._shards.get(self.shard_of(data) or "") if data else None
         held = Pass(rank)
         try:
-            if shard:
+            held.enter(self.node)  # before anything is looked for in the bytes
+            if data and (shard := self._shards.get(self.shard_of(data) or "")):
                 held.enter(shard)
-            held.enter(self.node)
         except ProblemError:
             held.leave()
             raise
@@ -178,6 +178,11 @@ class Gates:
         self._limits.labels(gate.name).set_function(lambda: gate.limit)
         self._taken.labels(gate.name).set_function(lambda: gate.taken)
         return gate
+
+
+@lru_cache(maxsize=1024)  # looking labels up costs more than counting
+def _refusals(limit: str, rank: Rank) -> Counter:
+    return REFUSED.labels(limit, rank.name.lower())
 
 
 class Turns:
