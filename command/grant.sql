@@ -16,6 +16,7 @@ BEGIN
         EXECUTE CASE login
             WHEN 'loyalty_node' THEN
                 'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO loyalty_node;'
+                'REVOKE INSERT, UPDATE, DELETE ON claim_slot FROM loyalty_node;'
                 'REVOKE UPDATE, DELETE ON journal FROM loyalty_node;'
                 'REVOKE INSERT, UPDATE, DELETE ON given_slot, incarnation, program, schema_migration FROM loyalty_node'
             WHEN 'loyalty_reader' THEN

@@ -14,7 +14,7 @@ import asyncpg
 from command.courier import Courier
 from command.node import CommandNode
 from command.program import learn_program
-from command.reconcile_claims import reconcile_claims
+from command.reconcile_claims import reconcile_claims, reconcile_slots
 from command.reconcile_points import reconcile_points
 from command.reconcile_receipts import reconcile_receipts
 from command.reconcile_referrals import reconcile_referrals
@@ -31,6 +31,7 @@ async def reconcile(node: CommandNode) -> Reconciliation:
     work.restored |= {shard for shard, numbers in begun.items() if numbers}
     await _restore_programs(work)
     await learn_program(node.pools[shards[0]], node.programs)
+    await reconcile_slots(work)
     await reconcile_claims(work)
     await reconcile_points(work)
     await reconcile_referrals(work)

@@ -41,12 +41,20 @@ WHERE EXISTS (SELECT FROM identifier AS i WHERE i.kind = a.kind AND i.value = a.
 -- name: find_account
 SELECT status FROM account WHERE member_id = $1
 
+-- name: any_slot_stated
+SELECT slot FROM claim_slot LIMIT 1
+
 -- name: restore_claim
-INSERT INTO claim (kind, value, member_id) VALUES ($1, $2, $3) ON CONFLICT (kind, value) DO NOTHING RETURNING true
+INSERT INTO claim (kind, value, member_id, slot) SELECT $1, $2, $3, $4
+WHERE NOT EXISTS (SELECT FROM claim_slot WHERE slot = $4 AND state <> 'here')
+ON CONFLICT (kind, value) DO NOTHING
+RETURNING true
 
 -- name: correct_claim
 -- From one member ($4) to another ($3).
-UPDATE claim SET member_id = $3, leased_until = NULL WHERE kind = $1 AND value = $2 AND member_id = $4
+UPDATE claim SET member_id = $3, leased_until = NULL, slot = $5
+WHERE kind = $1 AND value = $2 AND member_id = $4
+    AND NOT EXISTS (SELECT FROM claim_slot WHERE slot = $5 AND state <> 'here')
 
 -- name: identified_at
 -- Since when a member has an identifier, by the entry that gave it.

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from command.batch import now_utc
+from command.claim_move import moving_alone, put_slots_right
 from command.reconciliation import PAGE, Reconciliation
 from rules.command import ChangeIdentifiers
 from shard_router.card import new_card
@@ -39,6 +40,23 @@ async def reconcile_claims(work: Reconciliation) -> None:
         async for page in _claims(work, shard):
             for identifier, member_id in page - await _holding(work, page):
                 await _free(work, identifier, member_id)
+
+
+async def reconcile_slots(work: Reconciliation) -> None:
+    """After a restore each shard keeps the claim slots that the topology gives it, and nothing of others."""
+    table = work.node.topology.current.claim_shards
+    if not work.restored or not (work.node.topology.current.document.claim_slots or await _any_moved(work)):
+        return
+    async with moving_alone(work.node.pools[work.shards[0]]) as alone:
+        if not alone:
+            raise ProblemError("shard_unavailable", "claims are being moved just now")
+        for shard in work.shards:
+            async with work.node.pools[shard].primary() as connection:
+                await put_slots_right(connection, table, shard)
+
+
+async def _any_moved(work: Reconciliation) -> bool:
+    return any([await work.fetch(shard, "any_slot_stated") for shard in work.shards])
 
 
 async def _identifiers(work: Reconciliation, shard: str) -> AsyncGenerator[list[Named]]:
@@ -88,7 +106,7 @@ async def _holding(work: Reconciliation, page: Iterable[Named]) -> set[Named]:
 
 async def _claim(work: Reconciliation, identifier: Identifier, member_id: int) -> None:
     place, home = work.node.directory.place_of(identifier), work.node.topology.current.shard_of(member_id)
-    if not await work.fetch(place, "restore_claim", *identifier, member_id):
+    if not await work.fetch(place, "restore_claim", *identifier, member_id, work.node.directory.slot_of(identifier)):
         return  # an enrolment was faster: then it is its own, or the next run finds both
     work.done["claims restored"] += 1
     if home in work.restored and place not in work.restored:
@@ -119,7 +137,8 @@ async def _settle(work: Reconciliation, identifier: Identifier, members: tuple[i
         return  # removed meanwhile
     keeps = having[-1][1]
     (other,) = set(members) - {keeps}
-    await work.execute(work.node.directory.place_of(identifier), "correct_claim", *identifier, keeps, other)
+    place, slot = work.node.directory.place_of(identifier), work.node.directory.slot_of(identifier)
+    await work.execute(place, "correct_claim", *identifier, keeps, other, slot)
     work.done["claims corrected"] += 1
     if len(having) > 1:
         await _remove(work, identifier, other)

@@ -34,7 +34,17 @@ CREATE TABLE claim (
     value text NOT NULL,
     member_id bigint NOT NULL,
     leased_until timestamptz,
+    slot integer,
     PRIMARY KEY (kind, value)
+);
+CREATE INDEX claim_by_slot ON claim (slot);
+
+-- Which claim slots this shard keeps, once any has moved (command/claim_move.py); no row: what the topology says. What is
+-- fenced, or gone, is neither read nor written here: `receiver` has it, or is about to.
+CREATE TABLE claim_slot (
+    slot integer PRIMARY KEY,
+    state text NOT NULL CONSTRAINT claim_slot_state CHECK (state IN ('here', 'fenced', 'gone')),
+    receiver text
 );
 
 -- Phones, e-mails and cards of those who left, as keyed hashes, until they may have all bonuses again. On the shard the
@@ -42,9 +52,11 @@ CREATE TABLE claim (
 CREATE TABLE former_identifier (
     hash uuid PRIMARY KEY,
     member_id bigint,
-    forget_at timestamptz NOT NULL
+    forget_at timestamptz NOT NULL,
+    slot integer
 );
 CREATE INDEX former_identifier_by_age ON former_identifier (forget_at);
+CREATE INDEX former_identifier_by_slot ON former_identifier (slot);
 
 -- The whole small state of a member. The buckets are columns so that the database backs up the rules:
 -- none is negative, and together they are what the program issued (double entry).

@@ -26,9 +26,24 @@ LEASE_S: Final = 15.0
 AT_ONCE_MAX: Final = 4
 """Statements under way per shard: one that stalls keeps a connection, and its commands need theirs."""
 
+LOOKS_MAX: Final = 50
+"""How often, at most, a claim that moves is looked for again; whoever waits for it gives up with their deadline."""
+
+_LOOK_AGAIN_S: Final = 0.1
+
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("directory.sql"))
 
 Identifier = tuple[str, str]
+
+
+def identifier_digest(identifier: Identifier) -> bytes:
+    """What names the claim slot of an identifier."""
+    return blake2b("\0".join(identifier).encode(), digest_size=8).digest()
+
+
+def hash_digest(text: str) -> bytes:
+    """What names the claim slot of a keyed hash (hex)."""
+    return bytes.fromhex(text)[:8]
 
 
 class Directory:
@@ -66,11 +81,12 @@ class Directory:
 
     async def remember(self, hashes: list[str], forget_at: datetime) -> None:
         """Keep keyed hashes of what members who left were found by; where, they tell themselves."""
-        await asyncio.gather(*(self._at(self.place_of_hash(one), "remember", one, forget_at) for one in hashes))
+        await asyncio.gather(*(self._at(self.slot_of_hash(one), "remember", one, forget_at) for one in hashes))
 
     async def remembers(self, hashes: list[str]) -> bool:
         """Whether any of some hashes is kept."""
-        return any(await asyncio.gather(*(self._at(self.place_of_hash(one), "remembers", one) for one in hashes)))
+        rows = await asyncio.gather(*(self._at(self.slot_of_hash(one), "remembers", one) for one in hashes))
+        return any(row["found"] for row in rows)
 
     async def _is_taken(self, identifier: Identifier, member_id: int) -> bool:
         await self._execute(identifier, "lease_claim", member_id, LEASE_S)
@@ -97,7 +113,7 @@ class Directory:
 
     async def _find_claim(self, identifier: Identifier) -> Any:
         """The claim of an identifier, None when there is none; `shard_unavailable` where that cannot be told."""
-        row = await self._fetch(identifier, "find_claim")
+        row = await self._execute(identifier, "find_claim")
         if not row["trusted"]:
             shard = self.place_of(identifier)
             raise ProblemError("shard_unavailable", f"{shard} was restored: claims wait for `loyalty reconcile`")
@@ -120,17 +136,21 @@ class Directory:
     async def _each(self, statement: str, identifiers: list[Identifier], member_id: int) -> None:
         await asyncio.gather(*(self._execute(identifier, statement, member_id) for identifier in identifiers))
 
-    async def _execute(self, identifier: Identifier, statement: str, *arguments: Any) -> None:
-        async with self._connection(self.place_of(identifier)) as connection:
-            await connection.execute(_STATEMENTS[statement], *identifier, *arguments)
+    async def _execute(self, identifier: Identifier, statement: str, *arguments: Any) -> Any:
+        return await self._at(self.slot_of(identifier), statement, *identifier, *arguments)
 
-    async def _fetch(self, identifier: Identifier, statement: str) -> Any:
-        async with self._connection(self.place_of(identifier)) as connection:
-            return await connection.fetchrow(_STATEMENTS[statement], *identifier)
-
-    async def _at(self, shard: str, statement: str, *arguments: Any) -> Any:
-        async with self._connection(shard) as connection:
-            return await connection.fetchval(_STATEMENTS[statement], *arguments)
+    async def _at(self, slot: int, statement: str, *arguments: Any) -> Any:
+        """The row of a statement where a claim slot is kept; while it moves, or has moved, the topology tells anew."""
+        for _ in range(LOOKS_MAX):
+            shard = self._topology.current.claim_shards[slot]
+            async with self._connection(shard) as connection:
+                row = await connection.fetchrow(_STATEMENTS[statement], slot, *arguments)
+            if row["here"]:
+                return row
+            self._topology.look()
+            if self._topology.current.claim_shards[slot] == shard:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        raise ProblemError("shard_unavailable", f"claim slot {slot} moves to another shard just now")
 
     @asynccontextmanager
     async def _connection(self, shard: str) -> AsyncGenerator[Connection]:
@@ -147,8 +167,8 @@ class Directory:
 
     def slot_of(self, identifier: Identifier) -> int:
         """The claim slot of an identifier."""
-        return self._topology.current.claim_slot(blake2b("\0".join(identifier).encode(), digest_size=8).digest())
+        return self._topology.current.claim_slot(identifier_digest(identifier))
 
     def slot_of_hash(self, text: str) -> int:
         """The claim slot of a keyed hash (hex): it picks likewise, so its place tells nothing of what was hashed."""
-        return self._topology.current.claim_slot(bytes.fromhex(text)[:8])
+        return self._topology.current.claim_slot(hash_digest(text))

@@ -1,43 +1,90 @@
+-- Every statement about a claim slot ($1) tells in `here` whether this shard keeps it; where not, it does nothing. Each
+-- that writes holds its table's lock before it looks, and who fences a slot waits for those (command/claim_move.sql): so
+-- none that has seen the slot here still writes when the slot is copied.
+
 -- name: find_claim
 -- One row in any case. After a restore, until it is reconciled, claims may be missing, and others outdated.
-SELECT c.member_id, c.leased_until < now() AS expired, c.leased_until IS NULL AS held, known.trusted
-FROM (SELECT NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)) AS known (trusted)
-LEFT JOIN claim AS c ON c.kind = $1 AND c.value = $2
+SELECT c.member_id, c.leased_until < now() AS expired, c.leased_until IS NULL AS held, known.trusted, known.here
+FROM (
+    SELECT NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL),
+        NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+) AS known (trusted, here)
+LEFT JOIN claim AS c ON c.kind = $2 AND c.value = $3
 
 -- name: lease_claim
 -- Take a free identifier for some seconds. What the member has already is leased again: an errand that frees it (it
 -- was removed a moment ago) then leaves it alone.
-INSERT INTO claim AS c (kind, value, member_id, leased_until)
-SELECT $1, $2, $3, now() + make_interval(secs => $4)
-WHERE NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)
-ON CONFLICT (kind, value) DO UPDATE SET leased_until = excluded.leased_until
-    WHERE c.member_id = excluded.member_id
+WITH known (here) AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+),
+leased AS (
+    INSERT INTO claim AS c (kind, value, member_id, leased_until, slot)
+    SELECT $2, $3, $4, now() + make_interval(secs => $5), $1 FROM known
+    WHERE known.here AND NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)
+    ON CONFLICT (kind, value) DO UPDATE SET leased_until = excluded.leased_until, slot = excluded.slot
+        WHERE c.member_id = excluded.member_id
+)
+SELECT here FROM known
 
 -- name: take_over_claim
 -- A lease that ran out without a member behind it; the old holder must still be the one that was asked about.
-UPDATE claim SET member_id = $3, leased_until = now() + make_interval(secs => $4)
-WHERE kind = $1 AND value = $2 AND member_id = $5 AND leased_until < now()
+WITH known (here) AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+),
+taken AS (
+    UPDATE claim SET member_id = $4, leased_until = now() + make_interval(secs => $5) FROM known
+    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $6 AND leased_until < now()
+)
+SELECT here FROM known
 
 -- name: hold_claim
-UPDATE claim SET leased_until = NULL WHERE kind = $1 AND value = $2 AND member_id = $3
+WITH known (here) AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+),
+held AS (
+    UPDATE claim SET leased_until = NULL FROM known
+    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4
+)
+SELECT here FROM known
 
 -- name: release_lease
-DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3 AND leased_until IS NOT NULL
+WITH known (here) AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+),
+gone AS (
+    DELETE FROM claim USING known
+    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4 AND leased_until IS NOT NULL
+)
+SELECT here FROM known
 
 -- name: release_claim
 -- Not a lease: the member is about to get it again.
-DELETE FROM claim WHERE kind = $1 AND value = $2 AND member_id = $3 AND leased_until IS NULL
+WITH known (here) AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+),
+gone AS (
+    DELETE FROM claim USING known
+    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4 AND leased_until IS NULL
+)
+SELECT here FROM known
 
 -- name: is_leaving
 -- Whether what a member of this shard was found by is still to be freed.
 SELECT EXISTS (SELECT FROM errand WHERE member_id = $1 AND kind = 'release')
 
 -- name: remember
-INSERT INTO former_identifier AS f (hash, forget_at) VALUES ($1, $2)
-ON CONFLICT (hash) DO UPDATE SET forget_at = greatest(f.forget_at, excluded.forget_at)
+WITH known (here) AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+),
+remembered AS (
+    INSERT INTO former_identifier AS f (hash, forget_at, slot) SELECT $2, $3, $1 FROM known WHERE known.here
+    ON CONFLICT (hash) DO UPDATE SET forget_at = greatest(f.forget_at, excluded.forget_at), slot = excluded.slot
+)
+SELECT here FROM known
 
 -- name: remembers
-SELECT EXISTS (SELECT FROM former_identifier WHERE hash = $1 AND forget_at > now())
+SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here') AS here,
+    EXISTS (SELECT FROM former_identifier WHERE hash = $2 AND forget_at > now()) AS found
 
 -- name: probe_identifier
 -- Run and rolled back: adds a row only when there is none. Unlike a SELECT it waits for a commit that is under way

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from command.register import Register
 from command.request import COURIER, NODE
 from command.settings import CommandSettings
 from shard_router.member_id import parse_member_id
+from shard_router.slot_table import ranges_of
 from tests.command_node import Reply, RunningNode, _region, _served, _settings, _shard
 from tests.conftest import eventually
 from tests.engine import as_superuser, free_port
@@ -117,6 +118,14 @@ class Parted:
         watch.path.write_text(json.dumps(document))
         watch.look()
         assert "sa" in watch.current.document.regions
+
+    def say_claims(self, table: Sequence[str]) -> None:
+        """Have both regions' documents say who keeps which claim slots; their nodes look when they are refused."""
+        for node in self.nodes.values():
+            path = node.inner.topology.path
+            document = json.loads(path.read_text())
+            claims = {"epoch": document["epoch"] + 1, "claim_slots": ranges_of(table)}
+            path.write_text(json.dumps(document | claims))
 
     def kept_in(self, region: str, make: Callable[[int], tuple[str, str]]) -> tuple[str, str]:
         """An identifier whose claim a region keeps, and what is remembered of those who had it and left."""

@@ -16,7 +16,7 @@ from shard_router.member_id import format_member_id, region_number_of, slot_of
 from shard_router.topology import Topology
 from verify.across import ALL, Across
 from verify.finding import Finding
-from verify.stream import attempt, merged
+from verify.stream import STATEMENTS, attempt, merged
 
 _CLAIMS: Final = ("claim", "lease")
 
@@ -28,6 +28,8 @@ class Holder:
     role: str
     member_id: int
     shard: str
+    slot: int | None
+    """The slot that a claim is stored under; none of a version before, until it moves."""
 
     @property
     def name(self) -> str:
@@ -51,11 +53,12 @@ async def check_identifiers(across: Across, places: Directory) -> list[Finding]:
             unique.fault(f"a {kind} is that of {', '.join(f'{one.name} on {one.shard}' for one in holders)}")
             continue
         home = _home_of_card(value, across.topology) if kind == "card" else None
-        wrong = _misplaced_card(holders, home) if home else _wrong_with(rows, places.place_of((kind, value)))
+        slot = places.slot_of((kind, value))
+        wrong = _misplaced_card(holders, home) if home else _wrong_with(rows, across.topology.claim_shards[slot], slot)
         for words in wrong:
             claims.fault(f"a {kind} {words}")
             break
-    return [unique, claims, forms, await _check_former(across, places)]
+    return [unique, claims, forms, await _check_former(across, places), await _check_slots(across)]
 
 
 async def _check_former(across: Across, places: Directory) -> Finding:
@@ -70,6 +73,23 @@ async def _check_former(across: Across, places: Directory) -> Finding:
                 place = looked_for or places.place_of_hash(UUID(text).hex)
                 if shard != place:
                     finding.fault(f"{text} is kept on {shard}, it is looked for on {place}")
+    return finding
+
+
+async def _check_slots(across: Across) -> Finding:
+    """Once any has moved each shard says what it keeps; it is what the topology says."""
+    finding = Finding("claims are kept where the topology says, and nowhere else", ALL)
+    table = across.topology.claim_shards
+    for shard, connection in across.connections.items():
+        for row in await connection.fetch(STATEMENTS["claim_slots"]):
+            finding.checked += 1
+            slot, state = row["slot"], row["state"]
+            keeper = table[slot] if slot < len(table) else "nobody"
+            if state == "fenced":
+                finding.fault(f"claim slot {slot} of {shard} is on its way to another shard: `loyalty up` goes on")
+            elif (state == "here") != (keeper == shard):
+                kept = "keeps" if state == "here" else "refuses"
+                finding.fault(f"{shard} {kept} claim slot {slot}, which the topology gives to {keeper}")
     return finding
 
 
@@ -88,7 +108,10 @@ def _is_canonical(kind: str, value: str) -> bool:
 async def _names(across: Across) -> AsyncGenerator[tuple[tuple[str, str], list[Holder]]]:
     async for name, found in merged(across.streams("names", "kind", "value")):
         shards = zip(across.connections, found, strict=True)
-        yield name, [Holder(row["role"], row["member_id"], shard) for shard, rows in shards for row in rows]
+        yield (
+            name,
+            [Holder(row["role"], row["member_id"], shard, row["slot"]) for shard, rows in shards for row in rows],
+        )
 
 
 def _home_of_card(card: str, topology: Topology) -> tuple[int, int] | None:
@@ -106,7 +129,7 @@ def _misplaced_card(holders: list[Holder], home: tuple[int, int]) -> Iterator[st
             yield f"of {one.name} names slot {home[1]} of region {home[0]}, where he does not live"
 
 
-def _wrong_with(rows: list[Holder], place: str) -> Iterator[str]:
+def _wrong_with(rows: list[Holder], place: str, slot: int) -> Iterator[str]:
     """A lease is as good as a claim, the next who asks settles it; and what is removed stays claimed for a moment."""
     claims = [one for one in rows if one.role in _CLAIMS]
     having = {one.member_id for one in rows if one.role == "identifier"}
@@ -114,6 +137,8 @@ def _wrong_with(rows: list[Holder], place: str) -> Iterator[str]:
     for one in claims:
         if one.shard != place:
             yield f"of {one.name} is claimed on {one.shard}, it is looked for on {place}"
+        elif one.slot not in (None, slot):
+            yield f"of {one.name} is claimed under slot {one.slot}, and would stay behind when slot {slot} moves"
         elif having and one.member_id not in having:
             yield f"of {format_member_id(*having)} is claimed for {one.name}"
         elif one.role == "claim" and one.member_id not in having | leaving:

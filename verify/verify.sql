@@ -140,18 +140,23 @@ SELECT status FROM account WHERE member_id = $1;
 
 -- name: names
 -- Under each identifier: who has it, who claims it, and who is about to free it.
-SELECT kind COLLATE "C" AS kind, value COLLATE "C" AS value, 'identifier' AS role, member_id FROM identifier
+SELECT kind COLLATE "C" AS kind, value COLLATE "C" AS value, 'identifier' AS role, member_id, NULL AS slot
+FROM identifier
 UNION ALL
-SELECT kind COLLATE "C", value COLLATE "C", CASE WHEN leased_until IS NULL THEN 'claim' ELSE 'lease' END, member_id
+SELECT kind COLLATE "C", value COLLATE "C", CASE WHEN leased_until IS NULL THEN 'claim' ELSE 'lease' END, member_id, slot
 FROM claim
 UNION ALL
-SELECT coalesce(one ->> 0, '') COLLATE "C", coalesce(one ->> 1, '') COLLATE "C", 'release', member_id
+SELECT coalesce(one ->> 0, '') COLLATE "C", coalesce(one ->> 1, '') COLLATE "C", 'release', member_id, NULL
 FROM errand
 CROSS JOIN LATERAL json_array_elements(
     CASE json_typeof(document -> 'identifiers') WHEN 'array' THEN document -> 'identifiers' ELSE '[]' END
 ) AS one
 WHERE kind = 'release'
 ORDER BY 1, 2;
+
+-- name: claim_slots
+-- What this shard says of the claim slots it keeps, or has kept.
+SELECT slot, state FROM claim_slot ORDER BY slot;
 
 -- name: former
 -- Keyed hashes of what those who left were found by; of a card of our own form, whose it was.
@@ -206,6 +211,7 @@ SELECT
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM member t)::text AS member,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM identifier t)::text AS identifier,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM claim t)::text AS claim,
+    (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM claim_slot t)::text AS claim_slot,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM former_identifier t)::text AS former_identifier,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM errand t)::text AS errand,
     (SELECT jsonb_build_array(count(*), sum(hashtextextended(t::text, 0))) FROM unclaimed_receipt t)::text AS unclaimed_receipt,

@@ -79,6 +79,7 @@ FOUND = {
     "a phone claimed for somebody else": "UPDATE claim SET member_id = $bea WHERE value = '+4930111'",
     "a claim without an identifier": "DELETE FROM identifier WHERE value = 'ada@example.org'",
     "a claim where nobody looks": "INSERT INTO claim VALUES ('phone', '+4930111', $ada) ON CONFLICT DO NOTHING",
+    "a claim under another slot": "UPDATE claim SET slot = (slot + 1) % 4096 WHERE value = '+4930111'",
     "a card elsewhere": "UPDATE identifier SET member_id = $ada WHERE kind = 'card' AND member_id = $bea",
 }
 CONFLICTS = {

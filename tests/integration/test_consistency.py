@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from command import rounds
+from command.claim_move import MoveError, move_claims
 from command.program import apply_program
 from shard_router.card import new_card
 from shard_router.member_id import parse_member_id
 from tests.command_node import Reply
 from tests.conftest import eventually
-from tests.engine import PostgresServer
+from tests.engine import PostgresServer, as_superuser
 from tests.integration.test_command import basket
 from tests.integration.test_command_saga import REWARDS
 from tests.parted_world import Parted, parted_regions
@@ -258,3 +259,33 @@ async def test_a_region_that_only_one_node_knows(world: Parted, moment: str) -> 
     """The claim of an identifier stays where it is, whichever topology a node has: nobody gets it twice."""
     world.add_region("eu")
     await test_one_identifier_for_two_new_members(world, "phone", moment)
+
+
+@MOMENTS
+async def test_one_identifier_while_its_claim_moves(world: Parted, moment: str) -> None:
+    """eu's shard gives the claim away; us, which has not heard of it, is told to ask again, and then who has it."""
+    name = world.kept_in("eu", MAKE["phone"])
+    body, slot = dict([name]), world.nodes["us"].inner.directory.slot_of(name)
+    shards = {f"{region}-1": as_superuser(dsn) for region, dsn in world.dsns.items()}
+    table = world.nodes["us"].inner.topology.current.claim_shards
+    wanted = [*table[:slot], "us-1", *table[slot + 1 :]]
+    key = {region: f"moves-{region}-{name[1]}" for region in world.nodes}
+
+    def not_yet(_: object) -> None:
+        raise MoveError("killed before the topology says so")
+
+    world.part(moment, "us", "server", name[1])
+    assert must_ask_again(await world.nodes["us"].post("/v1/members", body, key=key["us"]))
+    assert world.was_parted()
+    with pytest.raises(MoveError, match="killed"):
+        await move_claims(shards, table, wanted, not_yet)
+    for region, node in world.nodes.items():
+        assert must_ask_again(await node.post("/v1/members", body, key=key[region]))
+    world.heal()
+    await move_claims(shards, table, wanted, world.say_claims)
+    await world.change("UPDATE claim SET leased_until = now() WHERE leased_until IS NOT NULL")  # as 15 s would
+    told = [await world.final(region, "/v1/members", body, key[region]) for region in ("eu", "us")]
+    assert sorted(one.status for one in told) == [201, 409]
+    assert next(one.code for one in told if one.status == 409) == "member_exists"
+    assert len(await world.rows("SELECT FROM identifier WHERE kind = $1 AND value = $2", *name)) == 1
+    assert len(await world.rows("SELECT FROM claim WHERE kind = $1 AND value = $2", *name)) == 1

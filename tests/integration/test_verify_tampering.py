@@ -268,6 +268,11 @@ TAMPERING = {
         """
     },
     "every identifier is found from everywhere": FOUND,
+    "claims are kept where the topology says, and nowhere else": {
+        "by two shards": "INSERT INTO claim_slot SELECT slot, 'here' FROM generate_series(0, 4095) AS slot",
+        "by none": "INSERT INTO claim_slot SELECT slot, 'gone' FROM generate_series(0, 4095) AS slot",
+        "on their way": "INSERT INTO claim_slot VALUES (7, 'fenced', 'eu-2')",
+    },
     "who left is known again wherever they come back": {
         "a hash where nobody looks": """
             INSERT INTO former_identifier SELECT gen_random_uuid(), NULL, now() FROM generate_series(1, 9)

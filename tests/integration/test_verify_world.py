@@ -32,9 +32,9 @@ RICH = PROGRAM.replace("[points]\n", "[points]\nworth = { points = 1, amount = 1
     '[[rewards]]\ncode = "mug"\nname = "A mug"\npoints = 10\nper_member = 5\n'
 )
 TABLES = (
-    "program", "member", "identifier", "former_identifier", "claim", "account", "journal", "purchase", "receipt",
-    "errand", "unclaimed_receipt", "reward_stock", "stock_move", "stock_arrival", "idempotency", "incarnation",
-    "wrong_guess",
+    "program", "member", "identifier", "former_identifier", "claim", "claim_slot", "account", "journal", "purchase",
+    "receipt", "errand", "unclaimed_receipt", "reward_stock", "stock_move", "stock_arrival", "idempotency",
+    "incarnation", "wrong_guess",
 )  # fmt: skip
 
 
