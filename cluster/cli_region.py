@@ -65,7 +65,7 @@ def drain(region: Region, *, data: Data = None) -> None:
 
 @app.command()
 def remove(region: Region, *, data: Data = None) -> None:
-    """Take a drained region out in which nobody ever lived."""
+    """Take a drained region out in which nobody ever lived. Asked again, it goes on where it stopped."""
     _ask(data, Request(action="remove", name=region))
 
 

@@ -7,7 +7,8 @@ cut short: asked again, it goes on from what the topology says.
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import asyncpg
 from pydantic import BaseModel
 
 from cluster import question
+from cluster.claims import finish_moves, refuse_claims, share_claims
 from cluster.document import Documents, known_region_numbers, write_documents, write_states
 from cluster.door import forget_region, read_state, share_traffic
 from cluster.errors import ClusterError, StartFailed
@@ -29,7 +31,7 @@ from cluster.system import System, apply_again, ensure_program
 from edge.decision import WHOLE
 from service.health import EPOCH_METRIC
 from shard_router.errors import DocumentError
-from shard_router.topology import Topology, TopologyDocument, read_topology
+from shard_router.topology import TopologyDocument, read_topology
 
 TOPIC: Final = "region"
 ADD_DEADLINE_S: Final = 240.0
@@ -39,6 +41,10 @@ _HTTP_TIMEOUT_S: Final = 2.0
 DIAL: Final = (1, 10, WHOLE)
 """Percent of its own traffic that a new region takes, one after the other."""
 DIAL_PAUSE_S: Final = 2.0
+
+
+_REASONS: Final = (ClusterError, DocumentError, StartFailed, OSError, ValueError, asyncpg.PostgresError)
+"""What something is not done for, in words."""
 
 
 class Request(BaseModel):
@@ -60,9 +66,13 @@ class Growth:
     """Does what is asked, one after the other, until cancelled."""
 
     system: System
+    _leaving: dict[str, RegionPlan] = field(default_factory=dict[str, RegionPlan])
+    """Regions that the topology has no more, and whose servers are still to be stopped."""
 
     async def run(self) -> None:
-        """Look for questions for ever."""
+        """Go on with what a supervisor before has begun, then look for questions for ever."""
+        with suppress(*_REASONS):  # asked again, it is told
+            await finish_moves(self.system)
         while True:
             await asyncio.sleep(_POLL_S)
             if (content := question.take(self._data, TOPIC)) is not None:
@@ -76,7 +86,7 @@ class Growth:
         try:
             request = Request.model_validate(content)
             return Outcome(done=True, words=await self._do(request))
-        except (ClusterError, DocumentError, StartFailed, OSError, ValueError, asyncpg.PostgresError) as error:
+        except _REASONS as error:
             return Outcome(done=False, words=str(error) or type(error).__name__)
 
     async def _do(self, request: Request) -> str:
@@ -93,19 +103,22 @@ class Growth:
         if known is None:
             await self._bring_up(request)
         await self._everybody_knows()
+        moved = await share_claims(self.system, joins=name)
         write_states(self._documents, {name: "active"})
         await self._everybody_knows()
         await self._dial(name)
         took_s = time.monotonic() - began_at
         number = self._topology().regions[name].number
-        return f"{name} (number {number}) serves, after {took_s:.0f} s: {self.system.region(name).command[0].url}"
+        url = self.system.region(name).command[0].url
+        return f"{name} (number {number}) serves, after {took_s:.0f} s, with {moved:,} claim slots of others: {url}"
 
     async def _bring_up(self, request: Request) -> None:
         region = self._planned(request)
         check_ports(region.ports())
         await self.system.start_data(region)
-        primaries = [await self.system.primary(shard) for shard in (*self.system.plan.shards, *region.shards)]
-        await ensure_program(primaries, None)
+        own = [await self.system.primary(shard) for shard in region.shards]
+        await ensure_program([*[await self.system.primary(shard) for shard in self.system.plan.shards], *own], None)
+        await refuse_claims(self.system, [shard.name for shard in region.shards], own)
         if door := read_state(self._data):
             write_json(
                 self._documents.door_state,
@@ -152,32 +165,45 @@ class Growth:
 
     async def _remove(self, request: Request) -> str:
         name = request.name
-        topology = self._must_exist(name)
-        if topology.regions[name].state != "draining":
-            raise ClusterError(f"{name} still takes members: `loyalty region drain {name}` first")
-        if set(Topology(topology).claim_shards) & {
-            shard for shard, row in topology.shards.items() if row.region == name
-        }:
-            raise ClusterError(f"{name} keeps identifiers of members of all regions and must stay")
-        region = self.system.region(name)
-        await self._must_be_empty(region)
-        await self.system.stop_nodes_of(region)  # they finish what they have
-        try:
-            await self._must_be_empty(region)
-        except ClusterError:
-            await self.system.start_nodes_of(region)
-            raise
-        others = tuple(one for one in self.system.plan.regions if one.name != name)
-        self.system.plan = replace(self.system.plan, regions=others)
-        write_documents(self.system.plan)
+        if name in self._topology().regions:
+            await self._take_out(name)
+        region = self._leaving.get(name) or self._left_behind(request)
         await forget_region(self._data, name)
         await self._everybody_knows()
         # What it had of rewards' stock is given to the others: nobody has redeemed any of it.
         await apply_again([await self.system.primary(shard) for shard in self.system.plan.shards])
         await self.system.stop_data(region)
         for shard in region.shards:
-            shard.folder.rename(self._data / "servers" / f"removed-{shard.name}-{int(time.time())}")
+            if shard.folder.exists():
+                shard.folder.rename(self._data / "servers" / f"removed-{shard.name}-{int(time.time())}")
+        self._leaving.pop(name, None)
         return f"{name} is gone; its number is never given again. Its folder was kept as servers/removed-…"
+
+    async def _take_out(self, name: str) -> None:
+        """Until the topology has the region no more. Cut short before, all of it is done again."""
+        if self._topology().regions[name].state != "draining":
+            raise ClusterError(f"{name} still takes members: `loyalty region drain {name}` first")
+        region = self.system.region(name)
+        await self._must_be_empty(region)
+        await share_claims(self.system, leaves=name)
+        await self._everybody_knows()
+        await self.system.stop_nodes_of(region)  # they finish what they have
+        try:
+            await self._must_be_empty(region)
+        except ClusterError:
+            await self.system.start_nodes_of(region)
+            raise
+        rest = replace(self.system.plan, regions=tuple(one for one in self.system.plan.regions if one.name != name))
+        write_documents(rest)
+        self._leaving[name], self.system.plan = region, rest
+
+    def _left_behind(self, request: Request) -> RegionPlan:
+        """A region that the topology has no more, or never had, and whose servers have a folder."""
+        if request.name in known_region_numbers(self._data):
+            region = self._planned(request)
+            if any(shard.folder.exists() for shard in region.shards):
+                return region
+        raise ClusterError(f"there is no region {request.name}")
 
     async def _must_be_empty(self, region: RegionPlan) -> None:
         for shard in region.shards:
