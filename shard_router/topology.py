@@ -121,8 +121,18 @@ class Topology:
         digest = blake2b(store.encode(), digest_size=8).digest()
         known = self.document.regions.get(region)
         if known is None:
-            return self.claim_shards[self.claim_slot(digest)]
+            known = self._stand_in(digest)
         return self._registers[known.number][int.from_bytes(digest[4:], "big") % SLOT_COUNT]
+
+    def _stand_in(self, digest: bytes) -> Region:
+        """The first region that a hash names, where that has gone the next, where all have gone the oldest there is.
+
+        No claim slot that moves changes it: receipts do not move along.
+        """
+        regions, first = self.document.regions, self.claim_slot(digest) // SLOT_COUNT
+        in_turn = [*self.first_regions[first:], *self.first_regions[:first]]
+        present = [regions[name] for name in in_turn if name in regions]
+        return present[0] if present else min(regions.values(), key=lambda region: region.number)
 
     def home_of_card(self, card: str) -> tuple[str, int] | None:
         """Region and slot that a card of our own form names; None for any other card."""
