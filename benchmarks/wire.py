@@ -59,12 +59,18 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """Requests to one node with one credential, over as many connections as are needed at once."""
+    """Requests to one node with one credential, over as many connections as are needed at once.
 
-    def __init__(self, base_url: str, credential: str, *, connections_max: int = CONNECTIONS_MAX) -> None:
+    They come from the address `source`, where one is given.
+    """
+
+    def __init__(
+        self, base_url: str, credential: str, *, connections_max: int = CONNECTIONS_MAX, source: str | None = None
+    ) -> None:
         url = urlsplit(base_url)
         self.base_url = base_url
         self._credential = credential
+        self._source = (source, 0) if source else None
         self.host = url.hostname or "127.0.0.1"
         self.port = url.port or (443 if url.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
@@ -135,11 +141,17 @@ class Client:
         """A new connection to the node; WireError when there is none."""
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(protocol, self.host, self.port, ssl=self._tls)
+            _, connection = await loop.create_connection(
+                protocol, self.host, self.port, ssl=self._tls, local_addr=self._source
+            )
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, type(error).__name__)
             raise WireError("connect", f"{self.base_url}: {error}", reason=f"connect {name}") from error
         return connection
+
+    def at(self, source: str) -> "Client":
+        """The same from another address."""
+        return Client(self.base_url, self._credential, source=source)
 
     @property
     def is_tls(self) -> bool:
