@@ -1,0 +1,94 @@
+"""What a running system holds in memory, by kind of process: `python -m benchmarks.memory --data DIR`.
+
+PSS counts a page that several processes share in parts: the sum over all is what the machine has to have. RSS counts
+it as often as it is mapped. Both are read from `/proc/PID/smaps_rollup`, so whoever runs it must own the processes.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import psutil
+
+MIB_KB: Final = 1024
+FIELD: Final = re.compile(r"^(Pss|Rss|Private_Dirty): +(\d+) kB$", re.MULTILINE)
+KINDS: Final = (
+    ("postgres", re.compile(r"-postgres-\d+$")),
+    ("valkey", re.compile(r"-valkey$")),
+    ("command nodes", re.compile(r"-command(-\d+)?$")),
+    ("query nodes", re.compile(r"-query(-\d+)?$")),
+    ("projectors", re.compile(r"-cdc$")),
+    ("door", re.compile(r"^door$")),
+)
+
+
+class Held(NamedTuple):
+    """How many processes, and what they hold in KiB."""
+
+    processes: int = 0
+    pss: int = 0
+    rss: int = 0
+    own: int = 0
+    """Pages of its own that it has written."""
+
+    def __add__(self, other: object) -> "Held":
+        return Held(*map(sum, zip(self, other, strict=True))) if isinstance(other, Held) else NotImplemented
+
+
+def held_by(pid: int) -> Held:
+    """What one process holds; nothing when it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return Held()
+    found = {name: int(kb) for name, kb in FIELD.findall(text)}
+    return Held(1, found["Pss"], found["Rss"], found["Private_Dirty"])
+
+
+def kind_of(name: str) -> str:
+    """The kind of a process of that name."""
+    return next((kind for kind, pattern in KINDS if pattern.search(name)), name)
+
+
+def held_by_kind(data: Path) -> dict[str, Held]:
+    """What the supervisor and each kind of its processes hold, with all their children."""
+    run = json.loads((data / "run.json").read_text(encoding="utf-8"))
+    named = {record["identity"]["pid"]: name for name, record in run["processes"].items() if record["identity"]}
+    found: defaultdict[str, Held] = defaultdict(Held)
+
+    def note(process: psutil.Process, kind: str) -> None:
+        kind = kind_of(named[process.pid]) if process.pid in named else kind
+        found[kind] += held_by(process.pid)
+        for child in process.children():
+            note(child, "the process to fork from" if kind == "supervisor" else kind)
+
+    note(psutil.Process(run["supervisor"]["pid"]), "supervisor")
+    for pid, name in named.items():  # a server of Postgres may have outlived who started it
+        if not _is_below(pid, run["supervisor"]["pid"]):
+            note(psutil.Process(pid), kind_of(name))
+    return dict(found)
+
+
+def _is_below(pid: int, supervisor: int) -> bool:
+    return any(parent.pid == supervisor for parent in psutil.Process(pid).parents())
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="Data folder of a running system.")
+    found = held_by_kind(parser.parse_args().data)
+    rows = {**found, "all": sum(found.values(), Held())}
+    for kind, held in rows.items():
+        figures = (f"{kb / MIB_KB:7.1f}" for kb in (held.pss, held.rss, held.own))
+        sys.stdout.write(
+            f"{kind:26}{held.processes:4}  PSS {next(figures)}  RSS {next(figures)}  own {next(figures)} MiB\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
