@@ -10,6 +10,7 @@
 What an operation declares is also enforced: its roles, and that no undeclared query parameter is sent.
 """
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -100,10 +101,12 @@ def add_operations(
     for operation in listed:
         handler, path = handlers[operation.operation_id], _ANY_SEGMENT.sub(r"{\1:[^/]+}", operation.path)
         add_route(app, operation.method, path, handler, guard=_guard_of(operation))
-    content = orjson.dumps(describe(listed, about))
+    written: list[bytes] = []
 
     async def answer_document(_request: web.Request) -> web.Response:
-        return web.Response(body=content, content_type="application/json")
+        if not written:  # when it is first asked for: who describes touches pages that forked nodes share
+            written.append(await asyncio.to_thread(lambda: orjson.dumps(describe(listed, about))))
+        return web.Response(body=written[0], content_type="application/json")
 
     add_route(app, "GET", "/openapi.json", answer_document, guard=OPEN)
     add_docs(app, about.title)
