@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -27,13 +27,18 @@ async def frozen(url: str) -> AsyncGenerator[None]:
     postmaster = psutil.Process(int((await server.fetchval("SELECT pg_read_file('postmaster.pid')")).split("\n", 1)[0]))
     await server.close()
     processes = [postmaster, *postmaster.children()]
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
+    tell(processes, signal.SIGSTOP)
     try:
         yield
     finally:
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
+        tell(processes, signal.SIGCONT)
+
+
+def tell(processes: list[psutil.Process], number: signal.Signals) -> None:
+    """Signal those that are still there: the backend of a connection that was just closed is about to end."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_is_the_primary() -> None:
