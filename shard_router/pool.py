@@ -102,15 +102,20 @@ class ShardServers:
         statement_timeout_ms: int,
         indexed: bool = True,
         near: frozenset[str] = frozenset(),
+        patience_s: float = 0.0,
         wall: Now = time.time,
     ) -> None:
-        """Of several standbys those that are `near` are read first. `wall` is the node's clock."""
+        """Of several standbys those that are `near` are read first. `wall` is the node's clock.
+
+        Who has patience asks that long for a server in a role before there is none.
+        """
         self.clock = ShardClock(wall)
         self.name = name
         self.servers = servers
         self.near = near
         self._size_max = size_max
         self._statement_timeout_ms = statement_timeout_ms
+        self._patience_s = patience_s
         self._session = INDEXED if indexed else {}
         self._pools: dict[str, asyncpg.Pool] = {}
         self._roles: dict[str, _Role] = {}
@@ -195,10 +200,15 @@ class ShardServers:
             self._pools.pop(before).terminate()
 
     async def _server(self, *, in_recovery: bool) -> str:
-        for _ in range(2):
-            if server := self._with_role(in_recovery=in_recovery):
-                return server
-            await self._probe()
+        until = time.monotonic() + self._patience_s
+        while True:
+            for _ in range(2):
+                if server := self._with_role(in_recovery=in_recovery):
+                    return server
+                await self._probe()
+            if time.monotonic() >= until:
+                break
+            await asyncio.sleep(_PROBE_BACKOFF_S)
         role = "standby" if in_recovery else "primary"
         raise ProblemError("shard_unavailable", f"{self.name}: no {role}")
 
@@ -270,9 +280,11 @@ class ShardPools:
         statement_timeout_ms: int,
         indexed: bool = True,
         zone: str | None = None,
+        patience_s: float = 0.0,
         wall: Now = time.time,
     ) -> None:
         self._zone = zone
+        self._patience_s = patience_s
         self.wall = wall
         self._size_max = size_max
         self._statement_timeout_ms = statement_timeout_ms
@@ -321,6 +333,7 @@ class ShardPools:
                 statement_timeout_ms=self._statement_timeout_ms,
                 indexed=self._indexed,
                 near=near,
+                patience_s=self._patience_s,
                 wall=self.wall,
             )
 

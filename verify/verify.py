@@ -37,6 +37,7 @@ from verify.view import check_ghosts, check_views
 POOL_SIZE_MAX: Final = 4
 STATEMENT_TIMEOUT_MS: Final = 600_000
 STANDBY_PATIENCE_S: Final = 10.0
+SERVER_PATIENCE_S: Final = 5.0  # one probe may take a second, and a busy machine more than that to connect
 FAULTS: Final = (ProblemError, RedisError, OSError, asyncpg.PostgresError)
 UNREACHABLE: Final = (OSError, TimeoutError, ValkeyConnectionError, ValkeyTimeoutError)
 REPLAY: Final = "replay did not wait for it to be read"
@@ -75,7 +76,13 @@ async def verify(topology_path: Path, logins: Logins = NOBODY, known: Path | Non
 async def pools_of(topology_path: Path, logins: Logins) -> AsyncGenerator[tuple[TopologyWatch, ShardPools]]:
     """The servers of a topology, for reading much at a time."""
     watch = TopologyWatch(topology_path, logins)
-    pools = ShardPools(watch, size_max=POOL_SIZE_MAX, statement_timeout_ms=STATEMENT_TIMEOUT_MS, indexed=False)
+    pools = ShardPools(
+        watch,
+        size_max=POOL_SIZE_MAX,
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+        indexed=False,
+        patience_s=SERVER_PATIENCE_S,
+    )
     try:
         async with pools.watched():
             yield watch, pools

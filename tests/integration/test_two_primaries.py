@@ -1,5 +1,6 @@
 """A former primary that does not know that it was overtaken, and a standby of which nobody knows how far it is."""
 
+import asyncio
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -11,7 +12,7 @@ import pytest
 
 from cdc.slot import find_primary
 from query.replica import STATEMENTS
-from shard_router.pool import ShardServers
+from shard_router.pool import PROBE_TIMEOUT_S, ShardServers
 from tests.conftest import eventually
 from tests.engine import embedded_postgres, in_database
 from tests.query_servers import own_valkey
@@ -88,6 +89,23 @@ async def test_a_node_follows_the_new_primary_while_the_former_is_frozen() -> No
         await server.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
         await server.execute("SELECT pg_reload_conf()")
         await server.close()
+
+
+async def test_who_has_patience_waits_for_a_primary_that_answers_late() -> None:
+    """As `verify` does: on a busy machine to connect may take longer than a probe."""
+    async with embedded_postgres() as server:
+        nodes = ShardServers("eu-1", [server.url], size_max=1, statement_timeout_ms=5_000, patience_s=90)
+
+        async def one() -> int:
+            async with nodes.primary() as primary:
+                return await primary.fetchval("SELECT 1")
+
+        async with frozen(server.url):
+            asked = asyncio.create_task(one())
+            await asyncio.wait({asked}, timeout=PROBE_TIMEOUT_S * 3)
+            assert not asked.done()
+        assert await asked == 1
+        await nodes.close()
 
 
 @pytest.mark.timeout(120)
