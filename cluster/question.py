@@ -4,6 +4,7 @@ Only the supervisor may touch processes, and it is another process; a file needs
 write it owns the data anyway.
 """
 
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cluster.errors import ClusterError
 from cluster.files import read_json, write_json
 
 POLL_INTERVAL_S = 0.1
+_ASKED, _TAKEN, _TOLD = ".asked", ".taken", ".told"
 
 
 class Outcome(BaseModel):
@@ -23,38 +25,48 @@ class Outcome(BaseModel):
     words: str
 
 
-def _asked(data: Path, topic: str) -> Path:
-    return data / f"{topic}.asked"
-
-
-def _told(data: Path, topic: str) -> Path:
-    return data / f"{topic}.told"
-
-
 def ask(data: Path, topic: str, content: Any, *, deadline_s: float, late: str) -> str:
-    """Ask, and wait for the outcome; ClusterError when it is refused, or `late` when it takes longer."""
-    _told(data, topic).unlink(missing_ok=True)
-    write_json(_asked(data, topic), content)
+    """Ask, and wait for the outcome; ClusterError when it is refused, or `late` when it takes longer.
+
+    Each question has a name of its own, in the order of time: who asks beside another one hears of their own alone.
+    """
+    name = f"{topic}.{time.time_ns():020}-{secrets.token_hex(4)}"
+    asked, told = data / f"{name}{_ASKED}", data / f"{name}{_TOLD}"
+    write_json(asked, {"until": time.time() + deadline_s, "content": content})
     until = time.monotonic() + deadline_s
-    while time.monotonic() < until:
-        if (found := read_json(_told(data, topic))) is not None:
-            outcome = Outcome.model_validate(found)
-            if not outcome.done:
-                raise ClusterError(outcome.words)
-            return outcome.words
-        time.sleep(POLL_INTERVAL_S)
-    _asked(data, topic).unlink(missing_ok=True)
+    try:
+        while time.monotonic() < until:
+            if (found := read_json(told)) is not None:
+                outcome = Outcome.model_validate(found)
+                if not outcome.done:
+                    raise ClusterError(outcome.words)
+                return outcome.words
+            time.sleep(POLL_INTERVAL_S)
+    finally:
+        asked.unlink(missing_ok=True)
+        told.unlink(missing_ok=True)
     raise ClusterError(late)
 
 
 def take(data: Path, topic: str) -> Any:
-    """What somebody asks, None when nobody does; a question is taken once."""
-    content = read_json(_asked(data, topic))
-    if content is not None:
-        _asked(data, topic).unlink(missing_ok=True)
-    return content
+    """What was asked first, None when nobody asks; a question is taken once, and not after who asked has gone."""
+    for asked in sorted(data.glob(f"{topic}.*{_ASKED}")):
+        question = read_json(asked)
+        for before in data.glob(f"{topic}.*{_TAKEN}"):
+            before.unlink(missing_ok=True)  # of a supervisor that died over it
+        try:
+            asked.rename(asked.with_suffix(_TAKEN))
+        except FileNotFoundError:
+            continue  # who asked has just gone
+        if question is not None and time.time() < question["until"]:
+            return question["content"]
+    return None
 
 
 def tell(data: Path, topic: str, outcome: Outcome) -> None:
-    """Say what became of it."""
-    write_json(_told(data, topic), outcome.model_dump())
+    """Say what became of the one that was taken."""
+    for taken in data.glob(f"{topic}.*{_TAKEN}"):
+        question = read_json(taken)
+        taken.unlink(missing_ok=True)
+        if question is not None and time.time() < question["until"]:
+            write_json(taken.with_suffix(_TOLD), outcome.model_dump())
