@@ -101,7 +101,9 @@ class Growth:
         if known and known.state == "active":
             raise ClusterError(f"region {name} is there already")
         if known is None:
-            await self._bring_up(request)
+            await self._bring_up_or_stop(request)
+        write_documents(self.system.plan)
+        await self.system.start_nodes_of(self.system.region(name))
         await self._everybody_knows()
         moved = await share_claims(self.system, joins=name)
         write_states(self._documents, {name: "active"})
@@ -127,6 +129,17 @@ class Growth:
         self._extend(region, request)
         write_documents(self.system.plan, states={request.name: "joining"})
         await self.system.start_nodes_of(region)
+
+    async def _bring_up_or_stop(self, request: Request) -> None:
+        """What does not get as far as the topology is stopped: the next attempt needs its ports."""
+        before, region = self.system.plan, self._planned(request)
+        try:
+            await self._bring_up(request)
+        except BaseException:
+            if request.name not in self._topology().regions:
+                self.system.plan = before
+                await self.system.stop_data(region)
+            raise
 
     def _planned(self, request: Request) -> RegionPlan:
         settings = self.system.plan.settings

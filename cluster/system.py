@@ -91,13 +91,18 @@ class System:
         return await self._primary(shard, self.documents.logins())
 
     async def start_data(self, region: RegionPlan) -> None:
-        """Bring up the servers and the Valkeys of a region that is not in the topology yet."""
+        """Bring up the servers and the Valkeys of a region, or of shards of one, that the topology has not yet."""
         work = [start(shard) for shard in region.shards for start in (self._start_database, self._start_valkey)]
         await together(*work)
 
     async def start_nodes_of(self, region: RegionPlan) -> None:
-        """Bring up the projectors and nodes of a region whose data are up, and guard its servers."""
-        await together(*(self._start_node(node) for node in _all_nodes(region)))
+        """Bring up those projectors and nodes of a region that do not run, its data being up, and guard its servers."""
+        missing = [node for node in _all_nodes(region) if node.name not in self.supervisor.kept]
+        try:
+            await together(*(self._start_node(node) for node in missing))
+        except BaseException:
+            await self.supervisor.stop([node.name for node in missing])
+            raise
         self._guard_pairs()
 
     async def stop_nodes_of(self, region: RegionPlan) -> None:
@@ -105,7 +110,7 @@ class System:
         await self.supervisor.stop([node.name for node in _all_nodes(region)])
 
     async def stop_data(self, region: RegionPlan) -> None:
-        """Stop the servers and Valkeys of a region that the topology has no more, and forget its processes."""
+        """Stop the servers and Valkeys of a region that the topology has not, or no more, and forget its processes."""
         for shard in region.shards:
             if guarding := self._watching.pop(shard.name, None):
                 guarding.cancel()

@@ -102,6 +102,11 @@ async def enrol_and_read(system: System, statuses: list[int], first: int) -> Non
 
 @pytest.mark.timeout(300)
 async def test_a_region_joins_under_load_serves_and_stays(small: System) -> None:
+    applying = await small.primary("eu")
+    await applying.execute("SELECT pg_advisory_lock(hashtextextended('program apply', 0))")
+    code, words = await region(small, "add", "us")  # its servers are up when that fails
+    await applying.close()
+    assert (code, "us" in (await told(small.data))["regions"]) == (1, False), words
     statuses: list[int] = []
     load = asyncio.create_task(enrol_and_read(small, statuses, 1))
     try:
