@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cluster.cli_shard import ask_supervisor as _ask
 from cluster.command_line import Commands
 from cluster.door import share_traffic
 from cluster.errors import ClusterError
-from cluster.growth import Request, ask
-from cluster.run_file import locked
+from cluster.growth import Request
 from cluster.settings import REGION_NAME, read_settings
 from edge.decision import WHOLE
 
@@ -67,15 +66,6 @@ def drain(region: Region, *, data: Data = None) -> None:
 def remove(region: Region, *, data: Data = None) -> None:
     """Take a drained region out in which nobody ever lived. Asked again, it goes on where it stopped."""
     _ask(data, Request(action="remove", name=region))
-
-
-def _ask(data: Path | None, request: Request) -> None:
-    folder = _folder(data)
-    if not locked(folder):
-        raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
-    with Console(stderr=True).status(f"{request.action} {request.name} …"):
-        words = ask(folder, request)
-    sys.stdout.write(words + "\n")
 
 
 def _folder(data: Path | None) -> Path:

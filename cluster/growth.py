@@ -27,6 +27,7 @@ from cluster.plan import RegionPlan, make_plan
 from cluster.postgres import CONNECT_TIMEOUT_S
 from cluster.postgres import STATEMENTS as POSTGRES
 from cluster.question import Outcome
+from cluster.slot_giving import ShardGrowth
 from cluster.system import System, apply_again, ensure_program
 from edge.decision import WHOLE
 from service.health import EPOCH_METRIC
@@ -48,7 +49,10 @@ _REASONS: Final = (ClusterError, DocumentError, StartFailed, OSError, ValueError
 
 
 class Request(BaseModel):
-    """What is asked of the supervisor. `after` is the region behind which a new one stands in the topology."""
+    """What is asked of the supervisor: of a region or, "add shard", of a shard.
+
+    `after` is the region behind which a new one stands in the topology.
+    """
 
     action: str
     name: str
@@ -90,8 +94,11 @@ class Growth:
             return Outcome(done=False, words=str(error) or type(error).__name__)
 
     async def _do(self, request: Request) -> str:
-        steps = {"add": self._add, "drain": self._drain, "remove": self._remove}
+        steps = {"add": self._add, "drain": self._drain, "remove": self._remove, "add shard": self._add_shard}
         return await steps[request.action](request)
+
+    async def _add_shard(self, request: Request) -> str:
+        return await ShardGrowth(self.system, self._everybody_knows).add(request.name)
 
     # Adding.
 

@@ -71,7 +71,7 @@ def free_range(regions: int = 3) -> int:
 
 
 def _wanted(base: int, regions: int) -> list[int]:
-    return [base + 10 * region + offset for region in range(-1, regions) for offset in range(6)]
+    return [base + 10 * region + offset for region in range(-1, regions) for offset in range(10)]
 
 
 def _is_free(port: int) -> bool:

@@ -1,0 +1,41 @@
+"""`loyalty shard`: how a region of a running system grows. cluster/cli.py takes it in."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cluster.command_line import Commands
+from cluster.errors import ClusterError
+from cluster.growth import Request, ask
+from cluster.run_file import locked
+from cluster.settings import read_settings
+
+app = Commands(help="Shards of a running system.", no_args_is_help=True)
+
+
+@app.callback()
+def describe() -> None:
+    """Shards of a running system."""
+
+
+@app.command()
+def add(
+    shard: Annotated[str, typer.Argument(help="Its name: the region's and a number, for example eu-2.")],
+    *,
+    data: Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")] = None,
+) -> None:
+    """Add a shard to a region; it takes new members when this returns. Asked again, it goes on where it stopped."""
+    ask_supervisor(data, Request(action="add shard", name=shard))
+
+
+def ask_supervisor(data: Path | None, request: Request) -> None:
+    """Have the supervisor do it, and print what it says; ClusterError when nothing runs, or it refuses."""
+    folder = read_settings({"data": data}).data.expanduser().resolve()
+    if not locked(folder):
+        raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
+    with Console(stderr=True).status(f"{request.action} {request.name} …"):
+        words = ask(folder, request)
+    sys.stdout.write(words + "\n")
