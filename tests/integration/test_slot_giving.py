@@ -153,6 +153,18 @@ async def test_an_enrolment_whose_slot_has_gone_did_nothing_and_comes_back_with_
     assert (await node.give(first.json["member_id"], 5)).status == 201
 
 
+async def test_nobody_is_enrolled_on_a_shard_before_all_nodes_know_whose_its_slots_are(growing: Growing) -> None:
+    node, body = growing.node, {"phone": "+493055512347"}
+    given = await growing.give()
+    growing.publish(given, state="joining")
+    early = await node.post("/v1/members", body, key="early", **{"Loyalty-Deadline-Ms": "3000"})
+    assert (early.status, early.code) == (503, "shard_unavailable")
+    assert await growing.homes() == {}
+    growing.publish(given)
+    assert (await node.post("/v1/members", body, key="early")).status == 201
+    assert set((await growing.homes()).values()) == {"eu-2"}
+
+
 async def test_a_no_to_an_enrolment_is_the_same_after_its_slot_has_gone(growing: Growing) -> None:
     node, body = growing.node, {"phone": "+493055512346"}
     member = await node.enrol(**body)
