@@ -1,7 +1,7 @@
 """A command on its way: what is asked, for whom, under which key, and until when an answer is of use."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY
 from datetime import date, datetime
 from typing import Final
 
@@ -9,6 +9,7 @@ from command.fingerprint import NO_FINGERPRINT, Fingerprint
 from rules.command import Command, RecordPurchase, ReturnPurchase
 from rules.outcome import Reason
 from rules.program import Program
+from rules.value import value
 
 NO_DATE: Final = date(1970, 1, 1)
 """Of documents that are named uniquely without one."""
@@ -17,7 +18,7 @@ ReceiptName = tuple[str, str, date, str, str, str]
 """Store, till, business date, receipt, kind and subject."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReceiptKey:
     """The permanent natural key of a till's document but for its date, and the fingerprint of its content.
 
@@ -43,7 +44,7 @@ class ReceiptKey:
         return self.store, self.till, business_date, self.receipt, self.kind, subject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Envelope:
     """One command with what surrounds it.
 
@@ -56,6 +57,7 @@ class Envelope:
     stored (see refusal). `is_left`: whoever asked has gone.
     """
 
+    _: KW_ONLY
     command: Command
     slot: int
     deadline: float
@@ -82,7 +84,7 @@ class Envelope:
         return len(self.command.lines) if isinstance(self.command, (RecordPurchase, ReturnPurchase)) else 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """What goes back: a status, the JSON bytes, and the member's version it speaks of (None for most refusals).
 

@@ -5,7 +5,6 @@ is of that content without the member; a key's adds method, path and member.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -14,11 +13,12 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from rules.text import composed
+from rules.value import value
 
 _DIGEST_BYTES: Final = 16  # enough to tell bodies of one key apart; nobody gains by forging a body of one's own
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fingerprint:
     """128 bits as hex; `earlier` gives what was stored for the same bytes before contents had one form."""
 
@@ -36,7 +36,7 @@ NO_FINGERPRINT: Final = Fingerprint("")
 """Of commands without a key."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Content:
     """What a validated body says; `digest` is of all but the member, `raw` the body as it was sent."""
 

@@ -31,6 +31,7 @@ from rules.outcome import Purchase
 from rules.program import Program
 from rules.state import Account
 from rules.stored import full_purchase
+from rules.value import value
 from service.stored_answer import RenderedEntry
 from shard_router.directory import Identifier
 from shard_router.pool import Connection
@@ -74,7 +75,7 @@ class Extras:
     """by which redemptions to be cancelled took their stock"""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class KnownReceipt:
     """Whose entry a receipt belongs to, the fingerprint (hex) of its content, and the entry.
 

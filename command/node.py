@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ from command.refusal import StoredRefusals
 from command.stock import StockKeeper
 from command.store import Store
 from rules.program import Program
+from rules.value import value
 from service.admission import Gates
 from service.detached import DetachedWrites
 from service.forward import Forwarder
@@ -42,7 +43,7 @@ _NAMED: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
     """Where a member lives, and what names it: its id, or an identifier its shard resolves.
 

@@ -1,7 +1,6 @@
 """From a request to an envelope: key, credential, body, the member's home, and the way back with the answer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Generic, TypeVar
@@ -15,6 +14,7 @@ from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Content, read_content
 from command.node import CommandNode, Target
 from rules.command import Command, RecordPurchase, ReturnPurchase
+from rules.value import value
 from service.body import PurchaseBody
 from service.credential import Principal
 from service.forward import deadline_of, has_left
@@ -42,7 +42,7 @@ Body_co = TypeVar("Body_co", bound=BaseModel, covariant=True)
 Body = TypeVar("Body", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Heard:
     """What is known of a request beside its body: `ids` are those in its path, `is_left`: whoever asked has gone.
 
@@ -57,7 +57,7 @@ class Heard:
     request: web.Request | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CommandRequest(Generic[Body_co]):
     """A validated request: who asks which node for what, under which key (see stored_key), until when."""
 
