@@ -12,8 +12,10 @@ from shard_router.member_id import Reference, parse_reference
 def named_holds(body: PurchaseBody, member_id: int | None) -> list[Reference]:
     """The holds a basket names, all of one member: of the buyer, if that is known. `hold_not_found` for any other."""
     holds = [parse_or("hold_not_found", parse_reference, "hld", hold_id) for hold_id in body.capture_holds]
+    if not holds:
+        return holds
     owners = {hold.member_id for hold in holds} | ({member_id} if member_id is not None else set())
-    if holds and len(owners) > 1:
+    if len(owners) > 1:
         raise ProblemError("hold_not_found")
     return holds
 
@@ -25,10 +27,10 @@ def basket_command(
     return RecordPurchase(
         Receipt(body.store, body.till, body.receipt),
         body.currency,
-        tuple(Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines),
+        tuple([Line(line.sku, line.quantity, line.amount, line.category) for line in body.lines]),
         occurred_at,
         received_at,
-        capture_holds=tuple(hold.version for hold in holds),
+        capture_holds=tuple([hold.version for hold in holds]),
         coupons=tuple(body.coupons),
         pay_with_points=body.pay_with_points,
     )

@@ -93,12 +93,15 @@ class PurchaseBody(StrictModel):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     lines: Annotated[list[LineBody], FailFast(), Field(min_length=1, max_length=LINES_MAX)]
     capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20), EACH_ONCE, null_is([])] = Field(
-        default=[],
+        default_factory=list,  # a list given as the default is copied deeply for each body
+        json_schema_extra={"default": []},
         description="Holds of this member that pay this basket, in this order. They are spent as far as the amount due "
         "takes them, and the rest is released; in a program without a worth of points they are spent whole.",
     )
     coupons: Annotated[list[CouponCode], Field(max_length=20), EACH_ONCE, null_is([])] = Field(
-        default=[], description="Codes of coupons, in capitals or small letters."
+        default_factory=list,
+        json_schema_extra={"default": []},
+        description="Codes of coupons, in capitals or small letters.",
     )
     pay_with_points: Annotated[int, WholeNumber(0, POINTS_MAX), null_is(0)] = Field(
         default=0,
@@ -109,6 +112,7 @@ class PurchaseBody(StrictModel):
     @model_validator(mode="after")
     def _nothing_twice(self) -> "PurchaseBody":
         for name in ("capture_holds", "coupons"):
-            if len({one.upper() for one in getattr(self, name)}) < len(getattr(self, name)):
+            given: list[str] = getattr(self, name)
+            if given and len({one.upper() for one in given}) < len(given):
                 raise ValueError(f"{name}: each only once")
         return self
