@@ -11,6 +11,9 @@ from typing import Any, Final, NotRequired, TypedDict
 APPLIED: Final = "applied"
 """Why something gave its points, when no limit cut them."""
 
+Explained = tuple[str, int, str]
+"""What became of one thing that may give points: its name, the points (0: not applied), and why."""
+
 LotRow = list[Any]
 """Points, when they expire, and the activation of those still pending."""
 
@@ -248,19 +251,19 @@ def payment_of(document: PurchaseDocument) -> PaymentDocument:
     return document.get("payment", {"points": 0, "amount": 0, "holds": [], "lots": []})
 
 
-def explained_rows(explanation: Iterable[ExplanationDocument]) -> list[list[Any]]:
-    """An explanation as short rows: the name, the points (0: not applied), and why, unless it simply applied."""
-    return [
-        [one["campaign"], one["points"]] if one["why"] == APPLIED else [one["campaign"], one["points"], one["why"]]
-        for one in explanation
-    ]
+def explained_rows(explained: Iterable[Explained]) -> list[list[Any]]:
+    """An explanation as short rows: the reason is left out where it simply applied."""
+    return [[name, points] if why == APPLIED else [name, points, why] for name, points, why in explained]
+
+
+def explanation(explained: Iterable[Explained]) -> list[ExplanationDocument]:
+    """An explanation as API.md shows it."""
+    return [{"campaign": name, "applied": points > 0, "points": points, "why": why} for name, points, why in explained]
 
 
 def explanation_of(document: PurchaseDocument) -> list[ExplanationDocument]:
     """Why a purchase earned what it did, as API.md shows it."""
     if "explanation" in document:
         return document["explanation"]
-    return [
-        {"campaign": name, "applied": points > 0, "points": points, "why": why[0] if why else APPLIED}
-        for name, points, *why in document.get("explained", ())
-    ]
+    rows = document.get("explained", ())
+    return explanation((name, points, why[0] if why else APPLIED) for name, points, *why in rows)

@@ -10,8 +10,8 @@ from typing import Final
 
 from rules import counters
 from rules.currency import Currency
-from rules.document import APPLIED, ExplanationDocument, NotAppliedDocument
-from rules.offer import Basket, Offer, weigh, why_not
+from rules.document import APPLIED, Explained, NotAppliedDocument
+from rules.offer import Basket, Offer, outcome_of
 from rules.program_file import PointLimits
 from rules.value import value
 
@@ -42,7 +42,7 @@ class Earning:
     """
 
     components: tuple[Component, ...]
-    explanation: tuple[ExplanationDocument, ...]
+    explained: tuple[Explained, ...]
     applied: tuple[Offer, ...]
     not_applied: tuple[NotAppliedDocument, ...]
     points: int
@@ -74,27 +74,26 @@ def earn(
     tried += [(offer.reason, offer, _component(offer, basket)) for offer in coupons]
     room, reason = _room(basket, limits)
     components: list[Component] = []
-    explanation: list[ExplanationDocument] = []
+    explained: list[Explained] = []
     applied: list[Offer] = []
     not_applied: list[NotAppliedDocument] = []
     for source, offer, outcome in tried:
         given, why = (None, outcome) if isinstance(outcome, str) else _within(outcome, room, reason)
-        points = given.points if given else 0
-        explanation.append({"campaign": source, "applied": given is not None, "points": points, "why": why})
         if given is None:
+            explained.append((source, 0, why))
             if offer and ran(why):
                 not_applied.append({"code": offer.code, "why": why})
             continue
+        explained.append((source, given.points, why))
         room = None if room is None else room - given.points
         components.append(given)
         if offer:
             applied.append(offer)
     if referral_points:
         components.append(Component(REFERRAL, referral_points, basket.amounts))
-        why = "applied: first purchase"
-        explanation.append({"campaign": REFERRAL, "applied": True, "points": referral_points, "why": why})
+        explained.append((REFERRAL, referral_points, "applied: first purchase"))
     points = sum([component.points for component in components])
-    return Earning(tuple(components), tuple(explanation), tuple(applied), tuple(not_applied), points)
+    return Earning(tuple(components), tuple(explained), tuple(applied), tuple(not_applied), points)
 
 
 def ran(why: str) -> bool:
@@ -117,7 +116,7 @@ def _tier(basket: Basket, currency: Currency) -> Component | None:
 
 
 def _component(offer: Offer, basket: Basket) -> Component | str:
-    weighed = why_not(offer, basket) or weigh(offer, basket.lines, basket.amounts)
+    weighed = outcome_of(offer, basket)
     return weighed if isinstance(weighed, str) else Component(offer.reason, *weighed)
 
 
@@ -130,6 +129,8 @@ def _best_of_groups(campaigns: Sequence[Offer], basket: Basket) -> list[tuple[Of
             known = best.get(offer.group)
             if known is None or outcome.points > known.points:
                 best[offer.group] = outcome
+    if not best:
+        return outcomes
     return [(offer, _unless_beaten(outcome, best.get(offer.group))) for offer, outcome in outcomes]
 
 

@@ -133,13 +133,13 @@ def _effect(effect: Effect, base: Fraction, unit: Fraction) -> tuple[str, Fracti
     return "item", Fraction(effect.fixed_per_item or 0)
 
 
-def why_not(offer: Offer, basket: Basket) -> str | None:
-    """Why an offer cannot apply to a basket, whatever lies in it; None when it can."""
+def outcome_of(offer: Offer, basket: Basket) -> tuple[int, tuple[int, ...]] | str:
+    """The points of an offer on a basket, with each line's weight; or why there are none."""
     for check in offer.checks:
         reason = check(offer, basket)
         if reason:
             return reason
-    return None
+    return weigh(offer, basket.lines, basket.amounts)
 
 
 def out_of_window(offer: Offer, basket: Basket) -> str | None:

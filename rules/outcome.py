@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from rules.detail import Detail, EntryDetail
-from rules.document import ExplanationDocument, PurchaseDocument, ReceiptDocument
+from rules.document import Explained, ExplanationDocument, PurchaseDocument, ReceiptDocument, explanation
 from rules.state import Account, Posting
 from rules.value import value
 
@@ -54,7 +54,12 @@ class Accepted:
 
     entry: Entry
     purchase: Purchase | None = None
-    explanation: tuple[ExplanationDocument, ...] = ()
+    explained: tuple[Explained, ...] = ()
+
+    @property
+    def explanation(self) -> tuple[ExplanationDocument, ...]:
+        """The same as API.md shows it."""
+        return tuple(explanation(self.explained))
 
 
 class Reason(StrEnum):

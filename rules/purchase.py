@@ -60,7 +60,7 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
         document["home"] = currency.abroad
     receipt = receipt_document(command.receipt)
     entry = entry.decided_by(ruling.version, in_force=program.version)
-    return Accepted(entry, Purchase(entry.version, receipt, command.occurred_at, document), earning.explanation)
+    return Accepted(entry, Purchase(entry.version, receipt, command.occurred_at, document), earning.explained)
 
 
 def _basket(account: Account, command: RecordPurchase, program: Program, paid: Sequence[int], facts: Facts) -> Basket:
@@ -155,7 +155,7 @@ def _document(
         "expires_at": instant_text(times[0]),
         "available_at": instant_text(times[1]),
         "lines": lines,
-        "explained": explained_rows(one for one in earning.explanation if one["applied"] or ran(one["why"])),
+        "explained": explained_rows([one for one in earning.explained if one[1] or ran(one[2])]),
         "returns": [],
     }
     used = [offer.code for offer in earning.applied if offer.reason.startswith("coupon:")]
