@@ -258,10 +258,11 @@ class Batch:
         receipt, name = loaded.envelope.receipt, loaded.receipt_name
         if receipt is None or name is None:
             return
-        whose = {"member_id": entry.member_id, "version": entry.version, "fingerprint": receipt.fingerprint.text}
-        self.writes.add("receipt", receipt_row(name) | whose)
+        row = receipt_row(name)
+        row |= {"member_id": entry.member_id, "version": entry.version, "fingerprint": receipt.fingerprint.text}
+        self.writes.add("receipt", row)
         if isinstance(loaded.envelope.command, RecordPurchase):
-            self._write_unclaimed(loaded.envelope.command, receipt_row(name) | whose)
+            self._write_unclaimed(loaded.envelope.command, row)
         self._receipts[name] = KnownReceipt(entry.member_id, entry.version, receipt.fingerprint.text, entry)
 
     def _write_unclaimed(self, command: RecordPurchase, row: dict[str, Any]) -> None:

@@ -159,10 +159,10 @@ def _with_times(counters: Counters, kind: Literal["applied", "rewards"], code: s
     return with_value(counters, kind, _with(times, code, max(times.get(code, 0) + change, 0)))
 
 
-def _with(values: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+def _with(values: Mapping[str, Any], name: str, value: Any) -> Mapping[str, Any]:
     if value:
         return {**values, name: value}
-    return {known: kept for known, kept in values.items() if known != name}
+    return {known: kept for known, kept in values.items() if known != name} if name in values else values
 
 
 def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...]) -> list[int]:

@@ -27,8 +27,8 @@ def _balance(account: Account) -> BalanceDocument:
         "lifetime": account.issued,
         "expiring": [
             {"points": lot.points, "at": instant_text(lot.expires_at)}
-            for lot in account.available_lots
-            if lot.expires_at
+            for lot in account.lots
+            if lot.expires_at and lot.available_at is None
         ],
         "next_change_at": instant_text(account.due_at),
     }

@@ -68,7 +68,7 @@ class Hold:
     @property
     def points(self) -> int:
         """What is held."""
-        return sum(lot.points for lot in self.lots)
+        return sum([lot.points for lot in self.lots])
 
 
 @value
@@ -116,22 +116,22 @@ class Account:
     @property
     def available(self) -> int:
         """Points that can be spent now."""
-        return sum(lot.points for lot in self.lots if lot.available_at is None)
+        return sum([lot.points for lot in self.lots if lot.available_at is None])
 
     @property
     def pending(self) -> int:
         """Points earned that become available later."""
-        return sum(lot.points for lot in self.lots if lot.available_at is not None)
+        return sum([lot.points for lot in self.lots if lot.available_at is not None])
 
     @property
     def held(self) -> int:
         """Points set aside by open holds."""
-        return sum(hold.points for hold in self.holds)
+        return sum([hold.points for hold in self.holds])
 
     @property
     def available_lots(self) -> tuple[Lot, ...]:
         """Lots that can be spent, first to expire first."""
-        return tuple(lot for lot in self.lots if lot.available_at is None)
+        return tuple([lot for lot in self.lots if lot.available_at is None])
 
     def hold(self, version: int) -> Hold | None:
         """The open hold or transfer that entry `version` placed."""
@@ -145,10 +145,11 @@ class Account:
     def due_at(self) -> datetime | None:
         """When time alone next changes this account; None: never."""
         moments = [moment for lot in self.lots for moment in (lot.available_at, lot.expires_at) if moment]
-        moments += [one.expires_at for one in (*self.holds, *self.redemptions) if one.expires_at]
+        if self.holds or self.redemptions:
+            moments += [one.expires_at for one in (*self.holds, *self.redemptions) if one.expires_at]
         if self.tier.until:
             moments.append(self.tier.until)
-        return min(moments, default=None)
+        return min(moments) if moments else None
 
 
 def apply(account: Account, posting: Posting) -> Account:

@@ -98,7 +98,9 @@ def metric_of_purchase(program: Program, *, points: int, amount: int) -> int:
 
 def risen(account: Account, counters: Counters, program: Program, now: datetime, store: str) -> Ranked:
     """The standing after a purchase, and the counters with what a return may take it back to."""
-    below = _below(account.counters) if _lately(account.tier, program, now) else []
+    below = _below(account.counters)
+    if below and not _lately(account.tier, program, now):
+        below = []
     standing = _reached(account, counters, program, program.at_store(store, now)) or account.tier
     if program.rank(standing.code) > program.rank(account.tier.code):
         below.append(account.tier)
@@ -192,7 +194,7 @@ def after_period(account: Account, program: Program, due_at: datetime) -> TierSt
 
 
 def _earned_rank(metric: int, program: Program) -> int:
-    return max(rank for rank, tier in enumerate(program.tiers) if tier.threshold <= metric)
+    return max([rank for rank, tier in enumerate(program.tiers) if tier.threshold <= metric])
 
 
 def _until(program: Program, rank: int, *, last_day: date, year: int) -> datetime | None:

@@ -7,6 +7,7 @@ a lower or equal one is ignored, so a late copy of an old document changes nothi
 import asyncio
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Literal
@@ -24,6 +25,7 @@ from shard_router.slot_table import table_of
 
 WATCH_INTERVAL_S: Final = 1.0
 AWAITED_INTERVAL_S: Final = 0.1
+_STORES_KEPT: Final = 4_096
 NOBODY: Final = Logins()
 
 
@@ -100,6 +102,8 @@ class Topology:
         self.first_regions = document.claims or sorted(document.regions)
         self.claim_shards = self._claim_table()
         """The shard that keeps each claim slot."""
+        self.register_of = lru_cache(maxsize=_STORES_KEPT)(self._register_of)
+        """The shard that keeps the receipts of a store, by region and code; each purchase asks it."""
 
     def shard_of(self, member_id: int) -> str:
         """The name of the shard that holds a member; MalformedIdError for a region that does not exist."""
@@ -116,7 +120,7 @@ class Topology:
         """The name of a member's home region."""
         return self.document.shards[self.shard_of(member_id)].region
 
-    def register_of(self, region: str, store: str) -> str:
+    def _register_of(self, region: str, store: str) -> str:
         """The shard that keeps the receipts of a store: one of its region, or of any where there is no such region."""
         digest = blake2b(store.encode(), digest_size=8).digest()
         known = self.document.regions.get(region)
