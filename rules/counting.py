@@ -22,7 +22,7 @@ def count(
     before: counters.Counters, basket: Basket, earning: Earning, program: Program, today: date
 ) -> tuple[counters.Counters, CountedDocument]:
     """The counters with a purchase, and the note of what a return of it counts back out."""
-    limited = sum(component.points for component in earning.components if component.reason != REFERRAL)
+    limited = sum([component.points for component in earning.components if component.reason != REFERRAL])
     counted = counters.with_purchase(before, basket.day, limited)
     noted: CountedDocument = {
         "day": basket.day.isoformat(),

@@ -71,7 +71,7 @@ class Draft:
         """Points into one lot for several reasons, a posting each; the account changes once."""
         target = Bucket.PENDING if available_at else Bucket.AVAILABLE
         earned = [Posting(points, Bucket.PROGRAM, target, why, expires_at, available_at) for points, why in parts]
-        points = sum(posting.points for posting in earned)
+        points = sum([posting.points for posting in earned])
         if not points:
             return
         self.account = apply(self.account, Posting(points, Bucket.PROGRAM, target, "", expires_at, available_at))
@@ -84,8 +84,9 @@ class Draft:
 
     def pay_debt(self, lot: Lot) -> None:
         """What has just become available clears debt first."""
-        points = min(lot.points, self.account.debt)
-        self.post(Posting(points, Bucket.AVAILABLE, Bucket.DEBT, "debt_paid", lot.expires_at))
+        if self.account.debt:
+            points = min(lot.points, self.account.debt)
+            self.post(Posting(points, Bucket.AVAILABLE, Bucket.DEBT, "debt_paid", lot.expires_at))
 
     def take(self, points: int, target: Bucket, reason: str, hold: int | None = None) -> int:
         """Move up to `points` from available lots, first to expire first; tells how many were there."""

@@ -143,14 +143,14 @@ def _unless_beaten(outcome: Component | str, best: Component | None) -> Componen
 def _room(basket: Basket, limits: PointLimits) -> tuple[int | None, str]:
     """How many points the limits leave for a basket (None: any number), and which limit says so."""
     purchases, points = counters.on_day(basket.counters, basket.day)
-    rooms: list[tuple[int, str]] = []
     if limits.purchases_per_day and purchases >= limits.purchases_per_day:
-        rooms.append((0, f"day_purchases_limit: at most {limits.purchases_per_day} purchases earn on a day"))
-    if limits.per_day:
-        rooms.append((max(limits.per_day - points, 0), f"day_limit: at most {limits.per_day} points on a day"))
+        return 0, f"day_purchases_limit: at most {limits.purchases_per_day} purchases earn on a day"
+    left = max(limits.per_day - points, 0)
+    if limits.per_day and not 0 < limits.per_purchase < left:
+        return left, f"day_limit: at most {limits.per_day} points on a day"
     if limits.per_purchase:
-        rooms.append((limits.per_purchase, f"purchase_limit: at most {limits.per_purchase} points on a purchase"))
-    return min(rooms, default=(None, ""), key=lambda room: room[0] or 0)
+        return limits.per_purchase, f"purchase_limit: at most {limits.per_purchase} points on a purchase"
+    return None, ""
 
 
 def _within(outcome: Component, room: int | None, limit: str) -> tuple[Component | None, str]:

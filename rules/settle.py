@@ -22,6 +22,9 @@ _STEPS_MAX: Final = 100_000
 
 def settle(account: Account, now: datetime, program: Program) -> tuple[Account, tuple[Entry, ...]]:
     """The account at `now`, and the entries that brought it there, oldest first; `program` is the one in force then."""
+    due_at = account.due_at
+    if due_at is None or due_at > now:
+        return account, ()
     entries: list[Entry] = []
     for entry in _steps(account, now, program):
         entries.append(entry)

@@ -139,7 +139,7 @@ def short_purchase(document: PurchaseDocument) -> Any:
     row = [
         *(document[name] for name in _PURCHASE),
         [_short_line(number, line) for number, line in enumerate(document["lines"], start=1)],
-        [part for row in document["explained"] for part in _short_reason(*row)],
+        _short_reasons(document["explained"]),
         _short_counted(counted) if counted else None,
         document["returns"],
         rest,
@@ -165,9 +165,10 @@ def full_purchase(stored: Any) -> PurchaseDocument:
 
 def _short_line(number: int, line: LineDocument) -> Any:
     """What a line earned stands in it once; what came back of it, or what points paid, only where there is any."""
-    common = _line(number, line["sku"], line["quantity"], line["amount"], line["category"], line["earned"])
-    more = {name: value for name, value in line.items() if common.get(name, ...) != value} if line != common else None
-    row = [line["sku"], line["quantity"], line["amount"], line["category"], line["earned"], more]
+    row: list[Any] = [line["sku"], line["quantity"], line["amount"], line["category"], line["earned"]]
+    common = _line(number, *row)
+    if line != common:
+        row.append({name: value for name, value in line.items() if common.get(name, ...) != value})
     return _trimmed(row, 3)
 
 
@@ -204,11 +205,12 @@ def _full_counted(counted: Any) -> CountedDocument:
     return cast("CountedDocument", {name: value for name, value in named if value is not None})
 
 
-def _short_reason(name: str, points: int, why: str | None = None) -> tuple[str, Any]:
-    """A name with its points, with why it gave none, or with both where a limit cut them."""
-    if why is None:
-        return name, points
-    return name, [points, short_why(why)] if points else short_why(why)
+def _short_reasons(rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """Each name with its points, with why it gave none, or with both where a limit cut them."""
+    parts: list[Any] = []
+    for name, points, *why in rows:
+        parts += name, [points, short_why(*why)] if why and points else short_why(*why) if why else points
+    return parts
 
 
 def _full_reasons(parts: Sequence[Any]) -> list[list[Any]]:
