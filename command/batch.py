@@ -137,13 +137,16 @@ class Batch:
 
     def _facts(self, loaded: Loaded, target: int) -> Facts:
         envelope, row, extras = loaded.envelope, loaded.row, self._extras
+        command = envelope.command
+        birth_date = date.fromisoformat(row["birth_date"]) if row["birth_date"] else None
+        if isinstance(command, RecordPurchase) and not command.capture_holds:
+            return Facts(birth_date=birth_date)  # it refers to nothing else
         name = (target, envelope.reference or 0)
         if name not in self._purchases and row["purchase_version"] is not None:
             self._purchases[name] = (purchase_of(row), row["changed_version"])
         if row["referral"] is not None:
             self._referrals[name] = orjson.loads(row["referral"])
         kind, _, code = extras.entries.get(name, (None, None, None))
-        command = envelope.command
         captured = command.capture_holds if isinstance(command, RecordPurchase) else ()
         entries = ((version, extras.entries.get((target, version))) for version in captured)
         holds = (version for version, entry in entries if entry and entry.kind == "hold_placed")
@@ -155,7 +158,7 @@ class Batch:
             redemption_existed=kind == "reward_redeemed",
             transfer_existed=kind == "transfer_sent",
             holds_existed=frozenset(holds),
-            birth_date=date.fromisoformat(row["birth_date"]) if row["birth_date"] else None,
+            birth_date=birth_date,
             redemption_code=code or "",
             wrong_guesses=tuple(extras.wrong_guesses.get((target, guessed(command) or 0), ())),
             stock_left=extras.stock_left.get(command.reward) if isinstance(command, RedeemReward) else None,

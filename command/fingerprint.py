@@ -47,7 +47,7 @@ class Content:
     def under_key(self, head: str, head_as_given: str) -> Fingerprint:
         """The fingerprint under an Idempotency-Key; `head` is method and path, with ids in their one form."""
         member = getattr(self.body, "member", None)
-        named = _dumped(member) if isinstance(member, BaseModel) else b""
+        named = _dumped(member) if member is not None else b""
         text = _digest(b"%b\n%b\n%b" % (head.encode(), named, self.digest)).hex()
         return Fingerprint(text, lambda: _digest(f"{head_as_given}\n".encode() + self._as_given()).hex())
 
