@@ -24,7 +24,7 @@ from cluster.quorum import Quorum
 from cluster.reading import EVERY_S, Reading, damaged_pages
 from cluster.supervisor import READY, Kept, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
-from cluster.watched import DAMAGED, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
+from cluster.watched import DAMAGED, DIES, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
 from shard_router.ending import end
 
 LOOK_INTERVAL_S = 0.5
@@ -110,8 +110,9 @@ class Guard:
         if finished := self._mending.pop(standby.name, None):
             finished.result()
         why = self._trouble(standby) or self._away(standby)
-        if why == FULL:  # a copy would find no more room; once it stops for that, its folder makes some
-            self._say(standby, why)
+        if why in {FULL, DIES} and not has_room(standby.folder):  # a copy would find none either
+            self._watched[standby.name].deaths = 0  # as soon as there is some a restart is enough
+            self._say(standby, FULL)
             return False
         if why and why.startswith(DAMAGED) and self._watched[self._pair.primary.name].is_damaged:
             self._say(standby, f"{why}, and so are the primary's: not copied")  # either may have what the other lacks
@@ -275,7 +276,7 @@ class Guard:
                 self._supervisor.take_back(projector)
                 projector = None
             if not rewinds:
-                self._pair.discard(former)
+                self._pair.set_aside(former)
             await self._watching(self._pair.follow(former, lambda: self._quorum.begins(former.standby)))
             await self._listen(self._pair.primary)  # it may be lost in the next moment
             if projector:
@@ -316,7 +317,7 @@ class Guard:
             return
         self._quorum.ended(standby.standby, lost=lost)
         if lost:
-            self._pair.discard(standby)
+            self._pair.set_aside(standby)
         self._watched[standby.name] = Watched()
         pause_s = min(2 * self._pauses.get(standby.name, (PAUSE_FIRST_S / 2, 0.0))[0], PAUSE_MAX_S)
         self._pauses[standby.name] = pause_s, time.monotonic() + pause_s

@@ -2,9 +2,13 @@
 
 One configuration serves both roles, so a promotion changes no file and waits for a standby from its first commit.
 Slots are per server: a promoted one makes its standbys', and keeps or makes the projector's.
+
+Under a server's own name lies only a folder that may run as it is. What is being rewound or copied, and what a copy is
+to replace, lies beside it: whenever that is cut short, or finds no room, what was there is still there.
 """
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -17,12 +21,13 @@ from cluster import postgres
 from cluster.archive import archive_settings
 from cluster.errors import ClusterError, StartFailed
 from cluster.login import CONNECT_TIMEOUT_S, SUPERUSER_NAME, address
-from cluster.memory import data_bytes, shared_buffers
+from cluster.memory import MIB, data_bytes, shared_buffers
 from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ServerPlan
 from cluster.postgres import PostgresTools
 from cluster.process import ProcessSpec
 from cluster.supervisor import Supervisor
+from cluster.watched import ROOM_MIN_BYTES
 from shard_router.statement import load_statements
 
 STATEMENTS = load_statements(Path(__file__).with_name("pair.sql"))
@@ -94,13 +99,25 @@ class Pair:
     async def copy(self, standby: ServerPlan, begins: Callable[[], None] = lambda: None) -> None:
         """Make the standby's folder from the primary where it is not there, run it and wait until it streams.
 
-        `begins` is told before it runs.
+        `begins` is told before it runs. Once it streams, what was set aside for it is worth nothing any more.
         """
         self.supervisor.note(standby.name, "copying the primary")
+        if not standby.folder.exists():
+            self._check_room(standby)
         await postgres.clone_standby(self.tools, standby, self.primary, self.passwords["postgres_standby"])
         begins()
         await self.run(standby)
         await postgres.wait_streaming(self.url(self.primary), standby.name, standby.standby)
+        await asyncio.to_thread(shutil.rmtree, _aside(standby), ignore_errors=True)
+
+    def _check_room(self, standby: ServerPlan) -> None:
+        """StartFailed where a copy would fill the disk, which may be the primary's too."""
+        needed = data_bytes(self.primary.folder) + ROOM_MIN_BYTES
+        free = shutil.disk_usage(standby.folder.parent).free
+        if free < needed:
+            kept = f"; what was there is kept in {_aside(standby)}" if _aside(standby).exists() else ""
+            words = f"no room for a copy: {free // MIB} MB are free, {needed // MIB} MB are needed{kept}"
+            raise StartFailed(standby.name, words)
 
     async def write_out(self) -> None:
         """Have the primary write what is only in memory, as far as that is quick: its shutdown waits for the rest."""
@@ -148,32 +165,43 @@ class Pair:
 
     async def follow(self, former: ServerPlan, begins: Callable[[], None]) -> None:
         """Bring the former primary back as a standby: by the changes it missed, else as a fresh copy."""
-        if not await self._rewound(former):
-            self.discard(former)
+        if self.set_aside(former):
+            await self._rewind(former, _aside(former))
         await self.copy(former, begins)
 
-    async def _rewound(self, former: ServerPlan) -> bool:
-        """Take back what the new primary does not have; False when the folder cannot be used any more."""
-        if not (former.folder / "global" / "pg_control").is_file():
-            return False
-        (former.folder / "postmaster.pid").unlink(missing_ok=True)
+    async def _rewind(self, former: ServerPlan, folder: Path) -> None:
+        """Take back what the new primary does not have, and put the folder, a standby's now, in its place again.
+
+        It is none of the folders that a start would look at until then: half of it may be of either server, with the
+        history of the new timeline, and without the mark of a standby.
+        """
+        if not (folder / "global" / "pg_control").is_file():
+            return
+        (folder / "postmaster.pid").unlink(missing_ok=True)
         self.supervisor.note(former.name, "rewinding")
         source = f"host={postgres.HOST} port={self.primary.port} user={SUPERUSER_NAME} dbname=postgres"
         try:
-            await postgres.rewind(self.tools, former, source, self.passwords[SUPERUSER])
+            await postgres.rewind(self.tools, former.name, folder, source, self.passwords[SUPERUSER])
         except (StartFailed, OSError) as error:
             self.supervisor.note(former.name, f"not rewound, copied anew: {error}")
+            return
+        postgres.mark_standby(self.tools, folder)
+        os.rename(folder, former.folder)  # noqa: PTH104 - one call of the kernel
+
+    def set_aside(self, server: ServerPlan) -> bool:
+        """Take a folder that must not run as it is out of the way, kept until a copy streams; whether there is one.
+
+        One that was set aside before was followed by a whole copy, or there would be nothing to be set aside.
+        """
+        if not server.folder.exists():
             return False
-        postgres.mark_standby(self.tools, former)
+        shutil.rmtree(_aside(server), ignore_errors=True)
+        server.folder.rename(_aside(server))
         return True
 
-    def discard(self, server: ServerPlan) -> None:
-        """Throw a folder away whose content is worth nothing any more."""
-        aside = server.folder.with_name(server.folder.name + ".outdated")
-        shutil.rmtree(aside, ignore_errors=True)
-        with suppress(FileNotFoundError):
-            server.folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+
+def _aside(server: ServerPlan) -> Path:
+    return server.folder.with_name(server.folder.name + ".aside")
 
 
 @asynccontextmanager

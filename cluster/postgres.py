@@ -145,36 +145,36 @@ async def clone_standby(tools: PostgresTools, standby: ServerPlan, primary: Serv
     if standby.folder.exists():
         return
     building = _building_folder(tools, standby)
-    await run_tool(
-        tools,
-        standby.name,
-        (tools.program("pg_basebackup"), "--pgdata", str(building), "--host", HOST, "--port", str(primary.port)),
-        (f"--username={STANDBY_USER}", "--wal-method=stream", f"--slot={standby.standby}"),
-        ("--checkpoint=fast", "--no-password"),
-        password=password,
-    )
-    _mark_standby(tools, building)
-    building.rename(standby.folder)
+    try:
+        await run_tool(
+            tools,
+            standby.name,
+            (tools.program("pg_basebackup"), "--pgdata", str(building), "--host", HOST, "--port", str(primary.port)),
+            (f"--username={STANDBY_USER}", "--wal-method=stream", f"--slot={standby.standby}"),
+            ("--checkpoint=fast", "--no-password"),
+            password=password,
+        )
+        mark_standby(tools, building)
+        building.rename(standby.folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)  # half a copy is only in the way of the next, and of the server
 
 
-def mark_standby(tools: PostgresTools, server: ServerPlan) -> None:
-    """Let a server start as a standby."""
-    _mark_standby(tools, server.folder)
-
-
-def _mark_standby(tools: PostgresTools, folder: Path) -> None:
+def mark_standby(tools: PostgresTools, folder: Path) -> None:
+    """Let a server start as a standby from this folder."""
     signal_file = folder / "standby.signal"
     write_atomic(signal_file, "", mode=0o600)
     _give(tools, signal_file)
 
 
-async def rewind(tools: PostgresTools, server: ServerPlan, source: str, password: str) -> None:
+async def rewind(tools: PostgresTools, name: str, folder: Path, source: str, password: str) -> None:
     """Take back what a stopped former primary has and the running source has not; StartFailed when it cannot.
 
-    It copies the source's settings too: `configure` has to follow. The password is the superuser's.
+    It copies the source's settings too: `configure` has to follow. Cut short it leaves a folder that is half of either.
+    The password is the superuser's.
     """
-    command = (tools.program("pg_rewind"), "--target-pgdata", str(server.folder), "--source-server", source)
-    await run_tool(tools, server.name, command, password=password)
+    command = (tools.program("pg_rewind"), "--target-pgdata", str(folder), "--source-server", source)
+    await run_tool(tools, name, command, password=password)
 
 
 def make_folder(tools: PostgresTools, folder: Path) -> None:

@@ -18,6 +18,7 @@ ROOM_MIN_BYTES = 32 * 1024 * 1024  # two segments of WAL: with less a server sto
 
 HANGS = ("it is frozen", "it has not answered")
 """What a start cures."""
+DIES = "it does not stay up"
 FULL = "its disk is full"
 SERVES = (FULL, "its pages are damaged")
 """What still answers: where nobody can take its place, it goes on as it can."""
@@ -90,7 +91,7 @@ class Watched:
         self.deaths += kept.record.restarts - self.restarts_seen
         self.restarts_seen = kept.record.restarts
         if self.deaths >= DEATHS_MAX:
-            return "it does not stay up"
+            return DIES
         self.stopped_looks = self.stopped_looks + 1 if is_stopped(kept.child.pid) else 0
         if self.stopped_looks >= STOPPED_LOOKS:
             return "it is frozen"

@@ -125,7 +125,7 @@ async def test_a_failover_slot_of_a_former_life_is_dropped_on_a_standby_and_stay
             await secure(url, PASSWORDS)
             await value_of(url, "SELECT pg_create_logical_replication_slot('cdc', 'pgoutput', false, false, true)")
             assert (await Shown([url]).look())["loyalty_slot_active a cdc"] == 0
-        postgres.mark_standby(tools, server)
+        postgres.mark_standby(tools, server.folder)
         gone = ServerPlan(name="gone", folder=folder / "gone", port=free_port())
         postgres.configure(tools, server, settings | postgres.standby_settings(gone, PASSWORD))
         async with running(spec):

@@ -17,6 +17,7 @@ from tests.conftest import eventually
 from tests.pair_world import DEADLINE_S, GuardedPair, fill, guarded_pair
 
 PAGE = 8192
+LITTLE = 40 << 20
 BY_SUPERVISOR_AND_GUARD = 2
 
 pytestmark = [
@@ -173,6 +174,76 @@ async def test_a_new_primary_that_freezes_while_the_former_is_brought_back_is_st
         await world.whole()
         assert world.pair.primary is second
         assert world.said("it is frozen: started anew") == 1
+
+
+async def test_a_former_primary_lies_beside_its_place_while_it_is_rewound_so_that_no_start_takes_it_for_one() -> None:
+    async with guarded_pair() as world:
+        former, there = world.pair.primary, list[bool]()
+        tell = world.supervisor.on_change
+
+        def listen(name: str, state: str) -> None:
+            tell(name, state)
+            if (name, state) == (former.name, "rewinding"):
+                there.append(former.folder.exists())
+
+        world.supervisor.on_change = listen
+        os.kill(world.pid(former), signal.SIGSTOP)
+
+        async def replaced() -> bool:
+            return world.pair.primary is not former
+
+        await eventually(replaced, deadline_s=DEADLINE_S)
+        await world.whole()
+        assert there == [False]
+        assert not beside(former).exists()
+
+
+def beside(server: ServerPlan) -> Path:
+    return server.folder.with_name(server.folder.name + ".aside")
+
+
+def leave_little_room(folder: Path) -> Path:
+    """Less than a copy takes, enough for a server that goes on for a while."""
+    ballast = fill(folder)
+    os.truncate(ballast, ballast.stat().st_size - LITTLE)
+    return ballast
+
+
+async def test_a_former_primary_that_cannot_be_rewound_is_kept_until_there_is_room_for_a_copy() -> None:
+    async with guarded_pair(disks_mb=(320,)) as world:
+        former = world.pair.primary
+        await world.write()
+        (former.folder / "global" / "pg_control").write_bytes(b"\0" * PAGE)
+        ballast = leave_little_room(former.folder.parent)
+        os.kill(world.pid(former), signal.SIGKILL)
+
+        async def refused() -> bool:
+            return world.said("not rewound, copied anew") == 1 and world.said("no room for a copy") > 0
+
+        await eventually(refused, deadline_s=DEADLINE_S)
+        assert (beside(former) / "base" / "1" / "PG_VERSION").exists()
+        ballast.unlink()
+        await world.whole()
+        assert not beside(former).exists()
+
+
+async def test_a_damaged_standby_is_kept_until_its_copy_streams() -> None:
+    async with guarded_pair(disks_mb=(320, 320), read_through_every_s=1.0) as world:
+        await make_filler(world, "one")
+        (standby,) = world.pair.standbys
+        ballast = leave_little_room(standby.folder.parent)
+        await spoil_unseen(world, standby, "one")
+
+        async def refused() -> bool:
+            return world.said("no room for a copy") > 0
+
+        await eventually(refused, deadline_s=DEADLINE_S)
+        assert (beside(standby) / "base" / "1" / "PG_VERSION").exists()
+        assert not standby.folder.exists()
+        ballast.unlink()
+        await world.whole()
+        assert not beside(standby).exists()
+        assert await rows(world, standby, "one") == 500
 
 
 # A projector that only looks: whether it meets a primary without its slot, which it would take for a restored one.
