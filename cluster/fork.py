@@ -19,7 +19,7 @@ import orjson
 
 from cluster.errors import StartFailed
 from cluster.forkserver import PADDING, Order
-from cluster.process import Child, ProcessSpec, open_log, prepare_child
+from cluster.process import Child, ProcessSpec, kill_group, open_log, prepare_child
 
 MODULES: Final = ("command.__main__", "query.__main__", "cdc.__main__")
 IMPORT_DEADLINE_S: Final = 30.0  # a second on a quiet machine
@@ -68,7 +68,7 @@ class ForkServer:
     _process: Process | None = None
     _writer: asyncio.StreamWriter | None = None
     _listening: asyncio.Task[None] | None = None
-    _replies: asyncio.Queue[int] = field(default_factory=lambda: asyncio.Queue[int](1))
+    _replies: asyncio.Queue[Forked | None] = field(default_factory=lambda: asyncio.Queue[Forked | None](1))
     _imported: asyncio.Event = field(default_factory=asyncio.Event)
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _children: dict[int, Forked] = field(default_factory=dict[int, Forked])
@@ -108,15 +108,31 @@ class ForkServer:
     async def _ask(self, spec: ProcessSpec) -> Child | None:
         if self._writer is None or self._listening is None or self._listening.done():
             return None
-        order = Order(argv=[*spec.argv], env={**spec.env}, log=str(spec.log), death_signal=int(spec.death_signal))
         try:
             await asyncio.wait_for(self._imported.wait(), IMPORT_DEADLINE_S)
-            self._writer.write(orjson.dumps(order) + b"\n")
-            pid = await asyncio.wait_for(self._replies.get(), self.fork_deadline_s)
+        except TimeoutError:
+            await self._kill()
+            return None
+        order = Order(argv=[*spec.argv], env={**spec.env}, log=str(spec.log), death_signal=int(spec.death_signal))
+        ordered = asyncio.create_task(self._order(self._writer, order))
+        try:
+            return await asyncio.shield(ordered)
+        except asyncio.CancelledError:
+            while not ordered.done():  # what comes must not be taken for the answer to the next order
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((ordered,))
+            if child := ordered.result():
+                kill_group(child.pid)
+            raise
+
+    async def _order(self, writer: asyncio.StreamWriter, order: Order) -> Forked | None:
+        """The answer to an order, within the deadline."""
+        try:
+            writer.write(orjson.dumps(order) + b"\n")
+            return await asyncio.wait_for(self._replies.get(), self.fork_deadline_s)
         except (OSError, TimeoutError):
             await self._kill()  # it may have forked all the same: two of one name must not be
             return None
-        return self._children[pid] if pid else None
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -126,7 +142,7 @@ class ForkServer:
         finally:
             self._imported.set()
             if self._replies.empty():
-                self._replies.put_nowait(0)
+                self._replies.put_nowait(None)
             for child in self._children.values():
                 child.ended(-signal.SIGKILL)  # the kernel sees to it
 
@@ -137,9 +153,10 @@ class ForkServer:
         elif "code" in words:
             self._children.pop(pid).ended(words["code"])
         else:
-            if pid:
-                self._children[pid] = Forked(pid)
-            self._replies.put_nowait(pid)
+            child = Forked(pid) if pid else None
+            if child:
+                self._children[pid] = child
+            self._replies.put_nowait(child)
 
     async def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

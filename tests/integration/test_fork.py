@@ -53,7 +53,7 @@ async def told(child: Child | None, process: ProcessSpec) -> dict[str, Any]:
     async def has_told() -> bool:
         return bool(told_in(process.log))
 
-    await eventually(has_told)
+    await eventually(has_told, deadline_s=60.0)
     return told_in(process.log)
 
 
@@ -153,3 +153,30 @@ async def test_a_supervisor_restarts_a_fork_as_a_fork_and_after_that_by_executin
     await eventually(lambda: restarted(2))
     assert parent_of(supervisor.kept["one"].child).pid == os.getpid()
     await supervisor.stop(["one"])
+
+
+async def test_a_fork_that_nobody_waits_for_any_more_is_ended_and_never_taken_for_the_next(
+    forks: ForkServer, tmp_path: Path
+) -> None:
+    forks.fork_deadline_s = 60.0
+    before = await forks.fork(spec(tmp_path, "before"))
+    assert before
+    server = parent_of(before)
+    one, two = spec(tmp_path, "one"), spec(tmp_path, "two")
+    server.suspend()
+    asking = asyncio.create_task(forks.fork(one))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    asking.cancel()
+    server.resume()
+    assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], asyncio.CancelledError)
+
+    child = await forks.fork(two)
+    assert (await told(child, two))["words"] == ["--config", "two"]
+    assert child
+    assert psutil.Process(child.pid).cmdline()[:6] == [*two.argv]
+
+    async def alone() -> bool:
+        return {one.pid for one in server.children()} == {before.pid, child.pid}
+
+    await eventually(alone)
