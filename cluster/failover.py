@@ -24,6 +24,7 @@ from cluster.quorum import Quorum
 from cluster.reading import EVERY_S, Reading, damaged_pages
 from cluster.supervisor import READY, Kept, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
+from cluster.waking import Waking
 from cluster.watched import DAMAGED, DIES, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
 from shard_router.ending import end
 
@@ -50,6 +51,7 @@ class Guard:
         self._looked_at = self._probed_at = time.monotonic()
         self._quorum = Quorum(standby.standby for standby in pair.standbys)
         self._reading = Reading(pair, partial(supervisor.note, pair.name), self._found, read_through_every_s)
+        self._waking = Waking()
         self._mending: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, float]] = {}
         """Of a standby that could not be mended: how long to leave it alone, and until when."""
@@ -139,7 +141,13 @@ class Guard:
             self._probed_at = now
             await self._probe()
 
+    def _wake(self) -> None:
+        kept = [self._supervisor.kept.get(server.name) for server in self._pair.servers]
+        for pid in self._waking.look([one.child.pid for one in kept if one and one.child.returncode is None]):
+            self._supervisor.note(self._pair.name, f"process {pid} of a server was stopped: woken")
+
     async def _probe(self) -> None:
+        self._wake()
         await asyncio.gather(*(self._listen(server) for server in self._pair.servers))
         now = time.monotonic()
         if now - self._watched[self._pair.primary.name].answered_at > PROBE_INTERVAL_S:

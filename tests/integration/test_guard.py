@@ -198,6 +198,23 @@ async def test_a_former_primary_lies_beside_its_place_while_it_is_rewound_so_tha
         assert not beside(former).exists()
 
 
+async def test_a_walsender_that_was_stopped_is_woken_for_nobody_could_tell_it_to_end() -> None:
+    async with guarded_pair() as world:
+        async with world.session() as primary:
+            pid = await primary.fetchval("SELECT pid FROM pg_stat_replication")
+            os.kill(pid, signal.SIGSTOP)
+            await primary.execute("SET synchronous_commit = local")
+            await primary.execute("SELECT pg_terminate_backend($1)", pid)
+
+            async def ended() -> bool:
+                return not await primary.fetchval("SELECT true FROM pg_stat_activity WHERE pid = $1", pid)
+
+            await eventually(ended, deadline_s=DEADLINE_S)
+        await world.whole()
+        assert world.said(f"process {pid} of a server was stopped: woken") == 1
+        assert world.said("started anew") == 0
+
+
 def beside(server: ServerPlan) -> Path:
     return server.folder.with_name(server.folder.name + ".aside")
 
