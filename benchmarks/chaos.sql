@@ -47,6 +47,15 @@ SELECT count(*) FROM journal;
 -- But for those that come about by themselves.
 SELECT member_id, version FROM journal WHERE member_id = ANY ($1::bigint[]) AND kind <> ALL ($2::text[]);
 
+-- name: backwards
+-- Entries that are dated before the one they follow, or after now: time went back, or a wrong clock dated them.
+SELECT member_id, version FROM (
+    SELECT member_id, version, recorded_at, lag(recorded_at) OVER (PARTITION BY member_id ORDER BY version) AS before
+    FROM journal
+) AS dated
+WHERE recorded_at < before OR recorded_at > clock_timestamp() + interval '1 second'
+ORDER BY member_id, version LIMIT 5;
+
 -- name: answers
 SELECT key, member_id, version FROM idempotency WHERE key = ANY ($1::text[]);
 

@@ -15,7 +15,7 @@ from typing import Final
 import asyncpg
 import psutil
 
-from benchmarks import chaos_disk
+from benchmarks import chaos_clock, chaos_disk
 from benchmarks.chaos_network import ANSWERS_LOST, FAR, IN_BITS, SILENT, SLOW, between_servers, refused, weather
 from benchmarks.chaos_view import projector_twice, slot_invalidated, valkey_of_yesterday
 from benchmarks.chaos_world import STATEMENTS, World
@@ -282,12 +282,27 @@ FAULTS: Final[Mapping[str, Fault]] = {
         weather("command", **ANSWERS_LOST), _server_killed(standby=False), 1.0
     ),
     "Valkey killed while the standby is slow": _both(chaos_disk.slow(standby=True), _killed("-valkey"), 1.0),
+    "clocks of nodes some seconds ahead": chaos_clock.stepped(chaos_clock.SOME_S),
+    "clocks of nodes an hour ahead": chaos_clock.stepped(chaos_clock.HOUR_S),
+    "clocks of nodes an hour behind": chaos_clock.stepped(-chaos_clock.HOUR_S),
+    "primary killed while clocks of nodes are off": _both(
+        chaos_clock.stepped(-chaos_clock.SOME_S), _server_killed(standby=False), SHORT_S
+    ),
+    "primary frozen while clocks of nodes are off": _both(
+        chaos_clock.stepped(chaos_clock.SOME_S), _server_frozen(standby=False), SHORT_S
+    ),
+    "projector killed while clocks are an hour ahead": _both(
+        chaos_clock.stepped(chaos_clock.HOUR_S), _killed("-cdc"), SHORT_S
+    ),
     "primary frozen during a rebuild": _both(_rebuilt, _server_frozen(standby=False), 0.5),
 }
 
+CLOCKS: Final = frozenset(name for name in FAULTS if "clocks" in name)
+"""Those that need libfaketime."""
+
 SKIPPED: Final[Mapping[str, str]] = {
     "slow network between nodes and servers": "they speak without a proxy; frozen, cut and slow servers stand for it",
-    "clock of a node stepped": "needs libfaketime, which no wheel brings; tests/integration/test_clock.py steps clocks",
+    "clock of a server stepped": "tests/integration/test_clock.py steps clocks; nodes are stepped where libfaketime is",
     "JVM paused": "the embedded system reads pgoutput; `projector frozen` is the same from outside",
     "a volume that is really full": "needs a mount; tests/integration/test_full_disk.py, test_guard.py fill one",
 }

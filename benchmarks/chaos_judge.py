@@ -35,6 +35,7 @@ async def judge(world: World, log: Log, found: list[str]) -> None:
             await _entries(primary, log, found)
             await _answers(primary, log, found)
             await _receipts(primary, log, found)
+            await _times(primary, found)
             found += await _balances(primary, log)
     except (LookupError, OSError, asyncpg.PostgresError) as error:
         found.append(f"the final primary cannot be asked: {error}")
@@ -90,6 +91,13 @@ async def _receipts(primary: asyncpg.Connection, log: Log, found: list[str]) -> 
     times = {row["receipt"]: row["times"] for row in await primary.fetch(STATEMENTS["receipts"], prefix)}
     found += [f"receipt {one}: recorded {times.get(one, 0)} times" for one in log.receipts if times.get(one) != 1]
     found += [f"receipt {one} was refused and is recorded" for one in log.refused_receipts if one in times]
+
+
+async def _times(primary: asyncpg.Connection, found: list[str]) -> None:
+    rows = await primary.fetch(STATEMENTS["backwards"])
+    found += [
+        f"entry {row['version']} of {row['member_id']}: dated before the one before, or after now" for row in rows
+    ]
 
 
 async def _balances(primary: asyncpg.Connection, log: Log) -> list[str]:

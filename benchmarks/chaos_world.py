@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,13 @@ from benchmarks.chaos_proxy import Proxy
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("chaos.sql"))
+PRELOADED: Final = """
+import json, os, sys
+os.environ.update(json.loads(sys.argv.pop(1)))
+from cluster.cli import main
+main()
+"""
+"""The command line for what it starts, and not for itself: under libfaketime 0.9.10 time.sleep fails (EINVAL)."""
 COMMAND_DEADLINE_S: Final = 180.0
 READY_DEADLINE_S: Final = 150.0
 LOOK_INTERVAL_S: Final = 0.5
@@ -33,10 +40,17 @@ class World:
     frozen: list[psutil.Process] = field(default_factory=list[psutil.Process])
     links: dict[str, list[Proxy]] = field(default_factory=dict[str, list[Proxy]])
     """Between tills and nodes, by side: `command` and `query`."""
+    clock: Path | None = None
+    """Where its nodes read how far their clocks are off, if they do."""
+    under: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What they have in their environment for that."""
 
     async def loyalty(self, *words: str) -> tuple[int, str]:
         """Run the command line on this system."""
-        command = (sys.executable, "-m", "cluster", *words, "--data", str(self.data))
+        begins = (
+            ("-c", PRELOADED, json.dumps(dict(self.under))) if words[0] == "up" and self.under else ("-m", "cluster")
+        )
+        command = (sys.executable, *begins, *words, "--data", str(self.data))
         env = {name: value for name, value in os.environ.items() if not name.startswith("LOYALTY_")}
         out = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=asyncio.subprocess.STDOUT, env=env)

@@ -11,7 +11,8 @@ import psutil
 import typer
 
 from benchmarks.chaos import campaign, schedule, summary
-from benchmarks.chaos_fault import FAULTS, SKIPPED
+from benchmarks.chaos_clock import environment, library
+from benchmarks.chaos_fault import CLOCKS, FAULTS, SKIPPED
 from benchmarks.chaos_world import World
 from cluster.command_line import Commands
 from cluster.errors import ClusterError
@@ -21,6 +22,7 @@ app = Commands()
 
 PORT = 12_600
 FAULTS_DEFAULT = 20
+NO_FAKETIME = "it takes a system of its own, and the library of the package libfaketime"
 
 
 @app.command()
@@ -42,7 +44,10 @@ def chaos(  # noqa: PLR0913 - one parameter per flag
     typer.echo(f"seed {seed}")
     for kind, why in SKIPPED.items():
         typer.echo(f"left out: {kind} ({why})")
-    names = schedule(seed, faults, only or ())
+    preloaded = None if data else library()
+    if preloaded is None:
+        typer.echo(f"left out: {', '.join(sorted(CLOCKS))} ({NO_FAKETIME})")
+    names = schedule(seed, faults, only or (), CLOCKS if preloaded is None else ())
     raise typer.Exit(asyncio.run(_run(data, names, seed, duration=duration, standbys=standbys, tills=tills, port=port)))
 
 
@@ -57,6 +62,8 @@ async def _run(  # noqa: PLR0913
     try:
         if folder:
             folder.chmod(0o755)
+            world.clock = folder / "clock"
+            world.under = environment(world.clock, library())
             code, words = await world.loyalty("up", "--detach", *up)
             if code:
                 raise ClusterError(words)

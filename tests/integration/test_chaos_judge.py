@@ -7,7 +7,8 @@ import asyncpg
 import pytest
 
 from benchmarks.chaos_client import BUCKETS, Log
-from benchmarks.chaos_judge import _answers, _differing, _entries, _receipts
+from benchmarks.chaos_judge import _answers, _differing, _entries, _receipts, _times
+from shard_router.member_id import parse_member_id
 from tests.command_node import running_command_node
 from tests.engine import as_superuser
 from tests.integration.test_command import basket
@@ -106,3 +107,22 @@ async def test_whatever_is_not_as_it_was_heard_is_found(
     found = " | ".join(await findings(database, heard))
     assert bool(found) is bool(words)
     assert all(word in found for word in words), found
+
+
+@pytest.mark.parametrize("by", ["-1 hour", "1 hour"], ids=["before the one before", "after now"])
+async def test_an_entry_that_a_wrong_clock_has_dated_is_found(database: str, heard: Log, by: str) -> None:
+    (member, _), *_ = heard.acknowledged.values()
+    primary = await asyncpg.connect(as_superuser(database))
+    found: list[str] = []
+    try:
+        await _times(primary, found)
+        assert found == []
+        await primary.execute(
+            "UPDATE journal SET recorded_at = recorded_at + $1::text::interval WHERE member_id = $2 AND version = 3",
+            by,
+            parse_member_id(member),
+        )
+        await _times(primary, found)
+        assert [words.partition(" of ")[0] for words in found] == ["entry 3"]
+    finally:
+        await primary.close()

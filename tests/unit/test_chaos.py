@@ -1,7 +1,11 @@
 """The parts of a campaign: one seed, one order; every command; weather between tills and nodes; and books that see."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +16,8 @@ import pytest
 from benchmarks import chaos_action
 from benchmarks.chaos import Result, schedule
 from benchmarks.chaos_client import BUCKETS, Customer, Log, Till, points_of
-from benchmarks.chaos_fault import FAULTS
+from benchmarks.chaos_clock import environment, library
+from benchmarks.chaos_fault import CLOCKS, FAULTS
 from benchmarks.chaos_proxy import Proxy
 from command.operation import OPERATIONS
 
@@ -27,6 +32,26 @@ def test_a_seed_gives_the_same_faults_in_the_same_order() -> None:
 def test_every_kind_comes_once_before_any_comes_twice() -> None:
     assert len(FAULTS) >= 60
     assert set(schedule(1, len(FAULTS))) == set(FAULTS)
+
+
+def test_clocks_are_left_alone_where_the_machine_has_no_libfaketime(tmp_path: Path) -> None:
+    assert library((tmp_path,)) is None
+    assert environment(tmp_path / "clock", None) == {}
+    assert CLOCKS.isdisjoint(schedule(1, len(FAULTS), without=CLOCKS))
+    assert set(schedule(1, len(FAULTS))) >= CLOCKS
+
+
+@pytest.mark.skipif(library() is None, reason="no libfaketime on this machine")
+def test_a_process_goes_by_the_clock_of_its_file_and_by_the_true_monotonic_one(tmp_path: Path) -> None:
+    file = tmp_path / "clock"
+    preloaded = environment(file, library())
+    file.write_text("+3600\n")
+    told = "import time; print(time.time(), time.monotonic())"
+    env = {"PATH": os.environ["PATH"], **preloaded}
+    begun = time.monotonic()
+    wall, monotonic = map(float, subprocess.check_output([sys.executable, "-c", told], env=env).split())
+    assert wall - time.time() > 3_000
+    assert begun <= monotonic <= time.monotonic()
 
 
 def test_the_first_divergence_is_what_a_till_saw() -> None:
