@@ -282,11 +282,12 @@ async def _at_rest(site: Site, measured: Measured, members: int) -> None:
         await host.rebuild()
         measured.add("rebuild", members / (time.monotonic() - began_at))
     if host.verify is not None:
-        began_at = time.monotonic()
-        verdict = await host.verify()
-        measured.add("verify", entries_checked(verdict["checks"]) / (time.monotonic() - began_at))
-        not_proved = [check for check in verdict["checks"] if check["violations"] or check["unseen"]]
-        measured.wrong += [f"verify: {check['check']}" for check in not_proved]
+        for key in ("verify everybody", "verify"):  # the first folds them, the second knows them
+            began_at = time.monotonic()
+            verdict = await host.verify()
+            measured.add(key, entries_checked(verdict["checks"]) / (time.monotonic() - began_at))
+            not_proved = [check for check in verdict["checks"] if check["violations"] or check["unseen"]]
+            measured.wrong += [f"verify: {check['check']}" for check in not_proved]
 
 
 def entries_checked(checks: Sequence[Mapping[str, Any]]) -> int:
