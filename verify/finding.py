@@ -1,6 +1,5 @@
 """What a check found: how much it looked at, how much of that was wrong, the first examples, and what was not seen."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -54,11 +53,3 @@ class Finding:
             "examples": self.examples,
             "unseen": self.unseen,
         }
-
-
-def summed(findings: Iterable[Finding]) -> list[Finding]:
-    """One of each check on each server, in their order."""
-    sums: dict[tuple[str, str], Finding] = {}
-    for one in findings:
-        sums.setdefault((one.check, one.where), Finding(one.check, one.where)).add(one)
-    return list(sums.values())

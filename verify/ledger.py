@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -14,7 +13,6 @@ from rules.fold import FoldedEntry, fold
 from rules.state import Account, TierStanding
 from rules.version import follows, incarnation_of
 from shard_router.errors import MalformedIdError
-from shard_router.topology import Topology
 from verify.books import (
     ANSWERS,
     ERASED,
@@ -54,14 +52,8 @@ class Share:
     redeemed: Counter[str]
 
 
-async def check_ledger(
-    connection: Any, shard: str, topology: Topology, known: Path | None = None, *, every: bool = True
-) -> list[Finding]:
-    """Check the members of one server inside the caller's snapshot.
-
-    `known` is the file of what the last clean run has seen (see memory.py); `every` member is folded all the same.
-    """
-    audit = Audit(shard, topology, known, every)
+async def check_ledger(connection: Any, audit: Audit) -> list[Finding]:
+    """Check the members of one server inside the caller's snapshot."""
     return await close_ledger(connection, audit, [await check_part(connection, audit, part) for part in audit.parts()])
 
 

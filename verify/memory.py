@@ -7,6 +7,7 @@ thing. Who can write the file as well as the database can hide what was done the
 """
 
 import hashlib
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -26,6 +27,7 @@ from shard_router.statement import load_statements
 _STATEMENTS: Final = load_statements(Path(__file__).with_suffix(".sql"))
 _CODE: Final = (rules, shard_router, service, query, verify)
 _READ: Final = (".py", ".sql")
+_SECRET_SIZE: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,19 @@ class Memory:
     def __init__(self, path: Path | None, fingerprint: str) -> None:
         """`path` None: nothing is known and nothing is kept."""
         self._file = sqlite3.connect(path or ":memory:", isolation_level=None)
-        for table in ("mark", "known", "fresh"):
+        for table in ("mark", "secret", "known", "fresh"):
             self._do(table)
         self._file.execute("BEGIN")
         if self._do("find_mark").fetchone() != (fingerprint,):
-            self._do("forget_everybody")
-            self._do("drop_mark")
+            for statement in ("forget_everybody", "drop_mark", "drop_secret"):
+                self._do(statement)
             self._do("set_mark", fingerprint)
-        self.members = 0
+            self._do("set_secret", secrets.token_bytes(_SECRET_SIZE))
+        (self.secret,) = self._do("find_secret").fetchone()
+        (self.members,) = self._do("count_known").fetchone()
 
     def compare(self, digests: Iterable[tuple[int, str]]) -> None:
-        """Take in some members' digests of now."""
+        """Take in some members' digests of now; a later one of a member counts."""
         self._file.executemany(_STATEMENTS["take_in"], digests)
 
     def changed(self) -> list[int]:
@@ -67,6 +71,10 @@ class Memory:
             for (counts,) in rows:
                 checked, redeemed = orjson.loads(counts)
                 yield Counts(tuple(checked), redeemed)
+
+    def __contains__(self, member_id: int) -> bool:
+        """Whether somebody is known as they are now."""
+        return self._do("is_known", member_id).fetchone() is not None
 
     def remember(self, member_id: int, counts: Counts | None) -> None:
         """Keep a member who was found without fault; with one (None), forget."""

@@ -3,6 +3,10 @@
 -- name: mark
 CREATE TABLE IF NOT EXISTS mark (fingerprint TEXT NOT NULL);
 
+-- name: secret
+-- What digests are keyed with that others than Postgres make.
+CREATE TABLE IF NOT EXISTS secret (secret BLOB NOT NULL);
+
 -- name: known
 CREATE TABLE IF NOT EXISTS known (member_id INTEGER PRIMARY KEY, digest TEXT NOT NULL, counts BLOB NOT NULL);
 
@@ -21,8 +25,17 @@ DELETE FROM mark;
 -- name: set_mark
 INSERT INTO mark VALUES (?);
 
+-- name: find_secret
+SELECT secret FROM secret;
+
+-- name: drop_secret
+DELETE FROM secret;
+
+-- name: set_secret
+INSERT INTO secret VALUES (?);
+
 -- name: take_in
-INSERT INTO fresh VALUES (?, ?);
+INSERT OR REPLACE INTO fresh VALUES (?, ?);
 
 -- name: forget_changed
 DELETE FROM known WHERE (member_id, digest) NOT IN (SELECT member_id, digest FROM fresh);
@@ -35,6 +48,9 @@ SELECT member_id FROM fresh WHERE member_id NOT IN (SELECT member_id FROM known)
 
 -- name: counts
 SELECT counts FROM known;
+
+-- name: is_known
+SELECT 1 FROM known WHERE member_id = ?;
 
 -- name: forget
 DELETE FROM known WHERE member_id = ?;

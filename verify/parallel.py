@@ -18,7 +18,7 @@ from shard_router.login import Logins
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
 from verify.across import ALL
-from verify.finding import Finding, summed
+from verify.finding import Finding
 from verify.ledger import Share, check_part, close_ledger
 from verify.part import Audit, Part
 from verify.stream import STATEMENTS
@@ -54,11 +54,10 @@ class Job:
         async with self._servers() as (watch, pools), snapshot_of(pools[self.shard], snapshot) as connection:
             return await check_part(connection, self.audit(watch), part)
 
-    async def views(self, part: Part | None) -> list[Finding]:
-        """The views of some members; without a part, those without a row."""
+    async def views(self) -> list[Finding]:
+        """All views of the shard."""
         async with self._servers() as (watch, pools):
-            valkey = watch.current.document.shards[self.shard].valkey
-            return await views_of(pools[self.shard], self.shard, valkey, part)
+            return await views_of(pools[self.shard], self.audit(watch))
 
     def audit(self, watch: TopologyWatch) -> Audit:
         """What is to be checked of the shard."""
@@ -87,17 +86,18 @@ async def verify_side_by_side(
         async with pools_of(topology_path, logins) as (watch, pools):
             away = partial(asyncio.get_running_loop().run_in_executor, workers, _run)
             jobs = [Job(topology_path, logins, shard, known, every) for shard in watch.current.document.shards]
-            found = await asyncio.gather(*(_check_shard(job, watch, pools, away) for job in jobs))
-            findings = [finding for one in found for finding in one]
-            return findings + await readable(across_shards(watch, pools), "all primaries at once", ALL)
+            work = [_check_shard(job, watch, pools, away) for job in jobs]
+            across = readable(across_shards(watch, pools), "all primaries at once", ALL)
+            return [finding for found in await asyncio.gather(*work, across) for finding in found]
 
 
 async def _check_shard(
     job: Job, watch: TopologyWatch, pools: ShardPools, away: Callable[..., Awaitable[Any]]
 ) -> list[Finding]:
     shard = job.shard
-    work = [readable(_ledger(job, watch, pools, away), "the primary", shard)]
-    work.append(readable(_views(job, watch, away), "the views", shard))
+    # The views are one piece, so they are handed out before the parts of the ledger.
+    views = asyncio.ensure_future(readable(away(job.views), "the views", shard))
+    work: list[Awaitable[list[Finding]]] = [readable(_ledger(job, watch, pools, away), "the primary", shard), views]
     if len(watch.current.document.shards[shard].servers) > 1:
         work.append(readable(standby_of(pools[shard], shard), "the standby", f"{shard} standby"))
     return [finding for found in await asyncio.gather(*work) for finding in found]
@@ -111,12 +111,6 @@ async def _ledger(
         snapshot = await connection.fetchval(STATEMENTS["export_snapshot"])
         shares = await _all(away(job.ledger, part, snapshot) for part in audit.parts())
         return await close_ledger(connection, audit, shares)
-
-
-async def _views(job: Job, watch: TopologyWatch, away: Callable[..., Awaitable[Any]]) -> list[Finding]:
-    parts = job.audit(watch).parts()
-    found = await _all(away(job.views, part) for part in (*parts, None))
-    return summed(finding for one in found for finding in one)
 
 
 async def _all(work: Any) -> list[Any]:

@@ -24,9 +24,6 @@ class Part(NamedTuple):
     last: int
 
 
-EVERYBODY: Final = Part(0, _FIRST, _LAST)
-
-
 @dataclass(frozen=True, slots=True)
 class Audit:
     """What is to be checked of a shard: those who changed since the run that `known` tells of, or `every` member."""
@@ -49,3 +46,8 @@ class Audit:
     def known_of(self, part: Part) -> Path | None:
         """The file that tells of a part."""
         return self.known and self.known.with_name(f"{self.known.name}.{part.number}")
+
+    @property
+    def known_views(self) -> Path | None:
+        """The file that tells of the shard's views."""
+        return self.known and self.known.with_name(f"{self.known.name}.views")

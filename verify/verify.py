@@ -23,16 +23,17 @@ from shard_router.directory import Directory
 from shard_router.errors import LoyaltyError, ProblemError
 from shard_router.login import Logins
 from shard_router.pool import Connection, ShardPools, ShardServers
-from shard_router.topology import NOBODY, Topology, TopologyWatch
+from shard_router.topology import NOBODY, TopologyWatch
 from verify.across import ALL, Across, check_across
 from verify.finding import Finding
 from verify.identifier import check_identifiers
 from verify.ledger import check_ledger
-from verify.part import EVERYBODY, Part
+from verify.memory import Memory, fingerprint
+from verify.part import Audit
 from verify.receipt import check_receipts
 from verify.referral import check_referrals
 from verify.stream import STATEMENTS
-from verify.view import check_ghosts, check_views
+from verify.view import Views
 
 POOL_SIZE_MAX: Final = 4
 STATEMENT_TIMEOUT_MS: Final = 600_000
@@ -67,8 +68,8 @@ async def verify(topology_path: Path, logins: Logins = NOBODY, known: Path | Non
     async with pools_of(topology_path, logins) as (watch, pools):
         findings: list[Finding] = []
         for shard in watch.current.document.shards:
-            seen = known / shard if known else None
-            findings += await _check_shard(watch, pools, shard, seen, every=known is None)
+            audit = Audit(shard, watch.current, known / shard if known else None, every=known is None)
+            findings += await _check_shard(pools, audit)
         return findings + await readable(across_shards(watch, pools), "all primaries at once", ALL)
 
 
@@ -90,14 +91,11 @@ async def pools_of(topology_path: Path, logins: Logins) -> AsyncGenerator[tuple[
         await pools.close()
 
 
-async def _check_shard(
-    watch: TopologyWatch, pools: ShardPools, shard: str, known: Path | None = None, *, every: bool = True
-) -> list[Finding]:
-    servers, place = pools[shard], watch.current.document.shards[shard]
-    ledger = _check_ledger(servers, shard, watch.current, known, every=every)
-    findings = await readable(ledger, "the primary", shard)
-    findings += await readable(views_of(servers, shard, place.valkey), "the views", shard)
-    if len(place.servers) > 1:
+async def _check_shard(pools: ShardPools, audit: Audit) -> list[Finding]:
+    servers, shard = pools[audit.shard], audit.shard
+    findings = await readable(_check_ledger(servers, audit), "the primary", shard)
+    findings += await readable(views_of(servers, audit), "the views", shard)
+    if len(audit.topology.document.shards[shard].servers) > 1:
         findings += await readable(standby_of(servers, shard), "the standby", f"{shard} standby")
     return findings
 
@@ -129,21 +127,24 @@ async def snapshot_of(servers: ShardServers, adopted: str | None = None) -> Asyn
         yield connection
 
 
-async def _check_ledger(
-    servers: ShardServers, shard: str, topology: Topology, known: Path | None = None, *, every: bool = True
-) -> list[Finding]:
+async def _check_ledger(servers: ShardServers, audit: Audit) -> list[Finding]:
     async with snapshot_of(servers) as connection:
-        return await check_ledger(connection, shard, topology, known, every=every)
+        return await check_ledger(connection, audit)
 
 
-async def views_of(servers: ShardServers, shard: str, valkey: str, part: Part | None = EVERYBODY) -> list[Finding]:
-    """Check the views of some members, and that none is left without its row; of no part, that alone."""
-    client: redis.asyncio.Redis = redis.asyncio.from_url(valkey)
+async def views_of(servers: ShardServers, audit: Audit) -> list[Finding]:
+    """Check the views of a shard."""
+    client: redis.asyncio.Redis = redis.asyncio.from_url(audit.topology.document.shards[audit.shard].valkey)
+    async with servers.primary() as connection:
+        incarnation = await connection.fetchval(STATEMENTS["incarnation"])
+    memory = Memory(audit.known_views, fingerprint("views", incarnation))
     try:
-        found = await check_views(servers, client, shard, part) if part else []
-        return found + (await check_ghosts(servers, client, shard) if part in {None, EVERYBODY} else [])
+        findings = await Views(servers, client, audit.shard, memory).check(every=audit.every)
+        memory.save()
     finally:
+        memory.close()
         await client.aclose()
+    return findings
 
 
 async def across_shards(watch: TopologyWatch, pools: ShardPools) -> list[Finding]:

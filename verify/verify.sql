@@ -46,15 +46,26 @@ SELECT member_id, version, key, status, answer FROM idempotency WHERE version IS
 -- name: member_digests
 -- One value for all rows under a member id that the fold looks at, whatever their order on disk.
 SELECT member_id, md5(string_agg(row, '' ORDER BY row)) AS digest FROM (
-    SELECT member_id, md5('a' || t::text) AS row FROM account t
-    UNION ALL SELECT member_id, md5('m' || t::text) FROM member t
-    UNION ALL SELECT member_id, md5('j' || t::text) FROM journal t
-    UNION ALL SELECT member_id, md5('p' || t::text) FROM purchase t
-    UNION ALL SELECT member_id, md5('r' || t::text) FROM receipt t
-    UNION ALL SELECT member_id, md5('i' || t::text) FROM identifier t
-    UNION ALL SELECT member_id, md5('y' || t::text) FROM idempotency t WHERE version IS NOT NULL AND member_id IS NOT NULL
+    SELECT member_id, md5(record_send(t)) COLLATE "C" AS row FROM account t
+    UNION ALL SELECT member_id, md5(record_send(t)) FROM member t
+    UNION ALL SELECT member_id, md5(record_send(t)) FROM journal t
+    UNION ALL SELECT member_id, md5(record_send(t)) FROM purchase t
+    UNION ALL SELECT member_id, md5(record_send(t)) FROM receipt t
+    UNION ALL SELECT member_id, md5(record_send(t)) FROM identifier t
+    UNION ALL SELECT member_id, md5(record_send(t)) FROM idempotency t WHERE version IS NOT NULL AND member_id IS NOT NULL
 ) AS rows
 GROUP BY member_id;
+
+-- name: shown_digests
+-- The same for all rows that a member's views are made of; of who is a member.
+SELECT member_id, md5(string_agg(row, '' ORDER BY row)) AS digest FROM (
+    SELECT member_id, md5(record_send(t)) COLLATE "C" AS row, true AS is_member FROM member t
+    UNION ALL SELECT member_id, md5(record_send(t)), false FROM journal t
+    UNION ALL SELECT member_id, md5(record_send(t)), false FROM purchase t
+    UNION ALL SELECT member_id, md5(record_send(t)), false FROM identifier t
+) AS rows
+GROUP BY member_id HAVING bool_or(is_member)
+ORDER BY member_id;
 
 -- name: answers_of_nothing
 -- A "yes" that names no entry, or the entry of nobody: under no member id, so nobody's fold meets it.
@@ -163,7 +174,7 @@ SELECT slot, state FROM claim_slot ORDER BY slot;
 SELECT hash::text COLLATE "C" AS hash, member_id FROM former_identifier ORDER BY 1;
 
 -- name: member_page
-SELECT member_id FROM member WHERE member_id > $1 AND member_id <= $2 ORDER BY member_id LIMIT $3;
+SELECT member_id FROM member WHERE member_id > $1 ORDER BY member_id LIMIT $2;
 
 -- name: profiles_shown
 SELECT member_id, version, profile FROM member WHERE member_id = ANY ($1::bigint[]);

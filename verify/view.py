@@ -1,13 +1,14 @@
 """Holds the views in Valkey against the rows they are made of, both ways: every row its view, every view its row.
 
 What a view must be is told by the reader's layout, not by the projector. Rows are read as they are now, and what
-differs is read again from both sides: a view may be on its way.
+differs is read again from both sides: a view may be on its way. Of whom the last clean run has seen the same rows and
+the same views (see memory.py) nothing is rendered again, and no key is asked for.
 """
 
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,11 +35,12 @@ from query.views import (
 from shard_router.member_id import format_member_id
 from shard_router.pool import Connection, ShardServers
 from verify.finding import Finding
-from verify.part import EVERYBODY, Part
-from verify.stream import STATEMENTS, Row
+from verify.memory import Counts, Memory
+from verify.shown import Hashes, Sums, add_views, digest_of, keys_of_views, member_of, stored_items, stored_views
+from verify.stream import STATEMENTS, Row, of_members
 
 MEMBERS_AT_ONCE: Final = 100  # with all their baskets, some MB
-KEYS_AT_ONCE: Final = 1_000
+_DIGESTS_AT_ONCE: Final = 5_000
 PATIENCE_S: Final = 10.0
 """A view may be on its way when verify starts; what is still wrong after so much waiting in all is wrong."""
 RETRY_S: Final = 0.25
@@ -47,6 +49,8 @@ ACCOUNTS: Final = "the account view equals the row"
 OTHERS: Final = "profile, purchase and identifier views equal their rows"
 ACTIVITY: Final = "the activity view shows the newest entries"
 GHOSTS: Final = "no view is left without its row"
+CHECKS: Final = (ACCOUNTS, OTHERS, ACTIVITY)
+"""What is counted by member."""
 
 _ROW_OF: Final[dict[str, tuple[str, Callable[..., str]]]] = {
     "a": (STATEMENTS["journals_there"], account_key),
@@ -83,45 +87,155 @@ class Patience:
 
 @dataclass(slots=True)
 class Wanted:
-    """The views that some members must have, by key; `wrong` are rows that no view can show."""
+    """The views that some members must have, by key; `wrong` are rows that no view can show, `of` whose each is."""
 
     views: dict[str, bytes] = field(default_factory=dict[str, bytes])
     activity: defaultdict[str, Items] = field(default_factory=lambda: defaultdict[str, Items](list))
     wrong: Wrong = field(default_factory=Wrong)
+    of: dict[str, int] = field(default_factory=dict[str, int])
 
-    def add(self, rows: list[Row], table: str, show: Callable[["Wanted", Row], None]) -> None:
+    def add(self, rows: list[Row], table: str, show: Callable[["Wanted", Row], str]) -> None:
         """Add what each row of a table must show as."""
         for row in rows:
             try:
-                show(self, row)
+                key = show(self, row)
             except Exception as error:  # noqa: BLE001 - a stored document may be broken in any way
-                name = f"{format_member_id(row['member_id'])}-{row['version']}"
-                self.wrong[f"row of {table} {name}"] = f"no view can show it: {type(error).__name__}: {error}"
+                key = f"row of {table} {format_member_id(row['member_id'])}-{row['version']}"
+                self.wrong[key] = f"no view can show it: {type(error).__name__}: {error}"
+            self.of[key] = row["member_id"]
+
+    def put(self, key: str, value: bytes) -> str:
+        """Add a view; its key."""
+        self.views[key] = value
+        return key
+
+    def counts(self) -> dict[int, list[int]]:
+        """How many views of each check each member has."""
+        counts: dict[int, list[int]] = {}
+        for key, member_id in self.of.items():
+            if key in self.views or key in self.activity:
+                counts.setdefault(member_id, [0] * len(CHECKS))[CHECKS.index(_check_of(key))] += 1
+        return counts
 
 
-async def check_views(servers: ShardServers, client: Redis, where: str, part: Part = EVERYBODY) -> list[Finding]:
-    """Check that the views of these members are what their rows say."""
-    findings = {check: Finding(check, where) for check in (ACCOUNTS, OTHERS, ACTIVITY)}
-    patience = Patience(PATIENCE_S)
-    async for members in _members(servers, part):
-        looked: dict[str, int] = {}
-        wrong = await patience.until_right(partial(_differing, servers, client, members, looked))
-        for check, count in looked.items():
-            findings[check].checked += count
-        for key, words in wrong.items():
-            findings[{"a": ACCOUNTS, "e": ACTIVITY}.get(key[0], OTHERS)].fault(f"{_shown(key)}: {words}")
-    return list(findings.values())
+@dataclass(slots=True)
+class Page:
+    """Some members as they were looked at last: their views by their rows, and a digest of these rows."""
+
+    members: list[int]
+    wanted: Wanted = field(default_factory=Wanted)
+    digests: dict[int, str] = field(default_factory=dict[int, str])
 
 
-async def check_ghosts(servers: ShardServers, client: Redis, where: str) -> list[Finding]:
-    """Check that every view of a shard has its row."""
-    finding, patience = Finding(GHOSTS, where), Patience(PATIENCE_S)
-    async for keys in _keys(client):
-        finding.checked += len(keys)
-        wrong = await patience.until_right(partial(_ghosts, servers, client, keys))
-        for key, words in wrong.items():
-            finding.fault(f"{_shown(key)}: {words}")
-    return [finding]
+class Views:
+    """The views of one shard, and what was found of them so far."""
+
+    def __init__(self, servers: ShardServers, client: Redis, where: str, memory: Memory) -> None:
+        self._servers, self._client = servers, client
+        self._memory, self._hashes = memory, Hashes(memory.secret)
+        self.findings = {check: Finding(check, where) for check in (*CHECKS, GHOSTS)}
+
+    async def check(self, *, every: bool) -> list[Finding]:
+        """Check that every view is what its rows say, and that none is left without."""
+        if every or not self._memory.members:
+            await self._check_members(_members(self._servers))
+            await self._check_ghosts(None)
+            return list(self.findings.values())
+        keys, nobodys = await self._look()
+        changed = self._memory.changed()
+        for counts in self._memory.unchanged():
+            self._count(counts.checked)
+        await self._check_members(_in_pages(changed))
+        if changed or nobodys:
+            await self._check_ghosts(frozenset(changed))
+        else:
+            self.findings[GHOSTS].checked = keys
+        return list(self.findings.values())
+
+    async def _look(self) -> tuple[int, int]:
+        """Compare everybody's rows and views with what is known of them; how many views there are, and nobody's."""
+        sums = Sums()
+        async with (
+            self._servers.primary() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            cursor = await connection.cursor(STATEMENTS["shown_digests"])
+            while rows := await cursor.fetch(_DIGESTS_AT_ONCE):
+                for row in rows:
+                    sums.begin(row["member_id"], row["digest"])
+        count = nobodys = 0
+        async for keys in keys_of_views(self._client):
+            count += len(keys)
+            nobodys += await add_views(self._client, self._hashes, sums, keys)
+        self._memory.compare(sums.digests())
+        return count, nobodys
+
+    async def _check_members(self, pages: AsyncGenerator[list[int]]) -> None:
+        patience = Patience(PATIENCE_S)
+        async for members in pages:
+            page = Page(members)
+            wrong = await patience.until_right(partial(self._differing, page))
+            for key, words in wrong.items():
+                self.findings[_check_of(key)].fault(f"{_shown(key)}: {words}")
+            self._remember(page, wrong)
+
+    async def _differing(self, page: Page) -> Wrong:
+        """The views of some members that are not what their rows say."""
+        async with (
+            self._servers.primary() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            page.wanted = wanted = await wanted_views(connection, page.members)
+            rows = await connection.fetch(of_members("shown_digests", page.members), page.members)
+        page.digests = {row["member_id"]: row["digest"] for row in rows}
+        found: list[Any] = await self._client.mget(list(wanted.views)) if wanted.views else []
+        wrong = dict(wanted.wrong)
+        for (key, value), view in zip(wanted.views.items(), found, strict=True):
+            words = _difference(value, view, ordered=not key.startswith("i:"))
+            if words:
+                wrong[key] = words
+        return wrong | await _differing_activity(self._client, wanted.activity)
+
+    def _remember(self, page: Page, wrong: Wrong) -> None:
+        """Keep who was found without fault, with just the rows and views that were held against each other."""
+        sums, wanted = dict.fromkeys(page.members, 0), page.wanted
+        for key, value in wanted.views.items():
+            sums[wanted.of[key]] += self._hashes.of_view(key.encode(), value)
+        for key, items in wanted.activity.items():
+            sums[wanted.of[key]] += self._hashes.of_items(key.encode(), items)
+        faulty, counts = {wanted.of[key] for key in wrong}, wanted.counts()
+        for counted in counts.values():
+            self._count(counted)
+        self._memory.compare((one, digest_of(rows, sums[one])) for one, rows in page.digests.items())
+        for one in page.members:
+            right = one in page.digests and one not in faulty
+            self._memory.remember(one, Counts(tuple(counts[one]), {}) if right and one in counts else None)
+
+    def _count(self, checked: Sequence[int]) -> None:
+        for check, count in zip(CHECKS, checked, strict=True):
+            self.findings[check].checked += count
+
+    async def _check_ghosts(self, changed: frozenset[int] | None) -> None:
+        """Look for views without a row; where it is known who has changed, only among theirs and nobody's."""
+        finding, patience = self.findings[GHOSTS], Patience(PATIENCE_S)
+        async for keys in keys_of_views(self._client):
+            finding.checked += len(keys)
+            suspects = keys if changed is None else await self._suspects(keys, changed)
+            wrong = await patience.until_right(partial(_ghosts, self._servers, self._client, suspects))
+            for key, words in wrong.items():
+                finding.fault(f"{_shown(key)}: {words}")
+
+    async def _suspects(self, keys: set[bytes], changed: frozenset[int]) -> set[bytes]:
+        """Those of the keys that are no views of members whose views are all known."""
+        named = [(key, b"") for key in keys if not key.startswith(b"i:")]
+        named += await stored_views(self._client, keys.difference(key for key, _ in named))
+        owners = [(key, member_of(key, value)) for key, value in named]
+        return {key for key, one in owners if one is None or one in changed or one not in self._memory}
+
+
+def _check_of(key: str) -> str:
+    """Which check a view, or a row that none can show, belongs to."""
+    return {"a": ACCOUNTS, "e": ACTIVITY}.get(key[0], OTHERS)
 
 
 def _shown(key: str) -> str:
@@ -129,30 +243,20 @@ def _shown(key: str) -> str:
     return f"i:{key.split(':')[1]}:..." if key.startswith("i:") else key
 
 
-async def _members(servers: ShardServers, part: Part) -> AsyncGenerator[list[int]]:
-    last = max(part.first - 1, -_ID_MAX)
+async def _members(servers: ShardServers) -> AsyncGenerator[list[int]]:
+    last = -_ID_MAX
     while True:
         async with servers.primary() as connection:
-            rows = await connection.fetch(STATEMENTS["member_page"], last, part.last, MEMBERS_AT_ONCE)
+            rows = await connection.fetch(STATEMENTS["member_page"], last, MEMBERS_AT_ONCE)
         if not rows:
             return
         last = rows[-1]["member_id"]
         yield [row["member_id"] for row in rows]
 
 
-async def _differing(servers: ShardServers, client: Redis, members: list[int], looked: dict[str, int]) -> Wrong:
-    """The views of some members that are not what their rows say; `looked` counts them by check."""
-    async with servers.primary() as connection:
-        wanted = await wanted_views(connection, members)
-    wrong = dict(wanted.wrong)
-    found: list[Any] = await client.mget(list(wanted.views)) if wanted.views else []
-    for (key, value), view in zip(wanted.views.items(), found, strict=True):
-        words = _difference(value, view, ordered=not key.startswith("i:"))
-        if words:
-            wrong[key] = words
-    accounts = sum(key.startswith("a:") for key in wanted.views)
-    looked |= {ACCOUNTS: accounts, OTHERS: len(wanted.views) - accounts, ACTIVITY: len(wanted.activity)}
-    return wrong | await _differing_activity(client, wanted.activity)
+async def _in_pages(members: list[int]) -> AsyncGenerator[list[int]]:
+    for first in range(0, len(members), MEMBERS_AT_ONCE):
+        yield members[first : first + MEMBERS_AT_ONCE]
 
 
 async def wanted_views(connection: Connection, members: list[int]) -> Wanted:
@@ -168,26 +272,28 @@ async def wanted_views(connection: Connection, members: list[int]) -> Wanted:
     return wanted
 
 
-def _show_profile(wanted: Wanted, row: Row) -> None:
-    wanted.views[profile_key(row["member_id"])] = header(row["version"]) + profile_view(row)
+def _show_profile(wanted: Wanted, row: Row) -> str:
+    return wanted.put(profile_key(row["member_id"]), header(row["version"]) + profile_view(row))
 
 
-def _show_entry(wanted: Wanted, row: Row) -> None:
-    wanted.activity[activity_key(row["member_id"])].append((activity_item(row), row["version"]))
+def _show_entry(wanted: Wanted, row: Row) -> str:
+    key, item = activity_key(row["member_id"]), activity_item(row)  # or none, before there is a list of it
+    wanted.activity[key].append((item, row["version"]))
+    return key
 
 
-def _show_account(wanted: Wanted, row: Row) -> None:
-    wanted.views[account_key(row["member_id"])] = header(row["version"]) + account_view(row)
+def _show_account(wanted: Wanted, row: Row) -> str:
+    return wanted.put(account_key(row["member_id"]), header(row["version"]) + account_view(row))
 
 
-def _show_purchase(wanted: Wanted, row: Row) -> None:
+def _show_purchase(wanted: Wanted, row: Row) -> str:
     key = purchase_key(row["member_id"], row["version"])
-    wanted.views[key] = header(row["changed_version"]) + purchase_view(row)
+    return wanted.put(key, header(row["changed_version"]) + purchase_view(row))
 
 
-def _show_identifier(wanted: Wanted, row: Row) -> None:
+def _show_identifier(wanted: Wanted, row: Row) -> str:
     """Identifiers are ordered by the position of their change, which no row shows: only the body is compared."""
-    wanted.views[identifier_key(row["kind"], row["value"])] = header(0) + identifier_view(row)
+    return wanted.put(identifier_key(row["kind"], row["value"]), header(0) + identifier_view(row))
 
 
 def _difference(value: bytes, view: bytes | None, *, ordered: bool) -> str | None:
@@ -200,11 +306,8 @@ def _difference(value: bytes, view: bytes | None, *, ordered: bool) -> str | Non
 
 
 async def _differing_activity(client: Redis, wanted: dict[str, Items]) -> Wrong:
-    pipeline = client.pipeline(transaction=False)
-    for key in wanted:
-        pipeline.zrange(key, 0, -1, withscores=True)
     wrong: Wrong = {}
-    for (key, items), found in zip(wanted.items(), await pipeline.execute(raise_on_error=False), strict=True):
+    for (key, items), found in zip(wanted.items(), await stored_items(client, wanted), strict=True):
         words = "is no list of entries" if isinstance(found, Exception) else _difference_of_items(items, found)
         if words:
             wrong[key] = words
@@ -217,18 +320,6 @@ def _difference_of_items(items: Items, found: Items) -> str | None:
         return f"{len(found)} entries up to {newest}, not {len(items)} up to {items[-1][1]}"
     others = [version for (item, version), (is_, _) in zip(items, found, strict=True) if item != is_]
     return f"entry {others[-1]} has other content" if others else None
-
-
-async def _keys(client: Redis) -> AsyncGenerator[set[bytes]]:
-    """The keys of all views, some at a time."""
-    cursor: Any = 0
-    while True:
-        found: Any = await client.scan(cursor, match="[aempi]:*", count=KEYS_AT_ONCE)
-        cursor = found[0]
-        if found[1]:
-            yield set(found[1])
-        if not cursor:
-            return
 
 
 async def _ghosts(servers: ShardServers, client: Redis, keys: set[bytes]) -> Wrong:

@@ -31,7 +31,7 @@ async def world(
 def seen(world: World) -> set[int]:
     assert world.known
     found: set[int] = set()
-    for file in world.known.iterdir():
+    for file in world.known.glob("*.[0-9]"):  # of the ledger, not of the views
         found |= {row[0] for row in sqlite3.connect(file).execute("SELECT member_id FROM known")}
     return found
 

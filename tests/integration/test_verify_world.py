@@ -61,7 +61,7 @@ class Shard:
     async def fill_views(self) -> None:
         """Write all views anew, as a rebuild would, as far as the rows can be shown."""
         await self.valkey.flushdb()
-        rows = await self.connection.fetch(STATEMENTS["member_page"], 0, 2**63 - 1, 1000)
+        rows = await self.connection.fetch(STATEMENTS["member_page"], 0, 1000)
         wanted: Wanted = await wanted_views(self.connection, [row["member_id"] for row in rows])  # pyright: ignore[reportArgumentType]
         pipeline = self.valkey.pipeline()
         for key, value in wanted.views.items():
