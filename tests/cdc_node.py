@@ -17,7 +17,7 @@ from tests.conftest import eventually
 from tests.engine import as_login, as_valkey_user, free_port
 
 ROOT = Path(__file__).parents[1]
-START_DEADLINE_S = 60
+START_DEADLINE_S = 90
 SLOT_OF_TESTS = "projector"
 
 

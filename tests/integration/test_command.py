@@ -1,6 +1,7 @@
 """Commands over HTTP on real Postgres: one effect each, whatever a till does."""
 
 import asyncio
+import functools
 import json
 import random
 from collections.abc import AsyncGenerator
@@ -23,7 +24,9 @@ async def node(database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
         yield running
 
 
+@functools.cache
 def recent() -> str:
+    """A minute before the tests began: a basket made twice is the same basket."""
     return (datetime.now(UTC) - timedelta(minutes=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
