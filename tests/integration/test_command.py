@@ -349,12 +349,14 @@ async def test_two_nodes_deciding_for_the_same_members_at_once_never_lose_or_dou
 
         assert set(await asyncio.gather(*(spend(number) for number in range(300)))) == {201}
         lines = [{"line": 1, "quantity": 1}]
-        bought = (await node.post("/v1/purchases", basket({"member_id": members[0]}, "both"))).json
+        bought = (await node.insist("/v1/purchases", basket({"member_id": members[0]}, "both"), key="bought")).json
         path = f"/v1/purchases/{bought['purchase_id']}/returns"
         returns = [
             {"store": "330", "till": "1", "receipt": f"b{n}", "occurred_at": recent(), "lines": lines} for n in range(8)
         ]
-        replies = await asyncio.gather(*((node, other)[n % 2].post(path, body) for n, body in enumerate(returns)))
+        replies = await asyncio.gather(
+            *((node, other)[n % 2].insist(path, body, key=f"back-{n}") for n, body in enumerate(returns))
+        )
         assert sorted(reply.status for reply in replies) == [201] * 2 + [422] * 6
     connection = await asyncpg.connect(node.dsn)
     assert await connection.fetchval("SELECT count(*) FROM journal WHERE kind = 'points_adjusted'") == 300
