@@ -55,8 +55,8 @@ async def test_shards_side_by_side_find_the_same_and_all_looks_at_nothing_seen_b
 ) -> None:
     """The snapshot of all parts stays open while other processes start and work, longer than others may idle."""
     assert world.known
-    monkeypatch.setattr(pool, "IDLE_IN_TRANSACTION_MS", 500)
     one_by_one = [one.document() for one in await world.verify()]
+    monkeypatch.setattr(pool, "IDLE_IN_TRANSACTION_MS", 500)
     for every in (False, True):
         found = await verify_side_by_side(world.path, NOBODY, world.known, every=every)
         assert [one.document() for one in found] == one_by_one
