@@ -24,6 +24,7 @@ from tests.integration.test_command import basket, recent
 from tests.integration.test_command_saga import REWARDS
 from tests.integration.test_verify_world import TABLES
 from verify import verify
+from verify.part import Audit
 
 REGIONS = ("eu", "us", "ap")
 
@@ -69,7 +70,7 @@ class World:
         node = next(iter(self.nodes.values())).inner
         findings = await verify.across_shards(node.topology, node.pools)
         for shard in node.topology.current.document.shards:
-            findings += await verify._check_ledger(node.pools[shard], shard, node.topology.current)
+            findings += await verify._check_ledger(node.pools[shard], Audit(shard, node.topology.current))
         return {f"{one.where}: {one.check}": one.examples for one in findings if not one.ok}
 
     async def enrol(self, region: str, **fields: Any) -> str:

@@ -14,6 +14,7 @@ from shard_router.topology import TopologyWatch
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.integration.test_command import basket
 from verify.ledger import check_ledger
+from verify.part import Audit
 
 NEW_YORK = PROGRAM.replace("Europe/Berlin", "America/New_York")
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -214,6 +215,6 @@ async def found_right(node: RunningNode, folder: Path) -> None:
     topology = TopologyWatch(folder / "topology.json").current
     connection = await asyncpg.connect(node.dsn)
     async with connection.transaction():
-        findings = await check_ledger(connection, "eu-1", topology)
+        findings = await check_ledger(connection, Audit("eu-1", topology))
     await connection.close()
     assert [(one.check, one.examples) for one in findings if not one.ok] == []
