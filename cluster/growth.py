@@ -112,6 +112,7 @@ class Growth:
         write_documents(self.system.plan)
         await self.system.start_nodes_of(self.system.region(name))
         await self._everybody_knows()
+        await self._claim_receipts_again(name)
         moved = await share_claims(self.system, joins=name)
         write_states(self._documents, {name: "active"})
         await self._everybody_knows()
@@ -165,6 +166,12 @@ class Growth:
         names = [one.name for one in regions]
         regions.insert(names.index(request.after) + 1 if request.after else len(names), region)
         self.system.plan = replace(self.system.plan, regions=tuple(regions))
+
+    async def _claim_receipts_again(self, name: str) -> None:
+        """At a region whose stores sold before it joined: others have kept their receipts."""
+        from command.claim_again import claim_again_for  # noqa: PLC0415 - heavy, and few need it
+
+        await claim_again_for(name, [await self.system.primary(shard) for shard in self.system.plan.shards])
 
     async def _dial(self, name: str) -> None:
         if read_state(self._data) is None:

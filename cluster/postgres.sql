@@ -46,5 +46,5 @@ SELECT EXISTS (SELECT FROM member) OR EXISTS (SELECT FROM journal) OR EXISTS (SE
 
 -- name: keeps_receipts
 -- Whether a shard where nobody lives has claimed a receipt for a member elsewhere which a till may still send again
--- (40 days, command/reconcile_receipts.py, and one for the zones of stores).
+-- (command/claim_again.py).
 SELECT EXISTS (SELECT FROM receipt WHERE business_date >= current_date - 41);

@@ -6,15 +6,12 @@ lost its claim is claimed once more, and conflicts with others are settled as ev
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator
-from datetime import date, timedelta
-from typing import Any, Final
+from datetime import date
+from typing import Any
 
-from command.batch import now_utc
+from command.claim_again import claim_again
 from command.reconciliation import PAGE, Reconciliation
 from shard_router.errors import MalformedIdError
-
-KEPT: Final = timedelta(days=40)
-"""Older ones no till can send any more (see request)."""
 
 
 async def reconcile_receipts(work: Reconciliation) -> None:
@@ -47,13 +44,12 @@ async def _claims(work: Reconciliation, shard: str) -> AsyncGenerator[list[Any]]
 
 async def _claim_again(work: Reconciliation, place: str) -> None:
     topology = work.node.topology.current
-    stores = [
-        (store.code, store.region)
+    stores = {
+        store.code: store.region
         for store in work.node.program.stores.values()
         if topology.register_of(store.region, store.code) == place
-    ]
+    }
     for home in work.shards:
         if home != place:
-            since = now_utc().date() - KEPT
-            claimed = await work.fetch_of(home, "claim_again", stores, since)
-            work.done["receipts to be claimed again"] += len(claimed)
+            async with work.node.pools[home].primary() as connection:
+                work.done["receipts to be claimed again"] += await claim_again(connection, stores)

@@ -58,9 +58,12 @@ class Register(Rounds):
         for row in rows:
             name = row["store"], row["till"], row["business_date"], row["receipt"]
             one = Unclaimed(name, row["region"], row["member_id"], row["version"], row["fingerprint"])
-            places[self._node.topology.current.register_of(one.region, row["store"])].append(one)
+            places[self._place_of(one)].append(one)
         await asyncio.gather(*(self._try(shard, place, receipts) for place, receipts in places.items()))
         return len(rows)
+
+    def _place_of(self, one: Unclaimed) -> str:
+        return self._node.topology.current.register_of(one.region, one.name[0])
 
     async def work_through(self, shard: str) -> None:
         """Claim all that is due."""
@@ -69,8 +72,8 @@ class Register(Rounds):
 
     async def _try(self, shard: str, place: str, receipts: Sequence[Unclaimed]) -> None:
         try:
-            done = await self._settle(place, receipts)
-            if done:
+            done = [one for one in await self._settle(place, receipts) if self._place_of(one) == place]
+            if done:  # what another shard keeps meanwhile is claimed there next
                 columns = [one.member_id for one in done], [one.version for one in done]
                 await self._in_time(self._rows(shard, "finish_receipts", *columns), "ending claims")
         except ProblemError as error:

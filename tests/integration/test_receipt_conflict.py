@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from cluster.growth import kept_by
+from command.claim_again import claim_again_for
 from command.register import STATEMENTS, Register
 from shard_router.member_id import parse_member_id
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
@@ -89,6 +90,36 @@ async def test_a_member_of_the_stores_shard_hears_at_once_that_another_has_the_r
     assert (first.status, late.status, late.code) == (201, 409, "receipt_conflict")
     assert (await balance(node, away))["available"] == first.json["points_earned"] + 1
     assert await journal(node, there) == ["member_enrolled"]
+
+
+async def test_a_shard_that_keeps_receipts_from_now_on_learns_of_those_before(node: RunningNode) -> None:
+    """A region joins whose stores sold before: another shard has kept their receipts, its own begins with none."""
+    there, away = await members(node)
+    assert (await buy(node, away, "1")).status == 201
+    await claim_all(node)
+    place = node.inner.topology.current.register_of("eu", STORE)
+    async with node.inner.pools[place].primary() as connection:
+        assert await connection.fetch("DELETE FROM receipt RETURNING 1")
+    assert await claim_again_for("eu", dsns(node)) == 1
+    assert await claim_again_for("us", dsns(node)) == 0
+    await claim_all(node)
+    late = await buy(node, there, "1")
+    assert (late.status, late.code) == (409, "receipt_conflict")
+
+
+async def test_a_receipt_that_another_shard_keeps_meanwhile_is_claimed_there_next(node: RunningNode) -> None:
+    there, away = await members(node)
+    assert (await buy(node, away, "1")).status == 201
+    topology = node.inner.topology.current
+    register_of = topology.register_of
+    (former,) = {*node.inner.shards()} - {register_of("eu", STORE)}
+    asked = iter([former])
+    topology.register_of = lambda region, store: next(asked, register_of(region, store))  # pyright: ignore[reportAttributeAccessIssue]
+    await Register(node.inner).work_off(former)
+    assert len(await rows(node, "UPDATE unclaimed_receipt SET due_at = now() RETURNING 1")) == 1
+    await claim_all(node)
+    late = await buy(node, there, "1")
+    assert (late.status, late.code) == (409, "receipt_conflict")
 
 
 async def test_a_till_that_sends_a_lost_receipt_again_is_told_so(node: RunningNode) -> None:
