@@ -76,10 +76,18 @@ async def test_a_node_follows_the_new_primary_while_the_former_is_frozen() -> No
             former = await primary.fetchval("SELECT inet_server_port()")
         standby = await asyncpg.connect(pair.standby_url)
         try:
+
+            async def leads(server: str) -> bool:
+                await nodes.look_again()
+                return nodes.still_primary(server)
+
+            async def is_left() -> bool:
+                return not await leads(pair.url)
+
             async with frozen(pair.url):
-                await nodes.look_again()
+                await eventually(is_left)
                 assert await standby.fetchval("SELECT pg_promote()")
-                await nodes.look_again()
+                await eventually(lambda: leads(str(pair.standby_url)))
                 async with nodes.primary() as primary:
                     assert await primary.fetchval("SELECT inet_server_port()") != former
         finally:
