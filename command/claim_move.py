@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ _COMMAND_TIMEOUT_S: Final = 60.0
 _LOCK_TIMEOUT_MS: Final = 1_000
 """So long, at most, the claims of a shard wait for one writer that does not end."""
 _LOCK_TRIES: Final = 20
+_WRITER_MAX: Final = timedelta(seconds=10)
+"""No command takes as long. One that does has lost its client between two messages, and would keep its lock."""
 
 Step = Callable[[str], None]
 
@@ -137,7 +140,7 @@ class Mover:
                     await shard.execute(STATEMENTS["fence_slots"], slots, receiver)
                     return
             except asyncpg.LockNotAvailableError:
-                continue
+                await shard.execute(STATEMENTS["end_writers"], _WRITER_MAX)
         raise MoveError(f"{owner}: claims are being written by somebody who does not end")
 
     async def _give_slots(self, shard: Any) -> None:

@@ -27,6 +27,17 @@ SELECT slot, state, receiver FROM claim_slot
 -- Waits for whoever has seen a slot here and is about to write; who comes later looks again when it goes.
 LOCK TABLE claim, former_identifier IN SHARE MODE
 
+-- name: end_writers
+-- Who was cut off from its client between the messages of a statement keeps its lock for as long as the connection lives:
+-- no time-out of the server counts then. What it began is undone, and no client has heard that it was done.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start < clock_timestamp() - $1::interval
+    AND pid IN (
+        SELECT pid FROM pg_locks
+        WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND granted
+            AND relation IN ('claim'::regclass, 'former_identifier'::regclass) AND mode = 'RowExclusiveLock'
+    )
+
 -- name: fence_slots
 INSERT INTO claim_slot (slot, state, receiver) SELECT slot, 'fenced', $2 FROM unnest($1::integer[]) AS moved (slot)
 ON CONFLICT (slot) DO UPDATE SET state = 'fenced', receiver = excluded.receiver WHERE claim_slot.state = 'here'

@@ -83,7 +83,7 @@ class Parted:
             found.append(await self.nodes[region].post(path, body, key=key))
             return found[-1].status != 503 and not (found[-1].status == 409 and found[-1].code == "in_progress")
 
-        await eventually(answered)
+        await eventually(answered, deadline_s=60)
         return found[-1]
 
     async def rows(self, sql: str, *arguments: Any) -> list[Any]:
