@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_json
+from cluster.run_file import read_run
 
 POLL_INTERVAL_S = 0.1
 _ASKED, _TAKEN, _TOLD = ".asked", ".taken", ".told"
@@ -26,14 +27,14 @@ class Outcome(BaseModel):
 
 
 def ask(data: Path, topic: str, content: Any, *, deadline_s: float, late: str) -> str:
-    """Ask, and wait for the outcome; ClusterError when it is refused, or `late` when it takes longer.
+    """Ask, and wait for the outcome; ClusterError when it is refused, `late` when it takes longer, or nobody is left.
 
     Each question has a name of its own, in the order of time: who asks beside another one hears of their own alone.
     """
     name = f"{topic}.{time.time_ns():020}-{secrets.token_hex(4)}"
     asked, told = data / f"{name}{_ASKED}", data / f"{name}{_TOLD}"
     write_json(asked, {"until": time.time() + deadline_s, "content": content})
-    until = time.monotonic() + deadline_s
+    until, run = time.monotonic() + deadline_s, read_run(data)
     try:
         while time.monotonic() < until:
             if (found := read_json(told)) is not None:
@@ -41,6 +42,8 @@ def ask(data: Path, topic: str, content: Any, *, deadline_s: float, late: str) -
                 if not outcome.done:
                     raise ClusterError(outcome.words)
                 return outcome.words
+            if run is not None and not run.supervisor.alive():
+                raise ClusterError("the supervisor has gone meanwhile: `loyalty up`, then ask again, and it goes on")
             time.sleep(POLL_INTERVAL_S)
     finally:
         asked.unlink(missing_ok=True)

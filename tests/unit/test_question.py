@@ -1,14 +1,19 @@
 """Questions to the supervisor: each is taken once, in order, and who asks hears of their own alone."""
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from cluster import question
 from cluster.errors import ClusterError
+from cluster.files import write_json
 from cluster.question import Outcome
+from cluster.run_file import Identity, RunRecord, run_path
 
 
 def answer(data: Path, times: int) -> list[str]:
@@ -44,3 +49,13 @@ def test_what_nobody_waits_for_any_more_is_not_done(tmp_path: Path) -> None:
     assert question.take(tmp_path, "switchover-eu-1") is None
     question.tell(tmp_path, "region", Outcome(done=True, words="done"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_asks_hears_that_the_supervisor_has_gone(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    identity = Identity.of(gone.pid)
+    gone.wait()
+    write_json(run_path(tmp_path), asdict(RunRecord(supervisor=identity)))
+    with pytest.raises(ClusterError, match="the supervisor has gone"):
+        question.ask(tmp_path, "region", "a", deadline_s=60, late="late")
+    assert list(tmp_path.glob("region.*")) == []
