@@ -59,13 +59,11 @@ async def ask_the_door(system: System, answered: Counter[tuple[int, str]]) -> No
     async with ClientSession(connector=TCPConnector(local_addr=("127.0.2.9", 0)), headers=headers) as session:
         for number in itertools.count(1):
             key = {"Idempotency-Key": f"growth-door-{number}"}
+            async with session.get(f"{system.status['door']}/v1/rewards") as answer:
+                answered[answer.status, answer.headers["Loyalty-Region"]] += 1
             member = {"phone": f"+4930666{number:06}"}
-            for request in (
-                session.get(f"{system.status['door']}/v1/rewards"),
-                session.post(f"{system.status['door']}/v1/members", json=member, headers=key),
-            ):
-                async with request as answer:
-                    answered[answer.status, answer.headers["Loyalty-Region"]] += 1
+            async with session.post(f"{system.status['door']}/v1/members", json=member, headers=key) as answer:
+                answered[answer.status, answer.headers["Loyalty-Region"]] += 1
 
 
 @asynccontextmanager
