@@ -19,6 +19,7 @@ from benchmarks.scenario import Targets
 from benchmarks.screen import sparkline
 from benchmarks.wire import Answer, Client, WireError
 from benchmarks.witness import Witness
+from tests.raw_server import listening
 
 TARGETS = Targets(p99_ms={"command": 60, "query": 15, "visible": 250}, busy_max=0.65)
 BODY = b'{"code": "overloaded"}'
@@ -29,23 +30,16 @@ async def answering(*pieces: bytes, close: bool = False) -> AsyncGenerator[str]:
     """A server that reads a request head and writes these pieces, each in its own segment."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                for piece in pieces:
-                    writer.write(piece)
-                    await writer.drain()
-                    await asyncio.sleep(0)
-                if close:
-                    break
-        except asyncio.IncompleteReadError:
-            pass
-        writer.close()
+        while await reader.readuntil(b"\r\n\r\n"):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            if close:
+                break
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with listening(serve) as url:
+        yield url
 
 
 def head(status: str, *lines: str) -> bytes:
@@ -79,15 +73,10 @@ async def hanging_up(*, answers: int) -> AsyncGenerator[str]:
         for _ in range(answers):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(head("200 OK", "Content-Length: 2") + b"ok")
-        with suppress(asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-        writer.close()
+        await reader.readuntil(b"\r\n\r\n")
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with listening(serve) as url:
+        yield url
 
 
 async def test_a_kept_connection_that_the_node_has_closed_costs_nobody_an_answer() -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from benchmarks.load import NANOSECONDS, Run
 from benchmarks.volley import Shot, Volley
 from benchmarks.wire import Client
+from tests.raw_server import listening
 
 OK = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}"
 NO = b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 21\r\n\r\n{"code":"overloaded"}'
@@ -19,21 +20,14 @@ async def serving(answer_of: Callable[[int], bytes | None]) -> AsyncGenerator[st
     numbers = itertools.count()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                answer = answer_of(next(numbers))
-                if answer is None:
-                    break
-                writer.write(answer)
-        except asyncio.IncompleteReadError:
-            pass
-        writer.close()
+        while await reader.readuntil(b"\r\n\r\n"):
+            answer = answer_of(next(numbers))
+            if answer is None:
+                break
+            writer.write(answer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with listening(serve) as url:
+        yield url
 
 
 async def fired(url: str, count: int, learned: list[bytes], *, last_s: float = 0.0) -> Run:
