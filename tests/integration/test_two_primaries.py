@@ -42,6 +42,14 @@ def tell(processes: list[psutil.Process], number: signal.Signals) -> None:
             process.send_signal(number)
 
 
+async def wait_for_no_standby(url: str) -> None:
+    """Have a server commit, and end, without a standby that confirms."""
+    server = await asyncpg.connect(url)
+    await server.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+    await server.execute("SELECT pg_reload_conf()")
+    await server.close()
+
+
 async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_is_the_primary() -> None:
     async with embedded_postgres(standby=True) as pair:
         assert pair.standby_url is not None
@@ -61,10 +69,7 @@ async def test_of_two_servers_that_take_writes_the_one_on_the_highest_timeline_i
                 await nodes.close()
         finally:
             await standby.close()
-        former = await asyncpg.connect(pair.url)
-        await former.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
-        await former.execute("SELECT pg_reload_conf()")
-        await former.close()
+        await wait_for_no_standby(pair.url)
 
 
 async def test_a_node_follows_the_new_primary_while_the_former_is_frozen() -> None:
@@ -93,10 +98,7 @@ async def test_a_node_follows_the_new_primary_while_the_former_is_frozen() -> No
         finally:
             await standby.close()
         await nodes.close()
-        server = await asyncpg.connect(pair.url)
-        await server.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
-        await server.execute("SELECT pg_reload_conf()")
-        await server.close()
+        await wait_for_no_standby(pair.url)
 
 
 async def test_who_has_patience_waits_for_a_primary_that_answers_late() -> None:
@@ -127,17 +129,13 @@ async def test_a_query_node_follows_the_new_primary_though_the_former_answers_wi
         async with open_world(tmp_path, {"eu-1": place}) as world:
             await eventually(lambda: has(reader_of(world).primary, ADA, 1))
             await eventually(lambda: replayed(reader_of(world), ADA, 1))
+            await wait_for_no_standby(promoted)
             standby = await asyncpg.connect(promoted)
-            await standby.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
-            await standby.execute("SELECT pg_reload_conf()")
             assert await standby.fetchval("SELECT pg_promote()")
             await standby.close()
             await add_entry(promoted, ADA, 2)
             await eventually(lambda: has(reader_of(world).primary, ADA, 2))
-        server = await asyncpg.connect(pair.url)
-        await server.execute("ALTER SYSTEM SET synchronous_standby_names = ''")  # or its end would wait for a standby
-        await server.execute("SELECT pg_reload_conf()")
-        await server.close()
+        await wait_for_no_standby(pair.url)
 
 
 async def test_a_standby_that_never_replayed_a_commit_and_is_behind_is_not_fresh() -> None:
