@@ -41,7 +41,7 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Microseconds of CPU an entry, and entries per second."""
+    """Microseconds of CPU an entry (of a rebuild: a member), and how many per second."""
 
     own: float
     backend: float
@@ -58,16 +58,20 @@ def measured(data: Path, checkout: Path, known: Path) -> Cost:
     """One run of a checkout's `verify`; what it knows is in a folder."""
     processes = processes_of(data)
     before, own, began_at = cpu_seconds(processes), _children_s(), time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    command = [sys.executable, "-c", _VERIFY, str(data), str(known)]
-    told = subprocess.run(command, env=environment, check=True, capture_output=True, cwd=checkout)
+    told = output_of(checkout, _VERIFY, data, known)
     took_s, own, after = time.monotonic() - began_at, _children_s() - own, cpu_seconds(processes)
-    verdict = json.loads(told.stdout)
+    verdict = json.loads(told)
     if not verdict["ok"]:
         raise SystemExit(f"{checkout}: a promise is broken: {[one for one in verdict['checks'] if one['violations']]}")
     entries = entries_checked(verdict["checks"])
     backend, valkey = (1e6 * (after[role] - before[role]) / entries for role in (BACKEND, "Valkey"))
     return Cost(1e6 * own / entries, backend, valkey, entries / took_s)
+
+
+def output_of(checkout: Path, code: str, *words: Path) -> bytes:
+    """What a program says that runs on the modules of a checkout."""
+    command, environment = [sys.executable, "-c", code, *map(str, words)], {**os.environ, "PYTHONPATH": str(checkout)}
+    return subprocess.run(command, env=environment, check=True, capture_output=True, cwd=checkout).stdout
 
 
 def processes_of(data: Path) -> Mapping[str, int]:

@@ -9,15 +9,14 @@ load.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.audit_cost import processes_of
+from benchmarks.audit_cost import Cost, output_of, processes_of
 from benchmarks.cpu import BACKEND, cpu_seconds
 
 ROUNDS: Final = 3
@@ -54,25 +53,13 @@ asyncio.run(main(Documents(Path(sys.argv[1]))))
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Microseconds of CPU a member, and members per second."""
-
-    own: float
-    backend: float
-    valkey: float
-    per_s: float
-
-
 def measured(data: Path, checkout: Path) -> Cost:
     """One rebuild by a checkout."""
     processes = processes_of(data)
     before = cpu_seconds(processes)
-    command = [sys.executable, "-c", _REBUILD, str(data)]
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, cwd=checkout)
+    told = output_of(checkout, _REBUILD, data)
     after = cpu_seconds(processes)
-    members, took_s, own = map(float, done.stdout.split()[-3:])
+    members, took_s, own = map(float, told.split()[-3:])
     backend, valkey = (1e6 * (after[role] - before[role]) / members for role in (BACKEND, "Valkey"))
     return Cost(1e6 * own / members, backend, valkey, members / took_s)
 
