@@ -12,7 +12,6 @@ import json
 import random
 import re
 import shutil
-import socket
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ import psutil
 from benchmarks.chaos_proxy import Proxy
 from benchmarks.chaos_world import World
 from benchmarks.door import Member, System, enrol, kill_region
+from benchmarks.tree import free_port
 from benchmarks.wire import Client, WireError
 
 ROUND_TRIP_MS: Final[Mapping[frozenset[str], int]] = {
@@ -46,13 +46,6 @@ _READY_S: Final = 60.0
 
 Ask = Callable[[str], Client]
 """Whom a client in a region asks."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def topology_of(region: str, document: Mapping[str, Any], stack: AsyncExitStack) -> dict[str, Any]:
