@@ -136,7 +136,6 @@ class Growth:
             )
         self._extend(region, request)
         write_documents(self.system.plan, states={request.name: "joining"})
-        await self.system.start_nodes_of(region)
 
     async def _bring_up_or_stop(self, request: Request) -> None:
         """What does not get as far as the topology is stopped: the next attempt needs its ports."""
