@@ -139,7 +139,7 @@ def plan_of(flags: Mapping[str, Any]) -> ClusterPlan:
 def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None = None) -> None:
     """Write all documents for the plan; keys that exist are kept, and the states of regions but for `states`.
 
-    A shard that joins a region the topology knows takes no new members until `write_slots` says so.
+    A shard that joins a region the topology knows takes no new members until `write_shards` says so.
     """
     documents = Documents(plan.data)
     numbers = {region.name: region.number for region in plan.regions}
