@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -241,11 +241,14 @@ class Store:
 
 
 def _dated(envelopes: Sequence[Envelope], clock: ShardClock) -> Sequence[Envelope]:
-    """The commands with the shard's time in the place of the node's. `shard_unavailable` when that is far off."""
-    ahead = clock.ahead()
-    if ahead is None:
+    """The commands with the shard's time in the place of the node's. `shard_unavailable` when that is far off.
+
+    None was received after now: where the node's clock says so, it was set back since, and now is as good as is known.
+    """
+    ahead, now = clock.ahead(), clock.now()
+    if ahead is None and all(one.command.received_at <= now for one in envelopes):
         return envelopes
-    times = [one.command.received_at - ahead for one in envelopes]
+    times = [min(one.command.received_at - (ahead or timedelta()), now) for one in envelopes]
     return [
         replace(one, command=replace(one.command, received_at=at)) for one, at in zip(envelopes, times, strict=True)
     ]

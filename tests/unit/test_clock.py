@@ -5,6 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from command.envelope import Envelope
+from command.store import _dated
+from rules.command import ReversePurchase
 from shard_router.clock import Reading, ShardClock
 from shard_router.errors import ProblemError
 
@@ -95,3 +98,16 @@ def test_a_primary_that_goes_another_way_is_followed() -> None:
     begun = clock.begin()
     clock.heard(clock.read(begun, world.true_s - 5))
     assert clock.offset_s == pytest.approx(5, abs=0.01)
+
+
+@pytest.mark.parametrize("ahead_s", [5.0, 3_600.0])
+def test_what_was_received_before_the_clock_was_set_back_is_not_dated_after_now(ahead_s: float) -> None:
+    world = World(ahead_s=ahead_s)
+    clock = world.clock()
+    world.look(clock)
+    received_at = datetime.fromtimestamp(world.true_s + ahead_s, UTC)
+    world.true_s += 0.5
+    world.ahead_s = 0.0
+    command = ReversePurchase(1, received_at)
+    (dated,) = _dated([Envelope(command=command, slot=0, deadline=0.0, request_id="r", credential="c")], clock)
+    assert dated.command.received_at == datetime.fromtimestamp(world.true_s, UTC)
