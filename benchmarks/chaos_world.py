@@ -19,12 +19,16 @@ from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("chaos.sql"))
 PRELOADED: Final = """
-import json, os, sys
-os.environ.update(json.loads(sys.argv.pop(1)))
+import sys
+from functools import partial
+from cluster import run
 from cluster.cli import main
+program = "import json, os, sys; os.environ.update(json.loads(sys.argv.pop(1))); from cluster.cli import main; main()"
+run.detach = partial(run.detach, program=("-c", program, sys.argv.pop(1)))
 main()
 """
-"""The command line for what it starts, and not for itself: under libfaketime 0.9.10 time.sleep fails (EINVAL)."""
+"""`loyalty up --detach` with an environment for what the supervisor starts, and neither for it nor for this: under
+libfaketime 0.9.10 their sleeps fail (EINVAL)."""
 COMMAND_DEADLINE_S: Final = 180.0
 READY_DEADLINE_S: Final = 150.0
 LOOK_INTERVAL_S: Final = 0.5

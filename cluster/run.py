@@ -82,10 +82,11 @@ async def _unless(asked_to_stop: asyncio.Event, system: System) -> int | None:
     return None
 
 
-def detach(plan: ClusterPlan, arguments: Sequence[str]) -> None:
+def detach(plan: ClusterPlan, arguments: Sequence[str], program: Sequence[str] = ("-m", "cluster")) -> None:
     """Start `loyalty up` with these arguments in the background and wait until ready; ClusterError when it fails.
 
-    Views of many members may take longer to rebuild than anybody waits here: then it goes on, and the error says so.
+    `program` is what Python runs as the command line. Views of many members may take longer to rebuild than anybody
+    waits here: then it goes on, and the error says so.
     """
     if locked(plan.data):
         with exclusive(plan.data):  # raises with the message that names the owner
@@ -94,7 +95,7 @@ def detach(plan: ClusterPlan, arguments: Sequence[str]) -> None:
     log.unlink(missing_ok=True)
     with open_log(log) as output:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cluster", "up", *arguments],
+            [sys.executable, "-P", *program, "up", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
