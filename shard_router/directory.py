@@ -89,27 +89,23 @@ class Directory:
         return any(row["found"] for row in rows)
 
     async def _is_taken(self, identifier: Identifier, member_id: int) -> bool:
-        await self._execute(identifier, "lease_claim", member_id, LEASE_S)
-        row = await self._find_claim(identifier)
-        if row is None or row["member_id"] == member_id:
-            return False
-        if row["held"]:
-            return True
-        if not row["expired"]:
-            raise ProblemError("in_progress", f"somebody is enrolling with this {identifier[0]} right now")
-        return await self._take_over(identifier, member_id, holder=row["member_id"])
-
-    async def _take_over(self, identifier: Identifier, member_id: int, *, holder: int) -> bool:
-        """Settle a lease that ran out: the holder's home tells whether the member came into being.
-
-        `in_progress` where the member has left and the errand that frees the identifier is still to be done.
-        """
-        if await self._exists_at_home(identifier, holder):
-            await self._execute(identifier, "hold_claim", holder)
-            return True
-        await self._execute(identifier, "take_over_claim", member_id, LEASE_S, holder)
-        row = await self._find_claim(identifier)
-        return row is not None and row["member_id"] != member_id
+        for _ in range(LOOKS_MAX):  # whoever was in the way may have gone a moment later: then it is asked for anew
+            if (await self._execute(identifier, "lease_claim", member_id, LEASE_S))["done"]:
+                return False
+            row = await self._find_claim(identifier)
+            if row is None:
+                continue
+            if row["held"]:
+                return True
+            if not row["expired"]:
+                break
+            holder = row["member_id"]
+            if await self._exists_at_home(identifier, holder):
+                await self._execute(identifier, "hold_claim", holder)
+                return True
+            if (await self._execute(identifier, "take_over_claim", member_id, LEASE_S, holder))["done"]:
+                return False
+        raise ProblemError("in_progress", f"somebody is enrolling with this {identifier[0]} right now")
 
     async def _find_claim(self, identifier: Identifier) -> Any:
         """The claim of an identifier, None when there is none; `shard_unavailable` where that cannot be told."""
@@ -120,6 +116,10 @@ class Directory:
         return None if row["member_id"] is None else row
 
     async def _exists_at_home(self, identifier: Identifier, holder: int) -> bool:
+        """Whether the member behind a lease that ran out came into being.
+
+        `in_progress` where they have left and the errand that frees the identifier is still to be done.
+        """
         home = self._topology.current.shard_of(holder)
         async with self._pools[home].primary() as connection:
             transaction = connection.transaction()

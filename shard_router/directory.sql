@@ -12,8 +12,8 @@ FROM (
 LEFT JOIN claim AS c ON c.kind = $2 AND c.value = $3
 
 -- name: lease_claim
--- Take a free identifier for some seconds. What the member has already is leased again: an errand that frees it (it
--- was removed a moment ago) then leaves it alone.
+-- Take a free identifier for some seconds; `done` tells whether it could be. What the member has already is leased again:
+-- an errand that frees it (it was removed a moment ago) then leaves it alone.
 WITH known (here) AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
 ),
@@ -23,19 +23,21 @@ leased AS (
     WHERE known.here AND NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)
     ON CONFLICT (kind, value) DO UPDATE SET leased_until = excluded.leased_until, slot = excluded.slot
         WHERE c.member_id = excluded.member_id
+    RETURNING true
 )
-SELECT here FROM known
+SELECT here, EXISTS (SELECT FROM leased) AS done FROM known
 
 -- name: take_over_claim
--- A lease that ran out without a member behind it; the old holder must still be the one that was asked about.
+-- A lease that ran out without a member behind it; the old holder must still be the one that was asked about (`done`).
 WITH known (here) AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
 ),
 taken AS (
     UPDATE claim SET member_id = $4, leased_until = now() + make_interval(secs => $5) FROM known
     WHERE known.here AND kind = $2 AND value = $3 AND member_id = $6 AND leased_until < now()
+    RETURNING true
 )
-SELECT here FROM known
+SELECT here, EXISTS (SELECT FROM taken) AS done FROM known
 
 -- name: hold_claim
 WITH known (here) AS MATERIALIZED (

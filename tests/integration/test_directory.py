@@ -76,6 +76,30 @@ async def test_a_member_created_by_a_node_that_died_before_holding_keeps_its_ide
     assert await directory.find(PHONE) == dead
 
 
+@pytest.mark.parametrize("run_out_before", [False, True])
+async def test_who_finds_nobody_any_more_leases_again(
+    directory: Directory, database: str, monkeypatch: pytest.MonkeyPatch, *, run_out_before: bool
+) -> None:
+    """The holder leaves between the two statements of somebody who was refused: being in nobody's way is no lease."""
+    holder, late, later = (new_member_id(1, number) for number in range(3))
+    assert await directory.lease([PHONE], holder) == []
+    if run_out_before:
+        await run_out(database)
+    then = "_exists_at_home" if run_out_before else "_find_claim"
+    ask = getattr(directory, then)
+
+    async def ask_once_the_holder_has_left(*asked: object) -> object:
+        await directory.give_up([PHONE], holder)
+        return await ask(*asked)
+
+    monkeypatch.setattr(directory, then, ask_once_the_holder_has_left)
+    assert await directory.lease([PHONE], late) == []
+    monkeypatch.undo()
+    assert await directory.find(PHONE) == late
+    with pytest.raises(ProblemError, match="enrolling with this phone"):
+        await directory.lease([PHONE], later)
+
+
 async def test_a_creation_whose_commit_still_waits_is_never_taken_over(directory: Directory, database: str) -> None:
     slow, late = new_member_id(2, 5), new_member_id(1, 6)
     await directory.lease([PHONE], slow)
