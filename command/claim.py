@@ -33,9 +33,11 @@ class Claims:
         self._identifiers_of = identifiers_of
         self.pseudonyms: Callable[[str], list[str]] = lambda _: []
 
-    async def lease(self, identifiers: Iterable[Identifier], member_id: int, *, deadline: float) -> list[Identifier]:
+    async def lease(
+        self, identifiers: Iterable[Identifier], member_id: int, *, attempt: int, deadline: float
+    ) -> list[Identifier]:
         """Lease what a member is to be found by; tells which of it existing members have (see Directory)."""
-        work = self._directory.lease(self._unrouted(identifiers), member_id)
+        work = self._directory.lease(self._unrouted(identifiers), member_id, attempt=attempt)
         return await self._detached.wait(work, deadline=deadline, what="leasing what the member is to be found by")
 
     async def came_back(self, identifiers: Iterable[Identifier]) -> bool:
@@ -61,8 +63,10 @@ class Claims:
         holders = [await self._directory.find(identifier) for identifier in before]
         return [one for one, holder in zip(before, holders, strict=True) if holder not in (None, member_id)]
 
-    async def conclude(self, identifiers: Iterable[Identifier], member_id: int, *, deadline: float) -> None:
-        """Hold the leases of what a member has now, and give up the others.
+    async def conclude(
+        self, identifiers: Iterable[Identifier], member_id: int, *, attempt: int, deadline: float
+    ) -> None:
+        """Hold the leases of what a member has now, and give up the others that this attempt has alone.
 
         The answer alone does not tell: it may be that of an earlier attempt, and the identifier gone since. What fails
         here heals by itself when the lease has run out.
@@ -70,7 +74,7 @@ class Claims:
         unrouted = self._unrouted(identifiers)
         if not unrouted:
             return
-        work = self._conclude(unrouted, member_id)
+        work = self._conclude(unrouted, member_id, attempt)
         try:
             await self._detached.wait(work, deadline=deadline, what="concluding a lease")
         except ProblemError as error:
@@ -91,10 +95,10 @@ class Claims:
         topology = self._topology.current
         return topology.register_of(region, store) != topology.shard_of(member_id)
 
-    async def _conclude(self, unrouted: list[Identifier], member_id: int) -> None:
+    async def _conclude(self, unrouted: list[Identifier], member_id: int, attempt: int) -> None:
         has = await self._identifiers_of(member_id)
-        for conclude, held in ((self._directory.hold, True), (self._directory.give_up, False)):
-            await conclude([identifier for identifier in unrouted if (identifier in has) is held], member_id)
+        await self._directory.hold([one for one in unrouted if one in has], member_id)
+        await self._directory.give_up([one for one in unrouted if one not in has], member_id, attempt=attempt)
 
     def _unrouted(self, identifiers: Iterable[Identifier]) -> list[Identifier]:
         return [identifier for identifier in identifiers if self.needs_claim(identifier)]

@@ -163,7 +163,9 @@ class Mover:
             await _must_be_reconciled(receiver, target)
             await target.execute(STATEMENTS["clear_claims"], slots)
             await target.execute(STATEMENTS["clear_hashes"], slots)
-            columns = [[row[name] for row in claims] for name in ("kind", "value", "member_id", "held", "slot")]
+            columns = [
+                [row[name] for row in claims] for name in ("kind", "value", "member_id", "held", "slot", "attempt")
+            ]
             await target.execute(STATEMENTS["put_claims"], *columns, LEASE_S)
             columns = [[row[name] for row in hashes] for name in ("hash", "forget_at", "slot")]
             await target.execute(STATEMENTS["put_hashes"], *columns)

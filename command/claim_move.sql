@@ -62,7 +62,7 @@ UPDATE former_identifier AS f SET slot = given.slot FROM unnest($1::uuid[], $2::
 WHERE f.hash = given.hash
 
 -- name: claims
-SELECT kind, value, member_id, leased_until IS NULL AS held, slot FROM claim WHERE slot = ANY ($1::integer[])
+SELECT kind, value, member_id, leased_until IS NULL AS held, slot, attempt FROM claim WHERE slot = ANY ($1::integer[])
 
 -- name: hashes
 SELECT hash, forget_at, slot FROM former_identifier WHERE slot = ANY ($1::integer[])
@@ -75,12 +75,12 @@ DELETE FROM former_identifier WHERE slot = ANY ($1::integer[])
 
 -- name: put_claims
 -- A lease begins anew: no clock of another server tells when it ends.
-INSERT INTO claim (kind, value, member_id, leased_until, slot)
-SELECT kind, value, member_id, CASE WHEN NOT held THEN now() + make_interval(secs => $6) END, slot
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::integer[])
-    AS moved (kind, value, member_id, held, slot)
-ON CONFLICT (kind, value) DO UPDATE
-SET member_id = excluded.member_id, leased_until = excluded.leased_until, slot = excluded.slot
+INSERT INTO claim (kind, value, member_id, leased_until, slot, attempt)
+SELECT kind, value, member_id, CASE WHEN NOT held THEN now() + make_interval(secs => $7) END, slot, attempt
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::integer[], $6::bigint[])
+    AS moved (kind, value, member_id, held, slot, attempt)
+ON CONFLICT (kind, value) DO UPDATE SET member_id = excluded.member_id, leased_until = excluded.leased_until,
+    slot = excluded.slot, attempt = excluded.attempt
 
 -- name: put_hashes
 INSERT INTO former_identifier AS f (hash, forget_at, slot)

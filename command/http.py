@@ -57,7 +57,7 @@ from service.forward import is_forwarded
 from service.identifier import forms_of
 from service.web import PASS, Handler
 from shard_router.card import new_card
-from shard_router.directory import Identifier
+from shard_router.directory import Identifier, new_attempt
 from shard_router.errors import ProblemError, SlotGivenError, parse_or
 from shard_router.member_id import SLOT_COUNT, format_member_id, parse_member_id, parse_reference, region_number_of
 
@@ -95,22 +95,23 @@ async def _with_claims(asked: CommandRequest[EnrolBody | IdentifiersBody], envel
     """Lease what the member is to be found by, run the command, and hold what the member has then."""
     claims, (identifiers, member_id) = asked.node.claims, _to_claim(envelope)
     in_time = partial(asked.node.in_time, deadline=asked.deadline)
-    taken = await claims.lease(identifiers, member_id, deadline=asked.deadline)
+    attempt = new_attempt()
+    taken = await claims.lease(identifiers, member_id, attempt=attempt, deadline=asked.deadline)
     taken += await in_time(claims.stored_before(asked.body.as_sent, member_id))
     if taken and isinstance(envelope.command, EnrolMember) and not is_forwarded(asked.request):
         # The same key may have made that member from a node of its region: there it gets its first answer again.
         region = await in_time(claims.region_of_holder(taken[0]))
         if region not in (None, asked.node.region):
-            await claims.conclude(identifiers, member_id, deadline=asked.deadline)
+            await claims.conclude(identifiers, member_id, attempt=attempt, deadline=asked.deadline)
             return await asked.forward(region)
     came_back = await in_time(claims.came_back(identifiers))
     run = asked.node.enrol if isinstance(envelope.command, EnrolMember) else asked.node.run
     try:
         answer = await run(replace(envelope, taken=tuple(kind for kind, _ in taken), came_back=came_back))
     except SlotGivenError:  # whoever sends it again is another newcomer, who needs these leases
-        await claims.conclude(identifiers, member_id, deadline=time.monotonic() + _CONCLUDE_S)
+        await claims.conclude(identifiers, member_id, attempt=attempt, deadline=time.monotonic() + _CONCLUDE_S)
         raise
-    await claims.conclude(identifiers, member_id, deadline=asked.deadline)
+    await claims.conclude(identifiers, member_id, attempt=attempt, deadline=asked.deadline)
     return render(answer)
 
 

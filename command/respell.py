@@ -18,7 +18,7 @@ from command.envelope import Envelope
 from command.node import CommandNode
 from rules.command import ChangeIdentifiers
 from service.identifier import canonical_identifier
-from shard_router.directory import Identifier
+from shard_router.directory import Identifier, new_attempt
 from shard_router.errors import ProblemError
 from shard_router.member_id import slot_of
 
@@ -86,7 +86,8 @@ def _one_form(identifier: Identifier) -> Identifier | None:
 
 async def _respell_one(node: CommandNode, member_id: int, old: Identifier, new: Identifier) -> Collision | None:
     deadline = time.monotonic() + _DEADLINE_S
-    taken = await node.claims.lease([new], member_id, deadline=deadline)
+    attempt = new_attempt()
+    taken = await node.claims.lease([new], member_id, attempt=attempt, deadline=deadline)
     if taken:
         return Collision(old[0], member_id, await node.directory.find(new))
     has_both = new in await node.identifiers_of(member_id)
@@ -100,7 +101,7 @@ async def _respell_one(node: CommandNode, member_id: int, old: Identifier, new: 
         member_id=member_id,
     )
     answer = await node.lanes_for(member_id).run(envelope)
-    await node.claims.conclude([new], member_id, deadline=deadline)
+    await node.claims.conclude([new], member_id, attempt=attempt, deadline=deadline)
     code = orjson.loads(answer.body)["code"] if answer.status >= 400 else None  # noqa: PLR2004
     if code == "member_exists":
         return Collision(old[0], member_id, await node.directory.find(new))

@@ -35,6 +35,8 @@ CREATE TABLE claim (
     member_id bigint NOT NULL,
     leased_until timestamptz,
     slot integer,
+    -- The command that leased it, as long as no other one of the member has leased it too: that one may give it up.
+    attempt bigint,
     PRIMARY KEY (kind, value)
 );
 CREATE INDEX claim_by_slot ON claim (slot);

@@ -7,6 +7,7 @@ never have one identifier, and no identifier stays lost. Of those who left a key
 """
 
 import asyncio
+import secrets
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -46,6 +47,11 @@ def hash_digest(text: str) -> bytes:
     return bytes.fromhex(text)[:8]
 
 
+def new_attempt() -> int:
+    """A number for one command that leases."""
+    return secrets.randbits(63)
+
+
 class Directory:
     """The claims of all shards. Every call may raise `shard_unavailable`; all may be repeated."""
 
@@ -59,21 +65,25 @@ class Directory:
         row = await self._find_claim(identifier)
         return row["member_id"] if row else None
 
-    async def lease(self, identifiers: list[Identifier], member_id: int) -> list[Identifier]:
+    async def lease(
+        self, identifiers: list[Identifier], member_id: int, *, attempt: int | None = None
+    ) -> list[Identifier]:
         """Lease what is free for a member about to be created; tells which are taken by existing members.
 
-        `in_progress` when another enrolment holds one right now: either it becomes a member or its lease runs out.
+        `attempt` is the number, at random, of the command that leases: only that one can give the leases up (None:
+        nobody does, they run out). `in_progress` when another enrolment holds one right now: either it becomes a member
+        or its lease runs out.
         """
-        taken = await asyncio.gather(*(self._is_taken(identifier, member_id) for identifier in identifiers))
+        taken = await asyncio.gather(*(self._is_taken(identifier, member_id, attempt) for identifier in identifiers))
         return [identifier for identifier, one in zip(identifiers, taken, strict=True) if one]
 
     async def hold(self, identifiers: list[Identifier], member_id: int) -> None:
         """Make leases lasting: the member exists."""
         await self._each("hold_claim", identifiers, member_id)
 
-    async def give_up(self, identifiers: list[Identifier], member_id: int) -> None:
-        """Drop leases of a member that was not created."""
-        await self._each("release_lease", identifiers, member_id)
+    async def give_up(self, identifiers: list[Identifier], member_id: int, *, attempt: int) -> None:
+        """Drop leases of a member that was not created, or does not get them, but none another command relies on."""
+        await self._each("release_lease", identifiers, member_id, attempt)
 
     async def release(self, identifiers: list[Identifier], member_id: int) -> None:
         """Free the identifiers of an erased member."""
@@ -88,9 +98,9 @@ class Directory:
         rows = await asyncio.gather(*(self._at(self.slot_of_hash(one), "remembers", one) for one in hashes))
         return any(row["found"] for row in rows)
 
-    async def _is_taken(self, identifier: Identifier, member_id: int) -> bool:
+    async def _is_taken(self, identifier: Identifier, member_id: int, attempt: int | None) -> bool:
         for _ in range(LOOKS_MAX):  # whoever was in the way may have gone a moment later: then it is asked for anew
-            if (await self._execute(identifier, "lease_claim", member_id, LEASE_S))["done"]:
+            if (await self._execute(identifier, "lease_claim", member_id, LEASE_S, attempt))["done"]:
                 return False
             row = await self._find_claim(identifier)
             if row is None:
@@ -103,7 +113,8 @@ class Directory:
             if await self._exists_at_home(identifier, holder):
                 await self._execute(identifier, "hold_claim", holder)
                 return True
-            if (await self._execute(identifier, "take_over_claim", member_id, LEASE_S, holder))["done"]:
+            settled = await self._execute(identifier, "take_over_claim", member_id, LEASE_S, attempt, holder)
+            if settled["done"]:
                 return False
         raise ProblemError("in_progress", f"somebody is enrolling with this {identifier[0]} right now")
 
@@ -133,8 +144,8 @@ class Directory:
             raise ProblemError("in_progress", f"this {identifier[0]} is being freed right now")
         return not absent
 
-    async def _each(self, statement: str, identifiers: list[Identifier], member_id: int) -> None:
-        await asyncio.gather(*(self._execute(identifier, statement, member_id) for identifier in identifiers))
+    async def _each(self, statement: str, identifiers: list[Identifier], *arguments: int) -> None:
+        await asyncio.gather(*(self._execute(identifier, statement, *arguments) for identifier in identifiers))
 
     async def _execute(self, identifier: Identifier, statement: str, *arguments: Any) -> Any:
         return await self._at(self.slot_of(identifier), statement, *identifier, *arguments)

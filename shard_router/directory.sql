@@ -13,15 +13,17 @@ LEFT JOIN claim AS c ON c.kind = $2 AND c.value = $3
 
 -- name: lease_claim
 -- Take a free identifier for some seconds; `done` tells whether it could be. What the member has already is leased again:
--- an errand that frees it (it was removed a moment ago) then leaves it alone.
+-- an errand that frees it (it was removed a moment ago) then leaves it alone. A lease that two commands of the member
+-- have at once belongs to neither alone, and runs out.
 WITH known (here) AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
 ),
 leased AS (
-    INSERT INTO claim AS c (kind, value, member_id, leased_until, slot)
-    SELECT $2, $3, $4, now() + make_interval(secs => $5), $1 FROM known
+    INSERT INTO claim AS c (kind, value, member_id, leased_until, slot, attempt)
+    SELECT $2, $3, $4, now() + make_interval(secs => $5), $1, $6 FROM known
     WHERE known.here AND NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL)
-    ON CONFLICT (kind, value) DO UPDATE SET leased_until = excluded.leased_until, slot = excluded.slot
+    ON CONFLICT (kind, value) DO UPDATE SET leased_until = excluded.leased_until, slot = excluded.slot,
+        attempt = CASE WHEN c.leased_until > now() AND c.attempt IS DISTINCT FROM $6 THEN NULL ELSE $6 END
         WHERE c.member_id = excluded.member_id
     RETURNING true
 )
@@ -33,8 +35,8 @@ WITH known (here) AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
 ),
 taken AS (
-    UPDATE claim SET member_id = $4, leased_until = now() + make_interval(secs => $5) FROM known
-    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $6 AND leased_until < now()
+    UPDATE claim SET member_id = $4, leased_until = now() + make_interval(secs => $5), attempt = $6 FROM known
+    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $7 AND leased_until < now()
     RETURNING true
 )
 SELECT here, EXISTS (SELECT FROM taken) AS done FROM known
@@ -44,18 +46,19 @@ WITH known (here) AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
 ),
 held AS (
-    UPDATE claim SET leased_until = NULL FROM known
+    UPDATE claim SET leased_until = NULL, attempt = NULL FROM known
     WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4
 )
 SELECT here FROM known
 
 -- name: release_lease
+-- By the command that made it.
 WITH known (here) AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
 ),
 gone AS (
     DELETE FROM claim USING known
-    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4 AND leased_until IS NOT NULL
+    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4 AND attempt = $5 AND leased_until IS NOT NULL
 )
 SELECT here FROM known
 

@@ -189,7 +189,7 @@ async def test_a_lease_in_flight_moves_and_ends_where_it_has_come(world: World) 
     phones = [one for one in PHONES if world.node.place_of(one) == "eu-1"][:3]
     created, given_up, dead = (new_member_id(1, number) for number in range(3))
     for phone, member in zip(phones, (created, given_up, dead), strict=True):
-        assert await world.node.lease([phone], member) == []
+        assert await world.node.lease([phone], member, attempt=1) == []
     await world.move("us-1")
     late = new_member_id(2, 9)
     with pytest.raises(ProblemError, match="enrolling with this phone"):
@@ -198,7 +198,7 @@ async def test_a_lease_in_flight_moves_and_ends_where_it_has_come(world: World) 
     await world.rows("eu-1", sql, *phones[0], created)
     await world.rows("eu-1", sql, *phones[2], dead)
     await world.node.hold([phones[0]], created)
-    await world.node.give_up([phones[1]], given_up)
+    await world.node.give_up([phones[1]], given_up, attempt=1)
     ended = "UPDATE claim SET leased_until = now() - interval '1 s' WHERE leased_until IS NOT NULL RETURNING 1"
     await world.rows("us-1", ended)
     assert await world.node.lease(phones, late) == [phones[0], phones[2]]
@@ -216,12 +216,12 @@ async def test_who_has_seen_a_slot_here_has_written_before_it_is_copied(world: W
     watcher = await asyncpg.connect(world.dsns["eu-1"])
     transaction = writer.transaction()
     await transaction.start()
-    assert (await writer.fetchrow(lease, slot, *phone, first, 15.0))["here"]
+    assert (await writer.fetchrow(lease, slot, *phone, first, 15.0, None))["here"]
     moving = asyncio.create_task(world.move("us-1", {slot}))
     sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'claim'::regclass"
     while not await watcher.fetchval(sql):
         assert not moving.done()
-    waiting = asyncio.create_task(queued.fetchrow(lease, slot, *other, second, 15.0))
+    waiting = asyncio.create_task(queued.fetchrow(lease, slot, *other, second, 15.0, None))
     while await watcher.fetchval(sql) < 2:
         assert not waiting.done()
     await transaction.commit()

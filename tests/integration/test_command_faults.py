@@ -173,10 +173,10 @@ async def test_a_late_copy_of_an_addition_does_not_claim_what_was_removed_since(
 async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_claim(node: RunningNode) -> None:
     ada = await node.enrol(phone=PHONE)
     number = parse_member_id(ada["member_id"])
-    assert await node.inner.claims.lease([("phone", PHONE)], number, deadline=time.monotonic() + 5) == []
+    assert await node.inner.claims.lease([("phone", PHONE)], number, attempt=1, deadline=time.monotonic() + 5) == []
     await node.inner.directory.release([("phone", PHONE)], number)
     assert sum(await value(node, "SELECT count(*) FROM claim")) == 1
-    await node.inner.claims.conclude([("phone", PHONE)], number, deadline=time.monotonic() + 5)
+    await node.inner.claims.conclude([("phone", PHONE)], number, attempt=1, deadline=time.monotonic() + 5)
     assert sum(await value(node, "SELECT count(*) FROM claim WHERE leased_until IS NULL")) == 1
 
 

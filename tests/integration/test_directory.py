@@ -55,12 +55,33 @@ async def test_of_many_who_lease_at_once_one_gets_it_and_the_others_wait(directo
 
 async def test_a_lease_given_up_or_run_out_is_free_again(directory: Directory, database: str) -> None:
     first, second, third = (new_member_id(1, 1) for _ in range(3))
-    assert await directory.lease([PHONE], first) == []
-    await directory.give_up([PHONE], first)
+    assert await directory.lease([PHONE], first, attempt=1) == []
+    await directory.give_up([PHONE], first, attempt=1)
     assert await directory.lease([PHONE], second) == []
     await run_out(database)
     assert await directory.lease([PHONE], third) == []
     assert await directory.find(PHONE) == third
+
+
+@pytest.mark.parametrize("who_gives_up", [1, 2])
+async def test_a_lease_that_two_commands_of_a_member_rely_on_is_given_up_by_neither(
+    directory: Directory, database: str, who_gives_up: int
+) -> None:
+    """One of them was refused: the other may be about to give the member the identifier."""
+    member, stranger = new_member_id(1, 1), new_member_id(1, 2)
+    for attempt in (1, 2, 2):  # an attempt that hears nothing asks again
+        assert await directory.lease([PHONE], member, attempt=attempt) == []
+    await directory.give_up([PHONE], member, attempt=who_gives_up)
+    with pytest.raises(ProblemError, match="enrolling with this phone"):
+        await directory.lease([PHONE], stranger)
+    await directory.hold([PHONE], member)
+    assert await directory.lease([PHONE], stranger) == [PHONE]
+    await directory.release([PHONE], member)
+    assert await directory.lease([PHONE], member, attempt=3) == []
+    await run_out(database)
+    assert await directory.lease([PHONE], member, attempt=4) == []  # nobody relies on one that has run out
+    await directory.give_up([PHONE], member, attempt=4)
+    assert await directory.lease([PHONE], stranger) == []
 
 
 async def test_a_member_created_by_a_node_that_died_before_holding_keeps_its_identifier(
@@ -82,14 +103,14 @@ async def test_who_finds_nobody_any_more_leases_again(
 ) -> None:
     """The holder leaves between the two statements of somebody who was refused: being in nobody's way is no lease."""
     holder, late, later = (new_member_id(1, number) for number in range(3))
-    assert await directory.lease([PHONE], holder) == []
+    assert await directory.lease([PHONE], holder, attempt=1) == []
     if run_out_before:
         await run_out(database)
     then = "_exists_at_home" if run_out_before else "_find_claim"
     ask = getattr(directory, then)
 
     async def ask_once_the_holder_has_left(*asked: object) -> object:
-        await directory.give_up([PHONE], holder)
+        await directory.give_up([PHONE], holder, attempt=1)
         return await ask(*asked)
 
     monkeypatch.setattr(directory, then, ask_once_the_holder_has_left)
