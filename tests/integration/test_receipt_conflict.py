@@ -107,6 +107,20 @@ async def test_a_shard_that_keeps_receipts_from_now_on_learns_of_those_before(no
     assert (late.status, late.code) == (409, "receipt_conflict")
 
 
+async def test_a_purchase_that_was_taken_back_claims_nothing_where_receipts_are_kept_from_now_on(
+    node: RunningNode,
+) -> None:
+    there, away = await members(node)
+    for member in (there, away):
+        assert (await buy(node, member, "1")).status == 201
+    await claim_all(node)
+    assert await journal(node, away) == ["member_enrolled", "purchase_recorded", "purchase_returned receipt_conflict"]
+    assert await claim_again_for("eu", dsns(node)) == 1
+    assert [row["member_id"] for row in await rows(node, "SELECT member_id FROM unclaimed_receipt")] == [
+        parse_member_id(there)
+    ]
+
+
 async def test_a_receipt_that_another_shard_keeps_meanwhile_is_claimed_there_next(node: RunningNode) -> None:
     there, away = await members(node)
     assert (await buy(node, away, "1")).status == 201
