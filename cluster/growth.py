@@ -168,8 +168,10 @@ class Growth:
 
     async def _claim_receipts_again(self, name: str) -> None:
         """At a region whose stores sold before it joined: others have kept their receipts."""
-        from command.claim_again import claim_again_for  # noqa: PLC0415 - heavy, and few need it
+        from cluster.receipts import take_receipts_back  # noqa: PLC0415 - heavy, and few need it
+        from command.claim_again import claim_again_for  # noqa: PLC0415
 
+        await take_receipts_back(self.system, self.system.region(name))
         await claim_again_for(name, [await self.system.primary(shard) for shard in self.system.plan.shards])
 
     async def _dial(self, name: str) -> None:
@@ -207,6 +209,8 @@ class Growth:
 
     async def _take_out(self, name: str) -> None:
         """Until the topology has the region no more. Cut short before, all of it is done again."""
+        from cluster.receipts import give_receipts_away  # noqa: PLC0415 - heavy, and few need it
+
         if self._topology().regions[name].state != "draining":
             raise ClusterError(f"{name} still takes members: `loyalty region drain {name}` first")
         region = self.system.region(name)
@@ -216,7 +220,8 @@ class Growth:
         await self.system.stop_nodes_of(region)  # they finish what they have
         try:
             await self._must_be_empty(region)
-        except ClusterError:
+            await give_receipts_away(self.system, region)
+        except _REASONS:
             await self.system.start_nodes_of(region)
             raise
         rest = replace(self.system.plan, regions=tuple(one for one in self.system.plan.regions if one.name != name))
@@ -275,8 +280,6 @@ async def kept_by(primary: str) -> str | None:
     try:
         if await connection.fetchval(POSTGRES["holds_members"]):
             return "holds members: a region goes only when nobody ever lived there"
-        if await connection.fetchval(POSTGRES["keeps_receipts"]):
-            return "keeps receipts of members elsewhere: it can go 41 days after the last one"
         return None
     finally:
         await connection.close()

@@ -39,12 +39,8 @@ WHERE version >= coalesce((SELECT max(version) FROM program WHERE effective_at <
 ORDER BY version;
 
 -- name: holds_members
--- Whether anybody lives or ever lived on this shard, or it owes something to another. Claims of members elsewhere move.
+-- Whether anybody lives or ever lived on this shard, or it owes something to another. Claims of members elsewhere move,
+-- of receipts too.
 SELECT EXISTS (SELECT FROM member) OR EXISTS (SELECT FROM journal) OR EXISTS (SELECT FROM errand)
     OR EXISTS (SELECT FROM former_identifier WHERE member_id IS NOT NULL) OR EXISTS (SELECT FROM stock_move)
     OR EXISTS (SELECT FROM reward_stock WHERE redeemed > 0);
-
--- name: keeps_receipts
--- Whether a shard where nobody lives has claimed a receipt for a member elsewhere which a till may still send again
--- (command/claim_again.py).
-SELECT EXISTS (SELECT FROM receipt WHERE business_date >= current_date - 41);

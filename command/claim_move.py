@@ -8,7 +8,7 @@ the receiver that it names.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,7 +29,7 @@ STATEMENTS: Final = load_statements(Path(__file__).with_name("claim_move.sql"))
 _COMMAND_TIMEOUT_S: Final = 60.0
 _LOCK_TIMEOUT_MS: Final = 1_000
 """So long, at most, the claims of a shard wait for one writer that does not end."""
-_LOCK_TRIES: Final = 20
+LOCK_TRIES: Final = 20
 _WRITER_MAX: Final = timedelta(seconds=10)
 """No command takes as long. One that does has lost its client between two messages, and would keep its lock."""
 
@@ -40,7 +40,7 @@ class MoveError(RuntimeError):
     """Why slots cannot move now. What was begun is gone on with when it is asked for again."""
 
 
-def _no_step(_: str) -> None:
+def no_step(_: str) -> None:
     """Nobody listens."""
 
 
@@ -54,7 +54,7 @@ class Mover:
     """Who keeps each slot, as the topology says."""
     say: Callable[[Sequence[str]], None]
     """Makes the topology say it."""
-    at: Step = _no_step
+    at: Step = no_step
     """Hears of each step that is done."""
 
     async def move(self, wanted: Sequence[str] | None) -> int:
@@ -78,7 +78,7 @@ class Mover:
         if not await next(iter(self.shards.values())).fetchval(STATEMENTS["lock_moves"]):
             raise MoveError("claims are being moved, or reconciled, by somebody else just now")
         for name, shard in self.shards.items():
-            await _must_be_reconciled(name, shard)
+            await must_be_reconciled(name, shard)
             await shard.execute(STATEMENTS["state_slots"], *said_of(self.table, name))
 
     async def _begun(self) -> dict[tuple[str, str], list[int]]:
@@ -129,18 +129,18 @@ class Mover:
 
     async def _fence(self, owner: str, receiver: str, slots: Sequence[int]) -> None:
         shard = self.shards[owner]
-        for _ in range(_LOCK_TRIES):
+
+        async def fence() -> bool:
+            if await shard.fetchval(STATEMENTS["lacks_slots"]):
+                return False
+            await must_be_reconciled(owner, shard)
+            await shard.execute(STATEMENTS["fence_slots"], slots, receiver)
+            return True
+
+        for _ in range(LOCK_TRIES):
             await self._give_slots(shard)
-            try:
-                async with shard.transaction():
-                    await shard.execute(STATEMENTS["lock_claims"])
-                    if await shard.fetchval(STATEMENTS["lacks_slots"]):
-                        continue
-                    await _must_be_reconciled(owner, shard)
-                    await shard.execute(STATEMENTS["fence_slots"], slots, receiver)
-                    return
-            except asyncpg.LockNotAvailableError:
-                await shard.execute(STATEMENTS["end_writers"], _WRITER_MAX)
+            if await locked(shard, STATEMENTS["lock_claims"], ["claim", "former_identifier"], fence):
+                return
         raise MoveError(f"{owner}: claims are being written by somebody who does not end")
 
     async def _give_slots(self, shard: Any) -> None:
@@ -160,7 +160,7 @@ class Mover:
         claims = await source.fetch(STATEMENTS["claims"], slots)
         hashes = await source.fetch(STATEMENTS["hashes"], slots)
         async with target.transaction():
-            await _must_be_reconciled(receiver, target)
+            await must_be_reconciled(receiver, target)
             await target.execute(STATEMENTS["clear_claims"], slots)
             await target.execute(STATEMENTS["clear_hashes"], slots)
             columns = [
@@ -226,12 +226,26 @@ async def connected(address: str) -> AsyncGenerator[Any]:
         await connection.close()
 
 
+async def locked(shard: Any, lock: str, tables: Sequence[str], work: Callable[[], Awaitable[bool]]) -> bool:
+    """Do some work in a transaction that waits for whoever writes some tables now; False when it is to be tried again.
+
+    Whoever does not end is made to.
+    """
+    try:
+        async with shard.transaction():
+            await shard.execute(lock)
+            return await work()
+    except asyncpg.LockNotAvailableError:
+        await shard.execute(STATEMENTS["end_writers"], _WRITER_MAX, tables)
+        return False
+
+
 async def move_claims(
     addresses: Mapping[str, str],
     table: Sequence[str],
     wanted: Sequence[str] | None,
     say: Callable[[Sequence[str]], None],
-    at: Step = _no_step,
+    at: Step = no_step,
 ) -> int:
     """Move slots until each is kept by who is wanted (None: only go on with what was begun).
 
@@ -242,6 +256,7 @@ async def move_claims(
         return await Mover(shards, list(table), say, at).move(wanted)
 
 
-async def _must_be_reconciled(name: str, shard: Any) -> None:
+async def must_be_reconciled(name: str, shard: Any) -> None:
+    """Nothing moves from or to a shard that was restored, until it is reconciled."""
     if await shard.fetchval(STATEMENTS["is_unreconciled"]):
         raise MoveError(f"{name} was restored: `loyalty reconcile` first")

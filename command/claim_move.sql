@@ -35,7 +35,7 @@ WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start
     AND pid IN (
         SELECT pid FROM pg_locks
         WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND granted
-            AND relation IN ('claim'::regclass, 'former_identifier'::regclass) AND mode = 'RowExclusiveLock'
+            AND relation = ANY ($2::text[]::regclass[]) AND mode = 'RowExclusiveLock'
     )
 
 -- name: fence_slots

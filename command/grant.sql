@@ -18,7 +18,8 @@ BEGIN
                 'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO loyalty_node;'
                 'REVOKE INSERT, UPDATE, DELETE ON claim_slot FROM loyalty_node;'
                 'REVOKE UPDATE, DELETE ON journal FROM loyalty_node;'
-                'REVOKE INSERT, UPDATE, DELETE ON given_slot, incarnation, program, schema_migration FROM loyalty_node'
+                'REVOKE INSERT, UPDATE, DELETE ON given_slot, incarnation, program, receipt_fence, schema_migration'
+                ' FROM loyalty_node'
             WHEN 'loyalty_reader' THEN
                 'GRANT SELECT ON account, identifier, idempotency, incarnation, journal, member, program, purchase'
                 ' TO loyalty_reader'

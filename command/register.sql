@@ -9,11 +9,13 @@ RETURNING u.member_id, u.version, u.region, u.store, u.till, u.business_date, u.
 
 -- name: claim_receipts
 -- Who has a name already keeps it: the key decides, be it against a purchase that is recorded right now. In the order
--- of the key, so that two registers never wait for each other in a circle.
+-- of the key, so that two registers never wait for each other in a circle. A shard that is about to go claims nothing
+-- more: it holds the table's lock before it looks, and who fences waits for it (command/receipt_move.sql).
 INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
 SELECT store, till, business_date, receipt, 'purchase', member_id, version, fingerprint
 FROM unnest($1::text[], $2::text[], $3::date[], $4::text[], $5::bigint[], $6::bigint[], $7::uuid[])
     AS asked(store, till, business_date, receipt, member_id, version, fingerprint)
+WHERE NOT EXISTS (SELECT FROM receipt_fence)
 ORDER BY store, till, business_date, receipt
 ON CONFLICT DO NOTHING
 

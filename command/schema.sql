@@ -115,7 +115,8 @@ CREATE TABLE purchase (
 ) WITH (fillfactor = 80);
 
 -- The permanent natural key of what tills send: a retry with a new Idempotency-Key, days later, meets it. subject is the
--- purchase that a return is of (member id and version); empty for all else, and for returns of the first release.
+-- purchase that a return is of (member id and version); empty for all else, and for returns of the first release. A
+-- purchase that made room for another's of the same name is named there itself (command/receipt_move.sql).
 CREATE TABLE receipt (
     store text NOT NULL,
     till text NOT NULL,
@@ -145,6 +146,12 @@ CREATE TABLE unclaimed_receipt (
     PRIMARY KEY (member_id, version)
 );
 CREATE INDEX unclaimed_receipt_due ON unclaimed_receipt (due_at);
+
+-- A row here: this shard claims no more receipts, others have theirs (command/receipt_move.py).
+CREATE TABLE receipt_fence (
+    only_one boolean PRIMARY KEY DEFAULT true CONSTRAINT receipt_fence_one CHECK (only_one),
+    fenced_at timestamptz NOT NULL DEFAULT now()
+);
 
 -- What an entry still owes to other shards: points to a receiver, thanks to a referrer, identifiers to free. Written
 -- with its entry, done by the courier, deleted when done; every step of an errand may be repeated.

@@ -92,9 +92,10 @@ SELECT move_id, reward, quantity, receiver FROM stock_move;
 SELECT move_id FROM stock_arrival WHERE move_id = ANY ($1::uuid[]);
 
 -- name: receipt_names
+-- A purchase that made room for another's of its name is of that name still.
 SELECT
     store COLLATE "C" AS store, till COLLATE "C" AS till, business_date, receipt COLLATE "C" AS receipt,
-    kind COLLATE "C" AS kind, subject COLLATE "C" AS subject, member_id, version
+    kind COLLATE "C" AS kind, CASE kind WHEN 'purchase' THEN '' ELSE subject END COLLATE "C" AS subject, member_id, version
 FROM receipt ORDER BY 1, 2, 3, 4, 5, 6;
 
 -- name: purchase_standing

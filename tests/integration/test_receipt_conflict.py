@@ -1,17 +1,14 @@
 """One receipt, two members of different shards: both are answered at once, the first at the store's shard keeps it."""
 
 from collections.abc import AsyncGenerator
-from datetime import date
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from cluster.growth import kept_by
 from command.claim_again import claim_again_for
-from command.register import STATEMENTS, Register
+from command.register import Register
 from shard_router.member_id import parse_member_id
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.engine import PostgresServer
@@ -234,14 +231,3 @@ async def test_a_receipt_of_a_purchase_that_is_nowhere_takes_nothing_from_anybod
     await Register(node.inner).work_off(node.inner.shards()[1])
     assert await journal(node, away) == ["member_enrolled", "purchase_recorded"]
     assert len(await rows(node, "SELECT FROM unclaimed_receipt")) == 1
-
-
-async def test_a_shard_that_keeps_receipts_of_members_elsewhere_must_stay(
-    database: str, client: asyncpg.Connection
-) -> None:
-    assert await kept_by(database) is None
-    name, whose = ([STORE], ["1"], [date.today()], ["r-1"]), ([1], [1], [uuid4()])  # noqa: DTZ011
-    await client.execute(STATEMENTS["claim_receipts"], *name, *whose)
-    assert "keeps receipts" in (await kept_by(database) or "")
-    await client.execute("UPDATE receipt SET business_date = current_date - 42")
-    assert await kept_by(database) is None

@@ -17,7 +17,7 @@ from cluster.document import Documents
 from shard_router.topology import read_topology
 from tests.conftest import eventually
 from tests.system.conftest import free_range, loyalty, start
-from tests.system.till import System
+from tests.system.till import System, basket
 
 
 @pytest.fixture
@@ -39,6 +39,12 @@ async def enrol(system: System, number: int, attempt: str) -> tuple[int, Any]:
     return reply.status, reply.json.get("code")
 
 
+async def enrol_at(system: System, region: str, number: int) -> str:
+    reply = await system.post(region, "/v1/members", {"email": f"first-{number}@example.com"})
+    assert reply.status == 201
+    return reply.json["member_id"]
+
+
 @pytest.mark.timeout(600)
 async def test_a_first_region_goes_and_no_phone_is_free_again(two_regions: tuple[Path, int]) -> None:
     data, port = two_regions
@@ -49,6 +55,15 @@ async def test_a_first_region_goes_and_no_phone_is_free_again(two_regions: tuple
         members = range(1, 41)
         assert {await enrol(system, number, "new") for number in members} == {(201, None)}
         assert set(read_topology(topology).claim_shards) == {"eu-1", "us-1"}
+        first, second = [(await enrol_at(system, "us", number)) for number in (1, 2)]
+        assert (await system.post("us", "/v1/purchases", basket(first, "eu", "kept"))).status == 201
+        primary = await system.primary("eu")
+
+        async def kept() -> bool:
+            return await primary.fetchval("SELECT count(*) FROM receipt") == 1
+
+        await eventually(kept)
+        await primary.close()
         done = await asyncio.to_thread(loyalty, data, "region", "drain", "eu")
         assert done.returncode == 0, done.stderr
 
@@ -66,6 +81,8 @@ async def test_a_first_region_goes_and_no_phone_is_free_again(two_regions: tuple
         assert (done.returncode, "eu is gone" in done.stdout) == (0, True), done.stderr
         assert not (data / "servers" / "eu-1").exists()
         assert set(read_topology(topology).claim_shards) == {"us-1"}
+        late = await system.post("us", "/v1/purchases", basket(second, "eu", "kept"))
+        assert (late.status, late.json["code"]) == (409, "receipt_conflict")
         assert {await enrol(system, number, "again") for number in members} == {(409, "member_exists")}
         assert await enrol(system, 99, "new") == (201, None)
         verdict = await asyncio.to_thread(loyalty, data, "verify")

@@ -3,6 +3,7 @@
 from hashlib import blake2b
 from typing import Any
 
+from cluster.receipts import keeper_in, without_region
 from shard_router.topology import Topology, TopologyDocument
 
 STORES = [f"store-{number}" for number in range(200)]
@@ -42,3 +43,11 @@ def test_when_a_region_goes_only_its_own_stores_fall_to_another() -> None:
     assert after == dict.fromkeys(STORES, "us-1")
     assert places(topology("us", "ap", **moved), "eu") == after
     assert set(places(topology("ap", "sa", **moved)).values()) == {"ap-1"}
+
+
+def test_who_gets_the_receipts_of_a_region_that_goes_is_who_keeps_them_then() -> None:
+    moved = {"claim_slots": {"us-1": [[0, 8191]]}}
+    rest = topology("us", "ap", "sa", **moved)
+    keeper_of = keeper_in(without_region(topology("eu", "us", "ap", "sa", **moved), "eu"), None, "eu")
+    for region in ("eu", "mars"):
+        assert {store: keeper_of(store)[1] for store in STORES} == places(rest, region)
