@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import asyncpg
 import psutil
 
 from benchmarks.chaos_action import work
@@ -24,6 +23,7 @@ from benchmarks.chaos_judge import judge
 from benchmarks.chaos_proxy import Proxy
 from benchmarks.chaos_world import World
 from benchmarks.wire import Client
+from shard_router.server import SERVER_ERRORS
 
 FAILOVERS_MAX: Final = 2
 """After three in ten minutes a supervisor waits for a person; one fault may need two: who takes over may be damaged."""
@@ -113,7 +113,7 @@ async def _link(world: World, status: dict[str, Any]) -> None:
 async def _one(world: World, name: str, result: Result) -> None:
     try:
         await FAULTS[name](world)
-    except (LookupError, OSError, TimeoutError, psutil.Error, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (LookupError, psutil.Error, *SERVER_ERRORS) as error:
         result.not_done.append(f"{name}: {type(error).__name__}: {error}")
     await asyncio.sleep(QUIET_S)
     try:

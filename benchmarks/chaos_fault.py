@@ -19,6 +19,7 @@ from benchmarks import chaos_clock, chaos_disk
 from benchmarks.chaos_network import ANSWERS_LOST, FAR, IN_BITS, SILENT, SLOW, between_servers, refused, weather
 from benchmarks.chaos_view import projector_twice, slot_invalidated, valkey_of_yesterday
 from benchmarks.chaos_world import STATEMENTS, World
+from shard_router.server import SERVER_ERRORS
 
 PAGE: Final = 8192
 SHORT_S, LONG_S = 2.0, 5.0
@@ -207,7 +208,7 @@ def _both(first: Fault, second: Fault, apart_s: float = 0.0) -> Fault:
 
 
 async def _quietly(fault: Fault, world: World) -> None:
-    with suppress(LookupError, OSError, TimeoutError, psutil.Error, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with suppress(LookupError, psutil.Error, *SERVER_ERRORS):
         await fault(world)
 
 

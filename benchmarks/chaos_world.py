@@ -15,6 +15,7 @@ import asyncpg
 import psutil
 
 from benchmarks.chaos_proxy import Proxy
+from shard_router.server import SERVER_ERRORS
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("chaos.sql"))
@@ -88,7 +89,7 @@ class World:
 
     async def reconcile(self) -> bool:
         """Do what is told after a restore, where the shard takes itself for restored; tells whether it did."""
-        with suppress(LookupError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(LookupError, *SERVER_ERRORS):
             async with self.session(self.port(await self.server(standby=False))) as primary:
                 if not await primary.fetchval(STATEMENTS["unreconciled"]):
                     return False
@@ -96,7 +97,7 @@ class World:
 
     async def timeline(self) -> int:
         """How often a server has taken over so far; 0 when nobody can tell right now."""
-        with suppress(LookupError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(LookupError, *SERVER_ERRORS):
             async with self.session(self.port(await self.server(standby=False)), "postgres") as primary:
                 return int(await primary.fetchval(STATEMENTS["timeline"]) or 0)
         return 0
@@ -125,7 +126,7 @@ class World:
         run = json.loads((self.data / "run.json").read_text(encoding="utf-8"))
         ports = {record["port"]: name for name, record in run["processes"].items() if "-postgres-" in name}
         for port, name in sorted(ports.items()):
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*SERVER_ERRORS):
                 async with self.session(port, "postgres") as server:
                     if await server.fetchval("SELECT pg_is_in_recovery()") is standby:
                         return name

@@ -15,6 +15,7 @@ import asyncpg
 
 from cdc.slot import connect, find_primary
 from shard_router.errors import LoyaltyError
+from shard_router.server import SERVER_ERRORS
 
 PAUSE_S: Final = 0.5  # between two connections that are ended, one after the other
 LOOK_EVERY_S: Final = 1.0
@@ -42,7 +43,7 @@ async def leave_with(
             if await find_primary([dsn]) is None:
                 raise PrimaryLeaves("the primary shuts down, or is gone")
             await asyncio.sleep(PAUSE_S)
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*SERVER_ERRORS):
                 connection = await connect(dsn)
     finally:
         connection.terminate()

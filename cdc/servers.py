@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from cdc.slot import STATEMENTS as SLOTS
 from cdc.slot import connect
 from shard_router.incarnation import is_continuous, prove_continuity
-from shard_router.server import place_of_server, read_server, read_slots
+from shard_router.server import SERVER_ERRORS, place_of_server, read_server, read_slots
 from shard_router.topology import Shard
 
 ASK_INTERVAL_S: Final = 5.0
@@ -140,7 +140,7 @@ def followers(seen: Sequence[Seen]) -> list[Seen]:
 
 
 async def _prove(url: str, slot: str) -> None:
-    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with suppress(*SERVER_ERRORS):
         async with asyncio.timeout(ASK_TIMEOUT_S):
             connection = await connect(url)
             try:
@@ -151,7 +151,7 @@ async def _prove(url: str, slot: str) -> None:
 
 async def _ask(url: str, zone: str, slot: str) -> Seen:
     server = place_of_server(url)
-    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with suppress(*SERVER_ERRORS):
         async with asyncio.timeout(ASK_TIMEOUT_S):
             connection = await connect(url)
             try:

@@ -13,6 +13,7 @@ import structlog
 
 from cdc.sink import Position
 from shard_router.errors import LoyaltyError
+from shard_router.server import SERVER_ERRORS
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("slot.sql"))
@@ -44,7 +45,7 @@ async def _timeline(dsn: str) -> int | None:
                 return await connection.fetchval(STATEMENTS["timeline_of_primary"])
             finally:
                 await connection.close(timeout=CONNECT_TIMEOUT_S)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except SERVER_ERRORS:
         return None
 
 

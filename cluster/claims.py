@@ -55,5 +55,5 @@ async def _move(system: System, topology: Topology, wanted: Sequence[str] | None
 
     try:
         return await move_claims(addresses, topology.claim_shards, wanted, say)
-    except (MoveError, asyncpg.InterfaceError) as error:
+    except (MoveError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise ClusterError(f"claims could not be moved: {error}. Asked for again, it goes on.") from error

@@ -27,6 +27,7 @@ from cluster.switchover import Outcome, is_asked, tell
 from cluster.waking import Waking
 from cluster.watched import DAMAGED, DIES, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
 from shard_router.ending import end
+from shard_router.server import SERVER_ERRORS
 
 LOOK_INTERVAL_S = 0.5
 PROBE_INTERVAL_S = 2.0
@@ -172,7 +173,7 @@ class Guard:
                     connection.terminate()
         except DISK_ERRORS as error:
             watched.complained(error)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except SERVER_ERRORS:
             return
         else:
             watched.answered()
@@ -313,7 +314,7 @@ class Guard:
         """Have the other standby follow the new primary; one that cannot is mended like any that streams no more."""
         try:
             await self._pair.turn(standby)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except SERVER_ERRORS as error:
             self._supervisor.note(standby.name, f"does not follow yet: {type(error).__name__}")
 
     async def _mend_standby(self, standby: ServerPlan, why: str) -> None:
@@ -364,7 +365,7 @@ class Guard:
         return Outcome(done=True, words=f"{standby.name} is the primary of {self._pair.name} (after {took_s:.1f} s)")
 
     async def _slots_copied(self, standby: ServerPlan) -> bool:
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*SERVER_ERRORS):
             connection = await asyncpg.connect(self._pair.url(standby), timeout=CONNECT_TIMEOUT_S)
             try:
                 return bool(await connection.fetchval(STATEMENTS["slots_copied"]))

@@ -32,6 +32,7 @@ from cluster.system import System, apply_again, ensure_program
 from edge.decision import WHOLE
 from service.health import EPOCH_METRIC
 from shard_router.errors import DocumentError
+from shard_router.server import SERVER_ERRORS
 from shard_router.topology import TopologyDocument, read_topology
 
 TOPIC: Final = "region"
@@ -44,7 +45,7 @@ DIAL: Final = (1, 10, WHOLE)
 DIAL_PAUSE_S: Final = 2.0
 
 
-_REASONS: Final = (ClusterError, DocumentError, StartFailed, OSError, ValueError, asyncpg.PostgresError)
+_REASONS: Final = (ClusterError, DocumentError, StartFailed, ValueError, *SERVER_ERRORS)
 """What something is not done for, in words."""
 
 

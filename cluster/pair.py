@@ -28,6 +28,7 @@ from cluster.postgres import PostgresTools
 from cluster.process import ProcessSpec
 from cluster.supervisor import Supervisor
 from cluster.watched import ROOM_MIN_BYTES
+from shard_router.server import SERVER_ERRORS
 from shard_router.statement import load_statements
 
 STATEMENTS = load_statements(Path(__file__).with_name("pair.sql"))
@@ -121,7 +122,7 @@ class Pair:
 
     async def write_out(self) -> None:
         """Have the primary write what is only in memory, as far as that is quick: its shutdown waits for the rest."""
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*SERVER_ERRORS):
             async with asyncio.timeout(CHECKPOINT_TIMEOUT_S), _session(self.url(self.primary)) as server:
                 await server.execute(STATEMENTS["write_out"])
 
@@ -158,7 +159,7 @@ class Pair:
 
     async def received(self, standby: ServerPlan) -> int | None:
         """How far a standby has the primary's WAL on its disk; None when it does not answer."""
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*SERVER_ERRORS):
             async with asyncio.timeout(ASK_TIMEOUT_S), _session(self.url(standby)) as server:
                 return await server.fetchval(STATEMENTS["received"])
         return None

@@ -25,6 +25,7 @@ from cluster.os_user import Account, choose_account, reachable_copy
 from cluster.plan import HOST, ServerPlan
 from cluster.process import ProcessSpec, describe_exit, run_to_end
 from shard_router.login import POSTGRES_USERS
+from shard_router.server import SERVER_ERRORS
 from shard_router.statement import load_statements
 
 STANDBY_USER = POSTGRES_USERS["standby"]
@@ -297,7 +298,7 @@ async def answers(url: str) -> str | None:
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
     except asyncpg.InvalidAuthorizationSpecificationError:
         return None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except SERVER_ERRORS as error:
         return str(error) or type(error).__name__
     await connection.close()
     return None
@@ -340,7 +341,7 @@ async def wait_recovered(url: str, name: str) -> None:
 
 async def _recovering(url: str) -> bool | None:
     """Whether a server is in recovery; None when it does not answer."""
-    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with suppress(*SERVER_ERRORS):
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
         try:
             return bool(await connection.fetchval(STATEMENTS["is_standby"]))

@@ -25,6 +25,7 @@ from cluster.setup import with_password
 from command.program import ApplyUnderWayError, apply_program
 from rules.program import Program, ProgramError, parse_program
 from rules.program_compare import compare_programs
+from shard_router.server import SERVER_ERRORS
 
 _HEADER: Final = re.compile(r"\A(# (program )?version \d+(, | is )in force (since|from) .*\n)+")
 """What `program show` once wrote above the text, and files made of it still begin with: no part of a program."""
@@ -116,7 +117,7 @@ async def _versions(url: str) -> dict[int, Version]:
             rows = await connection.fetch(STATEMENTS["programs"])
         finally:
             await connection.close()
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+    except SERVER_ERRORS as error:
         raise ClusterError(f"{url.rpartition('@')[2]}: {error}") from error
     return {row["version"]: Version(*row) for row in rows}
 
@@ -137,5 +138,5 @@ async def apply_everywhere(shards: Shards, source: str, at: datetime | None) -> 
         return await apply_program(list(shards.urls.values()), source, at)
     except ApplyUnderWayError as error:
         raise ClusterError(str(error)) from error
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except SERVER_ERRORS as error:
         raise ClusterError(f"not every shard has it yet ({error}): apply it again") from error

@@ -30,7 +30,7 @@ async def give_receipts_away(system: System, region: RegionPlan) -> int:
             count += await hand_over_receipts(
                 (shard.name, addresses[shard.name]), receivers, keeper_in(rest, program, region.name)
             )
-        except (MoveError, asyncpg.InterfaceError) as error:
+        except (MoveError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise ClusterError(f"receipts could not be handed over: {error}. Asked for again, it goes on.") from error
     return count
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
-import asyncpg
 import typer
 
 from cdc.slot import find_primary
@@ -25,6 +24,7 @@ from cluster.system import ensure_program, read_program
 from command.migrate import create_slot, migrate
 from shard_router.errors import DocumentError
 from shard_router.login import complete
+from shard_router.server import SERVER_ERRORS
 from shard_router.topology import TopologyDocument, read_topology
 
 PRIMARY_DEADLINE_S = 60.0
@@ -58,7 +58,7 @@ def main(  # noqa: PLR0913 - one for each option
         ensure_keys(documents)
         write_topology(documents.topology, _without_epoch(document), document.stated)
         told = asyncio.run(respell_system(documents.topology, once=True))
-    except (ClusterError, DocumentError, OSError, asyncpg.PostgresError) as error:
+    except (ClusterError, DocumentError, *SERVER_ERRORS) as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(1) from None
     sys.stdout.write("".join(f"{line}\n" for line in (lines_of(told) if told else ())))

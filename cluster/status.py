@@ -31,6 +31,7 @@ from query.system_shape import System
 from service.credential import Credentials
 from shard_router.errors import DocumentError
 from shard_router.incarnation import is_unreconciled
+from shard_router.server import SERVER_ERRORS
 from shard_router.topology import Shard, TopologyDocument, read_topology
 
 T = TypeVar("T")
@@ -202,7 +203,7 @@ async def _shard_health(shard: Shard, lag_ms: int | None) -> ShardHealth:
 async def _ask_server(url: str, health: ShardHealth) -> None:
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except SERVER_ERRORS:
         health.unreachable.append(url)
         return
     try:

@@ -27,6 +27,7 @@ from cluster.plan import ClusterPlan, NodePlan, RegionPlan, ShardPlan
 from cluster.supervisor import Supervisor
 from rules.program import ProgramError, parse_program
 from shard_router.login import Logins, complete
+from shard_router.server import SERVER_ERRORS
 
 DEFAULT_PROGRAM = Path(__file__).resolve().parent.parent / "rules" / "main_street.toml"
 
@@ -266,7 +267,7 @@ async def find_primary(urls: Sequence[str], *, name: str) -> str:
     for url in urls:
         try:
             connection = await asyncpg.connect(url, timeout=postgres.CONNECT_TIMEOUT_S)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except SERVER_ERRORS as error:
             reasons.append(f"  {url.rpartition('@')[2]}: {str(error) or type(error).__name__}")
             continue
         try:

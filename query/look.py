@@ -14,7 +14,7 @@ import orjson
 
 from query.system_shape import Checked, SystemNode, SystemProjector, SystemServer, SystemShard, SystemSlot
 from service.status import STATUS
-from shard_router.server import place_of_server, read_server, read_slots
+from shard_router.server import SERVER_ERRORS, place_of_server, read_server, read_slots
 from shard_router.slot_table import ranges_of
 from shard_router.topology import Shard, Topology
 
@@ -24,7 +24,7 @@ C = TypeVar("C", bound=Checked)
 ASK_TIMEOUT_S: Final = 1.0
 """For one server or node: a frozen one answers nothing."""
 ASKED_AT_ONCE_MAX: Final = 16
-_SILENT: Final = (OSError, TimeoutError, aiohttp.ClientError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
+_SILENT: Final = (aiohttp.ClientError, ValueError, *SERVER_ERRORS)
 
 
 class Look:

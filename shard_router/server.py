@@ -10,6 +10,10 @@ import asyncpg
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("server.sql"))
+SERVER_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""Whatever keeps a server from answering, time that is up too. The last is what asyncpg says of a connection that the
+server ended between the two messages of a statement."""
+
 _PORTS: Final = {"redis": 6379, "rediss": 6379}
 _PORT: Final = 5432
 

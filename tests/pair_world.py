@@ -22,6 +22,7 @@ from cluster.plan import ServerPlan
 from cluster.reading import EVERY_S
 from cluster.run_file import Identity, RunRecord
 from cluster.supervisor import READY, Supervisor
+from shard_router.server import SERVER_ERRORS
 from tests.conftest import eventually
 from tests.engine import PASSWORD, PASSWORDS, free_port, server_folder
 
@@ -93,7 +94,7 @@ class GuardedPair:
         number = len(self.written) + 1
 
         async def done() -> bool:
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*SERVER_ERRORS):
                 async with asyncio.timeout(5), self.session() as server:
                     await server.execute("INSERT INTO book VALUES ($1) ON CONFLICT DO NOTHING", number)
                     return True

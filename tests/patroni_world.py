@@ -28,6 +28,7 @@ from cluster.login import SUPERUSER_NAME
 from cluster.os_user import Account, choose_account
 from cluster.process import ProcessSpec, spawn
 from cluster.setup import prepare
+from shard_router.server import SERVER_ERRORS
 from shard_router.topology import TopologyDocument
 from tests.conftest import eventually
 from tests.engine import PASSWORD, PASSWORDS, engine_name, free_port, server_folder
@@ -189,7 +190,7 @@ class Shard:
 
     async def ask(self, member: Member, query: str) -> Any:
         """One value of a member, None when it does not answer in time."""
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*SERVER_ERRORS):
             async with asyncio.timeout(3):
                 connection = await asyncpg.connect(member.url(), timeout=2)
                 try:

@@ -23,6 +23,7 @@ from shard_router.directory import Directory
 from shard_router.errors import LoyaltyError, ProblemError
 from shard_router.login import Logins
 from shard_router.pool import Connection, ShardPools, ShardServers
+from shard_router.server import SERVER_ERRORS
 from shard_router.topology import NOBODY, TopologyWatch
 from verify.across import ALL, Across, check_across
 from verify.finding import Finding
@@ -39,7 +40,7 @@ POOL_SIZE_MAX: Final = 4
 STATEMENT_TIMEOUT_MS: Final = 600_000
 STANDBY_PATIENCE_S: Final = 10.0
 SERVER_PATIENCE_S: Final = 5.0  # one probe may take a second, and a busy machine more than that to connect
-FAULTS: Final = (ProblemError, RedisError, OSError, asyncpg.PostgresError)
+FAULTS: Final = (ProblemError, RedisError, *SERVER_ERRORS)
 UNREACHABLE: Final = (OSError, TimeoutError, ValkeyConnectionError, ValkeyTimeoutError)
 REPLAY: Final = "replay did not wait for it to be read"
 _RETRY_S: Final = 0.25

@@ -3,6 +3,7 @@
 from typing import Any
 
 import asyncpg
+import pytest
 from prometheus_client import CollectorRegistry
 
 from cdc.servers import ServerWatch
@@ -62,6 +63,21 @@ async def test_each_server_is_shown_in_its_role_with_its_lag_and_slots(postgres_
     assert found["loyalty_slot_active a standby"] == 1
     assert found["loyalty_slot_lost a standby"] == 0
     assert found["loyalty_slot_room_bytes a standby"] > 0
+
+
+async def test_a_server_that_ends_the_connection_within_a_statement_is_shown_as_away(
+    postgres_pair: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg tells that by an error of its own, neither one of Postgres nor one of its interface."""
+    shown = Shown([postgres_pair.url])
+
+    async def ended(*_: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncpg.Connection, "fetchrow", ended)
+        assert (await shown.look())["loyalty_server_up a"] == 0
+    assert (await shown.look())["loyalty_server_up a"] == 1
 
 
 async def test_a_standby_that_replays_no_more_is_shown_behind(postgres_pair: PostgresServer) -> None:

@@ -277,7 +277,7 @@ async def look(dsn):
                                      "(SELECT FROM pg_replication_slots WHERE slot_name = 'loyalty_cdc')"):
                 print("met", flush=True)
             await server.close(timeout=1)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except SERVER_ERRORS:
             pass
 
 async def main():

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import pytest
 
+from shard_router.server import SERVER_ERRORS
 from tests.patroni_system import System, running_system  # noqa: F401 - the fixture `system`
 from tests.patroni_world import ETCD, Member
 
@@ -25,7 +26,7 @@ async def insisting(member: Member) -> AsyncGenerator[list[int]]:
     async def insist() -> None:
         number = 0
         while True:
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*SERVER_ERRORS):
                 async with asyncio.timeout(5):
                     connection = await asyncpg.connect(member.url(), timeout=2)
                     try:

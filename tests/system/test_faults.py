@@ -71,6 +71,11 @@ async def test_whatever_is_killed_under_load_every_acknowledged_basket_is_there_
 async def test_without_its_standby_a_shard_acknowledges_nothing_and_a_frozen_one_is_replaced(system: System) -> None:
     member = await system.enrol("us")
     name = "us-1-postgres-2"
+
+    async def shown() -> bool:
+        return (await system.get("us", f"/v1/members/{member}/account")).status == 200
+
+    await eventually(shown, deadline_s=READY_DEADLINE_S)
     standby = psutil.Process(system.processes()[name])
     for process in (standby, *standby.children(recursive=True)):
         process.suspend()

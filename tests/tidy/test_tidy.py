@@ -95,6 +95,16 @@ def test_sql_lives_in_sql_files(path: Path) -> None:
     assert not [node.lineno for node in strings(tree(path)) if SQL.match(str(node.value))]
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_who_catches_both_of_asyncpgs_errors_catches_its_third_one(path: Path) -> None:
+    """InternalClientError, which is neither, of a connection that ends within a statement: see SERVER_ERRORS."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Tuple):
+            caught = {ast.unparse(one) for one in node.elts}
+            both = {"asyncpg.PostgresError", "asyncpg.InterfaceError"} <= caught
+            assert not both or "asyncpg.InternalClientError" in caught, node.lineno
+
+
 @pytest.mark.parametrize("path", SOURCES + TESTS, ids=name)
 def test_a_todo_names_its_issue(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
