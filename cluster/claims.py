@@ -1,6 +1,9 @@
-"""Which shard keeps which claim slots, changed on a running system: a region's share when it joins or goes."""
+"""Which shard keeps which claim slots, changed on a running system: a region's share when it joins or goes.
 
-from collections.abc import Sequence
+Primaries are given by the names of their shards, all of those of the topology; addresses are for the tables' owner.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import asyncpg
 
@@ -12,48 +15,53 @@ from shard_router.claim_slot import shared_out
 from shard_router.topology import Topology, read_topology
 
 
-async def refuse_claims(system: System, shards: Sequence[str], addresses: Sequence[str]) -> None:
+async def refuse_claims(documents: Documents, shards: Sequence[str], addresses: Sequence[str]) -> None:
     """Have shards that the topology does not name yet refuse all claims: whoever comes there is of another time."""
-    topology = _topology(system)
+    topology = read_topology(documents.topology)
     if set(shards) & topology.document.shards.keys():
         raise ClusterError(f"{', '.join(shards)} is in the topology already")
     for address in addresses:
         await begin_without_claims(address, len(topology.claim_shards))
 
 
-async def share_claims(system: System, *, joins: str | None = None, leaves: str | None = None) -> int:
+async def share_claims(
+    documents: Documents, primaries: Mapping[str, str], *, joins: str | None = None, leaves: str | None = None
+) -> int:
     """Share the claim slots out among the regions that are active, one that joins too; how many were moved.
 
     When one leaves that keeps none, nothing moves.
     """
-    topology = _topology(system)
+    topology = read_topology(documents.topology)
     if leaves and not set(topology.claim_shards).intersection(topology.shards_in(leaves)):
-        return await _move(system, topology, None)
+        return await _move(documents, primaries, topology, None)
     states = {name: region.state for name, region in topology.document.regions.items()}
     takers = [name for name, state in states.items() if name == joins or (state == "active" and name != leaves)]
     if not takers:
         raise ClusterError(f"{leaves} keeps identifiers of members, and no other region is active to take them")
     shards = [shard for name in takers for shard in topology.shards_in(name)]
-    return await _move(system, topology, shared_out(topology.claim_shards, shards))
+    return await _move(documents, primaries, topology, shared_out(topology.claim_shards, shards))
 
 
 async def finish_moves(system: System) -> int:
     """Go on with moves that a supervisor before has begun."""
-    return await _move(system, _topology(system), None)
+    documents = system.documents
+    return await _move(documents, await primaries_of(system), read_topology(documents.topology), None)
 
 
-def _topology(system: System) -> Topology:
-    return read_topology(system.documents.topology)
-
-
-async def _move(system: System, topology: Topology, wanted: Sequence[str] | None) -> int:
+async def primaries_of(system: System) -> dict[str, str]:
+    """The primary of every shard of the topology."""
     shards = {shard.name: shard for shard in system.plan.shards}
-    addresses = {name: await system.primary(shards[name]) for name in topology.document.shards}
+    named = read_topology(system.documents.topology).document.shards
+    return {name: await system.primary(shards[name]) for name in named}
 
+
+async def _move(
+    documents: Documents, primaries: Mapping[str, str], topology: Topology, wanted: Sequence[str] | None
+) -> int:
     def say(table: Sequence[str]) -> None:
-        write_claim_slots(Documents(system.plan.data), table)
+        write_claim_slots(documents, table)
 
     try:
-        return await move_claims(addresses, topology.claim_shards, wanted, say)
+        return await move_claims(primaries, topology.claim_shards, wanted, say)
     except (MoveError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise ClusterError(f"claims could not be moved: {error}. Asked for again, it goes on.") from error

@@ -17,7 +17,7 @@ import asyncpg
 from pydantic import BaseModel
 
 from cluster import question
-from cluster.claims import finish_moves, refuse_claims, share_claims
+from cluster.claims import finish_moves, primaries_of, refuse_claims, share_claims
 from cluster.document import Documents, known_region_numbers, write_documents, write_states
 from cluster.door import forget_region, read_state, share_traffic
 from cluster.errors import ClusterError, StartFailed
@@ -114,7 +114,7 @@ class Growth:
         await self.system.start_nodes_of(self.system.region(name))
         await self._everybody_knows()
         await self._claim_receipts_again(name)
-        moved = await share_claims(self.system, joins=name)
+        moved = await share_claims(self._documents, await primaries_of(self.system), joins=name)
         write_states(self._documents, {name: "active"})
         await self._everybody_knows()
         await self._dial(name)
@@ -129,7 +129,7 @@ class Growth:
         await self.system.start_data(region)
         own = [await self.system.primary(shard) for shard in region.shards]
         await ensure_program([*[await self.system.primary(shard) for shard in self.system.plan.shards], *own], None)
-        await refuse_claims(self.system, [shard.name for shard in region.shards], own)
+        await refuse_claims(self._documents, [shard.name for shard in region.shards], own)
         if door := read_state(self._data):
             write_json(
                 self._documents.door_state,
@@ -172,8 +172,10 @@ class Growth:
         from cluster.receipts import take_receipts_back  # noqa: PLC0415 - heavy, and few need it
         from command.claim_again import claim_again_for  # noqa: PLC0415
 
-        await take_receipts_back(self.system, self.system.region(name))
-        await claim_again_for(name, [await self.system.primary(shard) for shard in self.system.plan.shards])
+        primaries = await primaries_of(self.system)
+        own = read_topology(self._documents.topology).shards_in(name)
+        await take_receipts_back(primaries[shard] for shard in own)
+        await claim_again_for(name, [*primaries.values()])
 
     async def _dial(self, name: str) -> None:
         if read_state(self._data) is None:
@@ -216,12 +218,12 @@ class Growth:
             raise ClusterError(f"{name} still takes members: `loyalty region drain {name}` first")
         region = self.system.region(name)
         await self._must_be_empty(region)
-        await share_claims(self.system, leaves=name)
+        await share_claims(self._documents, await primaries_of(self.system), leaves=name)
         await self._everybody_knows()
         await self.system.stop_nodes_of(region)  # they finish what they have
         try:
             await self._must_be_empty(region)
-            await give_receipts_away(self.system, region)
+            await give_receipts_away(self._documents, await primaries_of(self.system), name)
         except _REASONS:
             await self.system.start_nodes_of(region)
             raise

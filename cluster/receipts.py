@@ -1,12 +1,11 @@
 """Who keeps the receipts of a region that goes: they are claimed at the others before the topology lacks it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import asyncpg
 
+from cluster.document import Documents
 from cluster.errors import ClusterError
-from cluster.plan import RegionPlan
-from cluster.system import System
 from command.claim_move import MoveError
 from command.program import newest_source
 from command.receipt_move import hand_over_receipts, keep_receipts_again
@@ -14,31 +13,29 @@ from rules.program import Program, parse_program
 from shard_router.topology import Topology, read_topology
 
 
-async def give_receipts_away(system: System, region: RegionPlan) -> int:
+async def give_receipts_away(documents: Documents, primaries: Mapping[str, str], region: str) -> int:
     """Have all receipts that a region's shards keep claimed at those that will keep them; tells how many.
 
-    From then on its shards claim none, until `take_receipts_back`.
+    From then on its shards claim none, until `take_receipts_back`. Primaries are all of the topology, as in `claims`.
     """
-    rest = without_region(read_topology(system.documents.topology), region.name)
-    addresses = {shard.name: await system.primary(shard) for shard in system.plan.shards}
-    found = await newest_source(next(iter(addresses.values())))
+    topology = read_topology(documents.topology)
+    rest = without_region(topology, region)
+    found = await newest_source(next(iter(primaries.values())))
     program = parse_program(found[1], found[0]) if found else None
+    receivers = {name: address for name, address in primaries.items() if name in rest.document.shards}
     count = 0
-    for shard in region.shards:
-        receivers = {name: address for name, address in addresses.items() if name in rest.document.shards}
+    for shard in topology.shards_in(region):
         try:
-            count += await hand_over_receipts(
-                (shard.name, addresses[shard.name]), receivers, keeper_in(rest, program, region.name)
-            )
+            count += await hand_over_receipts((shard, primaries[shard]), receivers, keeper_in(rest, program, region))
         except (MoveError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise ClusterError(f"receipts could not be handed over: {error}. Asked for again, it goes on.") from error
     return count
 
 
-async def take_receipts_back(system: System, region: RegionPlan) -> None:
+async def take_receipts_back(addresses: Iterable[str]) -> None:
     """Have the shards of a region claim receipts again: it stays."""
-    for shard in region.shards:
-        await keep_receipts_again(await system.primary(shard))
+    for address in addresses:
+        await keep_receipts_again(address)
 
 
 def keeper_in(rest: Topology, program: Program | None, gone: str) -> Callable[[str], tuple[str, str]]:

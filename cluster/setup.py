@@ -1,26 +1,28 @@
 """Prepares servers that something else started: `python -m cluster.setup TOPOLOGY`, once per deployment and release.
 
 Each shard gets its schema, publication and slot, all of them one program; the documents that nodes read are written to
-the data folder, which the nodes share. All of it keeps what is there, so it may run again at any time.
+the data folder, which the nodes share. All of it keeps what is there, so it may run again at any time. A region that
+joins, or that the document lacks from now on, has its claims and receipts moved (cluster/transition.py).
 """
 
 import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote, urlsplit
 
 import typer
 
 from cdc.slot import find_primary
-from cluster.document import Documents, ensure_keys, write_topology
+from cluster.document import Documents, ensure_keys
 from cluster.errors import ClusterError
 from cluster.login import secure, superuser_urls
 from cluster.password import Passwords, read_passwords
 from cluster.postgres import keep_for_standby, wait_streaming
 from cluster.respell import lines_of, respell_system
-from cluster.system import ensure_program, read_program
+from cluster.system import apply_again, ensure_program, read_program
+from cluster.transition import leaving, take_over
 from command.migrate import create_slot, migrate
 from shard_router.errors import DocumentError
 from shard_router.login import complete
@@ -54,14 +56,13 @@ def main(  # noqa: PLR0913 - one for each option
         documents = Documents(data)
         document = with_password(_read(topology), password)
         passwords = read_passwords(documents.secrets) if bare or logins else None
-        version = asyncio.run(prepare(document, program, documents, passwords, keeps_standby=not logins))
+        version, words = asyncio.run(_set_up(document, program, documents, passwords, keeps_standby=not logins))
         ensure_keys(documents)
-        write_topology(documents.topology, _without_epoch(document), document.stated)
         told = asyncio.run(respell_system(documents.topology, once=True))
     except (ClusterError, DocumentError, *SERVER_ERRORS) as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(1) from None
-    sys.stdout.write("".join(f"{line}\n" for line in (lines_of(told) if told else ())))
+    sys.stdout.write("".join(f"{line}\n" for line in (*words, *(lines_of(told) if told else ()))))
     sys.stdout.write(f"{len(document.shards)} shards are ready, program version {version}, documents in {data}\n")
 
 
@@ -70,10 +71,6 @@ def _read(path: Path) -> TopologyDocument:
         return read_topology(path).document
     except DocumentError as error:
         raise ClusterError(str(error)) from error
-
-
-def _without_epoch(document: TopologyDocument) -> dict[str, Any]:
-    return document.model_dump(mode="json", exclude={"epoch"})
 
 
 def with_password(document: TopologyDocument, password: str | None) -> TopologyDocument:
@@ -93,6 +90,27 @@ def _with_password(url: str, password: str) -> str:
         return url
     user, _, address = parts.netloc.partition("@")
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{address}").geturl()
+
+
+async def _set_up(
+    document: TopologyDocument,
+    program: Path | None,
+    documents: Documents,
+    passwords: Passwords | None,
+    *,
+    keeps_standby: bool,
+) -> tuple[int, list[str]]:
+    """Prepare all shards, and make the document the topology in force; the program version, and what else was done."""
+    before = leaving(documents, document)
+    version = await prepare(document, program, documents, passwords, keeps_standby=keeps_standby)
+    owner = documents.logins().postgres
+    shards = {**(before.shards if before else {}), **document.shards}
+    found = [_wait_primary(name, [complete(url, owner) for url in shard.servers]) for name, shard in shards.items()]
+    primaries = dict(zip(shards, await asyncio.gather(*found), strict=True))
+    words = await take_over(documents, document, primaries)
+    if before:  # what those had of rewards' stock is given to the others: nobody has redeemed any of it
+        await apply_again([primaries[name] for name in document.shards])
+    return version, words
 
 
 async def prepare(

@@ -87,7 +87,7 @@ class ShardGrowth:
             await self.system.start_data(alone)
             primaries = [await self.system.primary(one) for one in (*before.shards, shard)]
             await ensure_program(primaries, None)
-            await refuse_claims(self.system, [name], primaries[-1:])
+            await refuse_claims(Documents(self._data), [name], primaries[-1:])
             self.system.plan = _extended(before, region, shard)
             write_documents(self.system.plan)
         except BaseException:

@@ -1,0 +1,190 @@
+"""Regions join and go by the document that the operator of containers writes, and `cluster.setup` takes over."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from cluster import transition
+from cluster.document import Documents
+from cluster.errors import ClusterError
+from cluster.setup import main
+from cluster.transition import leaving, take_over
+from command.register import STATEMENTS
+from shard_router.directory import Directory, Identifier
+from shard_router.member_id import new_member_id
+from shard_router.pool import ShardPools
+from shard_router.topology import Topology, TopologyDocument, TopologyWatch, read_topology
+from tests.engine import PostgresServer
+
+NUMBERS = {"eu": 1, "us": 2, "sa": 4}
+PHONES: list[Identifier] = [("phone", f"+4930{number:06}") for number in range(30)]
+
+
+class Deployment:
+    """Three regions that somebody else has started, of which a document names some."""
+
+    def __init__(self, folder: Path, dsns: dict[str, str]) -> None:
+        self.documents, self.dsns = Documents(folder), dsns
+
+    def document(self, **states: str | None) -> TopologyDocument:
+        regions: dict[str, Any] = {}
+        for name, state in states.items():
+            regions[name] = {"number": NUMBERS[name], "command": [], "query": []} | ({"state": state} if state else {})
+        shards = {
+            f"{name}-1": {
+                "region": name,
+                "slots": [[0, 4095]],
+                "servers": [self.dsns[f"{name}-1"]],
+                "valkey": "redis://x",
+            }
+            for name in states
+        }
+        return TopologyDocument.model_validate({"epoch": 1, "regions": regions, "shards": shards})
+
+    async def set_up(self, **states: str | None) -> list[str]:
+        """As `cluster.setup` does once the shards are prepared."""
+        document = self.document(**states)
+        leaving(self.documents, document)
+        return await take_over(self.documents, document, self.dsns)
+
+    @property
+    def topology(self) -> Topology:
+        return read_topology(self.documents.topology)
+
+    async def execute(self, shard: str, sql: str, *arguments: Any) -> list[Any]:
+        connection = await asyncpg.connect(self.dsns[shard])
+        try:
+            return await connection.fetch(sql, *arguments)
+        finally:
+            await connection.close()
+
+    async def enrol(self) -> dict[Identifier, int]:
+        """Give each phone to a member of us, as a node does."""
+        holders = {phone: new_member_id(2, number) for number, phone in enumerate(PHONES)}
+        async with self._directory() as directory:
+            for phone, member in holders.items():
+                assert await directory.lease([phone], member) == []
+                await directory.hold([phone], member)
+        return holders
+
+    async def found(self) -> dict[Identifier, int | None]:
+        async with self._directory() as directory:
+            return {phone: await directory.find(phone) for phone in PHONES}
+
+    @asynccontextmanager
+    async def _directory(self) -> AsyncGenerator[Directory]:
+        watch = TopologyWatch(self.documents.topology)
+        pools = ShardPools(watch, size_max=4, statement_timeout_ms=60_000)
+        yield Directory(watch, pools)
+        await pools.close()
+
+
+@pytest.fixture
+async def deployment(postgres_server: PostgresServer, tmp_path: Path) -> AsyncGenerator[Deployment]:
+    dsns = {f"{name}-1": await postgres_server.create_database() for name in NUMBERS}
+    yield Deployment(tmp_path, dsns)
+    for dsn in dsns.values():
+        await postgres_server.drop_database(dsn)
+
+
+async def test_a_region_that_becomes_active_takes_its_share_of_the_claims(deployment: Deployment) -> None:
+    assert await deployment.set_up(eu=None, us=None) == []
+    holders = await deployment.enrol()
+    assert await deployment.set_up(eu=None, us=None, sa="joining") == []
+    assert set(deployment.topology.claim_shards) == {"eu-1", "us-1"}
+    refused = await deployment.execute("sa-1", "SELECT DISTINCT state FROM claim_slot")
+    assert [row["state"] for row in refused] == ["gone"]
+    (words,) = await deployment.set_up(eu=None, us=None, sa="active")
+    assert words == "sa takes 2,730 claim slots of others"
+    table = deployment.topology.claim_shards
+    assert {table.count(f"{name}-1") for name in NUMBERS} <= {2730, 2731}
+    assert await deployment.found() == holders
+    assert deployment.topology.document.regions["sa"].state == "active"
+    assert await deployment.set_up(eu=None, us=None, sa="active") == []
+
+
+async def test_setup_does_it_with_servers_that_somebody_else_has_started(
+    deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_slot(_: str) -> None:
+        """The databases of the tests share a server, and a slot's name is the server's."""
+
+    monkeypatch.setattr("cluster.setup.create_slot", no_slot)
+    file = tmp_path / "wanted.json"
+    for states in (
+        {"eu": None, "us": None},
+        {"eu": None, "us": None, "sa": "joining"},
+        {"eu": None, "us": None, "sa": "active"},
+        {"eu": "draining", "us": None, "sa": None},
+        {"us": None, "sa": None},
+    ):
+        file.write_text(deployment.document(**states).model_dump_json())
+        await asyncio.to_thread(main, file, data=tmp_path)
+    assert set(deployment.topology.claim_shards) == {"us-1", "sa-1"}
+    told = [line for line in capsys.readouterr().out.splitlines() if "claim slots" in line]
+    assert told == [
+        "sa takes 2,730 claim slots of others",
+        "eu has given 2,731 claim slots and 0 receipts away; its servers can go",
+    ]
+
+
+async def test_who_dies_while_a_region_joins_goes_on_with_it(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deployment.set_up(eu=None, us=None)
+    holders = await deployment.enrol()
+    await deployment.set_up(eu=None, us=None, sa="joining")
+
+    async def killed(*_: object, **__: object) -> int:
+        raise ClusterError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transition, "share_claims", killed)
+        with pytest.raises(ClusterError, match="killed"):
+            await deployment.set_up(eu=None, us=None, sa="active")
+    assert deployment.topology.document.regions["sa"].state == "joining"
+    assert await deployment.set_up(eu=None, us=None, sa="active") == ["sa takes 2,730 claim slots of others"]
+    assert await deployment.found() == holders
+
+
+async def test_a_region_that_the_document_lacks_gives_claims_and_receipts_away(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deployment.set_up(eu=None, us=None, sa=None)
+    holders = await deployment.enrol()
+    name, whose = (["S"], ["1"], [datetime.now(UTC).date()], ["r-1"]), ([new_member_id(2, 1)], [2], [uuid4()])
+    await deployment.execute("eu-1", STATEMENTS["claim_receipts"], *name, *whose)
+    with pytest.raises(ClusterError, match="draining"):
+        await deployment.set_up(us=None, sa=None)
+    await deployment.set_up(eu="draining", us=None, sa=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(transition, "write_topology", None)
+        with pytest.raises(TypeError):
+            await deployment.set_up(us=None, sa=None)
+    assert "eu" in deployment.topology.document.regions
+    (words,) = await deployment.set_up(us=None, sa=None)
+    assert words == "eu has given 0 claim slots and 1 receipts away; its servers can go"
+    assert set(deployment.topology.claim_shards) == {"us-1", "sa-1"}
+    assert await deployment.found() == holders
+    keeper = deployment.topology.register_of("eu", "S")
+    assert [row["receipt"] for row in await deployment.execute(keeper, "SELECT receipt FROM receipt")] == ["r-1"]
+    assert await deployment.set_up(us=None, sa=None) == []
+
+
+async def test_a_region_in_which_somebody_lives_stays(deployment: Deployment) -> None:
+    await deployment.set_up(eu=None, us=None)
+    await deployment.set_up(eu="draining", us=None)
+    await deployment.execute(
+        "eu-1", "INSERT INTO member (member_id, version, profile, enrolled_at) VALUES (1, 1, '{}', now())"
+    )
+    with pytest.raises(ClusterError, match="holds members"):
+        await deployment.set_up(us=None)
+    assert set(deployment.topology.document.regions) == {"eu", "us"}
+    assert set(deployment.topology.claim_shards) == {"eu-1", "us-1"}
