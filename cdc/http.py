@@ -52,6 +52,8 @@ def describe(runtime: Runtime) -> dict[str, Any]:
             "members_done": state.members_done,
             "members_total": state.members_total,
             "completed": state.completed,
+            "asked": state.asked,
+            "served": state.served,
             "lowered": state.lowered,
             "trouble": state.trouble,
         },

@@ -8,6 +8,7 @@ before the reading: every change below it is in what is read, every change the s
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -58,6 +59,10 @@ class RebuildState:
     members_done: int = 0
     members_total: int = 0
     completed: int = 0
+    asked: int = 0
+    """How often a rebuild was asked for since the process began."""
+    served: int = 0
+    """So many of them are done: a rebuild serves all that were asked for before it began."""
     trouble: str = ""
     failed_rows: int = 0
     lowered: int = 0
@@ -83,6 +88,7 @@ class Rebuild:
     def request(self, reason: str) -> None:
         """Ask for a rebuild; call on the event loop."""
         self.state.reason = reason
+        self.state.asked += 1
         self._requested.set()
 
     async def run(self, open_session: Callable[[], Session]) -> None:
@@ -117,17 +123,18 @@ class Rebuild:
         started_at = time.monotonic()
         self.state.running, self.state.members_done, self.state.trouble = True, 0, ""
         self._unsettled = False
+        serves = self.state.asked
         structlog.get_logger().info("rebuild_started", reason=self.state.reason)
-        session = open_session()
         try:
-            bound = await self._rows.bound()
-            await self._refill(session, bound)
-            await self._sweep(session, bound)
-            await asyncio.to_thread(session.complete)
+            with closing(open_session()) as session:
+                bound = await self._rows.bound()
+                await self._refill(session, bound)
+                await self._sweep(session, bound)
+                await asyncio.to_thread(session.complete)
         finally:
             self.state.running = False
-            session.close()
         self.state.completed += 1
+        self.state.served = serves
         self.state.complete = not self._requested.is_set()  # a new epoch may just have begun
         structlog.get_logger().info(
             "rebuild_completed", members=self.state.members_done, seconds=round(time.monotonic() - started_at, 3)

@@ -40,24 +40,25 @@ async def rebuild(data: Path, region: str | None) -> AsyncGenerator[str]:
 
 async def _rebuild(session: aiohttp.ClientSession, shard: str, url: str) -> str:
     began_at = asyncio.get_running_loop().time()
-    asked, wanted = await _ask(session, url)
+    epoch, order = await _ask(session, url)
     while True:
         await asyncio.sleep(POLL_S)
         now = await _patiently(session, "GET", f"{url}/status")
         state = now["rebuild"]
-        if now["epoch"] != asked["epoch"]:  # of one that was started anew, which knows nothing of the order
-            asked, wanted = await _ask(session, url)
-        elif state["completed"] >= wanted:
+        if now["epoch"] != epoch:  # of one that was started anew, which knows nothing of the order
+            epoch, order = await _ask(session, url)
+        elif state["served"] >= order:
             took_s = asyncio.get_running_loop().time() - began_at
             return f"{shard}: rebuilt, {state['members_done']:,} members in {took_s:.1f} s"
 
 
-async def _ask(session: aiohttp.ClientSession, url: str) -> tuple[Any, int]:
-    """Order a rebuild: what the projector was then, and how many it will have completed when that is done."""
+async def _ask(session: aiohttp.ClientSession, url: str) -> tuple[int, int]:
+    """Order a rebuild: the epoch of the projector that was asked, and the number of the order.
+
+    One that is under way may have passed what has changed since: the one asked for follows it.
+    """
     asked = await _patiently(session, "POST", f"{url}/rebuild")
-    before = asked["rebuild"]
-    # One that is under way may have passed what has changed since: the one asked for follows it.
-    return asked, before["completed"] + (2 if before["running"] else 1)
+    return asked["epoch"], asked["rebuild"]["asked"]
 
 
 async def _patiently(session: aiohttp.ClientSession, method: str, url: str) -> Any:

@@ -1,0 +1,50 @@
+"""Rebuilds that are asked for: each is served, by one run or by several."""
+
+import asyncio
+from contextlib import suppress
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from cdc.rebuild import Rebuild, RebuildSettings
+from cdc.sink import Fenced, Position, Session
+from command.migrate import create_slot
+from shard_router.pool import ShardServers
+from tests.cdc_node import SLOT_OF_TESTS
+from tests.cdc_world import MARK, fill, settled
+from tests.conftest import eventually
+
+
+async def test_a_rebuild_asked_for_while_another_is_interrupted_is_served_by_the_next(
+    database: str, client: asyncpg.Connection, valkey_url: str, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the second one to be completed would wait for ever: there is only one."""
+    monkeypatch.setattr("cdc.rebuild.RETRY_S", 0.01)
+    await create_slot(database, SLOT_OF_TESTS)
+    await fill(client)
+    stream = Session(valkey_url, MARK).open(Position("one", 1))
+    servers = ShardServers("eu-1", [database], size_max=3, statement_timeout_ms=10_000)
+    rebuild = Rebuild(servers, RebuildSettings(SLOT_OF_TESTS, duty=1))
+
+    def open_session() -> Session:
+        if rebuild.state.asked == 1:
+            rebuild.request("asked for")
+            raise Fenced("of a projector that was just starting")
+        return Session(valkey_url, MARK, epoch=stream.epoch)
+
+    rebuild.request("asked for")
+    running = asyncio.create_task(rebuild.run(open_session))
+
+    async def served() -> bool:
+        return rebuild.state.served == 2
+
+    await eventually(served)
+    await settled(client, valkey)
+    assert rebuild.state.completed == 1
+    assert not rebuild.state.running
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    stream.close()
+    await servers.close()
