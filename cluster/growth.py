@@ -202,6 +202,8 @@ class Growth:
         await forget_region(self._data, name)
         await self._everybody_knows()
         # What it had of rewards' stock is given to the others: nobody has redeemed any of it.
+        if name in self._leaving:
+            await self._give_up_stock(region)
         await apply_again([await self.system.primary(shard) for shard in self.system.plan.shards])
         await self.system.stop_data(region)
         for shard in region.shards:
@@ -230,6 +232,14 @@ class Growth:
         rest = replace(self.system.plan, regions=tuple(one for one in self.system.plan.regions if one.name != name))
         write_documents(rest)
         self._leaving[name], self.system.plan = region, rest
+
+    async def _give_up_stock(self, region: RegionPlan) -> None:
+        """Who was to be given some of it just now gets it: counted as nobody's, it would be there twice."""
+        from command.stock import give_up_stock  # noqa: PLC0415 - heavy, and few need it
+
+        receivers = await primaries_of(self.system)
+        for shard in region.shards:
+            await give_up_stock(await self.system.primary(shard), receivers)
 
     def _left_behind(self, request: Request) -> RegionPlan:
         """A region that the topology has no more, or never had, and whose servers have a folder."""

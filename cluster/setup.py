@@ -21,7 +21,7 @@ from cluster.login import secure, superuser_urls
 from cluster.password import Passwords, read_passwords
 from cluster.postgres import keep_for_standby, wait_streaming
 from cluster.respell import lines_of, respell_system
-from cluster.system import apply_again, ensure_program, read_program
+from cluster.system import ensure_program, read_program
 from cluster.transition import leaving, take_over
 from command.migrate import create_slot, migrate
 from shard_router.errors import DocumentError
@@ -108,8 +108,6 @@ async def _set_up(
     found = [_wait_primary(name, [complete(url, owner) for url in shard.servers]) for name, shard in shards.items()]
     primaries = dict(zip(shards, await asyncio.gather(*found), strict=True))
     words = await take_over(documents, document, primaries)
-    if before:  # what those had of rewards' stock is given to the others: nobody has redeemed any of it
-        await apply_again([primaries[name] for name in document.shards])
     return version, words
 
 

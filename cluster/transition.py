@@ -13,7 +13,9 @@ from cluster.document import Documents, present_topology, write_topology
 from cluster.errors import ClusterError
 from cluster.growth import kept_by
 from cluster.receipts import give_receipts_away, take_receipts_back
+from cluster.system import apply_again
 from command.claim_again import claim_again_for
+from command.stock import give_up_stock
 from shard_router.topology import RegionState, TopologyDocument
 
 
@@ -55,6 +57,10 @@ async def _let_go(documents: Documents, primaries: Mapping[str, str], name: str)
     present = {shard: primaries[shard] for shard in known.shards} if known else {}
     claims = await share_claims(documents, present, leaves=name)
     receipts = await give_receipts_away(documents, present, name)
+    rest = {shard: address for shard, address in present.items() if shard not in shards}
+    for shard in shards:
+        await give_up_stock(primaries[shard], rest)
+    await apply_again([*rest.values()])
     return f"{name} has given {claims:,} claim slots and {receipts:,} receipts away; its servers can go"
 
 

@@ -11,11 +11,12 @@ import asyncio
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 import structlog
 
 from rules.program import Program
@@ -29,6 +30,7 @@ LOCKS_MAX: Final = 3
 """Fetches that hold or await a lock on the keeper at once: each keeps a connection, and its pool has ten."""
 UNFINISHED_S: Final = 5.0
 """A move that is older was begun by a node that is gone."""
+_TIMEOUT_S: Final = 30
 
 
 class StockKeeper:
@@ -137,6 +139,29 @@ class StockKeeper:
             await connection.execute(STATEMENTS["take_in_stock"], move["move_id"], move["reward"], move["quantity"])
         async with self._pools[donor].primary() as connection:
             await connection.execute(STATEMENTS["finish_move"], move["move_id"])
+
+
+async def give_up_stock(giver: str, receivers: Mapping[str, str]) -> None:
+    """Have a shard that goes give nothing more of any reward, and end what it has begun to give; may be repeated.
+
+    Addresses are for the tables' owner. What was left there is nowhere then: `allot` gives it to the others.
+    """
+    async with _connected(giver) as leaving:
+        await leaving.execute(STATEMENTS["give_up_allotments"])
+        for row in await leaving.fetch(STATEMENTS["open_moves"], 0.0):
+            if row["receiver"] in receivers:
+                async with _connected(receivers[row["receiver"]]) as receiver:
+                    await receiver.execute(STATEMENTS["take_in_stock"], row["move_id"], row["reward"], row["quantity"])
+            await leaving.execute(STATEMENTS["finish_move"], row["move_id"])
+
+
+@asynccontextmanager
+async def _connected(address: str) -> AsyncGenerator[Any]:
+    connection = await asyncpg.connect(address, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def allot(connections: list[Any], program: Program) -> None:

@@ -44,6 +44,10 @@ SELECT move_id, quantity FROM stock_move WHERE reward = $1
 -- name: arrived
 SELECT move_id FROM stock_arrival WHERE move_id = ANY ($1::uuid[])
 
+-- name: give_up_allotments
+-- From then on nobody is given any of what was left here.
+UPDATE reward_stock SET allotted = redeemed WHERE allotted > redeemed
+
 -- name: change_allotment
 -- More, or less down to what is redeemed already.
 INSERT INTO reward_stock AS s (reward, allotted) VALUES ($1, greatest($2, 0))

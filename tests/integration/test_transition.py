@@ -16,13 +16,24 @@ from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.setup import main
 from cluster.transition import leaving, take_over
+from command.program import apply_program
 from command.register import STATEMENTS
+from command.stock import STATEMENTS as STOCK
+from command.stock import give_up_stock
 from shard_router.directory import Directory, Identifier
 from shard_router.member_id import new_member_id
 from shard_router.pool import ShardPools
 from shard_router.topology import Topology, TopologyDocument, TopologyWatch, read_topology
+from tests.command_node import PROGRAM
 from tests.engine import PostgresServer
 
+SCARCE = """
+[[rewards]]
+code = "scarce"
+name = "Something scarce"
+points = 1
+stock = 9
+"""
 NUMBERS = {"eu": 1, "us": 2, "sa": 4}
 PHONES: list[Identifier] = [("phone", f"+4930{number:06}") for number in range(30)]
 
@@ -64,6 +75,11 @@ class Deployment:
             return await connection.fetch(sql, *arguments)
         finally:
             await connection.close()
+
+    async def scarce(self, region: str) -> int:
+        """How many of nine a region's shard may give."""
+        found = await self.execute(f"{region}-1", "SELECT allotted FROM reward_stock WHERE reward = 'scarce'")
+        return found[0]["allotted"] if found else 0
 
     async def enrol(self) -> dict[Identifier, int]:
         """Give each phone to a member of us, as a node does."""
@@ -164,6 +180,7 @@ async def test_a_region_that_the_document_lacks_gives_claims_and_receipts_away(
     with pytest.raises(ClusterError, match="draining"):
         await deployment.set_up(us=None, sa=None)
     await deployment.set_up(eu="draining", us=None, sa=None)
+    await apply_program([*deployment.dsns.values()], PROGRAM + SCARCE)
     with monkeypatch.context() as patched:
         patched.setattr(transition, "write_topology", None)
         with pytest.raises(TypeError):
@@ -176,6 +193,22 @@ async def test_a_region_that_the_document_lacks_gives_claims_and_receipts_away(
     keeper = deployment.topology.register_of("eu", "S")
     assert [row["receipt"] for row in await deployment.execute(keeper, "SELECT receipt FROM receipt")] == ["r-1"]
     assert await deployment.set_up(us=None, sa=None) == []
+    eu, us, sa = [await deployment.scarce(name) for name in ("eu", "us", "sa")]
+    assert (eu, us + sa) == (0, 9)
+
+
+async def test_what_a_region_that_goes_has_begun_to_give_arrives_once(deployment: Deployment) -> None:
+    """A node died when it had taken units there; another one knows the region still, and would take more."""
+    await apply_program([*deployment.dsns.values()], PROGRAM + SCARCE)
+    sent = (uuid4(), "scarce", 2, "us-1")
+    assert await deployment.execute("eu-1", STOCK["send_stock"], *sent)
+    rest = {name: dsn for name, dsn in deployment.dsns.items() if name != "eu-1"}
+    for _ in range(2):
+        await give_up_stock(deployment.dsns["eu-1"], rest)
+        assert await deployment.execute("eu-1", STOCK["send_stock"], uuid4(), *sent[1:]) == []
+        await apply_program([*rest.values()], PROGRAM + SCARCE)
+        assert [await deployment.scarce(name) for name in ("eu", "us", "sa")] == [0, 5, 4]
+    assert await deployment.execute("eu-1", "SELECT FROM stock_move") == []
 
 
 async def test_a_region_in_which_somebody_lives_stays(deployment: Deployment) -> None:
