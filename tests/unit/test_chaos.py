@@ -54,6 +54,25 @@ def test_a_process_goes_by_the_clock_of_its_file_and_by_the_true_monotonic_one(t
     assert begun <= monotonic <= time.monotonic()
 
 
+WAITING = """
+import threading, time
+cpu_s, began_s = time.thread_time(), time.monotonic()
+for _ in range(5):
+    holder = threading.Thread(target=sum, args=(range(1_000_000),))
+    holder.start()
+    holder.join()
+print(time.thread_time() - cpu_s, time.monotonic() - began_s)
+"""
+"""What it costs to wait for a thread that does not let go of the interpreter."""
+
+
+@pytest.mark.skipif(library() is None, reason="no libfaketime on this machine")
+def test_a_thread_that_waits_for_another_rests_under_libfaketime_too(tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], **environment(tmp_path / "clock", library())}
+    cpu_s, waited_s = map(float, subprocess.check_output([sys.executable, "-c", WAITING], env=env).split())
+    assert cpu_s < waited_s / 50
+
+
 def test_the_first_divergence_is_what_a_till_saw() -> None:
     result = Result(Log(divergences=["seen"]), failures=["found later"])
     assert result.first == "seen"
