@@ -42,6 +42,17 @@ async def share_claims(
     return await _move(documents, primaries, topology, shared_out(topology.claim_shards, shards))
 
 
+async def take_claims_from(documents: Documents, primaries: Mapping[str, str], shard: str) -> int:
+    """Share the claim slots that a shard keeps out among the others of the regions that are active, and of its own."""
+    topology = read_topology(documents.topology)
+    if shard not in topology.claim_shards:
+        return await _move(documents, primaries, topology, None)
+    own = topology.document.shards[shard].region
+    takers = [name for name, region in topology.document.regions.items() if name == own or region.state == "active"]
+    shards = [one for name in takers for one in topology.shards_in(name) if one != shard]
+    return await _move(documents, primaries, topology, shared_out(topology.claim_shards, shards))
+
+
 async def finish_moves(system: System) -> int:
     """Go on with moves that a supervisor before has begun."""
     documents = system.documents

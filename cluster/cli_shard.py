@@ -1,4 +1,4 @@
-"""`loyalty shard`: how a region of a running system grows. cluster/cli.py takes it in."""
+"""`loyalty shard`: how a region of a running system grows, and shrinks again. cluster/cli.py takes it in."""
 
 import sys
 from pathlib import Path
@@ -29,6 +29,16 @@ def add(
 ) -> None:
     """Add a shard to a region; it takes new members when this returns. Asked again, it goes on where it stopped."""
     ask_supervisor(data, Request(action="add shard", name=shard))
+
+
+@app.command()
+def remove(
+    shard: Annotated[str, typer.Argument(help="Its name, for example eu-2.")],
+    *,
+    data: Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")] = None,
+) -> None:
+    """Take a shard out that was added and in which nobody ever lived. Asked again, it goes on where it stopped."""
+    ask_supervisor(data, Request(action="remove shard", name=shard))
 
 
 def ask_supervisor(data: Path | None, request: Request) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import asyncpg
 from pydantic import BaseModel
 
 from cluster import question
@@ -24,9 +23,8 @@ from cluster.errors import ClusterError, StartFailed
 from cluster.files import write_json
 from cluster.node import check_ports
 from cluster.plan import RegionPlan, make_plan
-from cluster.postgres import CONNECT_TIMEOUT_S
-from cluster.postgres import STATEMENTS as POSTGRES
 from cluster.question import Outcome
+from cluster.shard_leaving import ShardLeaving, kept_by
 from cluster.slot_giving import ShardGrowth
 from cluster.system import System, apply_again, ensure_program
 from edge.decision import WHOLE
@@ -50,7 +48,7 @@ _REASONS: Final = (ClusterError, DocumentError, StartFailed, ValueError, *SERVER
 
 
 class Request(BaseModel):
-    """What is asked of the supervisor: of a region or, "add shard", of a shard.
+    """What is asked of the supervisor: of a region or, "add shard" and "remove shard", of a shard.
 
     `after` is the region behind which a new one stands in the topology.
     """
@@ -72,12 +70,13 @@ class Growth:
 
     system: System
     _leaving: dict[str, RegionPlan] = field(default_factory=dict[str, RegionPlan])
-    """Regions that the topology has no more, and whose servers are still to be stopped."""
+    """Regions, and shards, that the topology has no more, and whose servers are still to be stopped."""
 
     async def run(self) -> None:
         """Go on with what a supervisor before has begun, then look for questions for ever."""
         with suppress(*_REASONS):  # asked again, it is told
             await finish_moves(self.system)
+            await self._shard_leaving.finish()
         while True:
             await asyncio.sleep(_POLL_S)
             if (content := question.take(self._data, TOPIC)) is not None:
@@ -95,11 +94,24 @@ class Growth:
             return Outcome(done=False, words=str(error) or type(error).__name__)
 
     async def _do(self, request: Request) -> str:
-        steps = {"add": self._add, "drain": self._drain, "remove": self._remove, "add shard": self._add_shard}
+        steps = {
+            "add": self._add,
+            "drain": self._drain,
+            "remove": self._remove,
+            "add shard": self._add_shard,
+            "remove shard": self._remove_shard,
+        }
         return await steps[request.action](request)
 
     async def _add_shard(self, request: Request) -> str:
         return await ShardGrowth(self.system, self._everybody_knows).add(request.name)
+
+    async def _remove_shard(self, request: Request) -> str:
+        return await self._shard_leaving.remove(request.name)
+
+    @property
+    def _shard_leaving(self) -> ShardLeaving:
+        return ShardLeaving(self.system, self._everybody_knows, self._leaving)
 
     # Adding.
 
@@ -285,17 +297,6 @@ class Growth:
     async def _behind(self, urls: list[str], epoch: int) -> list[str]:
         epochs = await asyncio.gather(*(_epoch_of(url) for url in urls))
         return [url for url, known in zip(urls, epochs, strict=True) if known is None or known < epoch]
-
-
-async def kept_by(primary: str) -> str | None:
-    """Why a shard must stay, as what follows its name; None when it can go."""
-    connection = await asyncpg.connect(primary, timeout=CONNECT_TIMEOUT_S)
-    try:
-        if await connection.fetchval(POSTGRES["holds_members"]):
-            return "holds members: a region goes only when nobody ever lived there"
-        return None
-    finally:
-        await connection.close()
 
 
 async def _epoch_of(url: str) -> int | None:

@@ -23,7 +23,7 @@ from cluster.node import check_ports
 from cluster.plan import ClusterPlan, RegionPlan, ShardPlan, plan_shard
 from cluster.postgres import CONNECT_TIMEOUT_S
 from cluster.system import System, ensure_program
-from command.slot import empty_slots, give_slots, given_to, take_refusals
+from command.slot import empty_slots, give_slots, given_to, open_slots, take_refusals
 from shard_router.incarnation import is_unreconciled
 from shard_router.member_id import SLOT_COUNT
 from shard_router.pool import Connection
@@ -54,10 +54,12 @@ class ShardGrowth:
         if known is None:
             await self._bring_up(region, name)
         write_documents(self.system.plan)
-        await self.system.start_nodes_of(_alone(region, self._plan_of(name)))
+        await self.system.start_nodes_of(alone(region, self._plan_of(name)))
         await self.everybody_knows()
         slots = await self._take_slots(name)
         await self.everybody_knows()
+        async with connected(self.system, self._plan_of(name)) as receiving:
+            await open_slots(receiving, slots)  # it may have given them away, when it was to be removed
         self._write({name: {"state": "active"}})
         await self.everybody_knows()
         share = 100 * len(slots) / SLOT_COUNT
@@ -81,10 +83,10 @@ class ShardGrowth:
         before, shard = self.system.plan, plan_shard(self.system.plan, region, name)
         if not [slot for giver in region.shards for slot in await self._empty(giver)]:
             raise ClusterError(FULL.format(region=region.name, name=name))
-        alone = _alone(region, shard)
-        check_ports(alone.ports())
+        added = alone(region, shard)
+        check_ports(added.ports())
         try:
-            await self.system.start_data(alone)
+            await self.system.start_data(added)
             primaries = [await self.system.primary(one) for one in (*before.shards, shard)]
             await ensure_program(primaries, None)
             await refuse_claims(Documents(self._data), [name], primaries[-1:])
@@ -93,15 +95,15 @@ class ShardGrowth:
         except BaseException:
             if name not in self._topology().shards:
                 self.system.plan = before
-                await self.system.stop_data(alone)
+                await self.system.stop_data(added)
             raise
 
     async def _take_slots(self, name: str) -> list[int]:
         """Have other shards of the region give it slots, and say so in the topology; which those are."""
         region = self._region_of(name)
         (giver,) = [shard for shard in region.shards if shard.name != name]  # there is no room for a third
-        has = _slots(self._topology().shards[name].slots)
-        async with self._connected(giver) as giving, self._connected(self._plan_of(name)) as receiving:
+        has = slots_of(self._topology().shards[name].slots)
+        async with connected(self.system, giver) as giving, connected(self.system, self._plan_of(name)) as receiving:
             wanted = has or await given_to(giving, name) or _upper_half(await self._empty(giver))
             given = await self._give(giving, giver, wanted, name)
             if lost := set(has) - set(given):
@@ -111,8 +113,8 @@ class ShardGrowth:
             if not given:
                 raise ClusterError(FULL.format(region=region.name, name=name))
             await take_refusals(giving, receiving, region.number, given)
-        kept = set(_slots(self._topology().shards[giver.name].slots)) - set(given)
-        self._write({giver.name: {"slots": _ranges(kept)}, name: {"slots": _ranges(given)}})
+        kept = set(slots_of(self._topology().shards[giver.name].slots)) - set(given)
+        self._write({giver.name: {"slots": ranges_to_write(kept)}, name: {"slots": ranges_to_write(given)}})
         return given
 
     async def _give(self, giving: Connection, giver: ShardPlan, wanted: list[int], name: str) -> list[int]:
@@ -124,25 +126,15 @@ class ShardGrowth:
 
     async def _empty(self, giver: ShardPlan) -> list[int]:
         """Slots of a shard without members, as far as one can see from outside."""
-        slots = _slots(self._topology().shards[giver.name].slots)
+        slots = slots_of(self._topology().shards[giver.name].slots)
         number = self.system.region(giver.region).number
-        async with self._connected(giver) as connection:
+        async with connected(self.system, giver) as connection:
             if await is_unreconciled(connection):
                 raise ClusterError(f"{giver.name} was restored: `loyalty reconcile` first, which tells who lives there")
             return await empty_slots(connection, number, slots)
 
-    @asynccontextmanager
-    async def _connected(self, shard: ShardPlan) -> AsyncGenerator[Connection]:
-        connection = await asyncpg.connect(await self.system.primary(shard), timeout=CONNECT_TIMEOUT_S)
-        try:
-            yield connection
-        finally:
-            await connection.close()
-
     def _write(self, changes: dict[str, dict[str, object]]) -> None:
-        """Change shards in the topology, and in the plan, by which the next one who joins writes all of it."""
-        write_shards(Documents(self._data), changes)
-        self.system.plan = as_written(self.system.plan, self._topology().shards)
+        say_of_shards(self.system, changes)
 
     @property
     def _data(self) -> Path:
@@ -153,6 +145,22 @@ class ShardGrowth:
 
     def _plan_of(self, name: str) -> ShardPlan:
         return next(shard for shard in self.system.plan.shards if shard.name == name)
+
+
+@asynccontextmanager
+async def connected(system: System, shard: ShardPlan) -> AsyncGenerator[Connection]:
+    """A connection to a shard's primary, for the owner of its tables."""
+    connection = await asyncpg.connect(await system.primary(shard), timeout=CONNECT_TIMEOUT_S)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def say_of_shards(system: System, changes: dict[str, dict[str, object]]) -> None:
+    """Change shards in the topology, and in the plan, by which the next one who joins writes all of it."""
+    write_shards(system.documents, changes)
+    system.plan = as_written(system.plan, read_topology(system.documents.topology).document.shards)
 
 
 def as_written(plan: ClusterPlan, shards: dict[str, Shard]) -> ClusterPlan:
@@ -169,7 +177,7 @@ def _as_row(shard: ShardPlan, row: Shard) -> ShardPlan:
     return replace(shard, slots=tuple(row.slots), receipts=receipts, state=row.state)
 
 
-def _alone(region: RegionPlan, shard: ShardPlan) -> RegionPlan:
+def alone(region: RegionPlan, shard: ShardPlan) -> RegionPlan:
     """What a shard brings into its region."""
     return replace(region, shards=(shard,), command=(), query=())
 
@@ -186,11 +194,13 @@ def _upper_half(empty: list[int]) -> list[int]:
     return empty[-(SLOT_COUNT // 2) :]
 
 
-def _slots(ranges: Iterable[tuple[int, int]]) -> list[int]:
+def slots_of(ranges: Iterable[tuple[int, int]]) -> list[int]:
+    """Each slot of some ranges."""
     return [slot for first, last in ranges for slot in range(first, last + 1)]
 
 
-def _ranges(slots: Iterable[int]) -> list[list[int]]:
+def ranges_to_write(slots: Iterable[int]) -> list[list[int]]:
+    """Slots as the topology document has them."""
     table = ["" for _ in range(SLOT_COUNT)]
     for slot in slots:
         table[slot] = "its"

@@ -11,8 +11,8 @@ from typing import Any
 from cluster.claims import refuse_claims, share_claims
 from cluster.document import Documents, present_topology, write_topology
 from cluster.errors import ClusterError
-from cluster.growth import kept_by
 from cluster.receipts import give_receipts_away, take_receipts_back
+from cluster.shard_leaving import kept_by
 from cluster.system import apply_again
 from command.claim_again import claim_again_for
 from command.stock import give_up_stock

@@ -19,6 +19,7 @@ from command.reconcile_points import reconcile_points
 from command.reconcile_receipts import reconcile_receipts
 from command.reconcile_referrals import reconcile_referrals
 from command.reconciliation import Reconciliation
+from command.slot import open_slots
 from command.stock import allot
 from rules.program import parse_program
 
@@ -32,6 +33,7 @@ async def reconcile(node: CommandNode) -> Reconciliation:
     await _restore_programs(work)
     await learn_program(node.pools[shards[0]], node.programs)
     await reconcile_slots(work)
+    await _open_own_slots(work)
     await reconcile_claims(work)
     await reconcile_points(work)
     await reconcile_referrals(work)
@@ -51,6 +53,15 @@ async def _restore_programs(work: Reconciliation) -> None:
         for version in sorted(known.keys() - held[shard].keys()):
             await work.execute(shard, "restore_program", *known[version])
             work.done["program versions restored"] += 1
+
+
+async def _open_own_slots(work: Reconciliation) -> None:
+    """A shard that was restored to before slots came back to it would refuse all who enrol in them."""
+    shards = work.node.topology.current.document.shards
+    for shard in work.restored:
+        slots = [slot for first, last in shards[shard].slots for slot in range(first, last + 1)]
+        async with work.node.pools[shard].primary() as connection:
+            await open_slots(connection, slots)
 
 
 async def _do_errands(work: Reconciliation) -> None:

@@ -6,7 +6,8 @@ is seen, or the enrolment learns that its slot has gone, and has done nothing. I
 too: the same key finds them where the slot is then.
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,52 @@ async def give_slots(
         empty = await empty_slots(connection, region_number, wanted)
         await connection.execute(STATEMENTS["give_slots"], empty, receiver)
     return await given_to(connection, receiver)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsBack:
+    """Gives the slots of a shard that is to go back to another of its region, all of them or none.
+
+    Each step may be done twice: cut short, it is gone on with from what the two shards say.
+    """
+
+    giver: tuple[str, Connection]
+    receiver: tuple[str, Connection]
+    region_number: int
+    lock_timeout_ms: int
+
+    async def give(self, has: Iterable[int], switch: Callable[[set[int]], Awaitable[None]]) -> list[int]:
+        """Give slots that the topology says the giver has; those in which somebody lives, and then none was given.
+
+        `switch` has the topology say that they are the receiver's, and returns when every node knows: only then does
+        the receiver take anybody in them. asyncpg.LockNotAvailableError as in `give_slots`.
+        """
+        (giver, giving), (_, receiving) = self.giver, self.receiver
+        slots = {*has, *await given_to(receiving, giver)}
+        await receiving.execute(STATEMENTS["close_given"], sorted(slots), giver)
+        if taken := await self._give_all(slots):
+            return taken
+        await take_refusals(giving, receiving, self.region_number, sorted(slots))
+        await switch(slots)
+        await open_slots(receiving, slots)
+        return []
+
+    async def _give_all(self, slots: set[int]) -> list[int]:
+        (_, giving), (receiver, _) = self.giver, self.receiver
+        async with giving.transaction():
+            await giving.execute(f"SET LOCAL lock_timeout = {self.lock_timeout_ms:d}")
+            await giving.execute(STATEMENTS["close_slots"])
+            missing = slots - set(await given_to(giving, receiver))
+            empty = await empty_slots(giving, self.region_number, missing)
+            if taken := sorted(missing - set(empty)):
+                return taken
+            await giving.execute(STATEMENTS["give_slots"], empty, receiver)
+        return []
+
+
+async def open_slots(connection: Connection, slots: Iterable[int]) -> None:
+    """Have a shard take members in slots that it had given away: the topology says they are its own."""
+    await connection.execute(STATEMENTS["open_slots"], sorted(slots))
 
 
 async def given_to(connection: Connection, receiver: str) -> list[int]:

@@ -29,6 +29,15 @@ ORDER BY asked.slot
 -- name: give_slots
 INSERT INTO given_slot (slot, receiver) SELECT slot, $2 FROM unnest($1::integer[]) AS given(slot)
 
+-- name: close_given
+-- As it was written when they were given; a restore may have lost it.
+INSERT INTO given_slot (slot, receiver) SELECT slot, $2 FROM unnest($1::integer[]) AS given(slot)
+ON CONFLICT (slot) DO NOTHING
+
+-- name: open_slots
+-- Slots that are this shard's own again.
+DELETE FROM given_slot WHERE slot = ANY ($1::integer[])
+
 -- name: slots_given_to
 SELECT slot FROM given_slot WHERE receiver = $1 ORDER BY slot
 

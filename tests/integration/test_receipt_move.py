@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from cluster.growth import kept_by
+from cluster.shard_leaving import kept_by
 from command.claim_move import MoveError
 from command.receipt_move import hand_over_receipts, keep_receipts_again
 from command.register import STATEMENTS

@@ -10,21 +10,27 @@ from typing import Any
 import asyncpg
 import pytest
 
+from cluster.command_node import command_node
 from command.__main__ import build
+from command.reconcile import reconcile
 from command.register import Register
 from command.request import NODE
 from command.settings import CommandSettings
-from command.slot import STATEMENTS, empty_slots, give_slots, given_to, take_refusals
+from command.slot import STATEMENTS, SlotsBack, empty_slots, give_slots, given_to, take_refusals
 from service.health import CHECKS
 from shard_router.member_id import SLOT_COUNT, compose_member_id, parse_member_id, slot_of
 from shard_router.slot_table import ranges_of
-from tests.command_node import RunningNode, running_command_node
+from tests.command_node import RunningNode, running_command_node, topology_of_operator
 from tests.conftest import eventually
 from tests.engine import PostgresServer, as_login
 from tests.integration.test_command import basket
 
 ALL = range(SLOT_COUNT)
 STORE = "330"
+
+
+class KilledError(Exception):
+    """Whoever gives slots back is no more."""
 
 
 @dataclass
@@ -40,6 +46,19 @@ class Growing:
     async def give(self, wanted: Any = ALL) -> list[int]:
         return await give_slots(self.giver, 1, wanted, receiver="eu-2", lock_timeout_ms=30_000)
 
+    async def give_back(self, given: list[int], *, die_before: str | None = None) -> list[int]:
+        """As `shard remove` does; `die_before` the topology says so, or before the first shard takes members there."""
+
+        async def switch(slots: set[int]) -> None:
+            if die_before == "switch":
+                raise KilledError
+            self.publish(sorted(set(given) - slots), state="joining")
+            await eventually(lambda: _adopted(self.node))
+            if die_before == "opening":
+                raise KilledError
+
+        return await SlotsBack(("eu-2", self.receiver), ("eu-1", self.giver), 1, 30_000).give(given, switch)
+
     def publish(self, given: list[int], *, state: str = "active") -> None:
         file = self.folder / "topology.json"
         document = json.loads(file.read_text())
@@ -52,7 +71,8 @@ class Growing:
             "receipts": [],
             "state": state,
         }
-        file.write_text(json.dumps(document | {"epoch": document["epoch"] + 1}))
+        claims = {"claim_slots": {"eu-1": [[0, 4095]]}}  # they do not go by these slots
+        file.write_text(json.dumps(document | claims | {"epoch": document["epoch"] + 1}))
 
     async def homes(self) -> dict[int, str]:
         found: dict[int, str] = {}
@@ -93,7 +113,7 @@ async def test_enrolments_meanwhile_end_on_one_shard_each_and_none_fails(growing
     await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
     given = await growing.give()
     growing.publish(given, state="joining")
-    assert [slot for slot in given if slot in {slot_of(member) for member in await growing.homes()}] == []
+    assert {slot_of(member) for member in await growing.homes()}.isdisjoint(given)
     growing.publish(given)
     replies = [await one for one in asked]
     assert {reply.status for reply in replies} == {201}
@@ -183,8 +203,99 @@ async def test_a_no_to_an_enrolment_is_the_same_after_its_slot_has_gone(growing:
 
 
 async def _adopted(node: RunningNode) -> bool:
-    node.inner.topology.look()
-    return node.inner.topology.current.epoch > 1
+    watch = node.inner.topology
+    watch.look()
+    return watch.current.epoch == json.loads(watch.path.read_text())["epoch"]
+
+
+async def test_enrolments_meanwhile_end_on_the_shard_that_gets_its_slots_back(growing: Growing) -> None:
+    node, given = growing.node, await growing.give()
+    growing.publish(given)
+    await growing.receiver.execute("SELECT pg_advisory_lock(7261002)")  # they have come as far as the second shard
+    asked = [
+        asyncio.create_task(node.post("/v1/members", {"phone": f"+4930778{number:05}"}, key=f"back-{number}"))
+        for number in range(40)
+    ]
+
+    async def wait() -> bool:
+        sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        return bool(await growing.receiver.fetchval(sql))
+
+    await eventually(wait)
+    giving = asyncio.create_task(growing.give_back(given))
+    await growing.receiver.execute("SELECT pg_advisory_unlock(7261002)")
+    if taken := await giving:  # they were faster: nothing was given
+        assert await given_to(growing.receiver, "eu-1") == []
+        assert set(taken) <= {slot_of(member) for member in await growing.homes()}
+    growing.publish([])
+    assert {(await one).status for one in asked} == {201}
+    assert len(await growing.homes()) == 40
+
+
+@pytest.mark.parametrize("step", ["switch", "opening", None])
+async def test_slots_come_back_whoever_dies_between_two_steps(growing: Growing, step: str | None) -> None:
+    node, body = growing.node, {"phone": "+493055512348"}
+    given = await growing.give()
+    growing.publish(given)
+    await eventually(lambda: _adopted(node))
+    if step:
+        with pytest.raises(KilledError):
+            await growing.give_back(given, die_before=step)
+        early = await node.post("/v1/members", body, key="early", **{"Loyalty-Deadline-Ms": "3000"})
+        assert (early.status, early.code) == (503, "shard_unavailable")
+        assert await growing.homes() == {}
+    known = [] if step == "opening" else given  # as the topology has them by now
+    assert await growing.give_back(known) == []
+    assert await given_to(growing.giver, "eu-2") == []
+    growing.publish([])
+    assert (await node.post("/v1/members", body, key="early")).status == 201
+    assert set((await growing.homes()).values()) == {"eu-1"}
+    assert await growing.give_back([]) == []  # once more, and late
+
+
+async def test_no_slot_comes_back_while_somebody_lives_in_one(growing: Growing) -> None:
+    given = await growing.give()
+    growing.publish(given)
+    await eventually(lambda: _adopted(growing.node))
+    member = (await growing.node.enrol())["member_id"]
+    assert await growing.give_back(given) == [slot_of(parse_member_id(member))]
+    assert await given_to(growing.receiver, "eu-1") == []
+    assert await given_to(growing.giver, "eu-2") == given
+    assert (await growing.node.post("/v1/members", {})).status == 201
+
+
+async def test_nobody_is_enrolled_where_a_restore_lost_the_word_of_slots_that_were_given(growing: Growing) -> None:
+    """Not before every node knows that they are there again."""
+    given = await growing.give()
+    growing.publish(given)
+    await growing.giver.execute("DELETE FROM given_slot")
+    with pytest.raises(KilledError):
+        await growing.give_back(given, die_before="opening")
+    early = await growing.node.post("/v1/members", {}, **{"Loyalty-Deadline-Ms": "3000"})
+    assert (early.status, early.code) == (503, "shard_unavailable")
+
+
+async def test_a_no_comes_back_with_its_slot(growing: Growing) -> None:
+    node, body = growing.node, {"phone": "+493055512349"}
+    await node.enrol(**body)
+    given = await growing.give()
+    growing.publish(given)
+    await eventually(lambda: _adopted(node))
+    refused = await node.post("/v1/members", body, key="refused")
+    assert refused.code == "member_exists"
+    assert await growing.receiver.fetchval("SELECT count(*) FROM idempotency") == 1
+    assert await growing.give_back(given) == []
+    again = await node.post("/v1/members", body, key="refused")
+    assert (again.status, again.body, again.headers["Idempotent-Replayed"]) == (409, refused.body, "true")
+
+
+async def test_a_shard_restored_to_before_its_slots_came_back_takes_members_in_them(growing: Growing) -> None:
+    given = await growing.give()  # so it says, though the topology knows better
+    await growing.giver.execute("INSERT INTO incarnation (number, why) VALUES (9, 'test')")
+    async with command_node(topology_of_operator(growing.folder)) as node:
+        await reconcile(node)
+    assert (given[0], await given_to(growing.giver, "eu-2")) == (0, [])
+    assert (await growing.node.post("/v1/members", {})).status == 201
 
 
 async def test_a_receipt_earns_once_though_its_stores_slot_has_gone(growing: Growing) -> None:

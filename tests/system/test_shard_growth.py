@@ -47,8 +47,8 @@ async def told(data: Path) -> dict[str, Any]:
     return json.loads((await asyncio.to_thread(loyalty, data, "status", "--json")).stdout)
 
 
-async def shard(system: System, name: str) -> tuple[int, str]:
-    done = await asyncio.to_thread(loyalty, system.data, "shard", "add", name)
+async def shard(system: System, name: str, word: str = "add") -> tuple[int, str]:
+    done = await asyncio.to_thread(loyalty, system.data, "shard", word, name)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
@@ -101,6 +101,12 @@ async def is_refused_while_no_slot_is_empty(eu: System) -> None:
     assert list(topology(eu).document.shards) == ["eu-1"]
 
 
+async def stays_as_somebody_lives_there(eu: System) -> None:
+    code, words = await shard(eu, "eu-2", "remove")
+    assert (code, "eu-2 holds members" in words) == (1, True), words
+    assert topology(eu).document.shards["eu-2"].state == "active"
+
+
 @pytest.mark.timeout(900)
 async def test_a_shard_joins_under_load_takes_newcomers_and_stays(eu: System) -> None:
     await is_refused_while_no_slot_is_empty(eu)
@@ -130,6 +136,7 @@ async def test_a_shard_joins_under_load_takes_newcomers_and_stays(eu: System) ->
     newcomers = [(await enrol(eu, number)).json["member_id"] for number in range(2, 26)]
     assert {home(eu, member) for member in newcomers} == {"eu-1", "eu-2"}
     assert home(eu, old) == "eu-1"
+    await stays_as_somebody_lives_there(eu)
     there = next(member for member in newcomers if home(eu, member) == "eu-2")
     bought = await eu.insist("eu", "/v1/purchases", basket(there, "eu", "there"), "bought-there")
     assert bought.status == 201
