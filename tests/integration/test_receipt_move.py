@@ -204,3 +204,21 @@ async def test_a_shard_that_was_restored_hands_nothing_over_until_it_is_reconcil
     with pytest.raises(MoveError, match="reconcile"):
         await giver.hand_over()
     assert await giver.execute("SELECT FROM receipt_fence") == []
+
+
+async def test_a_purchase_that_made_room_for_one_which_is_lost_has_its_name_back(
+    node: RunningNode, giver: Giver
+) -> None:
+    """A restore took the winner before the other was taken back, and `loyalty reconcile` has freed its receipt."""
+    there, away = await members(node)
+    assert (await buy(node, away, "1")).status == 201
+    await giver.has_claimed(away)
+    first = await buy(node, there, "1")
+    assert await giver.hand_over() == 1
+    await rows(node, "DELETE FROM receipt WHERE member_id = $1 RETURNING 1", parse_member_id(away))
+    await claim_all(node)
+    named = await rows(node, "SELECT subject FROM receipt WHERE member_id = $1", parse_member_id(there))
+    assert [row["subject"] for row in named] == [""]
+    again = await buy(node, there, "1")
+    assert (again.status, again.json["points_earned"]) == (201, first.json["points_earned"])
+    assert await journal(node, there) == STANDS
