@@ -1,15 +1,17 @@
 """Who keeps the receipts of a region that goes: they are claimed at the others before the topology lacks it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import asyncpg
 
 from cluster.document import Documents
 from cluster.errors import ClusterError
+from command.claim_again import KEPT
 from command.claim_move import MoveError
-from command.program import newest_source
+from command.program import programs_since
 from command.receipt_move import hand_over_receipts, keep_receipts_again
-from rules.program import Program, parse_program
+from rules.program import Program
 from shard_router.topology import Topology, read_topology
 
 
@@ -20,13 +22,13 @@ async def give_receipts_away(documents: Documents, primaries: Mapping[str, str],
     """
     topology = read_topology(documents.topology)
     rest = without_region(topology, region)
-    found = await newest_source(next(iter(primaries.values())))
-    program = parse_program(found[1], found[0]) if found else None
+    programs = await programs_since(next(iter(primaries.values())), datetime.now(UTC) - KEPT)
     receivers = {name: address for name, address in primaries.items() if name in rest.document.shards}
     count = 0
     for shard in topology.shards_in(region):
         try:
-            count += await hand_over_receipts((shard, primaries[shard]), receivers, keeper_in(rest, program, region))
+            giver = shard, primaries[shard]
+            count += await hand_over_receipts(giver, receivers, keepers_after(topology, shard, programs))
         except (MoveError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise ClusterError(f"receipts could not be handed over: {error}. Asked for again, it goes on.") from error
     return count
@@ -38,18 +40,22 @@ async def take_receipts_back(addresses: Iterable[str]) -> None:
         await keep_receipts_again(address)
 
 
-def keeper_in(rest: Topology, program: Program | None, gone: str) -> Callable[[str], tuple[str, str]]:
-    """Tells the region of a store, and the shard that keeps its receipts in a topology that lacks a region.
+def keepers_after(topology: Topology, giver: str, programs: Sequence[Program]) -> Callable[[str], Mapping[str, str]]:
+    """Tells which shards keep a store's receipts when a giver's region has gone, each with the store's region then.
 
-    A store that the program has no more was one of the region's, or of another that is not there.
+    A receipt is claimed by the region that its store had when it was sold: each one of the programs says, while a till
+    may still send it, counts. What the giver does not keep by any of them is outdated: it kept that for a region that
+    has joined since, and whoever has that receipt there has it. A store that no program has was one of the region's.
     """
+    gone = topology.document.shards[giver].region
+    rest = without_region(topology, gone)
 
-    def keeper_of(store: str) -> tuple[str, str]:
-        known = program.stores.get(store) if program else None
-        region = known.region if known else gone
-        return region, rest.register_of(region, store)
+    def keepers_of(store: str) -> dict[str, str]:
+        regions = {known.region for one in programs if (known := one.stores.get(store))} or {gone}
+        kept = [region for region in sorted(regions) if topology.register_of(region, store) == giver]
+        return {rest.register_of(region, store): region for region in kept}
 
-    return keeper_of
+    return keepers_of
 
 
 def without_region(topology: Topology, name: str) -> Topology:

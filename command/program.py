@@ -148,3 +148,13 @@ async def newest_source(dsn: str) -> tuple[int, str] | None:
     finally:
         await connection.close()
     return (row["version"], row["source"]) if row else None
+
+
+async def programs_since(dsn: str, moment: datetime) -> list[Program]:
+    """All versions of a shard that counted since an instant, or will; the oldest first."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(_STATEMENTS["programs_since"], moment)
+    finally:
+        await connection.close()
+    return [parse_program(row["source"], row["version"]) for row in rows]

@@ -21,6 +21,12 @@ SELECT version FROM program WHERE effective_at <= now() ORDER BY version DESC LI
 -- In force, or to come.
 SELECT version, source, effective_at FROM program ORDER BY version DESC LIMIT 1
 
+-- name: programs_since
+-- All that counted since an instant, or will: the oldest first.
+SELECT version, source FROM program
+WHERE version >= coalesce((SELECT max(version) FROM program WHERE effective_at <= $1), 0)
+ORDER BY version
+
 -- name: incarnation
 SELECT coalesce(max(number), 0) FROM incarnation
 

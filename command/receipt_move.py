@@ -25,13 +25,14 @@ _TRIES: Final = 5
 async def hand_over_receipts(
     giver: tuple[str, str],
     receivers: Mapping[str, str],
-    keeper_of: Callable[[str], tuple[str, str]],
+    keepers_of: Callable[[str], Mapping[str, str]],
     at: Step = no_step,
 ) -> int:
     """Have what a shard claimed, and a till may send again, claimed at others; tells how many there were.
 
-    Shards are names with the addresses of their primaries, for the owner of the tables. `keeper_of` names the region of
-    a store and the receiver that keeps its receipts then. MoveError when it must wait: asked again, it goes on.
+    Shards are names with the addresses of their primaries, for the owner of the tables. `keepers_of` names those that
+    keep a store's receipts then, each with the region by which it does; none for a store whose receipts others keep
+    already. MoveError when it must wait: asked again, it goes on.
     """
     name, address = giver
     count = 0
@@ -40,8 +41,9 @@ async def hand_over_receipts(
         await _fence(name, source)
         at("fenced")
         async for page in _claims(source):
-            count += len(page)
-            for keeper, rows in _by_keeper(page, keeper_of).items():
+            places = _by_keeper(page, keepers_of)
+            count += len({row[:4] for rows in places.values() for row in rows})
+            for keeper, rows in places.items():
                 await _put(keeper, receivers[keeper], rows)
             at("copied")
     return count
@@ -72,11 +74,11 @@ async def _claims(source: Any) -> AsyncGenerator[list[Any]]:
         after = tuple(rows[-1])[:4]
 
 
-def _by_keeper(page: Sequence[Any], keeper_of: Callable[[str], tuple[str, str]]) -> dict[str, list[tuple[Any, ...]]]:
+def _by_keeper(page: Sequence[Any], keepers_of: Callable[[str], Mapping[str, str]]) -> dict[str, list[tuple[Any, ...]]]:
     places: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for row in page:
-        region, keeper = keeper_of(row["store"])
-        places[keeper].append((*row, region))
+        for keeper, region in keepers_of(row["store"]).items():
+            places[keeper].append((*row, region))
     return places
 
 

@@ -65,7 +65,7 @@ class Giver:
                 raise KilledError
 
         shards = dict(zip(self.node.inner.shards(), dsns(self.node), strict=True))
-        return await hand_over_receipts(("us-1", self.dsn), shards, lambda _: ("eu", self.keeper), at)
+        return await hand_over_receipts(("us-1", self.dsn), shards, lambda _: {self.keeper: "eu"}, at)
 
 
 @pytest.fixture
@@ -221,4 +221,16 @@ async def test_a_purchase_that_made_room_for_one_which_is_lost_has_its_name_back
     assert [row["subject"] for row in named] == [""]
     again = await buy(node, there, "1")
     assert (again.status, again.json["points_earned"]) == (201, first.json["points_earned"])
+    assert await journal(node, there) == STANDS
+
+
+async def test_what_others_keep_already_is_not_handed_over(node: RunningNode, giver: Giver) -> None:
+    """It kept that for a region that has joined since, where another member has the receipt now."""
+    there, away = await members(node)
+    assert (await buy(node, away, "1")).status == 201
+    await giver.has_claimed(away)
+    assert (await buy(node, there, "1")).status == 201
+    shards = dict(zip(node.inner.shards(), dsns(node), strict=True))
+    assert await hand_over_receipts(("us-1", giver.dsn), shards, lambda _: {}) == 0
+    await claim_all(node)
     assert await journal(node, there) == STANDS
