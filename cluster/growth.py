@@ -185,9 +185,9 @@ class Growth:
         from command.claim_again import claim_again_for  # noqa: PLC0415
 
         primaries = await primaries_of(self.system)
-        own = read_topology(self._documents.topology).shards_in(name)
-        await take_receipts_back(primaries[shard] for shard in own)
-        await claim_again_for(name, [*primaries.values()])
+        topology = read_topology(self._documents.topology)
+        await take_receipts_back(primaries[shard] for shard in topology.shards_in(name))
+        await claim_again_for(topology, name, [*primaries.values()])
 
     async def _dial(self, name: str) -> None:
         if read_state(self._data) is None:

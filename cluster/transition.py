@@ -16,7 +16,7 @@ from cluster.shard_leaving import kept_by
 from cluster.system import apply_again
 from command.claim_again import claim_again_for
 from command.stock import give_up_stock
-from shard_router.topology import RegionState, TopologyDocument
+from shard_router.topology import RegionState, TopologyDocument, read_topology
 
 
 def leaving(documents: Documents, wanted: TopologyDocument) -> TopologyDocument | None:
@@ -66,7 +66,7 @@ async def _let_go(documents: Documents, primaries: Mapping[str, str], name: str)
 
 async def _let_join(documents: Documents, primaries: Mapping[str, str], wanted: TopologyDocument, name: str) -> str:
     await take_receipts_back(primaries[shard] for shard, row in wanted.shards.items() if row.region == name)
-    await claim_again_for(name, [*primaries.values()])
+    await claim_again_for(read_topology(documents.topology), name, [*primaries.values()])
     return f"{name} takes {await share_claims(documents, primaries, joins=name):,} claim slots of others"
 
 

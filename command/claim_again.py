@@ -4,16 +4,16 @@ The purchase at its member's home is the fact, the claim follows it. So nothing 
 before: each shard claims those of its own members anew, and conflicts are settled as ever (command/register.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 
-from command.program import newest_source
-from rules.program import parse_program
+from command.program import programs_since
 from shard_router.statement import load_statements
+from shard_router.topology import Topology
 
 KEPT: Final = timedelta(days=41)
 """Older ones no till can send any more: 40 days (see request), and one for the zones of stores."""
@@ -32,11 +32,15 @@ async def claim_again(connection: Any, stores: Mapping[str, str]) -> int:
     return len(await connection.fetch(STATEMENTS["claim_again"], [*stores], [*stores.values()], since))
 
 
-async def claim_again_for(region: str, primaries: list[str]) -> int:
-    """Have the primaries of all shards claim again what was bought at the stores of a region; tells how many."""
-    found = await newest_source(primaries[0])
-    program = parse_program(found[1], found[0]) if found else None
-    stores = {code: one.region for code, one in program.stores.items() if one.region == region} if program else {}
+async def claim_again_for(topology: Topology, region: str, primaries: Sequence[str]) -> int:
+    """Have the primaries of all shards claim again the receipts that a region keeps; tells how many.
+
+    Also those of stores whose own region is not there, and for which this one stands in.
+    """
+    own, stores = set(topology.shards_in(region)), dict[str, str]()
+    for program in await programs_since(primaries[0], datetime.now(UTC) - KEPT):
+        kept = {code: one.region for code, one in program.stores.items()}
+        stores |= {code: of for code, of in kept.items() if topology.register_of(of, code) in own}
     count = 0
     for primary in primaries if stores else ():
         connection = await asyncpg.connect(primary, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)

@@ -34,6 +34,8 @@ name = "Something scarce"
 points = 1
 stock = 9
 """
+LIVES_HERE = """INSERT INTO account (member_id, version, available, pending, held, spent, expired, debt, issued, state)
+    VALUES ($1, 2, 0, 0, 0, 0, 0, 0, 0, '{}')"""
 NUMBERS = {"eu": 1, "us": 2, "sa": 4}
 PHONES: list[Identifier] = [("phone", f"+4930{number:06}") for number in range(30)]
 
@@ -221,3 +223,24 @@ async def test_a_region_in_which_somebody_lives_stays(deployment: Deployment) ->
         await deployment.set_up(us=None)
     assert set(deployment.topology.document.regions) == {"eu", "us"}
     assert set(deployment.topology.claim_shards) == {"eu-1", "us-1"}
+
+
+async def test_a_region_that_joins_again_has_the_receipts_claimed_for_which_it_stands_in(
+    deployment: Deployment,
+) -> None:
+    """The region of a store is not there: others have kept its receipts while the one that stood in was gone."""
+    await deployment.set_up(eu=None, us=None)
+    store = next(code for code in map(str, range(99)) if deployment.topology.register_of("mars", code) == "eu-1")
+    of_mars = f'[[stores]]\ncode = "{store}"\nname = "On Mars"\nregion = "mars"\n'
+    await apply_program([*deployment.dsns.values()], PROGRAM + of_mars)
+    await deployment.set_up(eu="draining", us=None)
+    await deployment.set_up(us=None)
+    assert deployment.topology.register_of("mars", store) == "us-1"
+    member, today = new_member_id(2, 1), datetime.now(UTC).date()
+    name, whose = ([store], ["1"], [today], ["r-1"]), ([member], [2], [uuid4()])
+    await deployment.execute("us-1", STATEMENTS["claim_receipts"], *name, *whose)
+    await deployment.execute("us-1", LIVES_HERE, member)
+    await deployment.set_up(us=None, eu="joining")
+    await deployment.set_up(us=None, eu="active")
+    assert deployment.topology.register_of("mars", store) == "eu-1"
+    assert await deployment.execute("us-1", "SELECT store, region FROM unclaimed_receipt") == [(store, "mars")]
