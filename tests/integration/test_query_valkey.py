@@ -7,8 +7,8 @@ import asyncio
 import signal
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,6 +32,8 @@ from tests.engine import free_port
 from tests.query_servers import OwnValkey
 
 TIMEOUT_S = 0.5
+PATIENCE_S = 10.0
+"""Where no timeout is asked about: the machine may stand still for a while."""
 Run = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
 
 
@@ -43,12 +45,23 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @asynccontextmanager
-async def connected_to(url: str, *, timeout_s: float = TIMEOUT_S) -> AsyncGenerator[ValkeyConnection]:
+async def connected_to(url: str, *, timeout_s: float = PATIENCE_S) -> AsyncGenerator[ValkeyConnection]:
     line = ValkeyConnection(url, timeout_s=timeout_s)
     try:
         yield line
     finally:
         await line.close()
+
+
+@contextmanager
+def in_a_hurry(line: ValkeyConnection) -> Generator[None]:
+    """Questions of the block have less time."""
+    if line._timer:  # set for those who asked before
+        line._timer.cancel()
+        line._timer = None
+    line._timeout_s = TIMEOUT_S
+    yield
+    line._timeout_s = PATIENCE_S
 
 
 async def failure_of(answer: Awaitable[Any]) -> type[BaseException]:
@@ -162,10 +175,11 @@ async def test_a_frozen_server_costs_the_timeout_and_answers_no_other_question_l
             if connected:
                 await line.ask_one("PING")
             killable.send(signal.SIGSTOP)
-            for _ in range(4):  # whoever comes after a failure has all the time again
-                asked = [failure_of(line.ask_one("ECHO", f"old{n}")) for n in range(50)]
-                failures = await asyncio.gather(*asked)
-                assert set(failures) == {TimeoutError}
+            with in_a_hurry(line):
+                for _ in range(4):  # whoever comes after a failure has all the time again
+                    asked = [failure_of(line.ask_one("ECHO", f"old{n}")) for n in range(50)]
+                    failures = await asyncio.gather(*asked)
+                    assert set(failures) == {TimeoutError}
             killable.send(signal.SIGCONT)
             replies = await asyncio.gather(*(line.ask_one("ECHO", f"new{n}") for n in range(50)))
             assert replies == [f"new{n}".encode() for n in range(50)]
@@ -192,7 +206,8 @@ async def test_half_a_reply_or_none_or_nonsense_is_a_failure_in_time(
     run: Run, replies: tuple[bytes | None, ...], failure: type[Exception]
 ) -> None:
     async def scenario() -> None:
-        async with scripted(*replies) as url, connected_to(url) as line:
+        timeout_s = TIMEOUT_S if failure is TimeoutError else PATIENCE_S
+        async with scripted(*replies) as url, connected_to(url, timeout_s=timeout_s) as line:
             asked = [failure_of(line.ask_one("MGET", "a", "b")) for _ in replies]
             failures = await asyncio.gather(*asked)
             assert set(failures) == {failure}
@@ -222,7 +237,8 @@ async def test_a_busy_process_does_not_blame_the_server(run: Run, valkey_url: st
     async def scenario() -> None:
         async with connected_to(valkey_url) as line:
             await line.ask_one("PING")
-            answer = line.ask_one("PING")
+            with in_a_hurry(line):
+                answer = line.ask_one("PING")
             busy(2 * TIMEOUT_S - 0.1)
             assert await answer == b"PONG"
 
@@ -236,10 +252,11 @@ async def test_a_process_that_is_always_busy_hears_of_a_frozen_server_all_the_sa
         async with connected_to(killable.url) as line:
             await line.ask_one("PING")
             killable.send(signal.SIGSTOP)
-            failing = asyncio.ensure_future(failure_of(line.ask_one("PING")))
-            while not failing.done():
-                busy(0.05)
-                await asyncio.sleep(0)
+            with in_a_hurry(line):
+                failing = asyncio.ensure_future(failure_of(line.ask_one("PING")))
+                while not failing.done():
+                    busy(0.05)
+                    await asyncio.sleep(0)
             assert await failing is TimeoutError
 
     await run(scenario())
@@ -293,8 +310,8 @@ async def test_a_connection_may_be_encrypted(run: Run, killable: OwnValkey, tmp_
         trusting = f"rediss://{place}?ssl_ca_certs={tmp_path / 'pair.pem'}"
         async with (
             server,
-            connected_to(trusting, timeout_s=2) as line,
-            connected_to(f"rediss://{place}", timeout_s=2) as stranger,
+            connected_to(trusting) as line,
+            connected_to(f"rediss://{place}") as stranger,
         ):
             assert await failure_of(stranger.ask_one("PING")) is GoneError
             large = "x" * 300_000
@@ -302,7 +319,8 @@ async def test_a_connection_may_be_encrypted(run: Run, killable: OwnValkey, tmp_
             replies = await asyncio.gather(*(line.ask_one("GET", f"k{n}") for n in range(20)))
             assert replies == [f"{n}{large}".encode() for n in range(20)]
             killable.send(signal.SIGSTOP)
-            assert await failure_of(line.ask_one("GET", "k1")) is TimeoutError
+            with in_a_hurry(line):
+                assert await failure_of(line.ask_one("GET", "k1")) is TimeoutError
             killable.send(signal.SIGCONT)
             assert await line.ask_one("EXISTS", "k1") == 1
 
