@@ -42,9 +42,10 @@ $(COMPLETE): $(READY)
 demo: setup
 	@$(BIN)/loyalty demo $(ARGS)
 
-# Two at a time: most of a test is waiting. Files are the unit (tests/conftest.py), so that what they share is made once.
+# Two at a time: most of a test is waiting. Files are the unit (tests/conftest.py), so that what they share is made once;
+# they are begun in the order of that file, not with those of the most tests.
 test: setup-all
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: setup-all
 	$(BIN)/ruff format --check .

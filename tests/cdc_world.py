@@ -12,7 +12,7 @@ MARK = "projector:eu-1"
 LONG = orjson.dumps("".join(chr(0x4E00 + n * 7919 % 20_000) for n in range(20_000))).decode()
 """A profile that does not compress: it lies out of line and does not travel with a change of other columns."""
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 MEMBERS = [compose_member_id(region_number=1, slot=n, unique=n * 31) for n in range(60)]
 ADD_ENTRIES = """
 INSERT INTO journal
