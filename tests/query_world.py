@@ -100,9 +100,9 @@ class World:
 async def open_world(folder: Path, shards: dict[str, ShardPlace], **settings: Any) -> AsyncGenerator[World]:
     """Serve one node for every region of these shards (named by region: `eu-1` -> eu).
 
-    Valkey has longer to answer than in production: a machine that stands still is nothing the tests ask about.
+    Servers have longer to answer than in production: a machine that stands still is nothing the tests ask about.
     """
-    settings = {"cache_deadline_ms": 3_000} | settings
+    settings = {"cache_deadline_ms": 3_000, "statement_timeout_ms": 10_000, "deadline_ms": 10_000} | settings
     nodes = {name.partition("-")[0]: f"http://127.0.0.1:{free_port()}" for name in shards}
     topology = folder / "topology.json"
     topology.write_bytes(orjson.dumps(_topology(shards, nodes)))

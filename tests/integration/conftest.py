@@ -1,15 +1,45 @@
 """What many integration tests stand on: connections of their own, and a projector."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 from redis.asyncio import Redis
 
 from command.migrate import create_slot
+from query import announcement, replica
+from service import forward, health
+from shard_router import pool
 from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node
 from tests.query_servers import OwnValkey, own_valkey
+
+PATIENCE_S = 5.0
+USUAL: dict[tuple[Any, str], float] = {
+    (pool, "PROBE_TIMEOUT_S"): pool.PROBE_TIMEOUT_S,
+    (pool, "ACQUIRE_TIMEOUT_S"): pool.ACQUIRE_TIMEOUT_S,
+    (replica, "_MEASURE_TIMEOUT_S"): replica._MEASURE_TIMEOUT_S,
+    (announcement, "_CONNECT_TIMEOUT_S"): announcement._CONNECT_TIMEOUT_S,
+    (forward, "_CONNECT_TIMEOUT_S"): forward._CONNECT_TIMEOUT_S,
+    (health, "_CHECK_TIMEOUT_S"): health._CHECK_TIMEOUT_S,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient() -> Generator[None]:
+    """Have nodes of this process wait for a server for longer than the machine stands still."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in USUAL:
+            patch.setattr(module, name, PATIENCE_S)
+        yield
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in production, for tests that ask what a silent server costs."""
+    for (module, name), usual in USUAL.items():
+        monkeypatch.setattr(module, name, usual)
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ LAST = "".join(
 )
 MOMENTS = pytest.mark.parametrize("moment", ["before", "after", "whole"])
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 @pytest.fixture(scope="module")
 async def regions(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Parted]:

@@ -104,6 +104,7 @@ async def post(url: str, key: str, **headers: str) -> tuple[int, str | None]:
         return answer.status, (await answer.json(content_type=None)).get("code")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_node_that_takes_no_connection_is_passed_over_for_the_next(tmp_path: Path) -> None:
     with frozen_node() as frozen:
         async with home_node() as (home, got), far_node(tmp_path, [frozen, home]) as (url, key):
@@ -137,6 +138,7 @@ async def test_a_dead_node_is_met_once_not_by_each_request(tmp_path: Path) -> No
         assert (retries_made() - before, len(got)) == (1, 40)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("deadline_ms", [300, 5_000])
 async def test_when_no_node_takes_a_connection_nothing_was_done_and_the_answer_says_so(
     tmp_path: Path, deadline_ms: int

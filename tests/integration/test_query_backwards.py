@@ -162,6 +162,7 @@ async def test_a_stream_never_begins_with_less_than_was_shown(
             assert (await stream.event())["id"] == "5"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_without_anyone_who_has_it_the_shard_is_unavailable_until_the_standby_has_replayed_it(
     tmp_path: Path, database_pair: DatabasePair, killable: OwnValkey
 ) -> None:

@@ -215,6 +215,7 @@ async def test_ready_means_that_any_server_answers(tmp_path: Path, database: str
         assert (await world.get("/readyz")).status == 503
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_frozen_standby_costs_a_moment_and_no_answer(tmp_path: Path, database_pair: DatabasePair) -> None:
     await write_member(database_pair.primary, ADA, versions=2)
     nowhere = f"redis://127.0.0.1:{free_port()}/0"

@@ -20,6 +20,8 @@ from tests.query_world import ShardPlace, add_entry, has, member, open_world, re
 
 ADA = member(1)
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 @asynccontextmanager
 async def frozen(url: str) -> AsyncGenerator[None]:
