@@ -33,19 +33,24 @@ POLL_INTERVAL_S = 0.02
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast first, whatever order the shuffle gave, then what takes longest: two workers then end together.
 
-    A file stays with one worker, and so do all system tests.
+    A file stays with one worker, and so do all tests of the running system. Those with a system of their own come
+    before, so that there are never more than two.
     """
     tests = Path(__file__).parent
 
     def folder(item: pytest.Item) -> str:
         return item.path.relative_to(tests).parts[0]
 
-    def rank(item: pytest.Item) -> tuple[int, bool]:
-        return ORDER.index(folder(item)) if folder(item) in ORDER else len(ORDER), item.path.stem not in LONG
+    def shares(item: pytest.Item) -> bool:
+        return "running" in getattr(item, "fixturenames", ())
+
+    def rank(item: pytest.Item) -> tuple[int, bool, bool]:
+        place = ORDER.index(folder(item)) if folder(item) in ORDER else len(ORDER)
+        return place, shares(item), item.path.stem not in LONG
 
     items.sort(key=rank)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("system" if folder(item) == "system" else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("system" if shares(item) else item.path.stem))
 
 
 @pytest.fixture(scope="session")

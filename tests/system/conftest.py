@@ -44,7 +44,7 @@ def start(data: Path, port: int, *more: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running() -> Generator[tuple[Path, int]]:
     """Data folder and first port of a running system."""
     folder = Path(tempfile.mkdtemp(prefix="loyalty-system-", dir="/var/tmp"))
@@ -65,8 +65,12 @@ async def system(running: tuple[Path, int]) -> AsyncGenerator[System]:
 
 
 def free_range(regions: int = 3) -> int:
-    """The first of the ports of so many regions, below those the kernel gives to outgoing connections."""
-    bases = random.sample(range(12_000, 32_000, 100), 50)
+    """The first of the ports of so many regions, below those the kernel gives to outgoing connections.
+
+    Two workers draw from different ones: what starts meanwhile does not listen yet, and chance is the same for both.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    bases = random.sample(range(12_000 + 100 * worker, 32_000, 200), 50)
     return next(base for base in bases if all(map(_is_free, _wanted(base, regions))))
 
 
