@@ -69,8 +69,8 @@ class ShardLeaving:
             others = [one for one in self.system.region(shard.region).shards if one.name != shard.name]
             if shard.receipts == () and others:
                 async with connected(self.system, shard) as connection:
-                    begun = await given_to(connection, others[0].name)
-                if begun:
+                    given = set(await given_to(connection, others[0].name))
+                if given and (shard.state == "joining" or given.intersection(slots_of(shard.slots))):
                     await self.remove(shard.name)
 
     def _region_of(self, name: str) -> RegionPlan:
