@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from command.program import programs_since
+from command.program import newest_source
+from rules.program import parse_program
 from shard_router.statement import load_statements
 from shard_router.topology import Topology
 
@@ -37,10 +38,9 @@ async def claim_again_for(topology: Topology, region: str, primaries: Sequence[s
 
     Also those of stores whose own region is not there, and for which this one stands in.
     """
-    own, stores = set(topology.shards_in(region)), dict[str, str]()
-    for program in await programs_since(primaries[0], datetime.now(UTC) - KEPT):
-        kept = {code: one.region for code, one in program.stores.items()}
-        stores |= {code: of for code, of in kept.items() if topology.register_of(of, code) in own}
+    found, own = await newest_source(primaries[0]), set(topology.shards_in(region))
+    known = parse_program(found[1], found[0]).stores if found else {}
+    stores = {code: one.region for code, one in known.items() if topology.register_of(one.region, code) in own}
     count = 0
     for primary in primaries if stores else ():
         connection = await asyncpg.connect(primary, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
