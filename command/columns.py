@@ -2,7 +2,8 @@
 
 A `.sql` file says which columns it reads as `json_to_recordset($1::json) AS t(name type, ...)`. JSON would be parsed in
 the backend row by row, and to start a function scan for one row costs as much as to write it. So that one place
-is replaced here; all else is the statement's own text.
+is replaced here; all else is the statement's own text, but for lines that end in `of: one` or `of: many`: what finds a
+row by plain values is planned by its key whatever the statistics say, and needs no look-up kept apart.
 """
 
 import re
@@ -11,6 +12,10 @@ from typing import Any, Final
 
 import orjson
 
+OF: Final = " -- of: "
+"""Before what a line is for."""
+ONE: Final = "one"
+MANY: Final = "many"
 _ROWS: Final = re.compile(r"json_to_recordset\(\$1::json\) AS (\w+)\(([^)]*)\)")
 
 
@@ -22,7 +27,7 @@ class RowStatement:
         found = _ROWS.search(text)
         if found is None:
             raise ValueError(f"no json_to_recordset($1::json) in {text[:60]!r}")
-        self._before, self._after = text[: found.start()], text[found.end() :]
+        self._text = text
         self._columns = [(name, kind) for name, kind in map(str.split, found[2].split(","))]
         self._name = f"{found[1]}({', '.join(name for name, _ in self._columns)})"
 
@@ -32,12 +37,12 @@ class RowStatement:
     def of_rows(self, first: int = 1) -> str:
         """The text for any number of rows."""
         arrays = (f"${number}::{kind}[]" for number, kind in self._numbered(first))
-        return f"{self._before}unnest({', '.join(arrays)}) AS {self._name}{self._after}"
+        return self._reading(f"unnest({', '.join(arrays)}) AS {self._name}", MANY)
 
     def of_one(self, first: int = 1) -> str:
         """The text for one row."""
         values = (f"${number}::{kind}" for number, kind in self._numbered(first))
-        return f"{self._before}(VALUES ({', '.join(values)})) AS {self._name}{self._after}"
+        return self._reading(f"(VALUES ({', '.join(values)})) AS {self._name}", ONE)
 
     def arguments(self, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         """The columns of some rows; NULL where a row has none."""
@@ -45,6 +50,10 @@ class RowStatement:
             [orjson.dumps(row[name]).decode() for row in rows] if kind == "json" else [row.get(name) for row in rows]
             for name, kind in self._columns
         ]
+
+    def _reading(self, rows: str, part: str) -> str:
+        lines = (line.partition(OF) for line in self._text.splitlines())
+        return _ROWS.sub(rows, "\n".join(text for text, _, of in lines if of in ("", part)), count=1)
 
     def _numbered(self, first: int) -> Iterator[tuple[int, str]]:
         return enumerate((kind for _, kind in self._columns), first)

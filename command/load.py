@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from command.claim import Claims
-from command.columns import RowStatement
+from command.columns import MANY, OF, RowStatement
 from command.envelope import Envelope, ReceiptName
 from command.record import identifiers_of
 from rules.codec import parse_state
@@ -40,11 +40,9 @@ from shard_router.statement import load_statements
 STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
 OPTIONAL: Final = ("key", "identifier_kind", "reference", "receipt", "birthday")
 """What only some commands ask with."""
-_MANY: Final = "many"
 _LOAD: Final = RowStatement(STATEMENTS["load"])
 _LOCK: Final = RowStatement(STATEMENTS["lock_accounts"])
 LOCK_ACCOUNTS: Final = _LOCK.of_rows()
-_OF: Final = " -- of: "
 _SHOWN: Final = re.compile(r" AS (\w+),")
 _RECEIPT_COLUMNS: Final = ("store", "till", "business_date", "receipt", "receipt_kind", "subject")
 _ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
@@ -138,12 +136,13 @@ async def load(
 @cache
 def load_statement(asked: tuple[str, ...], *, one: bool) -> str:
     """`load` for commands that ask with these of OPTIONAL, and no others; few mixes of them ever occur."""
-    wanted = asked if one else (*asked, _MANY)
     lines: list[str] = []
     for line in STATEMENTS["load"].splitlines():
-        text, _, part = line.partition(_OF)
-        if not part or part in wanted:
+        text, _, part = line.partition(OF)
+        if not part or part in asked:
             lines.append(text)
+        elif part == MANY:
+            lines.append(line)
         elif text.endswith(","):
             lines.append(" ".join(f"NULL AS {name}," for name in _SHOWN.findall(text)))
     statement = RowStatement("\n".join(lines))

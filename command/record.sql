@@ -1,8 +1,8 @@
 -- name: account
 -- A batch is written by one statement, put together of those below whose table has rows (command/record.py): starting a part
 -- that finds nothing to do costs as much as writing a row. Its rows come as arrays, or as values when it is one
--- (command/columns.py). Whatever changes rows finds them by OFFSET 0 look-ups or an array of keys, for the reason that
--- `load` gives, and returns a row for each, to be counted: was every row as it had been read?
+-- (command/columns.py, as well for lines `of: one`). Whatever changes many rows finds them by OFFSET 0 look-ups or an array
+-- of keys, for the reason that `load` gives, and returns a row for each, to be counted: was every row as it had been read?
 INSERT INTO account (
     member_id, version, status, available, pending, held, spent, expired, debt, issued, state, due_at
 )
@@ -20,8 +20,10 @@ FROM json_to_recordset($1::json) AS t(
     member_id bigint, version bigint, status text, available bigint, pending bigint, held bigint,
     spent bigint, expired bigint, debt bigint, issued bigint, state json, due_at timestamptz
 )
-CROSS JOIN LATERAL (SELECT ctid FROM account AS x WHERE x.member_id = t.member_id OFFSET 0) AS found
-WHERE a.ctid = found.ctid AND a.version < t.version
+CROSS JOIN LATERAL (SELECT ctid FROM account AS x WHERE x.member_id = t.member_id OFFSET 0) AS found -- of: many
+WHERE a.version < t.version
+    AND a.ctid = found.ctid -- of: many
+    AND a.member_id = t.member_id -- of: one
 RETURNING 1
 
 -- name: journal
@@ -53,10 +55,12 @@ SET changed_version = t.changed_version, document = t.document
 FROM json_to_recordset($1::json) AS t(
     member_id bigint, version bigint, changed_version bigint, version_before bigint, document json
 )
-CROSS JOIN LATERAL (
-    SELECT ctid FROM purchase AS x WHERE x.member_id = t.member_id AND x.version = t.version OFFSET 0
-) AS found
-WHERE p.ctid = found.ctid AND p.changed_version = t.version_before
+CROSS JOIN LATERAL ( -- of: many
+    SELECT ctid FROM purchase AS x WHERE x.member_id = t.member_id AND x.version = t.version OFFSET 0 -- of: many
+) AS found -- of: many
+WHERE p.changed_version = t.version_before
+    AND p.ctid = found.ctid -- of: many
+    AND p.member_id = t.member_id AND p.version = t.version -- of: one
 RETURNING 1
 
 -- name: receipt

@@ -31,6 +31,8 @@ FILES = (
 STATEMENTS = {
     f"{file}:{name}": statement for file in FILES for name, statement in load_statements(PROJECT / file).items()
 }
+for part in COMMON:  # run only as `record_statement` puts them together
+    del STATEMENTS[f"command/record.sql:{part}"]
 STATEMENTS |= {
     f"record of {', '.join(tables)}, {one=}, {counted=}": record_statement(tables, one=one, counted=counted)
     for count in (1, 2, len(COMMON))

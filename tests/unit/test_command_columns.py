@@ -7,6 +7,7 @@ import pytest
 
 from command.columns import RowStatement
 from command.load import OPTIONAL, load_statement
+from command.record import record_statement
 
 TEXT = (
     "INSERT INTO x SELECT * FROM json_to_recordset($1::json) AS t(\n    id bigint, told json,\n    day date\n) WHERE y"
@@ -45,3 +46,21 @@ def test_load_asks_only_the_tables_that_its_commands_need_and_shows_the_same_col
 def test_load_reads_no_member_for_purchases_under_a_program_without_birthdays() -> None:
     assert "FROM member m" not in load_statement(("key", "receipt"), one=True)
     assert "FROM member m" in load_statement(("key", "receipt", "birthday"), one=True)
+
+
+def test_a_line_for_one_row_or_for_many_is_in_that_text_only() -> None:
+    statement = RowStatement(f"{TEXT}\nAND one -- of: one\nAND many -- of: many")
+    assert statement.of_one().endswith("AS t(id, told, day) WHERE y\nAND one")
+    assert statement.of_rows().endswith("AS t(id, told, day) WHERE y\nAND many")
+
+
+def test_load_orders_only_many_rows() -> None:
+    assert "ORDER BY c.position" not in load_statement(("key",), one=True)
+
+
+@pytest.mark.parametrize("table", ["account_change", "purchase_change"])
+def test_one_row_is_changed_by_its_key_and_many_by_what_a_look_up_kept_apart_finds(table: str) -> None:
+    assert ".ctid" not in record_statement((table,), one=True)
+    assert "OFFSET 0" not in record_statement((table,), one=True)
+    assert ".ctid = found.ctid" in record_statement((table,))
+    assert ".member_id = t.member_id\n" not in record_statement((table,))
