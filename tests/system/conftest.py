@@ -1,6 +1,5 @@
 """A whole running system: three regions under one supervisor, spoken to over HTTP only."""
 
-import json
 import os
 import random
 import shutil
@@ -10,10 +9,12 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 
+from cluster.status import read_status
 from cluster.system import DEFAULT_PROGRAM
 from tests.system.till import System
 
@@ -34,6 +35,11 @@ def loyalty(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: PLW1510 - callers look at the exit code
         command, capture_output=True, text=True, timeout=START_DEADLINE_S, env=environment
     )
+
+
+async def told(data: Path) -> dict[str, Any]:
+    """What `loyalty status --json` tells, without a process of its own."""
+    return (await read_status(data)).document()
 
 
 def start(data: Path, port: int, *more: str) -> None:
@@ -59,9 +65,8 @@ def running() -> Generator[tuple[Path, int]]:
 @pytest.fixture
 async def system(running: tuple[Path, int]) -> AsyncGenerator[System]:
     data, port = running
-    status = loyalty(data, "status", "--json")
     async with ClientSession() as session:
-        yield System(data, port, json.loads(status.stdout), session)
+        yield System(data, port, await told(data), session)
 
 
 def free_range(regions: int = 3) -> int:

@@ -16,7 +16,7 @@ from aiohttp import ClientSession
 from cluster.document import Documents
 from shard_router.topology import read_topology
 from tests.conftest import eventually
-from tests.system.conftest import free_range, loyalty, start
+from tests.system.conftest import free_range, loyalty, start, told
 from tests.system.till import System, basket
 
 
@@ -50,8 +50,7 @@ async def test_a_first_region_goes_and_no_phone_is_free_again(two_regions: tuple
     data, port = two_regions
     topology = Documents(data).topology
     async with ClientSession() as session:
-        told = (await asyncio.to_thread(loyalty, data, "status", "--json")).stdout
-        system = System(data, port, json.loads(told), session)
+        system = System(data, port, await told(data), session)
         members = range(1, 41)
         assert {await enrol(system, number, "new") for number in members} == {(201, None)}
         assert set(read_topology(topology).claim_shards) == {"eu-1", "us-1"}
