@@ -15,11 +15,11 @@ from command.program import apply_program
 from command.register import Register
 from command.request import COURIER, NODE
 from command.settings import CommandSettings
-from shard_router.member_id import parse_member_id
+from shard_router.member_id import SLOT_COUNT, parse_member_id
 from shard_router.slot_table import ranges_of
 from tests.command_node import Reply, RunningNode, _region, _served, _settings, _shard
 from tests.conftest import eventually
-from tests.engine import as_superuser, free_port
+from tests.engine import as_login, as_superuser, free_port
 from tests.keys import write_credentials
 from tests.partition import Link, linked
 
@@ -118,6 +118,21 @@ class Parted:
         watch.path.write_text(json.dumps(document))
         watch.look()
         assert "sa" in watch.current.document.regions
+
+    def say_shard(self, region: str, second: str | None, slots: Sequence[int]) -> None:
+        """Have a region's document say where eu-2 is, with these slots of eu; None: that it has gone."""
+        watch = self.nodes[region].inner.topology
+        document = json.loads(watch.path.read_text())
+        ranges = ranges_of(["eu-2" if slot in slots else "eu-1" for slot in range(SLOT_COUNT)])
+        first = document["shards"]["eu-1"] | {"slots": ranges["eu-1"], "receipts": [[0, SLOT_COUNT - 1]]}
+        document["shards"]["eu-1"] = first
+        document["shards"].pop("eu-2", None)
+        document["claim_slots"] = ranges_of(watch.current.claim_shards)
+        if second:
+            its = {"slots": ranges.get("eu-2", []), "servers": [as_login(second, "node")], "receipts": []}
+            document["shards"]["eu-2"] = first | its
+        watch.path.write_text(json.dumps(document | {"epoch": document["epoch"] + 1}))
+        watch.look()
 
     def say_claims(self, table: Sequence[str]) -> None:
         """Have both regions' documents say who keeps which claim slots; their nodes look when they are refused."""

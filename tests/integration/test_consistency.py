@@ -7,13 +7,15 @@ back; `whole`: from the beginning until both have been answered.
 import asyncio
 from collections.abc import AsyncGenerator
 
+import asyncpg
 import pytest
 
 from command import rounds
 from command.claim_move import MoveError, move_claims
 from command.program import apply_program
+from command.slot import empty_slots, give_slots
 from shard_router.card import new_card
-from shard_router.member_id import parse_member_id
+from shard_router.member_id import SLOT_COUNT, parse_member_id
 from tests.command_node import Reply
 from tests.conftest import eventually
 from tests.engine import PostgresServer, as_superuser
@@ -291,3 +293,51 @@ async def test_one_identifier_while_its_claim_moves(world: Parted, moment: str) 
     assert next(one.code for one in told if one.status == 409) == "member_exists"
     assert len(await world.rows("SELECT FROM identifier WHERE kind = $1 AND value = $2", *name)) == 1
     assert len(await world.rows("SELECT FROM claim WHERE kind = $1 AND value = $2", *name)) == 1
+
+
+@pytest.fixture
+async def second(world: Parted, postgres_server: PostgresServer) -> AsyncGenerator[str]:
+    """The database of a shard that is to join eu, and goes again after the test."""
+    dsn = await postgres_server.create_database()
+    (program, *_) = await world.rows("SELECT version, effective_at, source FROM program ORDER BY version DESC")
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("INSERT INTO program (version, effective_at, source) VALUES ($1, $2, $3)", *program)
+    await connection.close()
+    yield dsn
+    for region in world.nodes:
+        world.say_shard(region, None, [])
+    await world.change("DELETE FROM given_slot")
+    await postgres_server.drop_database(dsn)
+
+
+@MOMENTS
+async def test_one_newcomer_while_their_slot_goes_to_a_new_shard(world: Parted, second: str, moment: str) -> None:
+    """us has not heard of the shard; it asks eu's node, or does it at eu's first shard where no node of eu answers."""
+    connection = await asyncpg.connect(as_superuser(world.dsns["eu"]))
+    slot = (await empty_slots(connection, 1, range(SLOT_COUNT)))[-1]
+    card = new_card(1, slot)
+    body, key = {"card": card}, {region: f"joins-{region}-{card}" for region in world.nodes}
+    world.part(moment, "us", "node", card)
+    world.links["us", "server"].cut()
+    assert must_ask_again(await world.nodes["us"].post("/v1/members", body, key=key["us"]))
+    assert world.was_parted()
+    given = await give_slots(connection, 1, [slot], receiver="eu-2", lock_timeout_ms=30_000)
+    await connection.close()
+    assert given == [slot] or moment != "whole"  # else somebody may live there by now: then it stays
+    there = await world.nodes["eu"].post("/v1/members", body, key=key["eu"])
+    assert must_ask_again(there) if given else there.status == 409
+    world.say_shard("eu", second, given)
+    there = await world.final("eu", "/v1/members", body, key["eu"])
+    world.heal()
+    world.links["us", "node"].cut()
+    by_itself = await world.nodes["us"].post("/v1/members", body, key=key["us"])
+    assert must_ask_again(by_itself) or by_itself.code == "in_progress" or not given  # its first word may be at eu's
+    world.heal()
+    world.say_shard("us", second, given)
+    away = await world.final("us", "/v1/members", body, key["us"])
+    assert sorted((away.status, there.status)) == [201, 409]
+    assert (there if there.status == 409 else away).code == "member_exists"
+    connection = await asyncpg.connect(second)
+    sql = "SELECT FROM identifier WHERE value = $1"
+    assert (len(await connection.fetch(sql, card)), len(await world.rows(sql, card))) == ((1, 0) if given else (0, 1))
+    await connection.close()
