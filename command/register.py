@@ -8,6 +8,7 @@ was too late gives back all of the purchase. Every step may be repeated, so whoe
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,8 @@ from command.answer import NOTHING_TO_DO
 from command.envelope import Envelope
 from command.rounds import Rounds
 from rules.command import ReversePurchase
+from rules.returning import is_reversed
+from rules.stored import full_purchase
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import format_member_id, slot_of
 from shard_router.statement import load_statements
@@ -99,30 +102,42 @@ class Register(Rounds):
             else:
                 lost.append((one, owner, version))
         at_once = asyncio.Semaphore(_AT_ONCE_MAX)
-        settled = await asyncio.gather(*(self._lose(one, owner, version, at_once) for one, owner, version in lost))
+        settled = await asyncio.gather(*(self._lose(place, one, entry, at_once) for one, *entry in lost))
         return done + [one for (one, _, _), over in zip(lost, settled, strict=True) if over]
 
-    async def _lose(self, one: Unclaimed, owner: int, version: int, at_once: asyncio.Semaphore) -> bool:
+    async def _lose(self, place: str, one: Unclaimed, owner: Sequence[int], at_once: asyncio.Semaphore) -> bool:
         """Take back a purchase whose receipt another one has; False where that must wait."""
         async with at_once:
             try:
-                if not await self._stands(one, owner, version):
-                    structlog.get_logger().warning("receipt_of_nobody", member_id=format_member_id(owner))
+                if not await self._is_there(one, owner):
+                    structlog.get_logger().warning("receipt_of_nobody", member_id=format_member_id(owner[0]))
                     return False  # a restore took that purchase: `loyalty reconcile` frees its receipt
+                if await self._was_taken_back(owner):  # its name is this one's, who is asked again
+                    whose = one.member_id, one.version, one.fingerprint
+                    await self._in_time(self._rows(place, "take_lost_name", *one.name, *owner, *whose), "claiming it")
+                    return False
                 return await self._take_back(one)
             except ProblemError as error:
                 structlog.get_logger().warning("conflict_waits", reason=error.detail or error.code)
                 return False
 
-    async def _stands(self, one: Unclaimed, owner: int, version: int) -> bool:
+    async def _is_there(self, one: Unclaimed, owner: Sequence[int]) -> bool:
         """Whether the purchase that has a receipt is there, asked of its home."""
         try:
-            home = self._node.topology.current.shard_of(owner)
+            home = self._node.topology.current.shard_of(owner[0])
         except MalformedIdError:
             return True  # of a region that is no more: what it claimed was recorded
         asked = self._rows(home, "receipt_owners", [0], *([part] for part in one.name))
         rows = await self._in_time(asked, "looking for a purchase")
-        return any((row["member_id"], row["version"]) == (owner, version) for row in rows)
+        return any([row["member_id"], row["version"]] == [*owner] for row in rows)
+
+    async def _was_taken_back(self, owner: Sequence[int]) -> bool:
+        """Whether that purchase has lost its receipt itself, to another keeper than the one of now."""
+        with suppress(MalformedIdError):
+            home = self._node.topology.current.shard_of(owner[0])
+            for row in await self._in_time(self._rows(home, "purchase_document", *owner), "looking for a purchase"):
+                return is_reversed(full_purchase(orjson.loads(row["document"])))
+        return False
 
     async def _take_back(self, one: Unclaimed) -> bool:
         envelope = Envelope(

@@ -47,6 +47,21 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) AS r
 
+-- name: purchase_document
+SELECT document FROM purchase WHERE member_id = $1 AND version = $2
+
+-- name: take_lost_name
+-- A purchase that was taken back itself ($5, $6) makes room for another of its name, all at once: it gets a name of its
+-- own, as where a shard hands receipts over (receipt_move.sql).
+WITH renamed AS (
+    UPDATE receipt AS r SET subject = r.member_id || '-' || r.version
+    WHERE r.store = $1 AND r.till = $2 AND r.business_date = $3 AND r.receipt = $4 AND r.kind = 'purchase'
+        AND r.subject = '' AND r.member_id = $5 AND r.version = $6 AND NOT EXISTS (SELECT FROM receipt_fence)
+    RETURNING r.store, r.till, r.business_date, r.receipt
+)
+INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
+SELECT store, till, business_date, receipt, 'purchase', $7, $8, $9 FROM renamed
+
 -- name: finish_receipts
 DELETE FROM unclaimed_receipt
 WHERE ctid = ANY (ARRAY(

@@ -7,12 +7,15 @@ from typing import Any
 import asyncpg
 import pytest
 
+from command.batch import now_utc
 from command.claim_again import claim_again_for
 from command.register import Register
+from rules.command import ReversePurchase
 from shard_router.member_id import parse_member_id
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.engine import PostgresServer
 from tests.integration.test_command import basket
+from tests.integration.test_command_faults import envelope
 from tests.integration.test_command_saga import dsns
 
 STORE = "330"
@@ -115,6 +118,28 @@ async def test_a_purchase_that_was_taken_back_claims_nothing_where_receipts_are_
     assert [row["member_id"] for row in await rows(node, "SELECT member_id FROM unclaimed_receipt")] == [
         parse_member_id(there)
     ]
+
+
+async def test_a_purchase_that_was_taken_back_takes_no_other_one_along(node: RunningNode) -> None:
+    """It lost its receipt where another shard kept it, and its row stands where that is kept now."""
+    there, away = await members(node)
+    assert (await buy(node, there, "1")).status == 201
+    command = ReversePurchase(2, now_utc())
+    assert (
+        await node.inner.lanes_for(parse_member_id(there)).run(envelope(there, command=command, reference=2))
+    ).status < 400
+    first = await buy(node, away, "1")
+    assert first.status == 201
+    for _ in range(2):
+        await rows(node, "UPDATE unclaimed_receipt SET due_at = now() RETURNING 1")
+        await claim_all(node)
+    assert await rows(node, "SELECT FROM unclaimed_receipt") == []
+    assert await journal(node, there) == ["member_enrolled", "purchase_recorded", "purchase_returned receipt_conflict"]
+    assert await journal(node, away) == ["member_enrolled", "purchase_recorded"]
+    late = await buy(node, there, "1")
+    assert (late.status, late.code) == (409, "receipt_conflict")
+    again = await buy(node, away, "1")
+    assert (again.status, again.json["points_earned"]) == (201, first.json["points_earned"])
 
 
 async def test_a_receipt_that_another_shard_keeps_meanwhile_is_claimed_there_next(node: RunningNode) -> None:
