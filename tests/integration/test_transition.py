@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from cluster import transition
+from cluster.claims import take_claims_from
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.setup import main
@@ -244,3 +245,14 @@ async def test_a_region_that_joins_again_has_the_receipts_claimed_for_which_it_s
     await deployment.set_up(us=None, eu="active")
     assert deployment.topology.register_of("mars", store) == "eu-1"
     assert await deployment.execute("us-1", "SELECT store, region FROM unclaimed_receipt") == [(store, "mars")]
+
+
+async def test_a_shard_that_goes_gives_its_claims_to_the_regions_that_are_active(deployment: Deployment) -> None:
+    await deployment.set_up(eu=None, us=None, sa=None)
+    holders = await deployment.enrol()
+    await deployment.set_up(eu=None, us=None, sa="draining")
+    kept = deployment.topology.claim_shards.count("us-1")
+    assert await take_claims_from(deployment.documents, deployment.dsns, "us-1") >= kept > 0
+    assert set(deployment.topology.claim_shards) == {"eu-1"}
+    assert await deployment.found() == holders
+    assert await take_claims_from(deployment.documents, deployment.dsns, "us-1") == 0
