@@ -13,7 +13,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
-.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-failovers test-patroni gaps chaos mutants
+.PHONY: setup setup-all demo test check bench up down lock fuzz clients test-long test-patroni gaps chaos mutants
 
 setup: $(READY)
 	@:
@@ -73,9 +73,12 @@ clients: setup
 		openapi-typescript@7.13.0 typescript@5.9.3
 	$(PYTHON) -m venv .clients/venv && .clients/venv/bin/python -m pip install --quiet openapi-python-client==0.29.1
 
-# Minutes of servers that fail under a guard; `make test` has the shortest of them.
-test-failovers: setup-all
-	@LOYALTY_FAILOVERS=1 $(BIN)/python -m pytest tests/integration/test_guard.py $(ARGS)
+# Ten minutes of what `make test` has shorter tests of: servers that fail under a guard, restores, regions and shards that
+# join and go under load.
+LONG := tests/integration/test_guard.py tests/system/test_restore.py tests/system/test_growth.py \
+	tests/system/test_shard_growth.py tests/system/test_shard_leaving.py
+test-long: setup-all
+	@LOYALTY_LONG=1 $(BIN)/python -m pytest $(LONG) $(ARGS)
 
 # Minutes of servers that fail under Patroni and etcd (Debian: apt install etcd-server); CI has the shortest of them.
 test-patroni: setup-all

@@ -14,6 +14,7 @@ from cluster.process import ProcessSpec
 from cluster.supervisor import READY
 from tests import engine
 from tests.conftest import eventually
+from tests.long import long
 from tests.pair_world import DEADLINE_S, GuardedPair, fill, guarded_pair
 
 PAGE = 8192
@@ -24,7 +25,6 @@ pytestmark = [
     pytest.mark.skipif(engine.engine_name() != "embedded", reason="containers have no supervisor of ours"),
     pytest.mark.timeout(180),
 ]
-long = pytest.mark.skipif("LOYALTY_FAILOVERS" not in os.environ, reason="takes a minute: make test-failovers")
 
 
 async def make_filler(world: GuardedPair, database: str) -> None:
@@ -103,7 +103,7 @@ async def test_a_primary_with_a_damaged_page_is_replaced_and_copied_anew_and_a_s
         assert await rows(world, standby, "two") == 500
 
 
-@pytest.mark.parametrize("start", [0, PAGE // 2], ids=["page", "half a page"])
+@pytest.mark.parametrize("start", [pytest.param(0, id="page", marks=long), pytest.param(PAGE // 2, id="half a page")])
 async def test_a_page_that_nobody_reads_is_found_on_the_standby_which_is_copied_anew(start: int) -> None:
     async with guarded_pair(read_through_every_s=1.0) as world:
         await make_filler(world, "one")
@@ -161,6 +161,7 @@ async def test_a_primary_whose_disk_is_full_is_replaced_by_one_that_has_room() -
         assert world.said("its disk is full: a standby takes its place") == 1
 
 
+@long
 async def test_a_new_primary_that_freezes_while_the_former_is_brought_back_is_started_anew() -> None:
     async with guarded_pair() as world:
         (second,) = world.pair.standbys
@@ -244,6 +245,7 @@ async def test_a_former_primary_that_cannot_be_rewound_is_kept_until_there_is_ro
         assert not beside(former).exists()
 
 
+@long
 async def test_a_damaged_standby_is_kept_until_its_copy_streams() -> None:
     async with guarded_pair(disks_mb=(320, 320), read_through_every_s=1.0) as world:
         await make_filler(world, "one")

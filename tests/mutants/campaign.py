@@ -110,7 +110,7 @@ def _pytest(tree: Path, arguments: Sequence[str], deadline_s: float) -> tuple[ET
     command = [sys.executable, "-m", "pytest", *options, *arguments]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LOYALTY_", "PYTEST_"))}
     # Two trees that differ in one line of the same length, within a second, have the same mark on their byte code.
-    env = {**kept, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**kept, "LOYALTY_LONG": "1", "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     out = subprocess.PIPE
     with subprocess.Popen(
         command, cwd=tree, env=env, stdout=out, stderr=subprocess.STDOUT, text=True, start_new_session=True

@@ -16,6 +16,7 @@ from aiohttp import ClientSession, TCPConnector
 
 from cluster.plan import find_envoy
 from tests.conftest import eventually
+from tests.long import long
 from tests.system.conftest import free_range, loyalty, start
 from tests.system.till import Reply, System
 
@@ -98,6 +99,7 @@ async def enrol_and_read(system: System, statuses: list[int], first: int) -> Non
         statuses.append((await system.ask("GET", system.node("eu", "query") + path, **token)).status)
 
 
+@long
 @pytest.mark.timeout(300)
 async def test_a_region_joins_under_load_serves_and_stays(small: System) -> None:
     applying = await small.primary("eu")

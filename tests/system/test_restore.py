@@ -16,6 +16,7 @@ from aiohttp import ClientSession
 from cluster.system import DEFAULT_PROGRAM
 from tests.conftest import eventually
 from tests.engine import engine_name
+from tests.long import long
 from tests.system.conftest import free_range, loyalty
 from tests.system.till import STORES, Reply, System, basket
 
@@ -175,6 +176,7 @@ async def test_a_shard_goes_back_to_an_instant_and_every_promise_holds(
     await run(system, "down")
 
 
+@long
 @pytest.mark.timeout(400)
 async def test_all_shards_go_back_to_a_back_up_without_an_archive(
     place: tuple[Path, int], session: ClientSession

@@ -14,6 +14,7 @@ from aiohttp import ClientSession
 
 from shard_router.member_id import parse_member_id
 from shard_router.topology import Topology, read_topology
+from tests.long import long
 from tests.system.conftest import free_range, loyalty, start
 from tests.system.till import Reply, System, basket
 
@@ -107,6 +108,7 @@ async def stays_as_somebody_lives_there(eu: System) -> None:
     assert topology(eu).document.shards["eu-2"].state == "active"
 
 
+@long
 @pytest.mark.timeout(900)
 async def test_a_shard_joins_under_load_takes_newcomers_and_stays(eu: System) -> None:
     await is_refused_while_no_slot_is_empty(eu)

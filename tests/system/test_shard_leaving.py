@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import eventually
+from tests.long import long
 from tests.system.conftest import loyalty
 from tests.system.test_shard_growth import NOBODY, SOMEBODY_EVERYWHERE, System, again, enrol, shard, told, topology
 from tests.system.test_shard_growth import alone as alone  # noqa: PLC0414
@@ -46,6 +47,7 @@ async def second(system: System) -> asyncpg.Connection:
     return await asyncpg.connect(system.status["regions"]["eu"]["shards"]["eu-2"]["primary"])
 
 
+@long
 @pytest.mark.timeout(900)
 async def test_a_shard_in_which_nobody_lives_goes_again(eu: System) -> None:
     for name, why in (("eu-1", "keeps the receipts of eu"), ("eu-2", "there is no shard"), ("us-2", "no region us")):

@@ -1,0 +1,7 @@
+"""Tests that take a minute each: `make test-long`. `make test` has shorter ones of the same parts."""
+
+import os
+
+import pytest
+
+long = pytest.mark.skipif("LOYALTY_LONG" not in os.environ, reason="takes a minute: make test-long")
