@@ -23,7 +23,7 @@ from tests.integration.test_command import basket
 from tests.query_world import ShardPlace, World, open_world
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
-SECONDS = int(os.environ.get("LOYALTY_CAMPAIGN_S", "12"))
+SECONDS = int(os.environ.get("LOYALTY_CAMPAIGN_S", "8"))
 ROLES = ("admin",) if SECONDS < 30 else ("admin", "service", "pos", "till330", "member")
 CARD_EXAMPLE = "0100000000000000008"
 

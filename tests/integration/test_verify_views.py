@@ -143,7 +143,10 @@ async def test_a_view_that_is_on_its_way_is_waited_for(world: World, monkeypatch
     assert await looking == {}
 
 
-async def test_a_shard_that_does_not_answer_breaks_no_promise_and_proves_none(world: World, tmp_path: Path) -> None:
+async def test_a_shard_that_does_not_answer_breaks_no_promise_and_proves_none(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "SERVER_PATIENCE_S", 2.0)
     document = json.loads(world.path.read_text())
     document["shards"]["eu-2"]["servers"] = ["postgresql://nobody@127.0.0.1:1/nothing"]
     document["shards"]["eu-1"]["valkey"] = "redis://127.0.0.1:1"
@@ -157,8 +160,9 @@ async def test_a_shard_that_does_not_answer_breaks_no_promise_and_proves_none(wo
 
 
 async def test_a_standby_that_does_not_answer_is_told_apart_from_one_that_holds_something_else(
-    database: str, valkey_url: str, tmp_path: Path
+    database: str, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(verify, "STANDBY_PATIENCE_S", 0.0)
     async with running_command_node(database, tmp_path):
         pass
     document = json.loads((tmp_path / "topology.json").read_text())
