@@ -328,8 +328,8 @@ async def _ghosts(servers: ShardServers, client: Redis, keys: set[bytes]) -> Wro
         suspects = sorted(keys - await _with_row(connection, keys))
     pipeline = client.pipeline(transaction=False)
     for key in suspects:
-        pipeline.exists(key)
-    there = [key for key, exists in zip(suspects, await pipeline.execute(), strict=True) if exists]
+        pipeline.type(key)
+    there = [key for key, kind in zip(suspects, await pipeline.execute(), strict=True) if kind != b"none"]
     return {key.decode(errors="replace"): await _leads_to(client, key) for key in there}
 
 

@@ -14,8 +14,10 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from query.views import VISIBLE_CHANNEL
 from shard_router.login import ValkeyRole
+from shard_router.pool import ShardServers
 from tests import engine
 from tests.query_servers import OwnValkey, own_valkey
+from verify.view import _ghosts
 
 pytestmark = pytest.mark.skipif(engine.engine_name() != "embedded", reason="the users are those of our own servers")
 
@@ -90,6 +92,16 @@ async def test_query_nodes_read_views_and_write_nothing(server: OwnValkey) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it would run as us anyway")
+async def test_verify_finds_views_of_nobody_by_the_projectors_login(server: OwnValkey, database: str) -> None:
+    servers = ShardServers("eu-1", [database], size_max=2, statement_timeout_ms=10_000)
+    async with as_user(server, "projector") as client:
+        await client.set("m:777", "x")
+        found = await _ghosts(servers, client, {b"m:777", b"m:778", b"i:card:1"})
+        await client.unlink("m:777")
+    await servers.close()
+    assert [*found] == ["m:777"]
+
+
 async def test_it_does_not_run_as_root(server: OwnValkey) -> None:
     assert server.child is not None
     assert psutil.Process(server.child.pid).uids().real != 0
