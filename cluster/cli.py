@@ -23,7 +23,7 @@ from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.cli_region import app as region_app
 from cluster.cli_shard import app as shard_app
-from cluster.command_line import Commands, words_of
+from cluster.command_line import Commands, Data, words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan
@@ -48,7 +48,6 @@ app.add_typer(edge_app, name="edge")
 app.add_typer(region_app, name="region")
 app.add_typer(shard_app, name="shard")
 
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

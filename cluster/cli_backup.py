@@ -11,13 +11,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.command_line import Commands
+from cluster.command_line import Commands, Data
 from cluster.document import plan_of
 from cluster.plan import ClusterPlan
 
 app = Commands()
 
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Archive = Annotated[Path | None, typer.Option(help="Folder of the WAL archive, as the system was started with.")]
 
 

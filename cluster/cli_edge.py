@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.command_line import Commands
+from cluster.command_line import Commands, Data
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.files import write_atomic
@@ -68,7 +68,7 @@ def render(  # noqa: PLR0913 - one parameter per flag
     output: Annotated[
         Path | None, typer.Option(help="Write the files to this folder instead of printing them.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")] = None,
+    data: Data = None,
     topology: Annotated[Path | None, typer.Option(help="Topology document instead of a data folder's.")] = None,
 ) -> None:
     """Render the door's configuration from the topology; how far it was tried is said in it."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import document
-from cluster.command_line import Commands
+from cluster.command_line import Commands, Data
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.node import key_in_force
@@ -23,7 +23,6 @@ from shard_router.topology import read_topology
 
 app = Commands()
 
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

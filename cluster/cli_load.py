@@ -13,13 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from cluster import document
-from cluster.command_line import Commands
+from cluster.command_line import Commands, Data
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan
 
 app = Commands()
 
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Port = Annotated[int | None, typer.Option(help="First port of the system this starts.")]
 Cdc = Annotated[str | None, typer.Option(help="Change source of the system this starts.")]
 Targets = Annotated[

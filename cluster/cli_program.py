@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cluster.command_line import Commands
+from cluster.command_line import Commands, Data
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.settings import read_settings
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 app = Commands(help="The program: what earns points, tiers, rewards and stores.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="The program file (TOML).")]
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Topology = Annotated[Path | None, typer.Option("--topology", help="Topology document instead of a data folder's.")]
 
 

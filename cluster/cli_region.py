@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli_shard import ask_supervisor as _ask
-from cluster.command_line import Commands
+from cluster.command_line import Commands, Data
 from cluster.door import share_traffic
 from cluster.errors import ClusterError
 from cluster.growth import Request
@@ -20,7 +20,6 @@ from edge.decision import WHOLE
 
 app = Commands(help="Regions of a running system.", no_args_is_help=True)
 
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Region = Annotated[str, typer.Argument(help="For example eu.")]
 
 

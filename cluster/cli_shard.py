@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.command_line import Commands
+from cluster.command_line import Commands, Data
 from cluster.errors import ClusterError
 from cluster.growth import Request, ask
 from cluster.run_file import locked
@@ -25,7 +25,7 @@ def describe() -> None:
 def add(
     shard: Annotated[str, typer.Argument(help="Its name: the region's and a number, for example eu-2.")],
     *,
-    data: Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")] = None,
+    data: Data = None,
 ) -> None:
     """Add a shard to a region; it takes new members when this returns. Asked again, it goes on where it stopped."""
     ask_supervisor(data, Request(action="add shard", name=shard))
@@ -35,7 +35,7 @@ def add(
 def remove(
     shard: Annotated[str, typer.Argument(help="Its name, for example eu-2.")],
     *,
-    data: Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")] = None,
+    data: Data = None,
 ) -> None:
     """Take a shard out that was added and in which nobody ever lived. Asked again, it goes on where it stopped."""
     ask_supervisor(data, Request(action="remove shard", name=shard))

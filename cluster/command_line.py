@@ -1,10 +1,13 @@
 """How the commands of `loyalty` describe themselves: a flag has a name, and no `<bool>` beside it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 
 
 def _with_plain_flags(parameters: list[Any]) -> list[Any]:
