@@ -8,7 +8,6 @@ was too late gives back all of the purchase. Every step may be repeated, so whoe
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -109,10 +108,11 @@ class Register(Rounds):
         """Take back a purchase whose receipt another one has; False where that must wait."""
         async with at_once:
             try:
-                if not await self._is_there(one, owner):
+                stands = await self._stands(owner)
+                if stands is None:
                     structlog.get_logger().warning("receipt_of_nobody", member_id=format_member_id(owner[0]))
                     return False  # a restore took that purchase: `loyalty reconcile` frees its receipt
-                if await self._was_taken_back(owner):  # its name is this one's, who is asked again
+                if not stands:  # its name is this one's, who is asked again
                     whose = one.member_id, one.version, one.fingerprint
                     await self._in_time(self._rows(place, "take_lost_name", *one.name, *owner, *whose), "claiming it")
                     return False
@@ -121,23 +121,17 @@ class Register(Rounds):
                 structlog.get_logger().warning("conflict_waits", reason=error.detail or error.code)
                 return False
 
-    async def _is_there(self, one: Unclaimed, owner: Sequence[int]) -> bool:
-        """Whether the purchase that has a receipt is there, asked of its home."""
+    async def _stands(self, owner: Sequence[int]) -> bool | None:
+        """Whether the purchase that has a receipt stands, asked of its home; None where it is not there.
+
+        One that was taken back has lost its receipt itself, to another keeper than the one of now.
+        """
         try:
             home = self._node.topology.current.shard_of(owner[0])
         except MalformedIdError:
             return True  # of a region that is no more: what it claimed was recorded
-        asked = self._rows(home, "receipt_owners", [0], *([part] for part in one.name))
-        rows = await self._in_time(asked, "looking for a purchase")
-        return any([row["member_id"], row["version"]] == [*owner] for row in rows)
-
-    async def _was_taken_back(self, owner: Sequence[int]) -> bool:
-        """Whether that purchase has lost its receipt itself, to another keeper than the one of now."""
-        with suppress(MalformedIdError):
-            home = self._node.topology.current.shard_of(owner[0])
-            for row in await self._in_time(self._rows(home, "purchase_document", *owner), "looking for a purchase"):
-                return is_reversed(full_purchase(orjson.loads(row["document"])))
-        return False
+        rows = await self._in_time(self._rows(home, "purchase_document", *owner), "looking for a purchase")
+        return not is_reversed(full_purchase(orjson.loads(rows[0]["document"]))) if rows else None
 
     async def _take_back(self, one: Unclaimed) -> bool:
         envelope = Envelope(
