@@ -1,11 +1,18 @@
 """Members with all kinds of views, and what their views should be."""
 
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+
 import asyncpg
 import orjson
 from redis.asyncio import Redis
 
+from cdc.rebuild import Rebuild
 from cdc.rows import read_members
+from cdc.sink import Session
 from shard_router.member_id import compose_member_id
+from shard_router.pool import ShardServers
 from tests.conftest import eventually
 
 MARK = "projector:eu-1"
@@ -67,3 +74,17 @@ async def views_of(valkey: Redis) -> dict[str, object]:
         elif name[:2] in {"a:", "m:", "p:"}:
             found[name] = await valkey.get(key)
     return found
+
+
+@asynccontextmanager
+async def rebuilding(
+    rebuild: Rebuild, servers: ShardServers, open_session: Callable[[], Session]
+) -> AsyncGenerator[None]:
+    """A rebuild that was asked for is at work in this process."""
+    rebuild.request("asked for")
+    running = asyncio.create_task(rebuild.run(open_session))
+    yield
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    await servers.close()

@@ -1,8 +1,5 @@
 """Rebuilds that are asked for: each is served, by one run or by several."""
 
-import asyncio
-from contextlib import suppress
-
 import asyncpg
 import pytest
 from redis.asyncio import Redis
@@ -12,7 +9,7 @@ from cdc.sink import Fenced, Position, Session
 from command.migrate import create_slot
 from shard_router.pool import ShardServers
 from tests.cdc_node import SLOT_OF_TESTS
-from tests.cdc_world import MARK, fill, settled
+from tests.cdc_world import MARK, fill, rebuilding, settled
 from tests.conftest import eventually
 
 
@@ -33,18 +30,12 @@ async def test_a_rebuild_asked_for_while_another_is_interrupted_is_served_by_the
             raise Fenced("of a projector that was just starting")
         return Session(valkey_url, MARK, epoch=stream.epoch)
 
-    rebuild.request("asked for")
-    running = asyncio.create_task(rebuild.run(open_session))
-
     async def served() -> bool:
         return rebuild.state.served == 2
 
-    await eventually(served)
-    await settled(client, valkey)
-    assert rebuild.state.completed == 1
-    assert not rebuild.state.running
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    async with rebuilding(rebuild, servers, open_session):
+        await eventually(served)
+        await settled(client, valkey)
+        assert rebuild.state.completed == 1
+        assert not rebuild.state.running
     stream.close()
-    await servers.close()

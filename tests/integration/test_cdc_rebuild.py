@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -21,7 +21,7 @@ from command.migrate import create_slot
 from query.views import header
 from shard_router.pool import Connection, ShardServers
 from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node
-from tests.cdc_world import ADD_ENTRIES, DEADLINE_S, LONG, MARK, MEMBERS, fill, settled, views_of
+from tests.cdc_world import ADD_ENTRIES, DEADLINE_S, LONG, MARK, MEMBERS, fill, rebuilding, settled, views_of
 from tests.conftest import DatabasePair, eventually
 from tests.engine import skip_where_settings_are_fixed
 
@@ -213,15 +213,10 @@ async def test_a_reading_that_replay_cancels_is_tried_again(
     session = Session(valkey_url, MARK).open(Position("one", 1))
     servers = ConflictingServers("eu-1", [database], size_max=3, statement_timeout_ms=10_000)
     rebuild = Rebuild(servers, RebuildSettings(SLOT_OF_TESTS))
-    rebuild.request("asked for")
-    running = asyncio.create_task(rebuild.run(lambda: Session(valkey_url, MARK, epoch=session.epoch)))
-    await settled(client, valkey)
-    await eventually(rebuilt(valkey))
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    async with rebuilding(rebuild, servers, lambda: Session(valkey_url, MARK, epoch=session.epoch)):
+        await settled(client, valkey)
+        await eventually(rebuilt(valkey))
     session.close()
-    await servers.close()
     assert servers.conflicts == 0
 
 
@@ -256,18 +251,13 @@ async def test_a_rebuild_handles_so_many_views_at_a_time_and_begins_again_where_
         return session
 
     rebuild = Rebuild(servers, RebuildSettings(SLOT_OF_TESTS, duty=1))
-    rebuild.request("asked for")
-    running = asyncio.create_task(rebuild.run(open_session))
-    await eventually(rebuilt(valkey))
-    await settled(client, valkey)
+    async with rebuilding(rebuild, servers, open_session):
+        await eventually(rebuilt(valkey))
+        await settled(client, valkey)
     again = sizes[4:]
     assert sum(again) == len(MEMBERS) * 10  # all of it: account, profile, purchase, card and six entries
     assert max(again[1:]) <= 50  # of the first chunk nobody knows yet
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
     stream.close()
-    await servers.close()
 
 
 async def test_what_is_read_to_take_views_back_shows_all_the_stream_has_brought_or_is_not_read(
