@@ -5,12 +5,10 @@ Primaries are given by the names of their shards, all of those of the topology; 
 
 from collections.abc import Mapping, Sequence
 
-import asyncpg
-
 from cluster.document import Documents, write_claim_slots
 from cluster.errors import ClusterError
 from cluster.system import System
-from command.claim_move import MoveError, begin_without_claims, move_claims
+from command.claim_move import CUT_SHORT, begin_without_claims, move_claims
 from shard_router.claim_slot import shared_out
 from shard_router.topology import Topology, read_topology
 
@@ -74,5 +72,5 @@ async def _move(
 
     try:
         return await move_claims(primaries, topology.claim_shards, wanted, say)
-    except (MoveError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except CUT_SHORT as error:
         raise ClusterError(f"claims could not be moved: {error}. Asked for again, it goes on.") from error

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-import asyncpg
-
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from command.claim_again import KEPT
-from command.claim_move import MoveError
+from command.claim_move import CUT_SHORT
 from command.program import programs_since
 from command.receipt_move import hand_over_receipts, keep_receipts_again
 from rules.program import Program
@@ -29,7 +27,7 @@ async def give_receipts_away(documents: Documents, primaries: Mapping[str, str],
         try:
             giver = shard, primaries[shard]
             count += await hand_over_receipts(giver, receivers, keepers_after(topology, shard, programs))
-        except (MoveError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        except CUT_SHORT as error:
             raise ClusterError(f"receipts could not be handed over: {error}. Asked for again, it goes on.") from error
     return count
 

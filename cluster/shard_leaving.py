@@ -32,6 +32,7 @@ from cluster.system import System, apply_again
 from command.slot import SlotsBack, given_to
 from command.stock import give_up_stock
 from shard_router.incarnation import is_unreconciled
+from shard_router.server import connection_to
 from shard_router.topology import Shard, read_topology
 
 
@@ -145,13 +146,9 @@ _STAYS: Final = "members do not move between shards, so it stays and goes on as 
 
 async def kept_by(primary: str) -> str | None:
     """Why a shard must stay, as what follows its name; None when it can go."""
-    connection = await asyncpg.connect(primary, timeout=CONNECT_TIMEOUT_S)
-    try:
-        if await connection.fetchval(POSTGRES["holds_members"]):
-            return "holds members: it goes only when nobody ever lived there"
-        return None
-    finally:
-        await connection.close()
+    async with connection_to(primary, timeout=CONNECT_TIMEOUT_S) as connection:
+        holds_members = await connection.fetchval(POSTGRES["holds_members"])
+    return "holds members: it goes only when nobody ever lived there" if holds_members else None
 
 
 def _without(plan: ClusterPlan, shard: ShardPlan) -> ClusterPlan:

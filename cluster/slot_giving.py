@@ -27,6 +27,7 @@ from command.slot import empty_slots, give_slots, given_to, open_slots, take_ref
 from shard_router.incarnation import is_unreconciled
 from shard_router.member_id import SLOT_COUNT
 from shard_router.pool import Connection
+from shard_router.server import connection_to
 from shard_router.slot_table import ranges_of
 from shard_router.topology import Shard, TopologyDocument, read_topology
 
@@ -150,11 +151,8 @@ class ShardGrowth:
 @asynccontextmanager
 async def connected(system: System, shard: ShardPlan) -> AsyncGenerator[Connection]:
     """A connection to a shard's primary, for the owner of its tables."""
-    connection = await asyncpg.connect(await system.primary(shard), timeout=CONNECT_TIMEOUT_S)
-    try:
+    async with connection_to(await system.primary(shard), timeout=CONNECT_TIMEOUT_S) as connection:
         yield connection
-    finally:
-        await connection.close()
 
 
 def say_of_shards(system: System, changes: dict[str, dict[str, object]]) -> None:

@@ -49,12 +49,12 @@ async def take_over(documents: Documents, wanted: TopologyDocument, primaries: M
 
 
 async def _let_go(documents: Documents, primaries: Mapping[str, str], name: str) -> str:
-    known = present_topology(documents.data)
-    shards = [shard for shard, row in known.shards.items() if row.region == name] if known else []
+    topology = read_topology(documents.topology)
+    shards = topology.shards_in(name)
     for shard in shards:
         if kept := await kept_by(primaries[shard]):
             raise ClusterError(f"{shard} {kept}")
-    present = {shard: primaries[shard] for shard in known.shards} if known else {}
+    present = {shard: primaries[shard] for shard in topology.document.shards}
     claims = await share_claims(documents, present, leaves=name)
     receipts = await give_receipts_away(documents, present, name)
     rest = {shard: address for shard, address in present.items() if shard not in shards}

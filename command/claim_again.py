@@ -9,10 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import asyncpg
-
 from command.program import newest_source
 from rules.program import parse_program
+from shard_router.server import connection_to
 from shard_router.statement import load_statements
 from shard_router.topology import Topology
 
@@ -43,9 +42,6 @@ async def claim_again_for(topology: Topology, region: str, primaries: Sequence[s
     stores = {code: one.region for code, one in known.items() if topology.register_of(one.region, code) in own}
     count = 0
     for primary in primaries if stores else ():
-        connection = await asyncpg.connect(primary, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
-        try:
+        async with connection_to(primary, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S) as connection:
             count += await claim_again(connection, stores)
-        finally:
-            await connection.close()
     return count

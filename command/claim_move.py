@@ -20,6 +20,7 @@ import asyncpg
 from shard_router.claim_slot import claim_slot
 from shard_router.directory import LEASE_S, hash_digest, identifier_digest
 from shard_router.pool import ShardServers
+from shard_router.server import connection_to
 from shard_router.statement import load_statements
 
 SLOTS_AT_ONCE: Final = 128
@@ -38,6 +39,10 @@ Step = Callable[[str], None]
 
 class MoveError(RuntimeError):
     """Why slots cannot move now. What was begun is gone on with when it is asked for again."""
+
+
+CUT_SHORT: Final = (MoveError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What ends a move before its time, other than an error that a server tells in words."""
 
 
 def no_step(_: str) -> None:
@@ -219,11 +224,8 @@ async def moving_alone(first: ShardServers) -> AsyncGenerator[bool]:
 async def connected(address: str) -> AsyncGenerator[Any]:
     """A connection of a mover to a primary."""
     settings = {"lock_timeout": str(_LOCK_TIMEOUT_MS)}
-    connection = await asyncpg.connect(address, command_timeout=_COMMAND_TIMEOUT_S, server_settings=settings)
-    try:
+    async with connection_to(address, command_timeout=_COMMAND_TIMEOUT_S, server_settings=settings) as connection:
         yield connection
-    finally:
-        await connection.close()
 
 
 async def locked(shard: Any, lock: str, tables: Sequence[str], work: Callable[[], Awaitable[bool]]) -> bool:

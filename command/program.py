@@ -17,6 +17,7 @@ from command.stock import allot
 from rules.program import Program, parse_program
 from rules.program_check import read_document
 from shard_router.pool import ShardServers
+from shard_router.server import connection_to
 from shard_router.statement import load_statements
 
 APPLY_WAIT_S: Final = 10.0
@@ -142,19 +143,13 @@ def _same_rules(one: str, other: str) -> bool:
 
 async def newest_source(dsn: str) -> tuple[int, str] | None:
     """Number and text of the newest version of a shard; None when it has none."""
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with connection_to(dsn) as connection:
         row = await connection.fetchrow(_STATEMENTS["newest_program"])
-    finally:
-        await connection.close()
     return (row["version"], row["source"]) if row else None
 
 
 async def programs_since(dsn: str, moment: datetime) -> list[Program]:
     """All versions of a shard that counted since an instant, or will; the oldest first."""
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with connection_to(dsn) as connection:
         rows = await connection.fetch(_STATEMENTS["programs_since"], moment)
-    finally:
-        await connection.close()
     return [parse_program(row["source"], row["version"]) for row in rows]

@@ -16,13 +16,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import asyncpg
 import structlog
 
 from rules.program import Program
 from service.detached import DetachedWrites
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
+from shard_router.server import connection_to
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("stock.sql"))
@@ -30,7 +30,7 @@ LOCKS_MAX: Final = 3
 """Fetches that hold or await a lock on the keeper at once: each keeps a connection, and its pool has ten."""
 UNFINISHED_S: Final = 5.0
 """A move that is older was begun by a node that is gone."""
-_TIMEOUT_S: Final = 30
+_PATIENCE: Final = {"timeout": 30, "command_timeout": 30}
 
 
 class StockKeeper:
@@ -146,22 +146,13 @@ async def give_up_stock(giver: str, receivers: Mapping[str, str]) -> None:
 
     Addresses are for the tables' owner. What was left there is nowhere then: `allot` gives it to the others.
     """
-    async with _connected(giver) as leaving:
+    async with connection_to(giver, **_PATIENCE) as leaving:
         await leaving.execute(STATEMENTS["give_up_allotments"])
         for row in await leaving.fetch(STATEMENTS["open_moves"], 0.0):
             if row["receiver"] in receivers:
-                async with _connected(receivers[row["receiver"]]) as receiver:
+                async with connection_to(receivers[row["receiver"]], **_PATIENCE) as receiver:
                     await receiver.execute(STATEMENTS["take_in_stock"], row["move_id"], row["reward"], row["quantity"])
             await leaving.execute(STATEMENTS["finish_move"], row["move_id"])
-
-
-@asynccontextmanager
-async def _connected(address: str) -> AsyncGenerator[Any]:
-    connection = await asyncpg.connect(address, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def allot(connections: list[Any], program: Program) -> None:

@@ -1,6 +1,8 @@
 """What a Postgres server says of itself: its role, how far behind it is, its slots, its clock and its version."""
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,6 +24,16 @@ def place_of_server(url: str) -> str:
     """Host and port of a server's address, without who connects how."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, _PORT)}"
+
+
+@asynccontextmanager
+async def connection_to(url: str, **settings: Any) -> AsyncGenerator[Any]:
+    """A connection of one's own, closed at the end; settings are those of `asyncpg.connect`."""
+    connection = await asyncpg.connect(url, **settings)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def read_server(connection: asyncpg.Connection) -> tuple[Any, float]:

@@ -12,6 +12,7 @@ from command.claim_move import MoveError
 from command.receipt_move import hand_over_receipts, keep_receipts_again
 from command.register import STATEMENTS
 from shard_router.member_id import new_member_id, parse_member_id
+from shard_router.server import connection_to
 from tests.command_node import RunningNode
 from tests.engine import PostgresServer
 from tests.integration.test_command_saga import dsns
@@ -66,6 +67,18 @@ class Giver:
 
         shards = dict(zip(self.node.inner.shards(), dsns(self.node), strict=True))
         return await hand_over_receipts(("us-1", self.dsn), shards, lambda _: {self.keeper: "eu"}, at)
+
+    async def hand_over_beside(self, dsn: str, sql: str, *arguments: Any) -> int:
+        """Hand over while a statement of somebody else has not been committed, and is waited for."""
+        async with connection_to(dsn) as writer, connection_to(dsn) as watcher:
+            transaction = writer.transaction()
+            await transaction.start()
+            await writer.execute(sql, *arguments)
+            handing = asyncio.create_task(self.hand_over())
+            while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                assert not handing.done()
+            await transaction.commit()
+            return await handing
 
 
 @pytest.fixture
@@ -153,18 +166,9 @@ async def test_who_claims_just_now_is_waited_for(node: RunningNode, giver: Giver
     (claim,) = await giver.execute(
         "DELETE FROM receipt RETURNING store, till, business_date, receipt, member_id, version, fingerprint"
     )
-    writer, watcher = await asyncpg.connect(giver.dsn), await asyncpg.connect(giver.dsn)
-    transaction = writer.transaction()
-    await transaction.start()
-    await writer.execute(STATEMENTS["claim_receipts"], *([part] for part in claim))
-    handing = asyncio.create_task(giver.hand_over())
-    while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-        assert not handing.done()
-    await transaction.commit()
-    assert await handing == 1
+    columns = [[part] for part in claim]
+    assert await giver.hand_over_beside(giver.dsn, STATEMENTS["claim_receipts"], *columns) == 1
     assert (await buy(node, there, "1")).code == "receipt_conflict"
-    await writer.close()
-    await watcher.close()
 
 
 async def test_a_purchase_that_is_recorded_meanwhile_makes_room_too(node: RunningNode, giver: Giver) -> None:
@@ -173,20 +177,11 @@ async def test_a_purchase_that_is_recorded_meanwhile_makes_room_too(node: Runnin
     await giver.has_claimed(away)
     assert (await buy(node, there, "1")).status == 201
     (keeper,) = [dsn for name, dsn in zip(node.inner.shards(), dsns(node), strict=True) if name == giver.keeper]
-    recording, watcher = await asyncpg.connect(keeper), await asyncpg.connect(keeper)
-    (row,) = await recording.fetch(TAKE_OUT)
-    transaction = recording.transaction()
-    await transaction.start()
-    await recording.execute(RECORD, *row)
-    handing = asyncio.create_task(giver.hand_over())
-    while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-        assert not handing.done()
-    await transaction.commit()
-    assert await handing == 1
+    async with connection_to(keeper) as connection:
+        (row,) = await connection.fetch(TAKE_OUT)
+    assert await giver.hand_over_beside(keeper, RECORD, *row) == 1
     await claim_all(node)
     assert (await journal(node, away), await journal(node, there)) == (STANDS, CONFLICT)
-    await recording.close()
-    await watcher.close()
 
 
 async def test_what_no_till_can_send_any_more_stays_behind(node: RunningNode, giver: Giver) -> None:
