@@ -24,6 +24,8 @@ from shard_router.server import SERVER_ERRORS
 PAGE: Final = 8192
 SHORT_S, LONG_S = 2.0, 5.0
 SWITCHOVER_DEADLINE_S: Final = 60.0
+READ_THROUGH_DEADLINE_S: Final = 180.0
+PAIR: Final = 2
 SOCKETS: Final = 200
 Fault = Callable[[World], Awaitable[None]]
 
@@ -163,7 +165,11 @@ def _half_open(ending: str, said: bytes) -> Fault:
 
 
 def _page_corrupt(*, start: int, is_read: bool) -> Fault:
-    """On a standby, from one of the page's bytes on; its checksum tells. Reads of it must fail and not be wrong."""
+    """On a standby, from one of the page's bytes on; its checksum tells. Reads of it must fail and not be wrong.
+
+    The only standby of a shard is given the time to be read through: until then nothing is left if the primary is lost.
+    """
+    spoilt = b"\x55" * (PAGE - start)
 
     async def fault(world: World) -> None:
         name = await world.server(standby=True)
@@ -171,9 +177,13 @@ def _page_corrupt(*, start: int, is_read: bool) -> Fault:
             path = world.folder(name) / str(await server.fetchval(STATEMENTS["relation"]))
             with path.open("r+b") as file:
                 file.seek(start)
-                file.write(b"\x55" * (PAGE - start))
+                file.write(spoilt)
             if is_read:
                 await server.fetch(STATEMENTS["read_through"])  # from memory, if it is there
+        if sum("-postgres-" in one for one in world.processes()) == PAIR:
+            async with asyncio.timeout(READ_THROUGH_DEADLINE_S):
+                while path.exists() and path.read_bytes()[start:PAGE] == spoilt:  # noqa: ASYNC110 - it is copied anew
+                    await asyncio.sleep(SHORT_S)
 
     return fault
 

@@ -8,7 +8,7 @@ standby that provably has all that was acknowledged (`quorum.py`) is promoted.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 
@@ -21,7 +21,7 @@ from cluster.login import CONNECT_TIMEOUT_S
 from cluster.pair import STATEMENTS, Pair
 from cluster.plan import ServerPlan
 from cluster.quorum import Quorum
-from cluster.reading import EVERY_S, Reading, damaged_pages
+from cluster.reading import Reading, damaged_pages, pause_s
 from cluster.supervisor import READY, Kept, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
 from cluster.waking import Waking
@@ -42,7 +42,7 @@ class Guard:
     """Watches a pair until cancelled. `projector` is the process that must not see a primary without its slot."""
 
     def __init__(
-        self, pair: Pair, supervisor: Supervisor, projector: str, read_through_every_s: float = EVERY_S
+        self, pair: Pair, supervisor: Supervisor, projector: str, reading_pause: Callable[[float], float] = pause_s
     ) -> None:
         self._pair = pair
         self._supervisor = supervisor
@@ -51,7 +51,7 @@ class Guard:
         self._failovers: deque[float] = deque()
         self._looked_at = self._probed_at = time.monotonic()
         self._quorum = Quorum(standby.standby for standby in pair.standbys)
-        self._reading = Reading(pair, partial(supervisor.note, pair.name), self._found, read_through_every_s)
+        self._reading = Reading(pair, partial(supervisor.note, pair.name), self._found, reading_pause)
         self._waking = Waking()
         self._mending: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, float]] = {}

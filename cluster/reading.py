@@ -16,8 +16,9 @@ from cluster.pair import Pair
 from cluster.plan import ServerPlan
 from shard_router.ending import end
 
-EVERY_S = 3600.0
+LEAST_PAUSE_S, MOST_PAUSE_S = 60.0, 3600.0
 RATE_MIB = 16  # a second: a tenth of what a small disk of a cloud reads
+SHARE = 20  # of its time at most one part is spent on reading a small server
 SOONER = 6  # times, after one that did not come to its end
 GRACE_S = 300.0  # for its checkpoint, and the files that are no tables
 BEYOND = 1 << 40  # of WAL: what a server writes in months
@@ -26,26 +27,39 @@ CHECKSUM_WARNING = "checksum verification failed in file"
 USER = "postgres_standby"
 
 
+def pause_s(takes_s: float) -> float:
+    """How long a standby is left alone that takes so long to be read.
+
+    While damage is unseen a shard may not outlive the loss of its primary, and a small server costs little to read.
+    """
+    return min(max(LEAST_PAUSE_S, SHARE * takes_s), MOST_PAUSE_S)
+
+
 class Reading:
     """What is read now, and when each standby is due.
 
     `told` hears of a reading that did not come to its end, `found` of a server and how many of its pages are damaged.
+    `pause` makes seconds that a reading takes seconds until the next.
     """
 
     def __init__(
-        self, pair: Pair, told: Callable[[str], None], found: Callable[[ServerPlan, int], None], every_s: float
+        self,
+        pair: Pair,
+        told: Callable[[str], None],
+        found: Callable[[ServerPlan, int], None],
+        pause: Callable[[float], float],
     ) -> None:
         self._pair = pair
         self._told = told
         self._found = found
-        self._every_s = every_s
+        self._pause = pause
         self._due_at: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
 
     def go_on(self, standbys: Sequence[ServerPlan]) -> None:
         """Begin with the standby whose turn it is, unless one is read. One that was never seen was copied just now."""
         now = time.monotonic()
-        due = [one for one in standbys if self._due_at.setdefault(one.name, now + self._every_s) <= now]
+        due = [one for one in standbys if self._due_at.setdefault(one.name, now + self._pause(0.0)) <= now]
         if due and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._read(min(due, key=lambda one: self._due_at[one.name])))
 
@@ -55,17 +69,17 @@ class Reading:
             await end(self._task)
 
     async def _read(self, standby: ServerPlan) -> None:
-        again_s = self._every_s / SOONER
+        takes_s, sooner = 0.0, SOONER
         try:
-            size = await asyncio.to_thread(data_bytes, standby.folder)
-            async with asyncio.timeout(GRACE_S + 4 * size / (RATE_MIB * MIB)):
+            takes_s = await asyncio.to_thread(data_bytes, standby.folder) / (RATE_MIB * MIB)
+            async with asyncio.timeout(GRACE_S + 4 * takes_s):
                 if pages := await self._damaged_pages(standby):
                     self._found(standby, pages)
-            again_s = self._every_s
+            sooner = 1
         except (StartFailed, OSError, TimeoutError) as error:
             self._told(f"{standby.name} was not read through: {_last_line(error)}")
         finally:
-            self._due_at[standby.name] = time.monotonic() + again_s
+            self._due_at[standby.name] = time.monotonic() + self._pause(takes_s) / sooner
 
     async def _damaged_pages(self, standby: ServerPlan) -> int:
         """How many there are, as far as the first that finds any can tell."""

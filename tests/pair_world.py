@@ -19,7 +19,7 @@ from cluster.fence import fence
 from cluster.login import secure
 from cluster.pair import Pair
 from cluster.plan import ServerPlan
-from cluster.reading import EVERY_S
+from cluster.reading import MOST_PAUSE_S
 from cluster.run_file import Identity, RunRecord
 from cluster.supervisor import READY, Supervisor
 from shard_router.server import SERVER_ERRORS
@@ -119,7 +119,7 @@ class GuardedPair:
 
 @asynccontextmanager
 async def guarded_pair(
-    *, standbys: int = 1, disks_mb: tuple[int, ...] = (), read_through_every_s: float = EVERY_S
+    *, standbys: int = 1, disks_mb: tuple[int, ...] = (), reading_pause_s: float = MOST_PAUSE_S
 ) -> AsyncGenerator[GuardedPair]:
     """A primary and its standbys, the first of them on small disks."""
     async with AsyncExitStack() as stack:
@@ -153,7 +153,7 @@ async def guarded_pair(
         world = GuardedPair(pair, supervisor, told)
         async with world.session() as server:
             await server.execute("CREATE TABLE book (n integer PRIMARY KEY)")
-        guard = world.guard = Guard(pair, supervisor, f"{SHARD}-cdc", read_through_every_s)
+        guard = world.guard = Guard(pair, supervisor, f"{SHARD}-cdc", lambda _: reading_pause_s)
         watching = asyncio.create_task(guard.run())
         try:
             yield world

@@ -105,7 +105,7 @@ async def test_a_primary_with_a_damaged_page_is_replaced_and_copied_anew_and_a_s
 
 @pytest.mark.parametrize("start", [pytest.param(0, id="page", marks=long), pytest.param(PAGE // 2, id="half a page")])
 async def test_a_page_that_nobody_reads_is_found_on_the_standby_which_is_copied_anew(start: int) -> None:
-    async with guarded_pair(read_through_every_s=1.0) as world:
+    async with guarded_pair(reading_pause_s=1.0) as world:
         await make_filler(world, "one")
         (standby,) = world.pair.standbys
         await spoil_unseen(world, standby, "one", start=start)
@@ -247,7 +247,7 @@ async def test_a_former_primary_that_cannot_be_rewound_is_kept_until_there_is_ro
 
 @long
 async def test_a_damaged_standby_is_kept_until_its_copy_streams() -> None:
-    async with guarded_pair(disks_mb=(320, 320), read_through_every_s=1.0) as world:
+    async with guarded_pair(disks_mb=(320, 320), reading_pause_s=1.0) as world:
         await make_filler(world, "one")
         (standby,) = world.pair.standbys
         ballast = leave_little_room(standby.folder.parent)
