@@ -14,7 +14,7 @@ from cluster.cli_shard import ask_supervisor as _ask
 from cluster.command_line import Commands, Data
 from cluster.door import share_traffic
 from cluster.errors import ClusterError
-from cluster.growth import Request
+from cluster.growth_request import Request
 from cluster.settings import REGION_NAME, read_settings
 from edge.decision import WHOLE
 

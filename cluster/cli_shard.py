@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cluster.command_line import Commands, Data
 from cluster.errors import ClusterError
-from cluster.growth import Request, ask
+from cluster.growth_request import Request, ask
 from cluster.run_file import locked
 from cluster.settings import read_settings
 

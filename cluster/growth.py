@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from pydantic import BaseModel
 
 from cluster import question
 from cluster.claims import finish_moves, primaries_of, refuse_claims, share_claims
@@ -21,6 +20,7 @@ from cluster.document import Documents, known_region_numbers, write_documents, w
 from cluster.door import forget_region, read_state, share_traffic
 from cluster.errors import ClusterError, StartFailed
 from cluster.files import write_json
+from cluster.growth_request import TOPIC, Request
 from cluster.node import check_ports
 from cluster.plan import RegionPlan, make_plan
 from cluster.question import Outcome
@@ -33,8 +33,6 @@ from shard_router.errors import DocumentError
 from shard_router.server import SERVER_ERRORS
 from shard_router.topology import TopologyDocument, read_topology
 
-TOPIC: Final = "region"
-ADD_DEADLINE_S: Final = 240.0
 _POLL_S: Final = 0.2
 _EPOCH_DEADLINE_S: Final = 30.0
 _HTTP_TIMEOUT_S: Final = 2.0
@@ -45,23 +43,6 @@ DIAL_PAUSE_S: Final = 2.0
 
 _REASONS: Final = (ClusterError, DocumentError, StartFailed, ValueError, *SERVER_ERRORS)
 """What something is not done for, in words."""
-
-
-class Request(BaseModel):
-    """What is asked of the supervisor: of a region or, "add shard" and "remove shard", of a shard.
-
-    `after` is the region behind which a new one stands in the topology.
-    """
-
-    action: str
-    name: str
-    after: str | None = None
-
-
-def ask(data: Path, request: Request) -> str:
-    """Have a region added, drained or removed, and wait for it; ClusterError says why not."""
-    late = f"not done after {ADD_DEADLINE_S:.0f} s; `loyalty status` tells how it stands. It may be asked for again."
-    return question.ask(data, TOPIC, request.model_dump(), deadline_s=ADD_DEADLINE_S, late=late)
 
 
 @dataclass(slots=True)

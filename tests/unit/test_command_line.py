@@ -136,3 +136,10 @@ def test_an_instant_needs_its_zone(tmp_path: Path) -> None:
         tmp_path, "restore", "eu-1", "monday", "--at", "2026-11-25T09:30:00", "--data", str(tmp_path / "data")
     )
     assert done.returncode == 2
+
+
+def test_a_command_imports_only_what_it_needs() -> None:
+    heavy = {"asyncpg", "redis", "benchmarks", "command", "query", "cdc", "verify"}
+    program = f"import sys, cluster.cli; print(*sorted({heavy!r} & sys.modules.keys()))"
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == []
