@@ -10,6 +10,7 @@ from command.claim_move import CUT_SHORT
 from command.program import programs_since
 from command.receipt_move import hand_over_receipts, keep_receipts_again
 from rules.program import Program
+from shard_router.server import connection_to
 from shard_router.topology import Topology, read_topology
 
 
@@ -20,7 +21,8 @@ async def give_receipts_away(documents: Documents, primaries: Mapping[str, str],
     """
     topology = read_topology(documents.topology)
     rest = without_region(topology, region)
-    programs = await programs_since(next(iter(primaries.values())), datetime.now(UTC) - KEPT)
+    async with connection_to(next(iter(primaries.values()))) as one:
+        programs = await programs_since(one, datetime.now(UTC) - KEPT)
     receivers = {name: address for name, address in primaries.items() if name in rest.document.shards}
     count = 0
     for shard in topology.shards_in(region):

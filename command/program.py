@@ -148,8 +148,7 @@ async def newest_source(dsn: str) -> tuple[int, str] | None:
     return (row["version"], row["source"]) if row else None
 
 
-async def programs_since(dsn: str, moment: datetime) -> list[Program]:
+async def programs_since(connection: Any, moment: datetime) -> list[Program]:
     """All versions of a shard that counted since an instant, or will; the oldest first."""
-    async with connection_to(dsn) as connection:
-        rows = await connection.fetch(_STATEMENTS["programs_since"], moment)
+    rows = await connection.fetch(_STATEMENTS["programs_since"], moment)
     return [parse_program(row["source"], row["version"]) for row in rows]

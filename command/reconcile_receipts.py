@@ -6,10 +6,11 @@ lost its claim is claimed once more, and conflicts with others are settled as ev
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
-from command.claim_again import claim_again
+from command.claim_again import KEPT, claim_again
+from command.program import programs_since
 from command.reconciliation import PAGE, Reconciliation
 from shard_router.errors import MalformedIdError
 
@@ -44,12 +45,10 @@ async def _claims(work: Reconciliation, shard: str) -> AsyncGenerator[list[Any]]
 
 async def _claim_again(work: Reconciliation, place: str) -> None:
     topology = work.node.topology.current
-    stores = {
-        store.code: store.region
-        for store in work.node.program.stores.values()
-        if topology.register_of(store.region, store.code) == place
-    }
     for home in work.shards:
         if home != place:
             async with work.node.pools[home].primary() as connection:
-                work.done["receipts to be claimed again"] += await claim_again(connection, stores)
+                programs = await programs_since(connection, datetime.now(UTC) - KEPT)
+                work.done["receipts to be claimed again"] += await claim_again(
+                    connection, programs, lambda region, store: topology.register_of(region, store) == place
+                )

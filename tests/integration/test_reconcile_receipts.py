@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from command.program import apply_program
 from tests.command_node import Reply
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket
+from tests.integration.test_command import basket, recent
+from tests.integration.test_command_saga import REWARDS
 from tests.restored_world import World, restorable_world
 
 
@@ -28,7 +30,7 @@ async def test_a_receipt_whose_purchase_is_lost_is_free_again(world: World) -> N
     await world.claim_receipts()
     await world.restore("us")
     assert (await buy(world, there, "lost")).code == "receipt_conflict"
-    assert "receipts freed whose purchase is lost" in " ".join(await world.reconcile())
+    assert " 1 receipts freed whose purchase is lost" in " ".join(await world.reconcile())
     assert (await buy(world, there, "lost")).status == 201
     assert (await buy(world, away, "lost")).status == 201
     await world.claim_receipts()
@@ -43,8 +45,45 @@ async def test_who_bought_before_the_restore_keeps_the_receipt_whose_claim_was_l
     assert (await world.post(away, "/v1/purchases", body)).status == 201
     await world.claim_receipts()
     await world.restore("eu")
-    assert "receipts to be claimed again" in " ".join(await world.reconcile())
+    assert " 1 receipts to be claimed again" in " ".join(await world.reconcile())
     await world.claim_receipts()
     assert (await buy(world, there, "kept")).code == "receipt_conflict"
     assert (await world.post(away, "/v1/purchases", body)).status == 201  # the first answer again
+    assert await world.broken() == {}
+
+
+async def move_store(world: World, region: str) -> None:
+    """From now on a program has the store in another region."""
+    moved = REWARDS.replace(
+        'code = "330"\nname = "Store 330"\nregion = "eu"', f'code = "330"\nname = "Moved"\nregion = "{region}"'
+    )
+    await apply_program([node.dsn for node in world.nodes.values()], moved)
+
+
+async def test_a_receipt_of_before_its_store_moved_is_claimed_again_where_it_was(world: World) -> None:
+    away, there = await world.enrol("ap"), await world.enrol("eu")
+    sold_at = recent()
+    await move_store(world, "us")
+    await world.keep("eu")
+    body = basket({"member_id": away}, "1") | {"occurred_at": sold_at}
+    assert (await world.post(away, "/v1/purchases", body)).status == 201
+    await world.claim_receipts()
+    await world.restore("eu")
+    assert " 1 receipts to be claimed again" in " ".join(await world.reconcile())
+    await world.claim_receipts()
+    late = basket({"member_id": there}, "1") | {"occurred_at": sold_at}
+    assert (await world.post(there, "/v1/purchases", late)).code == "receipt_conflict"
+    assert await world.broken() == {}
+
+
+async def test_a_receipt_of_before_its_store_moved_is_not_claimed_where_the_store_is_now(world: World) -> None:
+    away = await world.enrol("ap")
+    sold_at = recent()
+    await move_store(world, "us")
+    await world.keep("us")
+    body = basket({"member_id": away}, "1") | {"occurred_at": sold_at}
+    assert (await world.post(away, "/v1/purchases", body)).status == 201
+    await world.claim_receipts()
+    await world.restore("us")
+    assert " 0 receipts to be claimed again" in " ".join(await world.reconcile())
     assert await world.broken() == {}

@@ -35,6 +35,12 @@ name = "Something scarce"
 points = 1
 stock = 9
 """
+BOUGHT = """
+INSERT INTO journal (
+    member_id, version, kind, program_version, occurred_at, recorded_at, store, points, postings, detail, account_after
+)
+SELECT $1, 2, 'purchase_recorded', max(version), now(), now(), $2, 0, '[]', '{}', '{}' FROM program
+"""
 LIVES_HERE = """INSERT INTO account (member_id, version, available, pending, held, spent, expired, debt, issued, state)
     VALUES ($1, 2, 0, 0, 0, 0, 0, 0, 0, '{}')"""
 NUMBERS = {"eu": 1, "us": 2, "sa": 4}
@@ -241,6 +247,7 @@ async def test_a_region_that_joins_again_has_the_receipts_claimed_for_which_it_s
     name, whose = ([store], ["1"], [today], ["r-1"]), ([member], [2], [uuid4()])
     await deployment.execute("us-1", STATEMENTS["claim_receipts"], *name, *whose)
     await deployment.execute("us-1", LIVES_HERE, member)
+    await deployment.execute("us-1", BOUGHT, member, store)
     await deployment.set_up(us=None, eu="joining")
     await deployment.set_up(us=None, eu="active")
     assert deployment.topology.register_of("mars", store) == "eu-1"
