@@ -79,8 +79,7 @@ async def campaign(  # noqa: PLR0913 - what makes a run
             break
         if failovers >= FAILOVERS_MAX:
             tell("      started anew: its guard has failed over often enough")
-            await world.restart()
-            await world.whole()
+            await world.start_anew()
             failovers = 0
         began = time.monotonic()
         await _one(world, name, result)

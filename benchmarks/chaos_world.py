@@ -49,6 +49,8 @@ class World:
     """Where its nodes read how far their clocks are off, if they do."""
     under: Mapping[str, str] = field(default_factory=dict[str, str])
     """What they have in their environment for that."""
+    starts_anew: bool = False
+    """It is stopped and started for the campaign's own sake, which is no fault."""
 
     async def loyalty(self, *words: str) -> tuple[int, str]:
         """Run the command line on this system."""
@@ -86,6 +88,13 @@ class World:
         """Stop everything cleanly and bring it up again."""
         await self.loyalty("down")
         await self.loyalty("up", "--detach", *self.up)
+
+    async def start_anew(self) -> None:
+        """The same for the campaign's own sake: return when all is whole."""
+        self.starts_anew = True
+        await self.restart()
+        await self.whole()
+        self.starts_anew = False
 
     async def reconcile(self) -> bool:
         """Do what is told after a restore, where the shard takes itself for restored; tells whether it did."""

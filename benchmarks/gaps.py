@@ -51,21 +51,23 @@ class Reads:
     took_s: list[float] = field(default_factory=list[float])
 
 
-async def read_on(status: dict[str, Any], member: str, reads: Reads) -> None:
-    """Ask for a member's account again and again, now this node and now that."""
+async def read_on(world: World, status: dict[str, Any], member: str, reads: Reads) -> None:
+    """Ask for a member's account again and again, now this node and now that; not while all is started anew."""
     (row,) = status["regions"].values()
     nodes = [Client(url, status["keys"]["admin"]) for url in row["query_nodes"]]
     while True:
         began = time.monotonic()
-        reads.asked += 1
         for node in nodes if reads.asked % 2 else nodes[::-1]:
             with suppress(WireError):
                 raw = node.request("GET", f"/v1/members/{member}/account", {})
                 if (await node.send(raw, timeout_s=READ_TIMEOUT_S)).code == "ok":
+                    reads.asked += 1
                     reads.took_s.append(time.monotonic() - began)
                     break
         else:
-            reads.unanswered += 1
+            if not world.starts_anew:
+                reads.asked += 1
+                reads.unanswered += 1
         await asyncio.sleep(max(0.0, began + READ_EVERY_S - time.monotonic()))
 
 
@@ -95,7 +97,7 @@ async def one_round(number: int, standbys: int, port: int, reads: Reads) -> Resu
         await world.whole()
         status = await world.status()
         member = await enrol(status)
-        readers = [asyncio.create_task(read_on(status, member, reads)) for _ in range(READERS)]
+        readers = [asyncio.create_task(read_on(world, status, member, reads)) for _ in range(READERS)]
         try:
             return await campaign(world, list(TARGETS_S), seed=number, tills=4, duration_s=None, tell=tell)
         finally:
