@@ -7,7 +7,7 @@ from typing import Any, Final
 import orjson
 
 from command.envelope import Answer, Envelope
-from rules.codec import instant_text, posting_document
+from rules.codec import posting_document
 from rules.command import (
     CancelRedemption,
     CaptureHold,
@@ -85,8 +85,9 @@ def _identifiers(command: ChangeIdentifiers, entry: RenderedEntry) -> dict[str, 
     }
 
 
-def _closure(command: CloseMember, entry: RenderedEntry) -> dict[str, Any]:
-    return {"member_id": format_member_id(entry.member_id), "erased_at": instant_text(command.received_at)}
+def _closure(_command: CloseMember, entry: RenderedEntry) -> dict[str, Any]:
+    # The entry is not dated before the one it follows: a command may be, where another was decided in between.
+    return {"member_id": format_member_id(entry.member_id), "erased_at": entry.account["as_of"]}
 
 
 _OWN_WORDS: Final[dict[type, Callable[[Any, RenderedEntry], dict[str, Any]]]] = {

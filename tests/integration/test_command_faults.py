@@ -19,6 +19,7 @@ from command.envelope import Envelope
 from command.lane import _Waiting
 from command.program import apply_program
 from command.store import BatchConflictError
+from rules.codec import instant_text
 from rules.command import AdjustPoints, CloseMember, ReceiveTransfer, ReturnReferral, SettleAccount
 from rules.state import Lot
 from shard_router.errors import ProblemError
@@ -121,6 +122,20 @@ async def test_what_is_as_it_should_be_already_is_counted_as_done_and_not_as_a_c
             counted = [line for line in (await metrics.text()).splitlines() if name in line and "_total" in line]
         assert counted == [f'loyalty_commands_total{{{name},status="204"}} 1.0']
     assert (await node.give(ada["member_id"], 1)).json["account"]["version"] == 2
+
+
+async def test_who_is_erased_hears_the_time_of_the_entry(node: RunningNode) -> None:
+    """Another command of the member came later and was decided first: the entry is dated as that one is."""
+    ada = await node.enrol()
+    received_at = now_utc()
+    assert (await node.give(ada["member_id"], 5)).status == 201
+    lanes = node.inner.lanes_for(parse_member_id(ada["member_id"]))
+    answer = await lanes.run(envelope(ada["member_id"], command=CloseMember(received_at)))
+    connection = await asyncpg.connect(node.dsn)
+    recorded_at = await connection.fetchval("SELECT max(recorded_at) FROM journal WHERE kind = 'member_closed'")
+    await connection.close()
+    assert recorded_at > received_at
+    assert json.loads(answer.body)["erased_at"] == instant_text(recorded_at)
 
 
 async def test_who_is_erased_beside_a_change_of_identifiers_leaves_none(node: RunningNode) -> None:
