@@ -50,6 +50,6 @@ async def claim_again_for(topology: Topology, region: str, primaries: Sequence[s
         async with connection_to(primary, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S) as connection:
             programs = await programs_since(connection, datetime.now(UTC) - KEPT)
             count += await claim_again(
-                connection, programs, lambda region, store: topology.register_of(region, store) in own
+                connection, programs, lambda home, store: topology.register_of(home, store) in own
             )
     return count
