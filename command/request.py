@@ -21,7 +21,7 @@ from service.forward import deadline_of, has_left
 from service.idempotency import parse_key, stored_key
 from service.parse import parse_body
 from service.payload import BODY
-from service.problem import PROBLEM, REQUEST_ID
+from service.problem import PROBLEM, REQUEST_ID, malformed_parameter
 from service.settings import SETTINGS
 from service.trial import NOT_ASKED, Unanswered
 from service.web import PRINCIPAL, render_json
@@ -182,7 +182,7 @@ def read_key(principal: Principal, given: Sequence[str]) -> str:
         raise ProblemError("idempotency_key_missing", "send Idempotency-Key: 1-255 visible ASCII characters")
     key = parse_key(given[0].strip())
     if key is None or len(given) > 1:
-        raise ProblemError("malformed", "Idempotency-Key: one key of 1-255 visible ASCII characters, bare or quoted")
+        raise malformed_parameter("Idempotency-Key", "one key of 1-255 visible ASCII characters, bare or quoted")
     return stored_key(principal, key)
 
 

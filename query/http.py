@@ -6,7 +6,7 @@ exist for himself nor for a look-up; staff still see his points and history, whi
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -27,6 +27,7 @@ from query.question import (
 )
 from query.reader import Answer
 from service.idempotency import parse_key
+from service.identifier import KINDS
 from service.problem import malformed_parameter
 from service.stored_answer import RenderedEntry, completed, read_entry
 from service.web import PRINCIPAL, Handler, render_json
@@ -80,9 +81,7 @@ async def look_up_member(request: web.Request) -> web.StreamResponse:
     """Answer the member behind an identifier."""
     node, name = request.app[NODE], only_name(request.query.items())
     if name is None:
-        raise ProblemError(
-            "malformed", "send exactly one of card, phone and email", [{"pointer": "/card", "detail": ""}]
-        )
+        raise _no_one_name([kind for kind in KINDS if kind in request.query] or KINDS)
     found = await find_named(request, name)
     if isinstance(found, web.Response):
         return found
@@ -92,6 +91,11 @@ async def look_up_member(request: web.Request) -> web.StreamResponse:
     body = b'{"member_id":"%b","account":%b}' % (format_member_id(member_id).encode(), account)
     # An identifier may move to another member, so the version alone would not tell.
     return respond(request, body, etag=f"{answer.etag}-{format_member_id(member_id)}", source=answer.source)
+
+
+def _no_one_name(sent: Iterable[str]) -> ProblemError:
+    detail = "send exactly one of card, phone and email"
+    return ProblemError("malformed", detail, [{"pointer": f"/{kind}", "detail": detail} for kind in sent])
 
 
 async def get_command(request: web.Request) -> web.StreamResponse:

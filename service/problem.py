@@ -64,17 +64,21 @@ def malformed_parameter(name: str, detail: str) -> ProblemError:
 def problem_document(error: ProblemError, request_id: str) -> dict[str, Any]:
     """Write the problem document of an error."""
     problem = PROBLEMS[error.code]
+    detail = error.detail or problem.title
     document: dict[str, Any] = {
         "type": f"urn:loyalty:problem:{error.code}",
         "title": problem.title,
         "status": problem.status,
-        "detail": _shown(error.detail or problem.title),
+        "detail": _shown(detail),
         "code": error.code,
         "retryable": problem.retryable,
         "request_id": request_id,
     }
-    if error.errors:
-        document["errors"] = [{name: _shown(text) for name, text in one.items()} for one in error.errors]
+    errors = error.errors
+    if not errors and error.code == "malformed":
+        errors = [{"pointer": "", "detail": detail}]  # the whole of it (RFC 6901)
+    if errors:
+        document["errors"] = [{name: _shown(text) for name, text in one.items()} for one in errors]
     return document
 
 

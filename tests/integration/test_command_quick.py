@@ -253,6 +253,12 @@ async def test_without_a_key_nothing_is_done(node: RunningNode, taken: list[bool
     assert not any(taken)
 
 
+async def test_a_key_that_is_none_is_pointed_at(node: RunningNode) -> None:
+    answer = await asked(node, posting(node, PURCHASES, basket({"card": "1"}, "1"), key="a key"))
+    assert (answer.status, answer.json["code"]) == (400, "malformed")
+    assert [one["pointer"] for one in answer.json["errors"]] == ["/Idempotency-Key"]
+
+
 async def test_a_body_is_too_large_for_both(database: str, tmp_path: Path, taken: list[bool]) -> None:
     async with running_command_node(database, tmp_path, body_bytes_max=500) as node:
         ada = await node.enrol()

@@ -194,6 +194,15 @@ async def test_a_lookup_takes_exactly_one_identifier(world: World, query: str) -
     assert (await world.get(f"/v1/lookup?{query}")).status == 400
 
 
+@pytest.mark.parametrize(
+    ("query", "pointers"),
+    [("", ["/card", "/phone", "/email"]), ("email=", ["/email"]), ("card=1&phone=2", ["/card", "/phone"])],
+)
+async def test_a_lookup_without_one_name_tells_which_were_sent(world: World, query: str, pointers: list[str]) -> None:
+    errors = (await world.get(f"/v1/lookup?{query}")).json["errors"]
+    assert [(one["pointer"], bool(one["detail"])) for one in errors] == [(pointer, True) for pointer in pointers]
+
+
 async def test_a_lookup_keeps_the_token(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=2)
     await write_identifier(eu, "phone", "+1", ADA)

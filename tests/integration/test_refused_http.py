@@ -26,6 +26,7 @@ def check(answer: Answer, status: int, code: str) -> None:
     assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json"), answer.body
     assert (answer.json["status"], answer.json["code"]) == (status, code)
     assert answer.headers["Request-Id"] == answer.json["request_id"]
+    assert (code == "malformed") is ("errors" in answer.json), answer.body  # where it is, be it the whole
     assert (answer.headers["Loyalty-Region"], answer.headers["Server"]) == ("eu", "loyalty")
 
 
