@@ -59,7 +59,7 @@ def render_envoy(door: Door, listening: Listening) -> dict[str, Json]:
     """Every file by its name: the bootstrap, and the two that may change while Envoy runs."""
     if (listening.certificate is None) != (listening.key is None):
         raise EdgeError("TLS needs both a certificate and its key")
-    return {BOOTSTRAP: _bootstrap(listening), **render_dynamic(door)}
+    return {BOOTSTRAP: _bootstrap(listening, door.nearest), **render_dynamic(door)}
 
 
 def render_dynamic(door: Door) -> dict[str, Json]:
@@ -80,13 +80,13 @@ def _file(path: Path) -> Json:
     return {"resource_api_version": "V3", "path_config_source": source}
 
 
-def _bootstrap(listening: Listening) -> Json:
+def _bootstrap(listening: Listening, region: str) -> Json:
     connections = "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
     return {
         "node": {"id": "door", "cluster": "loyalty", "metadata": {"standing": STANDING}},
         "admin": {"address": _socket("127.0.0.1", listening.admin_port)},
         "dynamic_resources": {"cds_config": _file(listening.folder / CLUSTERS)},
-        "static_resources": {"listeners": [_listener(listening)]},
+        "static_resources": {"listeners": [_listener(listening, region)]},
         "layered_runtime": {"layers": [{"name": "bounds", "static_layer": _BOUNDS}]},
         "overload_manager": {
             "resource_monitors": [
@@ -106,8 +106,8 @@ def _socket(host: str, port: int) -> Json:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def _listener(listening: Listening) -> Json:
-    filters = [_typed("network", "http_connection_manager", "HttpConnectionManager", _connections(listening))]
+def _listener(listening: Listening, region: str) -> Json:
+    filters = [_typed("network", "http_connection_manager", "HttpConnectionManager", _connections(listening, region))]
     secure = {"transport_socket": _tls(listening.certificate, listening.key)} if listening.certificate else {}
     return {
         "name": "door",
@@ -122,11 +122,12 @@ def _typed(kind: str, name: str, message: str, content: Json) -> Json:
     return {"name": f"envoy.filters.{kind}.{name}", "typed_config": {"@type": message_type, **content}}
 
 
-def _connections(listening: Listening) -> Json:
+def _connections(listening: Listening, region: str) -> Json:
     """How HTTP is spoken. No client counts as one of ours: whoever is before the door is a stranger."""
     return {
         "stat_prefix": "door",
         "codec_type": "AUTO",
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "loyalty"},
         "use_remote_address": True,
         "internal_address_config": {},
         "normalize_path": True,
@@ -137,7 +138,7 @@ def _connections(listening: Listening) -> Json:
         "common_http_protocol_options": {"idle_timeout": IDLE},
         "server_header_transformation": "PASS_THROUGH",
         "early_header_mutation_extensions": [_without_strangers()],
-        "local_reply_config": render_replies(),
+        "local_reply_config": render_replies(region),
         "access_log": [_access_log(listening.access_log)] if listening.access_log else [],
         "rds": {"route_config_name": "door", "config_source": _file(listening.folder / ROUTES)},
         "http_filters": [

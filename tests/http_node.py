@@ -120,7 +120,11 @@ async def read_answer(reader: asyncio.StreamReader, *, bodiless: bool = False) -
     if head[0].endswith("100 Continue"):
         head = await read_head(reader)
     headers = dict(line.split(": ", 1) for line in head[1:] if line)
-    body = b"" if bodiless else await reader.readexactly(int(headers.get("Content-Length", 0)))
+    body = (
+        b""
+        if bodiless
+        else await reader.readexactly(int(headers.get("Content-Length", headers.get("content-length", 0))))
+    )
     return Answer(int(head[0].split()[1]), headers, body)
 
 

@@ -23,6 +23,7 @@ from shard_router.errors import PROBLEMS
 from tests.conftest import eventually
 from tests.edge_world import NUMBERS, card_of, member_of, topology
 from tests.engine import free_port
+from tests.http_node import Answer, connection, read_answer
 
 BESIDE_PYTHON = Path(sys.executable).parent
 ENVOY = os.environ.get("LOYALTY_ENVOY") or shutil.which("envoy") or shutil.which("envoy", path=BESIDE_PYTHON)
@@ -188,6 +189,42 @@ async def test_a_body_beyond_the_bound_is_refused_in_the_words_of_the_contract(f
     assert response.content_type == "application/problem+json"
 
 
+POST = b"POST /v1/holds HTTP/1.1\r\nHost: door\r\n"
+NEVER_PASSED_ON = {
+    "no HTTP": (b"GARBAGE\r\n\r\n", "malformed"),
+    "no host": (b"GET /v1/tiers HTTP/1.1\r\n\r\n", "malformed"),
+    "two lengths": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", "malformed"),
+    "NUL in the path": (b"GET /v1/tiers%00 HTTP/1.1\r\nHost: door\r\n\r\n", "malformed"),
+    "too many headers": (b"GET /v1/tiers HTTP/1.1\r\nHost: door\r\n" + b"A: a\r\n" * 200 + b"\r\n", "malformed"),
+    "too large": (POST + b"Content-Length: 2000000\r\n\r\n" + b" " * 1_100_000, "too_large"),
+    "hidden": (b"GET /metrics HTTP/1.1\r\nHost: door\r\n\r\n", "not_found"),
+}
+
+
+async def sent(front: Front, request: bytes) -> Answer:
+    async with connection(int(front.url.rpartition(":")[2])) as (reader, writer), asyncio.timeout(10):
+        writer.write(request)
+        return await read_answer(reader)
+
+
+@pytest.mark.parametrize("name", NEVER_PASSED_ON)
+async def test_what_the_door_answers_itself_is_as_whole_as_what_a_node_answers(front: Front, name: str) -> None:
+    request, code = NEVER_PASSED_ON[name]
+    answer = await sent(front, request)
+    told, headers = answer.json, {name.lower(): text for name, text in answer.headers.items()}
+    assert (answer.status, told["status"], told["code"]) == (PROBLEMS[code].status, PROBLEMS[code].status, code)
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["request-id"] == told["request_id"] != ""
+    assert headers["loyalty-region"] == "eu"
+    assert [one["pointer"] for one in told.get("errors", [])] == ([""] if code == "malformed" else [])
+
+
+async def test_whoever_speaks_the_old_http_is_let_in(front: Front) -> None:
+    for host in (b"", b"Host: door\r\n"):
+        answer = await sent(front, b"GET /v1/rewards HTTP/1.0\r\n" + host + b"\r\n")
+        assert (answer.status, answer.json["side"]) == (200, "query")
+
+
 async def test_the_access_log_tells_the_region_and_why(front: Front) -> None:
     await front.ask("GET", f"/v1/lookup?card={card_of('ap')}")
 
@@ -227,6 +264,7 @@ async def test_when_the_nodes_of_a_region_die_the_next_region_answers(tmp_path: 
         response, told = await front.ask_whole("PATCH", path)
         assert (response.status, told["code"]) == (503, "unknown_outcome")
         assert response.headers["Retry-After"] == str(PROBLEMS["unknown_outcome"].retry_after_s)
+        assert response.headers["Request-Id"] == told["request_id"]
 
 
 async def test_a_command_that_was_heard_is_not_sent_again_and_a_query_is(tmp_path: Path) -> None:
