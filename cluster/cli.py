@@ -19,6 +19,7 @@ from cluster.cli_backup import app as backup_app
 from cluster.cli_chaos import app as chaos_app
 from cluster.cli_edge import app as edge_app
 from cluster.cli_key import app as key_app
+from cluster.cli_key import token_app
 from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.cli_region import app as region_app
@@ -37,7 +38,6 @@ app = Commands(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-token_app = Commands(help="Tokens for development.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(load_app)
 app.add_typer(chaos_app)
@@ -259,7 +259,7 @@ def token_member(member: str, *, data: Data = None) -> None:
     try:
         sys.stdout.write(mint_member_token(private, parse_member_id(member)) + "\n")
     except MalformedIdError as error:
-        raise ClusterError(f"{member!r} is no member id: {error}") from error
+        raise ClusterError(f"{member!r} is no member id") from error
 
 
 @app.command()

@@ -22,10 +22,13 @@ from cluster.settings import read_settings
 from shard_router.topology import read_topology
 
 app = Commands()
+token_app = Commands(help="Credentials for development.", no_args_is_help=True)
+"""The commands below `loyalty token`: a member's is in cluster/cli.py."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+@token_app.command()
 @app.command()
 def key(
     role: Annotated[str, typer.Argument(help="pos, service or admin.")],

@@ -42,7 +42,7 @@ def replay(  # noqa: PLR0913 - one parameter per flag
     write_program: Annotated[Path | None, typer.Option(help="Only write a program with the history's stores.")] = None,
 ) -> None:
     """Post real shopping history through the command API, each member's baskets in order."""
-    with _plain_errors():
+    with plain_errors():
         from cluster import load  # noqa: PLC0415 - see above
 
         plan = _plan(data=data)
@@ -78,7 +78,7 @@ def bench(  # noqa: PLR0913 - one parameter per flag
     `bench targets` measures the table of targets (ten minutes, nothing else running) and writes it to --report;
     `bench compare A B` tells how the runs of two folders differ.
     """
-    with _plain_errors():
+    with plain_errors():
         from cluster import load  # noqa: PLC0415 - see above
 
         if scenarios and scenarios[0] == "compare":
@@ -107,7 +107,7 @@ def demo(
 ) -> None:
     """Bring the system up, replay a year of real shopping, verify it, and stay up until Ctrl-C."""
     count = basket_count(baskets)
-    with _plain_errors():
+    with plain_errors():
         from cluster import load  # noqa: PLC0415 - see above
 
         flags = {"data": data, "port": port, "cdc": cdc}
@@ -129,7 +129,7 @@ def _plan(**flags: Any) -> ClusterPlan:
 
 
 @contextmanager
-def _plain_errors() -> Generator[None]:
+def plain_errors() -> Generator[None]:
     """What went wrong under load, in words instead of a traceback."""
     try:
         from benchmarks.compare import CompareError  # noqa: PLC0415 - see above
@@ -143,5 +143,16 @@ def _plain_errors() -> Generator[None]:
             yield
         except load_errors as error:
             raise ClusterError(str(error)) from error
+        except ExceptionGroup as group:  # what one of several that ran together met, ended the others
+            ours = group.subgroup(load_errors)
+            if ours is None:
+                raise
+            raise ClusterError(str(_first(ours))) from group
     except ModuleNotFoundError as error:
         raise ClusterError(f"{error}: install the extras `bench` and `demo`") from error
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The first error of a group of groups."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -85,12 +85,13 @@ def test_a_command_says_it_in_one_line_and_makes_nothing_of_it(
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.parametrize("words", [["key"], ["token", "key"]], ids=" ".join)
 def test_a_key_is_made_with_its_name_listed_without_its_secret_and_taken_back(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     (folder / "topology.json").unlink()
     before = json.loads((folder / "credentials.json").read_text())
-    run(monkeypatch, "key", "pos", "--name", "Till 7", "--data", str(folder))
+    run(monkeypatch, *words, "pos", "--name", "Till 7", "--data", str(folder))
     text = capfd.readouterr().out.strip()
     run(monkeypatch, "keys", "--json", "--data", str(folder))
     listed = capfd.readouterr().out
