@@ -44,9 +44,16 @@ Event = Purchase | Return
 
 
 def read_json_lines(paths: Iterable[Path]) -> Iterator[Purchase]:
-    """The purchases of JSON Lines files in API shape (`POST /v1/purchases`); HistoryError names a broken line."""
+    """The purchases of JSON Lines files in API shape (`POST /v1/purchases`).
+
+    HistoryError names a broken line, or a file that cannot be read.
+    """
     for path in paths:
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise HistoryError(f"{path}: {error.strerror}") from error
+        with file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _purchase(line, f"{path}, line {number}")

@@ -19,6 +19,8 @@ from benchmarks.scenario import Targets
 from benchmarks.screen import sparkline
 from benchmarks.wire import Answer, Client, WireError
 from benchmarks.witness import Witness
+from cluster.cli_load import plain_errors
+from cluster.errors import ClusterError
 from tests.raw_server import listening
 
 TARGETS = Targets(p99_ms={"command": 60, "query": 15, "visible": 250}, busy_max=0.65)
@@ -203,6 +205,20 @@ def test_a_history_file_gives_the_same_keys_each_time_and_names_a_broken_line(tm
     path.write_bytes(line + b'{"store": "330"}\n')
     with pytest.raises(HistoryError, match="line 2"):
         list(read_json_lines([path]))
+
+
+def test_a_history_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.jsonl"):
+        with pytest.raises(HistoryError, match=path.name):
+            list(read_json_lines([path]))
+
+
+def test_what_one_of_many_met_is_told_in_its_words() -> None:
+    met = ExceptionGroup("two tasks", [ExceptionGroup("one task", [HistoryError("a.jsonl, line 2: no purchase")])])
+    with pytest.raises(ClusterError, match=r"^a\.jsonl, line 2: no purchase$"), plain_errors():
+        raise met
+    with pytest.raises(ExceptionGroup), plain_errors():
+        raise ExceptionGroup("a fault of ours", [KeyError("x")])
 
 
 async def test_the_window_halves_once_and_grows_slowly() -> None:
