@@ -20,7 +20,7 @@ from edge.aws import STANDING as AWS_STANDING
 from edge.aws import render_aws
 from edge.cloudflare import STANDING as CLOUDFLARE_STANDING
 from edge.cloudflare import render_cloudflare
-from edge.decision import Door, EdgeError, make_door
+from edge.decision import WHOLE, Door, EdgeError, make_door
 from edge.envoy import STANDING as ENVOY_STANDING
 from edge.envoy import Listening, render_envoy
 from edge.geography import Place
@@ -52,6 +52,12 @@ def render(  # noqa: PLR0913 - one parameter per flag
     ] = None,
     evacuated: Annotated[
         list[str] | None, typer.Option(help="A region that takes nothing while another can; may stand several times.")
+    ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Percent of its own traffic that a region takes (the next one the rest), NAME=PERCENT; several times."
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Envoy: the address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Envoy: the port to listen on.")] = 8400,
@@ -85,7 +91,8 @@ def render(  # noqa: PLR0913 - one parameter per flag
     document = read_topology(topology or _of_data(data)).document
     try:
         places = dict(map(_place, place or []))
-        door = make_door(document, nearest=nearest, places=places, evacuated=evacuated or [])
+        shares = dict(map(_share, share or []))
+        door = make_door(document, nearest=nearest, places=places, evacuated=evacuated or [], shares=shares)
         standing, files = _files(target, door, listening)
     except EdgeError as error:
         raise ClusterError(str(error)) from error
@@ -100,6 +107,8 @@ def render(  # noqa: PLR0913 - one parameter per flag
 def _files(target: Target, door: Door, listening: Listening) -> tuple[str, dict[str, str]]:
     """How far the target was tried, and its files by name."""
     if target is Target.CLOUDFLARE:
+        if parted := [region for region in door.topology.regions if door.share(region) not in (0, WHOLE)]:
+            raise EdgeError(f"Cloudflare's pools take over from one another: region {parted[0]} takes 0 or 100 percent")
         return CLOUDFLARE_STANDING, {"cloudflare.tf": render_cloudflare(door)}
     if target is Target.AWS:
         return AWS_STANDING, {"aws.tf": render_aws(door)}
@@ -114,6 +123,14 @@ def _place(text: str) -> tuple[str, Place]:
         return name, Place(float(latitude), float(longitude))
     except ValueError:
         raise EdgeError(f"write a place as NAME=LATITUDE,LONGITUDE, not {text}") from None
+
+
+def _share(text: str) -> tuple[str, int]:
+    name, _, percent = text.partition("=")
+    try:
+        return name, int(percent)
+    except ValueError:
+        raise EdgeError(f"write a share as NAME=PERCENT, not {text}") from None
 
 
 def _of_data(data: Path | None) -> Path:

@@ -12,9 +12,10 @@ from edge.cloudflare import PARTS_OF_THE_WORLD, condition, render_cloudflare
 from edge.cloudflare import STANDING as CLOUDFLARE_STANDING
 from edge.decision import make_door
 from edge.envoy import STANDING as ENVOY_STANDING
-from edge.envoy import STRANGERS
+from edge.envoy import STRANGERS, Listening, render_envoy
 from edge.geography import REGIONS
 from edge.hcl import quoted
+from shard_router.topology import read_topology
 from tests.edge_world import NUMBERS, card_of, member_of, three_regions, topology
 from tests.unit.test_command_line import ROOT, loyalty
 
@@ -59,6 +60,12 @@ def test_no_example_is_left_over() -> None:
     [
         (("--nearest", "sa"), "there is no region sa"),
         (("--evacuated", "sa"), "there is no region sa"),
+        (("--share", "eu=half"), "write a share as NAME=PERCENT, not eu=half"),
+        (("--share", "eu=101"), "the share of region eu is 0 to 100 percent"),
+        (
+            ("--for", "cloudflare", "--share", "us=10"),
+            "Cloudflare's pools take over from one another: region us takes 0 or 100 percent",
+        ),
         (("--place", "eu=north"), "write a place as NAME=LATITUDE,LONGITUDE, not eu=north"),
         (("--certificate", "x.pem"), "TLS needs both a certificate and its key"),
     ],
@@ -68,6 +75,17 @@ def test_what_cannot_be_rendered_is_said_in_one_line(tmp_path: Path, words: tupl
     document = ("--topology", str(ROOT / "deploy" / "topology.json"))
     told = loyalty(tmp_path, "edge", "render", "--for", "envoy", *document, *words)
     assert (told.returncode, told.stdout, told.stderr) == (1, "", f"{why}\n")
+
+
+def test_a_region_is_dialled_up_by_its_share(tmp_path: Path) -> None:
+    path = ROOT / "deploy" / "topology.json"
+    words = ("--for", "envoy", "--topology", str(path), "--share", "us=10", "--output", str(tmp_path / "door"))
+    assert loyalty(tmp_path, "edge", "render", *words).returncode == 0
+    listening = Listening(folder=tmp_path / "door", port=8400, admin_port=8401)
+    document = read_topology(path).document
+    rendered = render_envoy(make_door(document, shares={"us": 10}), listening)["routes.json"]
+    assert json.loads((tmp_path / "door" / "routes.json").read_text()) == rendered
+    assert rendered != render_envoy(make_door(document), listening)["routes.json"]
 
 
 def test_one_file_is_printed_as_it_is(tmp_path: Path) -> None:
