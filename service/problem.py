@@ -6,6 +6,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from service.resource import methods_instead
 from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
 
 PROBLEM: Final = "application/problem+json"
@@ -13,6 +14,7 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 _SHOWN_MAX: Final = 300  # characters of one text: what was sent is not sent back by the megabyte
 _CHALLENGE: Final = 'Bearer realm="loyalty"'
 
+_NO_ROUTE: Final = (404, 405)
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 
@@ -23,11 +25,7 @@ def render_exception(request: web.BaseRequest, error: Exception) -> web.Response
     if isinstance(error, MalformedIdError):
         return render_problem(request, ProblemError("not_found", "no such id"))
     if isinstance(error, web.HTTPException):
-        code = _CODE_OF_STATUS.get(error.status, "malformed")
-        response = render_problem(request, ProblemError(code, error.reason))
-        if isinstance(error, web.HTTPMethodNotAllowed):
-            response.headers["Allow"] = error.headers["Allow"]
-        return response
+        return _render_http(request, error)
     structlog.get_logger().error(
         "request_failed",
         request_id=request[REQUEST_ID],
@@ -35,6 +33,18 @@ def render_exception(request: web.BaseRequest, error: Exception) -> web.Response
         exc_info=(type(error), error, error.__traceback__),
     )
     return render_problem(request, ProblemError("internal"))
+
+
+def _render_http(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
+    """The answer where aiohttp has no route, no such method, or takes no such body."""
+    instead = methods_instead(request.method, request.path) if error.status in _NO_ROUTE else None
+    if instead is None and isinstance(error, web.HTTPMethodNotAllowed):
+        instead = error.headers["Allow"]
+    if instead is None:
+        return render_problem(request, ProblemError(_CODE_OF_STATUS.get(error.status, "malformed"), error.reason))
+    response = render_problem(request, ProblemError("method_not_allowed", "Method Not Allowed"))
+    response.headers["Allow"] = instead
+    return response
 
 
 def render_problem(request: web.BaseRequest, error: ProblemError) -> web.Response:

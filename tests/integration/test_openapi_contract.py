@@ -82,6 +82,30 @@ async def test_a_query_node_refuses_what_is_malformed(nodes: Nodes) -> None:
     await check_node(nodes.query.nodes["eu"], nodes.query.keys["service"], nodes.member)
 
 
+WRONG_METHODS = (
+    ("PUT", "/v1/members/{member_id}", "DELETE,GET,HEAD"),
+    ("OPTIONS", "/v1/members/{member_id}", "DELETE,GET,HEAD"),
+    ("PUT", "/v1/members/{member_id}/account", "GET,HEAD"),
+    ("POST", "/v1/tiers", "GET,HEAD"),
+    ("GET", "/v1/purchases", "POST"),
+    ("DELETE", "/v1/holds/x/void", "POST"),
+)
+
+
+@pytest.mark.parametrize(("method", "path", "allow"), WRONG_METHODS)
+async def test_a_method_that_neither_side_has_is_told_those_of_both(
+    nodes: Nodes, method: str, path: str, allow: str
+) -> None:
+    sides = ((nodes.command.url, nodes.command.keys), (nodes.query.nodes["eu"], nodes.query.keys))
+    target = path.format(member_id=nodes.member["member_id"])
+    async with aiohttp.ClientSession() as session:
+        for url, keys in sides:
+            headers = {"Authorization": f"Bearer {keys['service']}"}
+            async with session.request(method, url + target, headers=headers) as answer:
+                assert (answer.status, (await answer.json())["code"]) == (405, "method_not_allowed")
+                assert answer.headers["Allow"] == allow
+
+
 async def check_node(url: str, credential: str, member: dict[str, Any]) -> None:
     """Send what can be wrong with each operation and collect every answer that breaks the contract."""
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {credential}"}) as session:

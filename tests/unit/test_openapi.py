@@ -19,6 +19,7 @@ from query.http import HANDLERS
 from query.operation import ABOUT, OPERATIONS
 from query.shape import EntryKind
 from service.openapi import About, Operation, Parameter, add_operations, describe
+from service.resource import METHODS
 from shard_router.errors import PROBLEMS
 
 DOCUMENT = describe(OPERATIONS, ABOUT)
@@ -30,6 +31,15 @@ WORDS_OF_JSON_SCHEMA = {
     "minLength", "minimum", "multipleOf", "not", "oneOf", "pattern", "properties", "required", "type", "uniqueItems",
 }  # fmt: skip
 """Those that may stand there; `default` is none of them: generators take it for "always there"."""
+
+
+def test_every_resource_of_both_sides_is_known_to_each_with_its_methods() -> None:
+    methods: dict[str, set[str]] = {}
+    for operation in (*command.operation.OPERATIONS, *OPERATIONS):
+        methods.setdefault(operation.path, set()).update(
+            {"GET": ("GET", "HEAD")}.get(operation.method, (operation.method,))
+        )
+    assert {path: ",".join(sorted(names)) for path, names in methods.items()} == METHODS
 
 
 class Wish(BaseModel):
