@@ -212,7 +212,7 @@ def _started(plan: ClusterPlan, flags: Mapping[str, Any], console: Console) -> G
     finally:
         with console.status("stopping the system …"):
             stopped = run.stop_system(plan.data)
-        console.print(f"System {stopped}.", highlight=False)
+        console.print("System stopped." if stopped == "stopped" else f"System: {stopped}.", highlight=False)
         signal.signal(signal.SIGTERM, before)
 
 

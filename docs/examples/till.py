@@ -37,7 +37,7 @@ def post(nodes, key, path, body, idempotency_key, patience_s=60.0):
 
 
 if __name__ == "__main__":
-    first, key, card, store, *others = sys.argv[1:]
+    first, key, card, store, *others = sys.argv[1:] if len(sys.argv) > 4 else sys.exit(__doc__)
     now = datetime.now(timezone.utc)
     sale = {"member": {"card": card}, "store": store, "till": "7", "receipt": f"{now:%H%M%S%f}", "currency": "EUR",
             "occurred_at": now.isoformat(), "lines": [{"sku": "1095275", "quantity": 1, "amount": 2499}]}

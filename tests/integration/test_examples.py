@@ -34,6 +34,11 @@ async def output_of(*command: str) -> tuple[int, str]:
     return child.returncode or 0, output.decode()
 
 
+async def test_whoever_starts_a_till_without_words_is_told_which_it_takes() -> None:
+    code, told = await output_of(sys.executable, str(EXAMPLES / "till.py"), "--help")
+    assert (code, told.splitlines()[-1].endswith("till.py NODE KEY CARD STORE [NODE ...]")) == (1, True)
+
+
 @pytest.mark.parametrize("name", ["till.py", "page.html"])
 def test_an_example_can_be_read_at_a_glance(name: str) -> None:
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 45
