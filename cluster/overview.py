@@ -70,6 +70,20 @@ def warnings_of(system: System | None) -> list[str]:
                 for server in shard.servers
                 if abs(server.clock_offset_ms or 0) > CLOCK_OFFSET_MS_MAX and server.clock_offset_ms
             ]
+    return [*told, *_leaving(regions)]
+
+
+def _leaving(regions: Mapping[str, SystemRegion]) -> list[str]:
+    """Of regions and shards that are to go: what they wait for, and what is not done meanwhile."""
+    told: list[str] = []
+    for name, region in regions.items():
+        for shard, seen in region.shards.items():
+            for server in seen.servers:
+                if region.state == "draining":
+                    told += [f"{name} is draining and cannot be removed: {shard} {why}" for why in server.hinders or ()]
+                if server.receipts_fenced:
+                    again = f"`loyalty region remove {name}` goes on, `loyalty region add {name}` has it stay"
+                    told.append(f"{shard} claims no receipts, as its removal has begun: {again}")
     return told
 
 

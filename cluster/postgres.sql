@@ -37,10 +37,3 @@ SELECT version, effective_at, source, effective_at <= now() AS running
 FROM program
 WHERE version >= coalesce((SELECT max(version) FROM program WHERE effective_at <= now()), 0)
 ORDER BY version;
-
--- name: holds_members
--- Whether anybody lives or ever lived on this shard, or it owes something to another. Claims of members elsewhere move,
--- of receipts too.
-SELECT EXISTS (SELECT FROM member) OR EXISTS (SELECT FROM journal) OR EXISTS (SELECT FROM errand)
-    OR EXISTS (SELECT FROM former_identifier WHERE member_id IS NOT NULL) OR EXISTS (SELECT FROM stock_move)
-    OR EXISTS (SELECT FROM reward_stock WHERE redeemed > 0);

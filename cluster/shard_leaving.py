@@ -18,7 +18,6 @@ from cluster.document import write_documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan, RegionPlan, ShardPlan, plan_shard
 from cluster.postgres import CONNECT_TIMEOUT_S
-from cluster.postgres import STATEMENTS as POSTGRES
 from cluster.slot_giving import (
     LOCK_TIMEOUT_MS,
     SHARD_NAME,
@@ -32,6 +31,7 @@ from cluster.system import System, apply_again
 from command.slot import SlotsBack, given_to
 from command.stock import give_up_stock
 from shard_router.incarnation import is_unreconciled
+from shard_router.remains import read_remains
 from shard_router.server import connection_to
 from shard_router.topology import Shard, read_topology
 
@@ -147,8 +147,7 @@ _STAYS: Final = "members do not move between shards, so it stays and goes on as 
 async def kept_by(primary: str) -> str | None:
     """Why a shard must stay, as what follows its name; None when it can go."""
     async with connection_to(primary, timeout=CONNECT_TIMEOUT_S) as connection:
-        holds_members = await connection.fetchval(POSTGRES["holds_members"])
-    return "holds members: it goes only when nobody ever lived there" if holds_members else None
+        return "; ".join((await read_remains(connection)).hinders) or None
 
 
 def _without(plan: ClusterPlan, shard: ShardPlan) -> ClusterPlan:

@@ -21,8 +21,12 @@ BEGIN
                 'REVOKE INSERT, UPDATE, DELETE ON given_slot, incarnation, program, receipt_fence, schema_migration'
                 ' FROM loyalty_node'
             WHEN 'loyalty_reader' THEN
-                'GRANT SELECT ON account, identifier, idempotency, incarnation, journal, member, program, purchase'
-                ' TO loyalty_reader'
+                'GRANT SELECT ON account, identifier, idempotency, incarnation, journal, member, program, purchase,'
+                ' receipt_fence TO loyalty_reader;'
+                'GRANT SELECT (kind) ON errand TO loyalty_reader;'
+                'GRANT SELECT (member_id) ON former_identifier TO loyalty_reader;'
+                'GRANT SELECT (redeemed) ON reward_stock TO loyalty_reader;'
+                'GRANT SELECT (receiver) ON stock_move TO loyalty_reader'
             ELSE  -- the projector, who also begins an incarnation (shard_router/incarnation.sql): MAINTAIN lets it lock
                 'GRANT SELECT ON identifier, incarnation, journal, member, program, purchase TO loyalty_projector;'
                 'GRANT INSERT ON incarnation TO loyalty_projector;'

@@ -14,6 +14,7 @@ import orjson
 
 from query.system_shape import Checked, SystemNode, SystemProjector, SystemServer, SystemShard, SystemSlot
 from service.status import STATUS
+from shard_router.remains import Remains, read_remains
 from shard_router.server import SERVER_ERRORS, place_of_server, read_server, read_slots
 from shard_router.slot_table import ranges_of
 from shard_router.topology import Shard, Topology
@@ -76,7 +77,9 @@ class Look:
             connection = await asyncpg.connect(url, server_settings={"application_name": "loyalty system"})
             try:
                 row, offset_s = await read_server(connection)
-                return asked.model_copy(update=_told(row, await read_slots(connection), offset_s))
+                told = _told(row, await read_slots(connection), offset_s)
+                remains = await read_remains(connection) if row["primary"] else None
+                return asked.model_copy(update={**told, **_removable(remains)})
             finally:
                 connection.terminate()
 
@@ -113,6 +116,10 @@ def _told(row: Any, slots: Iterable[Any], offset_s: float) -> Mapping[str, Any]:
         "clock_offset_ms": round(offset_s * 1000),
         "slots": [SystemSlot.model_validate(dict(slot)) for slot in slots],
     }
+
+
+def _removable(remains: Remains | None) -> Mapping[str, Any]:
+    return {"hinders": remains.hinders, "receipts_fenced": remains.receipts_fenced} if remains else {}
 
 
 def with_lag(servers: Iterable[SystemServer]) -> list[SystemServer]:

@@ -11,6 +11,7 @@ from shard_router.topology import RegionState
 _SERVER: Final[dict[str, Any]] = {
     "address": "10.0.0.5:5432", "zone": "a", "reachable": True, "why": None, "version": "18.4", "role": "primary",
     "timeline": 3, "lag_bytes": 0, "lag_ms": 0, "clock_offset_ms": 2,
+    "hinders": ["holds members: it goes only when nobody ever lived there"], "receipts_fenced": False,
     "slots": [{"name": "loyalty_cdc", "kind": "logical", "active": True, "copied": False, "lost": False,
                "retained_bytes": 1256, "room_bytes": None}],
 }  # fmt: skip
@@ -93,6 +94,12 @@ class SystemServer(Part):
     lag_ms: int | None = Field(default=None, description="How long ago what it shows was new.")
     clock_offset_ms: int | None = Field(default=None, description="How far its clock is ahead of the asking node's.")
     slots: list[SystemSlot] = Field(default=[], description="Its replication slots.")
+    hinders: list[str] | None = Field(
+        default=None, description="Of a primary: why its shard cannot be taken out of the topology; empty when it can."
+    )
+    receipts_fenced: bool | None = Field(
+        default=None, description="Of a primary: whether it claims no receipts, since a removal has begun."
+    )
 
 
 class SystemProjector(Checked):

@@ -16,6 +16,8 @@ from cluster.setup import prepare
 from cluster.system import find_primary
 from command.migrate import create_slot, migrate
 from shard_router.login import POSTGRES_USERS, PostgresRole, complete, complete_as_it_is, read_logins
+from shard_router.remains import read_remains
+from shard_router.server import connection_to
 from shard_router.topology import parse_topology, read_topology
 from tests import engine
 from tests.engine import PASSWORD, PASSWORDS, PostgresServer, as_login
@@ -81,6 +83,11 @@ async def owned(server: PostgresServer) -> str:
 @pytest.mark.parametrize("role", POSTGRES_USERS)
 async def test_a_login_may_do_its_work_and_nothing_else(postgres_server: PostgresServer, role: PostgresRole) -> None:
     assert await allowed(as_login(await owned(postgres_server), role)) == ALLOWED[role]
+
+
+async def test_who_shows_the_system_may_ask_what_hinders_a_removal(postgres_server: PostgresServer) -> None:
+    async with connection_to(as_login(await owned(postgres_server), "reader")) as connection:
+        assert (await read_remains(connection)).hinders == []
 
 
 async def test_no_login_of_ours_is_a_superuser_and_none_may_make_others(postgres_server: PostgresServer) -> None:

@@ -4,8 +4,10 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -15,7 +17,7 @@ from query.system_shape import System
 from tests.conftest import DatabasePair, eventually
 from tests.engine import ValkeyServer, free_port
 from tests.integration.test_query_regions import FrozenNode
-from tests.query_world import Reply, ShardPlace, World, open_world
+from tests.query_world import Reply, ShardPlace, World, open_world, write_row
 
 NOWHERE = "postgresql://nobody:x@127.0.0.1:1/none"
 
@@ -72,6 +74,31 @@ async def test_servers_are_shown_in_their_roles_with_lag_slots_clocks_and_versio
     assert gone["why"]
     assert gone["address"] == "127.0.0.1:1"
     assert b"nobody" not in reply.body, "who connects, and how, is nobody's business"
+
+
+async def test_what_hinders_a_removal_is_shown_of_a_primary(world: World, database_pair: DatabasePair) -> None:
+    async def seen() -> list[tuple[list[str] | None, bool | None]]:
+        await grown_old(world)
+        shard = (await shown(world))["eu"]["shards"]["eu-1"]
+        return [(one["hinders"], one["receipts_fenced"]) for one in shard["servers"]]
+
+    assert await seen() == [([], False), (None, None), (None, None)]
+    move = {"move_id": uuid4(), "reward": "coffee", "quantity": 1, "receiver": "us-1"}
+    now = datetime.now(UTC)
+    for table, row in {
+        "receipt_fence": {"fenced_at": now},
+        "member": {"member_id": 1, "version": 1, "profile": "{}", "enrolled_at": now},
+        "errand": {"member_id": 1, "version": 1, "kind": "x", "document": "{}", "due_at": now},
+        "stock_move": move,
+    }.items():
+        await write_row(database_pair.primary, table, row)
+    ((hinders, fenced), *others) = await seen()
+    assert [words.split(":")[0] for words in hinders or ()] == [
+        "holds members",
+        "owes other shards something",
+        "is about to give stock of a reward to another shard",
+    ]
+    assert (fenced, others) == (True, [(None, None), (None, None)])
 
 
 async def test_a_node_tells_its_versions_and_what_is_wrong(world: World) -> None:
