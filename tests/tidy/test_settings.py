@@ -1,0 +1,36 @@
+"""The README's table of settings (API.md): one table, and it lists them all."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cdc.settings import CdcSettings
+from cluster.settings import ClusterSettings
+from command.settings import CommandSettings
+from query.settings import QuerySettings
+
+PROJECT = Path(__file__).parents[2]
+PACKAGES = ("benchmarks", "cdc", "cluster", "command", "edge", "query", "service", "shard_router", "verify")
+OF_THE_IMAGE = {"LOYALTY_BUILD_REVISION", "LOYALTY_BUILD_VERSION"}
+"""Written into it by the Dockerfile, not set by people."""
+
+
+def table() -> str:
+    settings = (PROJECT / "README.md").read_text(encoding="utf-8").partition("\n## Settings\n")[2].partition("\n## ")[0]
+    return "\n".join(line for line in settings.splitlines() if line.startswith("|"))
+
+
+@pytest.mark.parametrize("settings", [ClusterSettings, CommandSettings, QuerySettings, CdcSettings])
+def test_each_setting_has_its_row(settings: type[ClusterSettings]) -> None:
+    listed = table()
+    nested = {name for name, field in settings.model_fields.items() if "dict" in str(field.annotation)}
+    missing = [name for name in settings.model_fields if f"`{name}`" not in listed and f"`[{name}." not in listed]
+    assert set(missing) <= nested, missing
+
+
+def test_each_variable_that_is_read_by_its_name_has_its_row() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for name in PACKAGES for path in (PROJECT / name).rglob("*.py"))
+    read = set(re.findall(r'"(LOYALTY_[A-Z_]+)"', sources)) - OF_THE_IMAGE
+    assert read
+    assert [name for name in sorted(read) if f"`{name}`" not in table()] == []
