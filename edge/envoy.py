@@ -31,6 +31,7 @@ STRANGERS: Final = (
 """What only the door itself may say."""
 _BODY_BYTES_MAX: Final = 1_048_576  # as the nodes'
 _HEADERS_KB_MAX: Final = 32
+_ARRIVAL: Final = "10s"  # of a head, and of a whole request: nodes wait no longer for a body
 # Half the world's countries in one expression; Envoy's own bound of 100 refuses the whole route table.
 _BOUNDS: Final = {"re2.max_program_size.error_level": 4_096, "re2.max_program_size.warn_level": 4_096}
 _CONNECTIONS_MAX: Final = 10_000  # as the nodes'
@@ -133,7 +134,8 @@ def _connections(listening: Listening, region: str) -> Json:
         "normalize_path": True,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "max_request_headers_kb": _HEADERS_KB_MAX,
-        "request_headers_timeout": "10s",
+        "request_headers_timeout": _ARRIVAL,
+        "request_timeout": _ARRIVAL,
         "stream_idle_timeout": IDLE,
         "common_http_protocol_options": {"idle_timeout": IDLE},
         "server_header_transformation": "PASS_THROUGH",

@@ -219,6 +219,15 @@ async def test_what_the_door_answers_itself_is_as_whole_as_what_a_node_answers(f
     assert [one["pointer"] for one in told.get("errors", [])] == ([""] if code == "malformed" else [])
 
 
+async def test_a_body_that_does_not_arrive_is_waited_for_no_longer_than_by_a_node(front: Front) -> None:
+    request = POST + b"Content-Length: 100\r\n\r\n{"
+    async with connection(int(front.url.rpartition(":")[2])) as (reader, writer), asyncio.timeout(30):
+        writer.write(request)
+        answer = await read_answer(reader)
+    assert (answer.status, answer.json["code"]) == (400, "malformed")
+    assert "request_overall_timeout" in answer.json["detail"]
+
+
 async def test_whoever_speaks_the_old_http_is_let_in(front: Front) -> None:
     for host in (b"", b"Host: door\r\n"):
         answer = await sent(front, b"GET /v1/rewards HTTP/1.0\r\n" + host + b"\r\n")
