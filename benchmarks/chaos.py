@@ -79,7 +79,11 @@ async def campaign(  # noqa: PLR0913 - what makes a run
             break
         if failovers >= FAILOVERS_MAX:
             tell("      started anew: its guard has failed over often enough")
-            await world.start_anew()
+            try:
+                await world.start_anew()
+            except (LookupError, TimeoutError) as error:
+                result.failures.append(f"not started anew: {error or 'not whole in time'}")
+                break
             failovers = 0
         began = time.monotonic()
         await _one(world, name, result)

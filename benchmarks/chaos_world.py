@@ -85,9 +85,11 @@ class World:
         return bool(status["ready"]) and all(shard["primary"] and shard["standbys"] for shard in shards)
 
     async def restart(self) -> None:
-        """Stop everything cleanly and bring it up again."""
-        await self.loyalty("down")
-        await self.loyalty("up", "--detach", *self.up)
+        """Stop everything cleanly and bring it up again; LookupError when it does not come."""
+        for words in (("down",), ("up", "--detach", *self.up)):
+            code, told = await self.loyalty(*words)
+            if code:
+                raise LookupError(f"`loyalty {words[0]}` exits with {code}: {told}")
 
     async def start_anew(self) -> None:
         """The same for the campaign's own sake: return when all is whole."""
