@@ -14,7 +14,7 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 _SHOWN_MAX: Final = 300  # characters of one text: what was sent is not sent back by the megabyte
 _CHALLENGE: Final = 'Bearer realm="loyalty"'
 
-_NO_ROUTE: Final = (404, 405)
+_NO_ROUTE: Final = 404
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 
@@ -37,13 +37,14 @@ def render_exception(request: web.BaseRequest, error: Exception) -> web.Response
 
 def _render_http(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
     """The answer where aiohttp has no route, no such method, or takes no such body."""
-    instead = methods_instead(request.method, request.path) if error.status in _NO_ROUTE else None
-    if instead is None and isinstance(error, web.HTTPMethodNotAllowed):
-        instead = error.headers["Allow"]
-    if instead is None:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow: str | None = error.headers["Allow"]
+    else:
+        allow = methods_instead(request.method, request.path) if error.status == _NO_ROUTE else None
+    if allow is None:
         return render_problem(request, ProblemError(_CODE_OF_STATUS.get(error.status, "malformed"), error.reason))
     response = render_problem(request, ProblemError("method_not_allowed", "Method Not Allowed"))
-    response.headers["Allow"] = instead
+    response.headers["Allow"] = allow
     return response
 
 

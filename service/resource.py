@@ -1,7 +1,7 @@
 """The resources of the contract and their methods, whichever side answers them.
 
-Each side has routes for its own. Whoever asks by a method that nobody has is told those of both, wherever a door has
-sent them.
+Each side has routes for its own, and tells their methods. Whom a door has sent to the other side by a method that
+nobody has is told those of this table.
 """
 
 import re
