@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from cluster.document import Documents, write_claim_slots
 from cluster.errors import ClusterError
 from cluster.system import System
-from command.claim_move import CUT_SHORT, begin_without_claims, move_claims
+from command.claim_move import CUT_SHORT, begin_without_claims, has_claims_of_others, move_claims
 from shard_router.claim_slot import shared_out
 from shard_router.topology import Topology, read_topology
 
@@ -20,6 +20,16 @@ async def refuse_claims(documents: Documents, shards: Sequence[str], addresses: 
         raise ClusterError(f"{', '.join(shards)} is in the topology already")
     for address in addresses:
         await begin_without_claims(address, len(topology.claim_shards))
+
+
+async def refuse_other_claims(topology: Topology, primaries: Mapping[str, str]) -> None:
+    """ClusterError where claims lie elsewhere than a topology has them: others could take them."""
+    for shard in topology.document.shards:
+        if await has_claims_of_others(primaries[shard], shard, topology):
+            raise ClusterError(
+                f"{shard} keeps identifiers that this topology has at other shards: its claims must name the regions of"
+                " the first start, in their order, and its claim_slots must be those of the one before"
+            )
 
 
 async def share_claims(

@@ -8,7 +8,7 @@ step may be done twice: cut short, it is gone on with when setup runs again.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.claims import refuse_claims, share_claims
+from cluster.claims import refuse_claims, refuse_other_claims, share_claims
 from cluster.document import Documents, present_topology, write_topology
 from cluster.errors import ClusterError
 from cluster.receipts import give_receipts_away, take_receipts_back
@@ -16,7 +16,7 @@ from cluster.shard_leaving import kept_by
 from cluster.system import apply_again
 from command.claim_again import claim_again_for
 from command.stock import give_up_stock
-from shard_router.topology import RegionState, TopologyDocument, read_topology
+from shard_router.topology import RegionState, Topology, TopologyDocument, read_topology
 
 
 def leaving(documents: Documents, wanted: TopologyDocument) -> TopologyDocument | None:
@@ -37,7 +37,9 @@ async def take_over(documents: Documents, wanted: TopologyDocument, primaries: M
     known = present_topology(documents.data)
     words = [await _let_go(documents, primaries, name) for name in _names_of(known, wanted)]
     joins = _joining(known, wanted)
-    if known:
+    if known is None:
+        await refuse_other_claims(Topology(wanted), primaries)
+    else:
         new = [name for name in wanted.shards if name not in known.shards]
         await refuse_claims(documents, new, [primaries[name] for name in new])
     own = {name: primaries[name] for name in wanted.shards}

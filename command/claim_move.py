@@ -22,11 +22,13 @@ from shard_router.directory import LEASE_S, hash_digest, identifier_digest
 from shard_router.pool import ShardServers
 from shard_router.server import connection_to
 from shard_router.statement import load_statements
+from shard_router.topology import Topology
 
 SLOTS_AT_ONCE: Final = 128
 """So few that their claims are copied within a moment."""
 PAGE: Final = 5_000
 STATEMENTS: Final = load_statements(Path(__file__).with_name("claim_move.sql"))
+_SAMPLE: Final = 100
 _COMMAND_TIMEOUT_S: Final = 60.0
 _LOCK_TIMEOUT_MS: Final = 1_000
 """So long, at most, the claims of a shard wait for one writer that does not end."""
@@ -199,6 +201,14 @@ async def begin_without_claims(address: str, count: int) -> None:
     """Have a shard that no topology names yet refuse all claim slots, until some come to it."""
     async with connected(address) as shard:
         await shard.execute(STATEMENTS["state_slots"], list(range(count)), [False] * count)
+
+
+async def has_claims_of_others(address: str, name: str, topology: Topology) -> bool:
+    """Whether a shard keeps claims that a topology has at others, as far as a few of them tell."""
+    async with connected(address) as shard:
+        rows = await shard.fetch(STATEMENTS["some_claims"], _SAMPLE)
+    digests = (identifier_digest((row["kind"], row["value"])) for row in rows)
+    return any(topology.claim_shards[topology.claim_slot(digest)] != name for digest in digests)
 
 
 async def put_slots_right(shard: Any, table: Sequence[str], name: str) -> None:

@@ -67,6 +67,10 @@ SELECT kind, value, member_id, leased_until IS NULL AS held, slot, attempt FROM 
 -- name: hashes
 SELECT hash, forget_at, slot FROM former_identifier WHERE slot = ANY ($1::integer[])
 
+-- name: some_claims
+-- A few of those that are kept here.
+SELECT kind, value FROM claim LIMIT $1
+
 -- name: clear_claims
 DELETE FROM claim WHERE slot = ANY ($1::integer[])
 

@@ -252,6 +252,12 @@ class TopologyWatch:
             structlog.get_logger().warning("topology_not_adopted", trouble=self.trouble)
 
     def _take(self, topology: Topology) -> str | None:
+        if topology.first_regions != self.current.first_regions:
+            first = ", ".join(self.current.first_regions)
+            return (
+                f"{self.path}: claims must name the regions of the first start ({first}), or identifiers would be"
+                f" looked for at other shards; epoch {self.current.epoch} stays in force"
+            )
         if self.adopt(topology):
             structlog.get_logger().info("topology_adopted", epoch=self.current.epoch)
         elif topology.document != self.current.document:

@@ -220,6 +220,20 @@ async def test_what_a_region_that_goes_has_begun_to_give_arrives_once(deployment
     assert await deployment.execute("eu-1", "SELECT FROM stock_move") == []
 
 
+async def test_a_document_that_has_identifiers_elsewhere_is_refused_where_none_is_in_force(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    """Where the topology is the operator's (Kubernetes), or the folder of documents was lost."""
+    await deployment.set_up(eu=None)
+    holders = await deployment.enrol()
+    elsewhere = Deployment(tmp_path / "lost", deployment.dsns)
+    with pytest.raises(ClusterError, match="eu-1 keeps identifiers that this topology has at other shards"):
+        await elsewhere.set_up(eu=None, sa=None)
+    assert not elsewhere.documents.topology.exists()
+    assert await elsewhere.set_up(eu=None) == []
+    assert await deployment.found() == holders
+
+
 async def test_a_region_in_which_somebody_lives_stays(deployment: Deployment) -> None:
     await deployment.set_up(eu=None, us=None)
     await deployment.set_up(eu="draining", us=None)

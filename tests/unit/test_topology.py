@@ -109,6 +109,24 @@ def test_an_old_copy_of_the_same_document_is_no_mistake(tmp_path: Path) -> None:
     assert watch.trouble is None
 
 
+def test_a_document_that_would_look_for_identifiers_elsewhere_is_not_adopted(tmp_path: Path) -> None:
+    """Who adds a region by hand and names no claims makes it one of the first."""
+    file = tmp_path / "topology.json"
+    put(file, json.dumps(document()))
+    watch = TopologyWatch(file)
+    grown = document(2)
+    grown["regions"]["us"] = {"number": 2, "command": [], "query": []}
+    grown["shards"]["us-1"] = {"region": "us", "slots": [[0, 4095]], "servers": [], "valkey": "redis://x"}
+    put(file, json.dumps(grown))
+    watch.look()
+    assert watch.current.epoch == 1
+    assert watch.trouble
+    assert "claims must name the regions of the first start (eu)" in watch.trouble
+    put(file, json.dumps(grown | {"claims": ["eu"]}))
+    watch.look()
+    assert (watch.current.epoch, watch.trouble) == (2, None)
+
+
 def test_two_regions_with_one_number_are_refused() -> None:
     region = {"number": 1, "command": [], "query": []}
     with pytest.raises(TopologyError, match="eu and us have the same number"):
