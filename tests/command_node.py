@@ -132,9 +132,15 @@ async def _read(answer: ClientResponse) -> Reply:
 
 @asynccontextmanager
 async def running_command_node(
-    dsn: str, folder: Path, *, program: str = PROGRAM, second: str | None = None, **settings: Any
+    dsn: str,
+    folder: Path,
+    *,
+    program: str = PROGRAM,
+    second: str | None = None,
+    standby: str | None = None,
+    **settings: Any,
 ) -> AsyncGenerator[RunningNode]:
-    """A node of a region of one shard, or of two, each with half of the slots."""
+    """A node of a region of one shard, with a standby or not, or of two, each with half of the slots."""
     dsns = [dsn, second] if second else [dsn]
     await apply_program(dsns, program)
     size = 4096 // len(dsns)
@@ -142,6 +148,8 @@ async def running_command_node(
     shards = {
         f"eu-{number}": _shard("eu", one, of) for number, (one, of) in enumerate(zip(dsns, slots, strict=True), 1)
     }
+    if standby:
+        shards["eu-1"]["servers"].append(as_login(standby, "node"))
     keys, signing_key = _write_documents(folder, {"eu": _region(1)}, shards)
     async with (
         ClientSession() as session,
