@@ -76,7 +76,9 @@ clients: setup
 # Ten minutes of what `make test` has shorter tests of: servers that fail under a guard, restores, regions and shards that
 # join and go under load.
 LONG := tests/integration/test_guard.py tests/system/test_restore.py tests/system/test_growth.py \
-	tests/system/test_shard_growth.py tests/system/test_shard_leaving.py
+	tests/system/test_shard_growth.py tests/system/test_shard_leaving.py tests/system/test_failover.py \
+	tests/system/test_detach.py tests/integration/test_query_stand_in.py \
+	tests/integration/test_takeover_clock.py
 test-long: setup-all
 	@LOYALTY_LONG=1 $(BIN)/python -m pytest $(LONG) $(ARGS)
 

@@ -18,6 +18,7 @@ from tests.http_node import NodeServer
 from tests.integration.test_query_backwards import replay_paused, version_in
 from tests.integration.test_query_events import Stream
 from tests.integration.test_query_regions import FrozenNode, frozen
+from tests.long import long
 from tests.query_servers import OwnValkey
 from tests.query_world import ShardPlace, World, add_entry, member, open_world, project, replayed, write_member
 
@@ -138,6 +139,7 @@ async def test_a_frozen_home_leaves_time_to_answer_here(world: World, killable: 
         assert node.asked == 1, "it is probed, not asked"
 
 
+@long
 async def test_a_stream_goes_on_here_and_home_again(world: World, killable: OwnValkey) -> None:
     await project(killable.url, BOB, 3)
     port = kill_home(world)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import eventually
+from tests.long import long
 from tests.system.conftest import free_range, loyalty
 
 IMPATIENT = "import cluster.run; cluster.run.DETACH_DEADLINE_S = 0.0; from cluster.cli import main; main()"
@@ -25,6 +26,7 @@ def data() -> Generator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@long
 async def test_a_system_that_is_not_ready_in_time_goes_on(data: Path) -> None:
     words = ["up", "--detach", "--regions", "eu", "--no-door", "--port", str(free_range(1)), "--data", str(data)]
     done = await asyncio.to_thread(

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.conftest import eventually
+from tests.long import long
 from tests.system.conftest import free_range, loyalty, start
 from tests.system.till import System, basket
 
@@ -96,6 +97,7 @@ async def role_of(system: System, *, standby: bool) -> str:
     return found[-1]
 
 
+@long
 @pytest.mark.timeout(420)
 async def test_a_shard_goes_on_whichever_server_freezes_or_loses_its_data(alone: System) -> None:
     shop = Shop(alone, await alone.enrol("eu"))
