@@ -4,13 +4,12 @@ The purchase at its member's home is the fact, the claim follows it. So nothing 
 before: each shard claims those of its own members anew, and conflicts are settled as ever (command/register.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from command.program import programs_since
-from rules.program import Program
 from shard_router.server import connection_to
 from shard_router.statement import load_statements
 from shard_router.topology import Topology
@@ -21,23 +20,23 @@ STATEMENTS: Final = load_statements(Path(__file__).with_name("claim_again.sql"))
 _TIMEOUT_S: Final = 60
 
 
-async def claim_again(connection: Any, programs: Sequence[Program], keeps: Callable[[str, str], bool]) -> int:
-    """Have a primary claim again what its members bought at stores that somebody keeps; tells how many. Repeatable.
+async def claim_again(connection: Any, topology: Topology, keepers: Collection[str]) -> int:
+    """Have a primary claim again the receipts of its members that some shards keep; tells how many. Repeatable.
 
-    `keeps` is asked for a region and a store of it. A receipt goes by the region that its store had when it was sold,
-    as one of the programs says. Every node must know by then who keeps the receipts of these stores: what is bought
-    later is claimed there anyway.
+    A receipt goes by the region that its store had when it was sold, as the program of then says. Every node must know
+    by then who keeps the receipts of these stores: what is bought later is claimed there anyway.
     """
+    since = datetime.now(UTC) - KEPT
     kept = [
         (program.version, store.code, store.region)
-        for program in programs
+        for program in await programs_since(connection, since)
         for store in program.stores.values()
-        if keeps(store.region, store.code)
+        if topology.register_of(store.region, store.code) in keepers
     ]
     if not kept:
         return 0
     columns = map(list, zip(*kept, strict=True))
-    return len(await connection.fetch(STATEMENTS["claim_again"], *columns, datetime.now(UTC).date() - KEPT))
+    return len(await connection.fetch(STATEMENTS["claim_again"], *columns, since.date()))
 
 
 async def claim_again_for(topology: Topology, region: str, primaries: Sequence[str]) -> int:
@@ -45,11 +44,8 @@ async def claim_again_for(topology: Topology, region: str, primaries: Sequence[s
 
     Also those of stores whose own region is not there, and for which this one stands in.
     """
-    own, count = set(topology.shards_in(region)), 0
+    count = 0
     for primary in primaries:
         async with connection_to(primary, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S) as connection:
-            programs = await programs_since(connection, datetime.now(UTC) - KEPT)
-            count += await claim_again(
-                connection, programs, lambda home, store: topology.register_of(home, store) in own
-            )
+            count += await claim_again(connection, topology, topology.shards_in(region))
     return count

@@ -6,11 +6,10 @@ lost its claim is claimed once more, and conflicts with others are settled as ev
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
-from command.claim_again import KEPT, claim_again
-from command.program import programs_since
+from command.claim_again import claim_again
 from command.reconciliation import PAGE, Reconciliation
 from shard_router.errors import MalformedIdError
 
@@ -48,7 +47,4 @@ async def _claim_again(work: Reconciliation, place: str) -> None:
     for home in work.shards:
         if home != place:
             async with work.node.pools[home].primary() as connection:
-                programs = await programs_since(connection, datetime.now(UTC) - KEPT)
-                work.done["receipts to be claimed again"] += await claim_again(
-                    connection, programs, lambda region, store: topology.register_of(region, store) == place
-                )
+                work.done["receipts to be claimed again"] += await claim_again(connection, topology, [place])
