@@ -73,8 +73,8 @@ clients: setup
 		openapi-typescript@7.13.0 typescript@5.9.3
 	$(PYTHON) -m venv .clients/venv && .clients/venv/bin/python -m pip install --quiet openapi-python-client==0.29.1
 
-# Ten minutes of what `make test` has shorter tests of: servers that fail under a guard, restores, regions and shards that
-# join and go under load.
+# A quarter of an hour of what `make test` has shorter tests of, or none: servers that fail under a guard, restores,
+# regions and shards that join and go under load, a start that is not ready in time, streams whose region is away.
 LONG := tests/integration/test_guard.py tests/system/test_restore.py tests/system/test_growth.py \
 	tests/system/test_shard_growth.py tests/system/test_shard_leaving.py tests/system/test_failover.py \
 	tests/system/test_detach.py tests/integration/test_query_stand_in.py \

@@ -1,4 +1,4 @@
-"""Tests that take a minute each: `make test-long`. `make test` has shorter ones of the same parts."""
+"""Tests that take a minute, or that much together: `make test-long`. `make test` has shorter ones of most parts."""
 
 import os
 
