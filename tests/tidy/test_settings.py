@@ -4,8 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
+import typer.main
 
 from cdc.settings import CdcSettings
+from cluster import setup
+from cluster.cli import app
 from cluster.settings import ClusterSettings
 from command.settings import CommandSettings
 from query.settings import QuerySettings
@@ -34,3 +38,21 @@ def test_each_variable_that_is_read_by_its_name_has_its_row() -> None:
     read = set(re.findall(r'"(LOYALTY_[A-Z_]+)"', sources)) - OF_THE_IMAGE
     assert read
     assert [name for name in sorted(read) if f"`{name}`" not in table()] == []
+
+
+def test_each_flag_of_set_up_has_its_row() -> None:
+    program = typer.Typer()
+    program.command()(setup.main)
+    flags = {flag for parameter in typer.main.get_command(program).params for flag in parameter.opts}
+    flags = {flag for flag in flags if flag.startswith("--")} - {"--install-completion", "--show-completion"}
+    assert flags
+    assert [flag for flag in sorted(flags) if f"`{flag}`" not in table()] == []
+
+
+def test_each_variable_that_stands_for_a_flag_has_its_row() -> None:
+    commands = [typer.main.get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+    variables = {parameter.envvar for command in commands for parameter in command.params if parameter.envvar}
+    assert variables
+    assert [name for name in sorted(map(str, variables)) if f"`{name}`" not in table()] == []
