@@ -7,7 +7,7 @@ from query.catalogue import NEAR
 from query.evaluation import EvaluationBody
 from query.system_shape import System
 from service.admission import Rank
-from service.openapi import EVERYONE, QUERY_HEADERS, STAFF, About, Operation, Parameter
+from service.openapi import EVERYONE, QUERY_HEADERS, About, Operation, Parameter
 from service.shape import MEMBER_EXAMPLE, Account
 
 ABOUT: Final = About(
@@ -140,7 +140,7 @@ OPERATIONS: Final = (
         "look_up_member",
         "The member behind a card, phone number or e-mail address",
         shape.Found,
-        roles=STAFF,
+        roles=("pos", "service"),
         problems=_MEMBER_READ,
         parameters=(
             _identifier("card", "A card number.", examples=["0100770000123456786"]),
