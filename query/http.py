@@ -101,12 +101,14 @@ def _no_one_name(sent: Iterable[str]) -> ProblemError:
 async def get_command(request: web.Request) -> web.StreamResponse:
     """Answer what became of a command; a till's credential sees its own commands only, a member theirs."""
     key = parse_key(request.match_info["idempotency_key"])
-    row = await request.app[NODE].find_command(request, key) if key else None
+    found = await request.app[NODE].find_command(request, key) if key else None
     content: dict[str, Any] = {"status": "unknown"}
-    if row is not None:
+    if found is not None:
+        row = found.row
         answer = completed(row["answer"], _entry_of(row))
         content = {"status": "done", "answer_status": row["status"], "answer": orjson.Fragment(answer)}
-    return render_json(content, headers={"Loyalty-Source": "replica", "Cache-Control": "private, no-cache"})
+    source = found.source if found else "replica"
+    return render_json(content, headers={"Loyalty-Source": source, "Cache-Control": _REVALIDATE})
 
 
 def _entry_of(row: Mapping[str, Any]) -> RenderedEntry | None:

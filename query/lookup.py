@@ -14,7 +14,7 @@ from query import views
 from query.cache import Cache
 from query.question import Seen
 from query.reader import Readers, ShardReader
-from query.replica import Server
+from query.replica import Role, Server
 from rules.text import canonical_text
 from service.credential import Principal
 from service.idempotency import stored_key
@@ -32,6 +32,13 @@ class Identifier(NamedTuple):
 
     kind: str
     value: str
+
+
+class FoundCommand(NamedTuple):
+    """A row of find_command, and which server told it."""
+
+    row: Any
+    source: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +88,16 @@ class Lookup:
             return member_id
         return await self._scatter(topology, ask, but_on=but_on)
 
-    async def find_command(self, topology: Topology, principal: Principal, key: str) -> Any:
-        """Find the row of find_command for an Idempotency-Key, or None; `shard_unavailable` as above.
+    async def find_command(self, topology: Topology, principal: Principal, key: str) -> FoundCommand | None:
+        """Find the command of an Idempotency-Key, if any; `shard_unavailable` as above.
 
         Two tills may have used one key on two shards: the principal's own command comes first, and tills see no other.
         """
         stored = stored_key(principal, key)
 
-        async def ask(shard: ShardReader, credential: str | None) -> Any:
-            rows = await _rows(shard, "find_command", stored, credential)
-            return rows[0] if rows else None
+        async def ask(shard: ShardReader, credential: str | None) -> FoundCommand | None:
+            source, rows = await _rows(shard, "find_command", stored, credential)
+            return FoundCommand(rows[0], source) if rows else None
 
         own = await self._scatter(topology, lambda shard: ask(shard, principal.credential))
         if own or principal.role == "pos":
@@ -137,16 +144,16 @@ async def _member_on(shard: ShardReader, identifier: Identifier) -> int | None:
             return _holder_in(key, views.split(key, value)[1])
     except views.DamagedViewError as damaged:
         shard.cache.report(damaged.key)
-    rows = await _rows(shard, "find_identifier", *identifier)
+    _, rows = await _rows(shard, "find_identifier", *identifier)
     return rows[0]["member_id"] if rows else None
 
 
-async def _rows(shard: ShardReader, statement: str, *arguments: object) -> list[Any]:
-    """Rows from the first server of a shard that answers."""
+async def _rows(shard: ShardReader, statement: str, *arguments: object) -> tuple[Role, list[Any]]:
+    """Rows from the first server of a shard that answers, and which that is."""
     last = ProblemError("shard_unavailable")
     for server in await shard.servers():
         try:
-            return await server.fetch(statement, *arguments)
+            return server.role, await server.fetch(statement, *arguments)
         except ProblemError as error:
             last = error
     raise last

@@ -9,12 +9,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from aiohttp import web
 
 from query.catalogue import Catalogue
-from query.lookup import Identifier, Lookup
+from query.lookup import FoundCommand, Identifier, Lookup
 from query.question import Question
 from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
@@ -158,8 +158,8 @@ class QueryNode:
         found = self.directory.find_member(self.topology.current, identifier, but_on=but_on)
         return await self.within_deadline(request, found)
 
-    async def find_command(self, request: web.Request, key: str) -> Any:
-        """Find the row of a command that the principal may see, by its Idempotency-Key on any shard."""
+    async def find_command(self, request: web.Request, key: str) -> FoundCommand | None:
+        """Find a command that the principal may see, by its Idempotency-Key on any shard."""
         found = self.directory.find_command(self.topology.current, request[PRINCIPAL], key)
         return await self.within_deadline(request, found)
 

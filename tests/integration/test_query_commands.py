@@ -70,6 +70,12 @@ async def test_a_till_hears_of_its_own_commands_and_staff_of_all(world: World) -
     assert await ask(world, "never-sent") == UNKNOWN
 
 
+async def test_it_is_told_which_server_told_it(world: World) -> None:
+    """Here a shard has its primary alone."""
+    await store(world.shards["us-1"], "till-9", id_of(world.keys["pos"]), {"hold_id": "hld_x"})
+    assert (await world.get("/v1/commands/till-9")).headers["Loyalty-Source"] == "primary"
+
+
 async def test_a_key_of_any_visible_characters_is_found(world: World) -> None:
     written = {key: await store(world.shards["us-1"], key, "someone", {"key": key}) for key in KEYS}
     assert {key: await ask(world, key) for key in KEYS} == written
