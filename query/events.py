@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from query.announcement import Waiter
-from query.http import as_seen_by, member_of
+from query.http import as_seen_by, demanded_version, member_of
 from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
 from rules.codec import instant_text
@@ -65,10 +65,10 @@ async def issue_stream_ticket(request: web.Request) -> web.StreamResponse:
 async def _stream(
     request: web.Request, node: QueryNode, question: Question, seen: int, stays: Callable[[], bool]
 ) -> web.StreamResponse:
-    first = await node.read(request, question, at_least=0)
+    first = await node.read(request, question, at_least=demanded_version(request, question.member_id))
     if first.body is None:
         raise ProblemError("member_not_found")
-    response = web.StreamResponse(headers=_HEADERS)
+    response = web.StreamResponse(headers={**_HEADERS, "Loyalty-Source": first.source})
     sign(request.app, request, response)
     await response.prepare(request)
     if request.method == "HEAD":

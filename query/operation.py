@@ -105,11 +105,13 @@ OPERATIONS: Final = (
         None,
         description="Server-sent events `account`: `id` is the version, `data` the account. The first comes at once. "
         "After a cut, `Last-Event-ID` (an EventSource sends it by itself) resumes: the account comes again only if "
-        "its version grew meanwhile. Versions may be skipped, never repeated. A stream ends with its credential, and a "
-        "member has only so many on a node (429). An EventSource cannot send a credential: it shows a `ticket`.",
-        problems=("member_not_found", "rate_limited", "shard_unavailable"),
+        "its version grew meanwhile. Versions may be skipped, never repeated. `Loyalty-Source` is that of the "
+        "state a stream begins with. It ends with its credential, and a member has only so many on a node (429). An "
+        "EventSource cannot send a credential: it shows a `ticket`.",
+        problems=(*_MEMBER_READ, "rate_limited"),
         parameters=(
             _MEMBER,
+            _TOKEN,
             Parameter(
                 "Last-Event-ID",
                 "header",
@@ -118,7 +120,7 @@ OPERATIONS: Final = (
             ),
             Parameter("ticket", "query", "A ticket instead of a credential; it opens one stream.", {"type": "string"}),
         ),
-        answer_headers=("Cache-Control",),
+        answer_headers=("Loyalty-Source", "Cache-Control"),
         answer_type="text/event-stream",
         takes_ticket=True,
     ),

@@ -15,6 +15,8 @@ from query.node import NODE
 from service.credential import mint_member_token
 from service.health import DRAINING
 from shard_router.member_id import format_member_id
+from shard_router.token import format_token
+from tests.conftest import eventually
 from tests.engine import ValkeyServer
 from tests.query_world import ShardPlace, World, entry, member, open_world, project
 
@@ -93,6 +95,35 @@ async def test_a_stream_resumes_after_the_last_event(world: World) -> None:
         assert (await stream.event())["id"] == "4"
     async with streaming(world, ADA, last="2") as stream:
         assert (await stream.event())["id"] == "4"
+
+
+@pytest.mark.parametrize("member_id", [ADA, BOB])
+async def test_a_stream_begins_with_the_state_its_token_demands(
+    tmp_path: Path, valkey_server: ValkeyServer, member_id: int
+) -> None:
+    region = "eu" if member_id == ADA else "us"
+    shards = {name: ShardPlace(NOWHERE, await valkey_server.fresh_url()) for name in ("eu-1", "us-1")}
+    async with open_world(tmp_path, shards, token_wait_ms=9_000) as world:
+        valkey, reader = shards[f"{region}-1"].valkey, world.apps[region][NODE].readers[f"{region}-1"]
+        await project(valkey, member_id, 3)
+        await asyncio.wait_for(reader.visible.subscribed.wait(), 10)
+        url = f"{world.nodes['eu']}/v1/members/{format_member_id(member_id)}/events"
+        headers = {"Authorization": f"Bearer {world.member_token(member_id)}"}
+        opening = asyncio.create_task(
+            world.session.get(url, headers=headers | {"Consistency-Token": format_token(member_id, 4)})
+        )
+
+        async def waits() -> bool:
+            assert not opening.done()
+            return reader.visible.waiting > 0
+
+        await eventually(waits)
+        await project(valkey, member_id, 4)
+        async with await opening as response:
+            assert response.headers["Loyalty-Source"] == "cache"
+            assert (await Stream(response).event())["id"] == "4"
+        async with world.session.get(url, headers=headers | {"Consistency-Token": format_token(EVE, 1)}) as response:
+            assert (response.status, (await response.json(content_type=None))["code"]) == (400, "malformed")
 
 
 async def test_what_is_no_id_resumes_nothing(world: World) -> None:
