@@ -18,6 +18,9 @@ READING_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 QUERY_POSTS: Final = ("/v1/evaluations", "/v1/stream-tickets")
 """Calls that are posted to query nodes; every other call that does not read is a command."""
 
+ON_BOTH_SIDES: Final = {"/v1/members/[^/]+": ("DELETE", "GET", "HEAD")}
+"""Resources with methods on either side, and all of these: a node knows its own, so the door itself refuses others."""
+
 LOOKUP: Final = "/v1/lookup"
 WHOLE: Final = 100
 
@@ -91,6 +94,14 @@ def side_of(method: str, path: str) -> Side:
     """Whether a call is a command or a query."""
     reads = method in READING_METHODS or path.partition("?")[0] in QUERY_POSTS
     return "query" if reads else "command"
+
+
+def methods_instead(method: str, path: str) -> tuple[str, ...] | None:
+    """The methods of a resource on both sides that has no such one; None where a node is asked."""
+    for pattern, methods in ON_BOTH_SIDES.items():
+        if method not in methods and re.fullmatch(pattern, path.partition("?")[0]):
+            return methods
+    return None
 
 
 def make_door(

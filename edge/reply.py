@@ -11,6 +11,7 @@ from shard_router.errors import PROBLEMS
 
 _TOO_LARGE: Final = 413
 _NOT_FOUND: Final = 404
+_NO_METHOD: Final = 405
 _ANY: Final = 400
 _AWAY: Final = 500
 _NOT_PASSED_ON: Final = "the door did not pass this on (%RESPONSE_CODE_DETAILS%)"
@@ -30,6 +31,7 @@ def render_replies(region: str) -> Json:
         "mappers": [
             _mapper(region, _status(_TOO_LARGE, "EQ"), "too_large", _NOT_PASSED_ON),
             _mapper(region, _status(_NOT_FOUND, "EQ"), "not_found", _NOT_PASSED_ON),
+            _mapper(region, _status(_NO_METHOD, "EQ"), "method_not_allowed", _NOT_PASSED_ON),
             _mapper(region, unread, "shard_unavailable", _NO_ANSWER),
             _mapper(region, away, "unknown_outcome", _NO_ANSWER),
             _mapper(region, _status(_ANY, "GE"), "malformed", _NOT_PASSED_ON),

@@ -5,9 +5,10 @@ the access log what was chosen, and why. What may be sent again: a query whose a
 nothing was sent.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from edge.decision import LOOKUP, MEMBER_HEADER, QUERY_POSTS, READING_METHODS, WHOLE, Door, Side
+from edge.decision import LOOKUP, MEMBER_HEADER, ON_BOTH_SIDES, QUERY_POSTS, READING_METHODS, WHOLE, Door, Side
 from edge.prefix import card_pattern, events_pattern, member_pattern, path_pattern
 
 COUNTRY_HEADER: Final = "loyalty-country"
@@ -28,6 +29,7 @@ def render_routes(door: Door) -> Json:
     routes: list[Json] = [
         {"name": "hidden", "match": {"path": path}, "direct_response": {"status": 404}} for path in HIDDEN
     ]
+    routes += [_refusal(path, methods) for path, methods in ON_BOTH_SIDES.items()]
     for path in QUERY_POSTS:
         routes += _by_header("query", door, {"path": path}, [])
     routes += _by_path("query", door, reading) + _by_header("query", door, {"prefix": "/"}, reading)
@@ -38,6 +40,20 @@ def render_routes(door: Door) -> Json:
 def cluster_name(side: Side, region: str) -> str:
     """The name of a side of a region."""
     return f"{side}-{region}"
+
+
+def _refusal(path: str, methods: Sequence[str]) -> Json:
+    """Refuses other methods than these; what a browser asks before it sends is for a node to say."""
+    other = [
+        {**_header(":method", "|".join(methods)), "invert_match": True},
+        {"name": "access-control-request-method", "present_match": True, "invert_match": True},
+    ]
+    return {
+        "name": "method",
+        "match": {**_regex(path), "headers": other},
+        "direct_response": {"status": 405},
+        "response_headers_to_add": [{"header": {"key": "allow", "value": ",".join(methods)}}],
+    }
 
 
 def _by_path(side: Side, door: Door, headers: list[Json]) -> list[Json]:

@@ -134,7 +134,7 @@ async def serves_everywhere(front: Front) -> bool:
         return all(
             [
                 await front.ask(method, f"/v1/members/{member_of(region)}") == f"{side} {region}"
-                for method, side in (("GET", "query"), ("PATCH", "command"))
+                for method, side in (("GET", "query"), ("DELETE", "command"))
                 for region in NUMBERS
             ]
         )
@@ -187,6 +187,14 @@ async def test_a_body_beyond_the_bound_is_refused_in_the_words_of_the_contract(f
     response, told = await front.ask_whole("POST", "/v1/purchases", data=io.BytesIO(b" " * 1_048_577))
     assert (response.status, told["code"], told["status"]) == (413, "too_large", 413)
     assert response.content_type == "application/problem+json"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("member", [member_of("us"), "x"])
+async def test_a_wrong_method_is_told_those_of_both_sides(front: Front, method: str, member: str) -> None:
+    response, told = await front.ask_whole(method, f"/v1/members/{member}?a=b", data=b"{}")
+    assert (response.status, told["code"], response.headers["Allow"]) == (405, "method_not_allowed", "DELETE,GET,HEAD")
+    assert response.headers["Request-Id"] == told["request_id"]
 
 
 POST = b"POST /v1/holds HTTP/1.1\r\nHost: door\r\n"
@@ -265,12 +273,12 @@ async def test_when_the_nodes_of_a_region_die_the_next_region_answers(tmp_path: 
         path = f"/v1/members/{member_of('us')}"
         for side in ("query", "command"):
             await front.nodes["us", side].stop()
-        answers = [await front.ask(method, path) for method in ("GET", "PATCH") * 20]
+        answers = [await front.ask(method, path) for method in ("GET", "DELETE") * 20]
         assert set(answers) == {"query eu", "command eu"}
         assert front.door.decide(path).regions[1] == "eu"
         for region in ("eu", "ap"):
             await front.nodes[region, "command"].stop()
-        response, told = await front.ask_whole("PATCH", path)
+        response, told = await front.ask_whole("DELETE", path)
         assert (response.status, told["code"]) == (503, "unknown_outcome")
         assert response.headers["Retry-After"] == str(PROBLEMS["unknown_outcome"].retry_after_s)
         assert response.headers["Request-Id"] == told["request_id"]
@@ -281,7 +289,7 @@ async def test_a_command_that_was_heard_is_not_sent_again_and_a_query_is(tmp_pat
         for node in front.nodes.values():
             node.break_off, node.asked = node.region == "us", 0
         path = f"/v1/members/{member_of('us')}"
-        response, told = await front.ask_whole("PATCH", path, data=b"{}")
+        response, told = await front.ask_whole("DELETE", path, data=b"{}")
         assert (response.status, told["code"], told["retryable"]) == (503, "unknown_outcome", True)
         assert [node.asked for node in front.nodes.values() if node.side == "command"] == [0, 1, 0]
         assert await front.ask("GET", path) == "query eu"

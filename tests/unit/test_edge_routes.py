@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.decision import QUERY_POSTS, Door, EdgeError, make_door, side_of
+from edge.decision import ON_BOTH_SIDES, QUERY_POSTS, Door, EdgeError, make_door, methods_instead, side_of
 from edge.envoy import CLUSTERS, ROUTES, render_dynamic
 from edge.geography import COUNTRIES
 from edge.prefix import REFERENCES
+from service.resource import METHODS
 from shard_router.card import compose_card
 from shard_router.member_id import REGION_NUMBER_MAX, compose_member_id, format_member_id
-from tests.edge_world import NUMBERS, topology
+from tests.edge_world import NUMBERS, member_of, topology
 
 DOORS = [
     make_door(topology(), nearest=nearest, evacuated=evacuated)
@@ -73,6 +74,9 @@ def test_envoy_chooses_what_the_decision_chooses(
     headers = {":method": method, "loyalty-member": member, "loyalty-country": country}
     route = first_match(files[ROUTES], path, {name: value for name, value in headers.items() if value is not None})
     chosen = door.decide(path, member, country)
+    if instead := methods_instead(method, path):
+        assert route["response_headers_to_add"] == [{"header": {"key": "allow", "value": ",".join(instead)}}]
+        return
     cluster = route["route"]["cluster"]
     assert cluster.partition("-")[0] == side_of(method, path)
     assert regions_of(files[CLUSTERS], cluster) == chosen.regions
@@ -94,11 +98,15 @@ def _matches(match: dict[str, Any], bare: str, query: str, headers: dict[str, st
         match.get("path", bare) == bare
         and bare.startswith(match.get("prefix", ""))
         and ("safe_regex" not in match or _full(match["safe_regex"], bare))
-        and all(
-            one["name"] in given and _full(one["string_match"]["safe_regex"], given[one["name"]])
-            for given, one in wanted
-        )
+        and all(_meets(given.get(one["name"]), one) for given, one in wanted)
     )
+
+
+def _meets(text: str | None, condition: dict[str, Any]) -> bool:
+    """What is not sent meets no condition on its text."""
+    expression = condition.get("string_match")
+    is_met = text is not None and (expression is None or _full(expression["safe_regex"], text))
+    return is_met != condition.get("invert_match", False)
 
 
 def _full(expression: dict[str, str], text: str) -> bool:
@@ -111,6 +119,20 @@ def regions_of(clusters: dict[str, Any], name: str) -> tuple[str, ...]:
     localities = sorted(cluster["load_assignment"]["endpoints"], key=lambda one: one["priority"])
     assert [one["priority"] for one in localities] == list(range(len(localities)))
     return tuple(one["locality"]["region"] for one in localities)
+
+
+def test_a_resource_on_both_sides_is_one_whose_methods_the_door_knows() -> None:
+    divided: dict[str, tuple[str, ...]] = {}
+    for path, allow in METHODS.items():
+        if len({side_of(method, path) for method in allow.split(",")}) > 1:
+            divided[re.sub(r"\{\w+\}", "[^/]+", path)] = tuple(allow.split(","))
+    assert divided == ON_BOTH_SIDES
+
+
+@pytest.mark.parametrize("path", [f"/v1/members/{member_of('us')}", "/v1/members/x"])
+def test_what_a_browser_asks_before_it_sends_reaches_a_node(path: str) -> None:
+    asked = {":method": "OPTIONS", "access-control-request-method": "DELETE"}
+    assert first_match(RENDERED[0][ROUTES], path, asked)["route"]["cluster"].startswith("query-")
 
 
 def door_with(url: str) -> Door:
