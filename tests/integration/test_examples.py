@@ -118,6 +118,36 @@ async def test_the_page_of_another_origin_shows_points_and_hears_of_new_ones(
         await eventually(heard, deadline_s=30)
 
 
+IN_NODE = """
+const elements = {}, page = require("fs").readFileSync(process.argv[1], "utf8");
+const made = (id) => (elements[id] ??= { textContent: "", append() {} });
+const account = (version, available) => ({ version, balance: { available }, tier: { name: "Basic", next: null } });
+const answers = { account: account(5, 50), activity: { items: [] }, "stream-tickets": { ticket: "t" } };
+globalThis.document = { getElementById: made, createElement: () => ({}) };
+globalThis.location = { search: "?member=m&queries=q&seen=v1.m.5", hash: "#token" };
+globalThis.fetch = async (url) => ({
+  ok: true, status: 200, headers: { get: () => "" }, json: async () => answers[url.match(/[a-z-]+(?=$|[?])/)[0]],
+});
+globalThis.EventSource = class {
+  addEventListener(_kind, heard) {
+    for (const [version, points] of [[4, 40], [6, 60]]) {
+      heard({ data: JSON.stringify(account(version, points)) });
+      console.log(made("points").textContent);
+    }
+  }
+};
+new Function(page.match(/<script type="module">(.*)<.script>/s)[1])();
+"""
+"""The page's script among stand-ins of a browser: a stream first tells an older state than the page shows."""
+
+
+async def test_a_page_shows_nothing_older_than_before() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node.js on this machine")
+    assert await output_of(node, "-e", IN_NODE, str(EXAMPLES / "page.html")) == (0, "50 points\n60 points\n")
+
+
 @asynccontextmanager
 async def opened(browser: str, url: str, profile: Path) -> AsyncGenerator[Callable[[str], Awaitable[str]]]:
     """A page in a headless browser, spoken to by the DevTools protocol; asks for the text of an element by its id."""
