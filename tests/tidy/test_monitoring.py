@@ -29,6 +29,7 @@ MONITORING = PROJECT / "deploy" / "monitoring"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "loyalty.json"
 SUFFIXES = {"counter": ["_total"], "info": ["_info"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
 SUFFIXES["unknown"] = [""]
+LOGINS = {"loyalty_node", "loyalty_reader", "loyalty_projector", "loyalty_standby"}
 TOPOLOGY = {
     "epoch": 1,
     "regions": {"eu": {"number": 1, "command": [], "query": []}},
@@ -88,6 +89,16 @@ async def test_every_metric_in_rules_and_dashboard_is_one_that_is_shown(shown: s
     named = set().union(*(names_in(one) for one in expressions))
     assert len(named) > 30
     assert named - recorded == (named - recorded) & shown
+
+
+async def test_every_metric_that_operators_read_of_is_one_that_is_shown(shown: set[str]) -> None:
+    """A histogram goes by its bare name there, several of a kind by what they begin with."""
+    text = (PROJECT / "docs" / "operate.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(loyalty_[a-z_]+)`", text)) - LOGINS
+    assert len(named) > 20
+    assert {name for name in named if name not in shown and f"{name}_bucket" not in shown} == set()
+    for beginning in re.findall(r"`(loyalty_[a-z_]+)\*`", text):
+        assert any(name.startswith(beginning) for name in shown), beginning
 
 
 def test_every_process_tells_its_build_its_own_figures_and_its_disk(shown: set[str]) -> None:
