@@ -8,6 +8,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from service.resource import methods_of
 from service.settings import ANY_ORIGIN
 
 _READABLE: Final = (
@@ -15,7 +16,7 @@ _READABLE: Final = (
 )
 _SENDABLE: Final = (
     "Authorization, Content-Type, Content-Encoding, Idempotency-Key, Consistency-Token, If-None-Match, Last-Event-ID, "
-    "Loyalty-Deadline-Ms, Request-Id, traceparent, tracestate"
+    "Loyalty-Deadline-Ms, Loyalty-Member, Request-Id, traceparent, tracestate"
 )
 _REMEMBERED_S: Final = 7_200  # as long as any browser remembers a preflight
 
@@ -34,14 +35,19 @@ class CrossOrigin:
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _READABLE
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """The answer to a browser that asks before it asks; None when this is no such question, or not from here."""
-        wrong = request.match_info.http_exception
+        """The answer to a browser that asks before it asks; None when this is no such question, or not from here.
+
+        A door sends the question to a query node, whichever side the call is for: so both sides' methods are told.
+        """
         if hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers or not self._lets_in(request):
             return None
-        if not isinstance(wrong, web.HTTPMethodNotAllowed):  # nothing is there
+        methods, wrong = methods_of(request.path), request.match_info.http_exception
+        if methods is None and isinstance(wrong, web.HTTPMethodNotAllowed):
+            methods = ",".join(sorted(wrong.allowed_methods))
+        if methods is None:  # nothing is there
             return None
         headers = {
-            hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(sorted(wrong.allowed_methods)),
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: methods.replace(",", ", "),
             hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _SENDABLE,
             hdrs.ACCESS_CONTROL_MAX_AGE: str(_REMEMBERED_S),
         }

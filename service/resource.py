@@ -1,7 +1,7 @@
 """The resources of the contract and their methods, whichever side answers them.
 
 Each side has routes for its own, and tells their methods. Whom a door has sent to the other side by a method that
-nobody has is told those of this table.
+nobody has is told those of this table; so is a browser that asks before it sends, for its question reads.
 """
 
 import re
@@ -40,7 +40,12 @@ METHODS: Final = {
 _PATTERNS: Final = {re.compile(re.sub(r"\{\w+\}", "[^/]+", path)): allow for path, allow in METHODS.items()}
 
 
+def methods_of(path: str) -> str | None:
+    """The methods of a resource on whichever side; None where nobody knows it."""
+    return next((allow for pattern, allow in _PATTERNS.items() if pattern.fullmatch(path)), None)
+
+
 def methods_instead(method: str, path: str) -> str | None:
     """The `Allow` of a resource that has no such method on either side; None where one has, or nobody knows it."""
-    allow = next((allow for pattern, allow in _PATTERNS.items() if pattern.fullmatch(path)), None)
+    allow = methods_of(path)
     return None if allow is None or method in allow.split(",") else allow

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from edge.decision import MEMBER_HEADER
 from service.cors import vary
 from service.settings import NodeSettings
 from shard_router.errors import DocumentError
@@ -33,10 +34,26 @@ async def test_a_browser_is_told_what_a_page_may_send(tmp_path: Path, origins: t
         assert listed(answer, "Access-Control-Allow-Methods") == {"get", "head"}
         assert listed(answer, "Access-Control-Allow-Headers") >= {
             "authorization", "content-type", "idempotency-key", "consistency-token", "if-none-match", "last-event-id",
-            "request-id", "traceparent",
+            "request-id", "traceparent", "loyalty-deadline-ms", MEMBER_HEADER,
         }  # fmt: skip
         assert "origin" in listed(answer, "Vary")
         assert {"Request-Id", "Loyalty-Region"} <= set(answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("target", "methods"),
+    [
+        ("/v1/transfers", {"post"}),
+        ("/v1/members/042D00BFXR71NV", {"delete", "get", "head"}),
+        ("/v1/holds/hld_x/void", {"post"}),
+        ("/v1/evaluations", {"post"}),
+    ],
+)
+async def test_a_page_is_told_of_the_other_sides_calls_too(tmp_path: Path, target: str, methods: set[str]) -> None:
+    """A door sends what a browser asks before it sends to a query node. This node has none of these calls."""
+    async with running_node(tmp_path, cors_origins=(HOME,)) as node:
+        answer = await preflight(node, HOME, target)
+        assert (answer.status, listed(answer, "Access-Control-Allow-Methods")) == (204, methods)
 
 
 async def test_a_page_may_read_answers_and_refusals_and_their_headers(tmp_path: Path) -> None:
