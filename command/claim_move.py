@@ -82,7 +82,7 @@ class Mover:
         return moved
 
     async def _prepare(self) -> None:
-        if not await next(iter(self.shards.values())).fetchval(STATEMENTS["lock_moves"]):
+        if not await _alone(self.shards):
             raise MoveError("claims are being moved, or reconciled, by somebody else just now")
         for name, shard in self.shards.items():
             await must_be_reconciled(name, shard)
@@ -221,13 +221,21 @@ async def put_slots_right(shard: Any, table: Sequence[str], name: str) -> None:
         await shard.execute(STATEMENTS["clear_hashes"], others)
 
 
+async def _alone(shards: Mapping[str, Any]) -> bool:
+    """Whether nobody else moves claims between some of these shards, as long as the connections last."""
+    return all([await shards[name].fetchval(STATEMENTS["lock_moves"]) for name in sorted(shards)])
+
+
 @asynccontextmanager
-async def moving_alone(first: ShardServers) -> AsyncGenerator[bool]:
-    """Whether nobody else moves claims as long as the block lasts; asked on the first shard of the topology."""
-    taken = await first.take_primary()
-    await taken.give_back()
-    async with connected(taken.server) as connection:  # of its own: closing it ends the lock
-        yield await connection.fetchval(STATEMENTS["lock_moves"])
+async def moving_alone(pools: Mapping[str, ShardServers]) -> AsyncGenerator[bool]:
+    """Whether nobody else moves claims as long as the block lasts; asked on all shards."""
+    async with AsyncExitStack() as stack:
+        shards: dict[str, Any] = {}
+        for name, servers in pools.items():
+            taken = await servers.take_primary()
+            await taken.give_back()
+            shards[name] = await stack.enter_async_context(connected(taken.server))  # closing it ends the lock
+        yield await _alone(shards)
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 -- repeated.
 
 -- name: lock_moves
--- One mover, or one `loyalty reconcile` that puts slots right, at a time: on the first shard, as long as its connection.
+-- One mover, or one `loyalty reconcile` that puts slots right, at a time: on every shard it knows, as long as its
+-- connections. On one of them it would depend on which it is: documents name shards in whatever order.
 SELECT pg_try_advisory_lock(7261079)
 
 -- name: is_unreconciled

@@ -47,7 +47,7 @@ async def reconcile_slots(work: Reconciliation) -> None:
     table = work.node.topology.current.claim_shards
     if not work.restored or not (work.node.topology.current.document.claim_slots or await _any_moved(work)):
         return
-    async with moving_alone(work.node.pools[work.shards[0]]) as alone:
+    async with moving_alone({shard: work.node.pools[shard] for shard in work.shards}) as alone:
         if not alone:
             raise ProblemError("shard_unavailable", "claims are being moved just now")
         for shard in work.shards:
