@@ -97,7 +97,7 @@ class Claims:
 
     async def _conclude(self, unrouted: list[Identifier], member_id: int, attempt: int) -> None:
         has = await self._identifiers_of(member_id)
-        await self._directory.hold([one for one in unrouted if one in has], member_id)
+        await self._directory.hold([one for one in unrouted if one in has], member_id, attempt=attempt)
         await self._directory.give_up([one for one in unrouted if one not in has], member_id, attempt=attempt)
 
     def _unrouted(self, identifiers: Iterable[Identifier]) -> list[Identifier]:

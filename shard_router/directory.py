@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from shard_router.errors import ProblemError
+from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.pool import Connection, ShardPools
 from shard_router.statement import load_statements
 from shard_router.topology import TopologyWatch
@@ -77,17 +77,17 @@ class Directory:
         taken = await asyncio.gather(*(self._is_taken(identifier, member_id, attempt) for identifier in identifiers))
         return [identifier for identifier, one in zip(identifiers, taken, strict=True) if one]
 
-    async def hold(self, identifiers: list[Identifier], member_id: int) -> None:
-        """Make leases lasting: the member exists."""
-        await self._each("hold_claim", identifiers, member_id)
+    async def hold(self, identifiers: list[Identifier], member_id: int, *, attempt: int | None = None) -> None:
+        """Make leases of this attempt lasting: the member exists."""
+        await self._each("hold_claim", identifiers, member_id, attempt)
 
     async def give_up(self, identifiers: list[Identifier], member_id: int, *, attempt: int) -> None:
         """Drop leases of a member that was not created, or does not get them, but none another command relies on."""
         await self._each("release_lease", identifiers, member_id, attempt)
 
     async def release(self, identifiers: list[Identifier], member_id: int) -> None:
-        """Free the identifiers of an erased member."""
-        await self._each("release_claim", identifiers, member_id)
+        """Free those of some identifiers that a member has no more; `in_progress` where they are about to get one."""
+        await asyncio.gather(*(self._release(identifier, member_id) for identifier in identifiers))
 
     async def remember(self, hashes: list[str], forget_at: datetime) -> None:
         """Keep keyed hashes of what members who left were found by; where, they tell themselves."""
@@ -111,12 +111,29 @@ class Directory:
                 break
             holder = row["member_id"]
             if await self._exists_at_home(identifier, holder):
-                await self._execute(identifier, "hold_claim", holder)
+                await self._execute(identifier, "settle_claim", row["mark"])
                 return True
             settled = await self._execute(identifier, "take_over_claim", member_id, LEASE_S, attempt, holder)
             if settled["done"]:
                 return False
         raise ProblemError("in_progress", f"somebody is enrolling with this {identifier[0]} right now")
+
+    async def _release(self, identifier: Identifier, member_id: int) -> None:
+        """Free an identifier unless its member has it.
+
+        Whoever gives it to them leases it first. So where the claim is as it was before their home was asked, they have
+        not got it since; else one looks again.
+        """
+        for _ in range(LOOKS_MAX):
+            row = await self._execute(identifier, "find_claim")  # also where claims wait for `loyalty reconcile`
+            if row["member_id"] != member_id:
+                return
+            if not (row["held"] or row["expired"]):
+                break
+            there, _leaving = await self._ask_home(identifier, member_id)
+            if there or (await self._execute(identifier, "release_claim", row["mark"]))["done"]:
+                return
+        raise ProblemError("in_progress", f"its member is about to get this {identifier[0]} again")
 
     async def _find_claim(self, identifier: Identifier) -> Any:
         """The claim of an identifier, None when there is none; `shard_unavailable` where that cannot be told."""
@@ -131,7 +148,17 @@ class Directory:
 
         `in_progress` where they have left and the errand that frees the identifier is still to be done.
         """
-        home = self._topology.current.shard_of(holder)
+        there, leaving = await self._ask_home(identifier, holder)
+        if leaving:
+            raise ProblemError("in_progress", f"this {identifier[0]} is being freed right now")
+        return there
+
+    async def _ask_home(self, identifier: Identifier, holder: int) -> tuple[bool, bool]:
+        """Whether a member has an identifier, waiting for a commit under way; if not, whether it is being freed."""
+        try:
+            home = self._topology.current.shard_of(holder)
+        except MalformedIdError:
+            return False, False  # of a region that is no more: nobody ever lived there
         async with self._pools[home].primary() as connection:
             transaction = connection.transaction()
             await transaction.start()
@@ -140,11 +167,9 @@ class Directory:
                 leaving = absent and await connection.fetchval(_STATEMENTS["is_leaving"], holder)
             finally:
                 await transaction.rollback()
-        if leaving:
-            raise ProblemError("in_progress", f"this {identifier[0]} is being freed right now")
-        return not absent
+        return not absent, bool(leaving)
 
-    async def _each(self, statement: str, identifiers: list[Identifier], *arguments: int) -> None:
+    async def _each(self, statement: str, identifiers: list[Identifier], *arguments: int | None) -> None:
         await asyncio.gather(*(self._execute(identifier, statement, *arguments) for identifier in identifiers))
 
     async def _execute(self, identifier: Identifier, statement: str, *arguments: Any) -> Any:

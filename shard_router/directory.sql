@@ -3,8 +3,10 @@
 -- none that has seen the slot here still writes when the slot is copied.
 
 -- name: find_claim
--- One row in any case. After a restore, until it is reconciled, claims may be missing, and others outdated.
-SELECT c.member_id, c.leased_until < now() AS expired, c.leased_until IS NULL AS held, known.trusted, known.here
+-- One row in any case. After a restore, until it is reconciled, claims may be missing, and others outdated. `mark` tells
+-- the row from what becomes of it: whoever acts on what was found here, names it.
+SELECT c.member_id, c.leased_until < now() AS expired, c.leased_until IS NULL AS held, c.xmin::text AS mark,
+    known.trusted, known.here
 FROM (
     SELECT NOT EXISTS (SELECT FROM incarnation WHERE reconciled_at IS NULL),
         NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
@@ -42,12 +44,25 @@ taken AS (
 SELECT here, EXISTS (SELECT FROM taken) AS done FROM known
 
 -- name: hold_claim
+-- By the command that leased it ($5): where another one of the member has, that one ends it, or it runs out.
 WITH known (here) AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
 ),
 held AS (
     UPDATE claim SET leased_until = NULL, attempt = NULL FROM known
-    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4
+    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4 AND attempt IS NOT DISTINCT FROM $5
+        AND leased_until IS NOT NULL
+)
+SELECT here FROM known
+
+-- name: settle_claim
+-- By whoever found that the lease has run out, and the member there.
+WITH known (here) AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+),
+held AS (
+    UPDATE claim SET leased_until = NULL, attempt = NULL FROM known
+    WHERE known.here AND kind = $2 AND value = $3 AND claim.xmin::text = $4
 )
 SELECT here FROM known
 
@@ -63,15 +78,16 @@ gone AS (
 SELECT here FROM known
 
 -- name: release_claim
--- Not a lease: the member is about to get it again.
+-- As it was found ($4) before the member's home was asked; one that was leased since, or has moved, is not freed (`done`).
 WITH known (here) AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
 ),
 gone AS (
     DELETE FROM claim USING known
-    WHERE known.here AND kind = $2 AND value = $3 AND member_id = $4 AND leased_until IS NULL
+    WHERE known.here AND kind = $2 AND value = $3 AND claim.xmin::text = $4
+    RETURNING true
 )
-SELECT here FROM known
+SELECT here, EXISTS (SELECT FROM gone) AS done FROM known
 
 -- name: is_leaving
 -- Whether what a member of this shard was found by is still to be freed.

@@ -189,7 +189,9 @@ async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_c
     ada = await node.enrol(phone=PHONE)
     number = parse_member_id(ada["member_id"])
     assert await node.inner.claims.lease([("phone", PHONE)], number, attempt=1, deadline=time.monotonic() + 5) == []
-    await node.inner.directory.release([("phone", PHONE)], number)
+    with pytest.raises(ProblemError) as refused:
+        await node.inner.directory.release([("phone", PHONE)], number)
+    assert refused.value.code == "in_progress"
     assert sum(await value(node, "SELECT count(*) FROM claim")) == 1
     await node.inner.claims.conclude([("phone", PHONE)], number, attempt=1, deadline=time.monotonic() + 5)
     assert sum(await value(node, "SELECT count(*) FROM claim WHERE leased_until IS NULL")) == 1
