@@ -7,6 +7,7 @@ runs alone. COMMIT is never cancelled (rows no standby has would show); when the
 lost in it, nobody knows.
 """
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from rules.command import (
     CancelRedemption,
     ChangeIdentifiers,
     CloseMember,
+    EnrolMember,
     RedeemReward,
     UseRedemption,
 )
@@ -53,6 +55,10 @@ ALWAYS_LOCKED: Final = (RedeemReward, UseRedemption, CancelRedemption)
 show a code: two nodes must not count the guesses at it each for itself."""
 
 ALONE: Final = (ChangeIdentifiers, CloseMember)
+
+LATE_MAX_S: Final = 4.0
+"""So long after its deadline, at most, a command that gives an identifier has written it: well before the lease ends
+(shard_router.directory.LEASE_S), after which another member may be given it."""
 
 
 class BatchConflictError(Exception):
@@ -148,7 +154,7 @@ class Store:
         if batch.writes.has_more:
             transaction = connection.transaction()
             await transaction.start()
-            await _in(transaction, _record(connection, batch))
+            await _in(transaction, _record(connection, batch, envelopes))
             await _finally(kept, transaction.commit())
         elif not batch.writes.empty:
             await _finally(kept, _record_and_commit(connection, batch))
@@ -170,7 +176,7 @@ class Store:
     async def _decide_locked(self, connection: Connection, envelopes: Sequence[Envelope]) -> tuple[Batch, list[Answer]]:
         batch, answers = await self._decide(connection, envelopes, locked=True)
         if not batch.writes.empty:
-            await _record(connection, batch)
+            await _record(connection, batch, envelopes)
         return batch, answers
 
     async def due_members(self, limit: int) -> list[int]:
@@ -275,9 +281,20 @@ def _versions_referred_to(loaded: Sequence[Loaded]) -> set[int]:
     return versions - {None}
 
 
-async def _record(connection: Connection, batch: Batch) -> None:
-    """Write a batch inside a transaction."""
+async def _record(connection: Connection, batch: Batch, envelopes: Sequence[Envelope]) -> None:
+    """Write a batch inside a transaction, which must not commit identifiers that others may have been given by now.
+
+    Until it ends, whoever asks for them waits. So it is enough that they were written while their leases lasted: this
+    process may have been stopped before, and a statement have been under way for as long as a network was cut.
+    """
     _check(await record(connection, batch.writes, now_utc()), batch)
+    if "identifier" in batch.writes.rows and any(_is_late(one) for one in envelopes):
+        raise BatchConflictError("what was leased for a member may be another's by now")
+
+
+def _is_late(envelope: Envelope) -> bool:
+    gives = isinstance(envelope.command, (EnrolMember, ChangeIdentifiers))
+    return gives and time.monotonic() > envelope.deadline + LATE_MAX_S
 
 
 async def _record_and_commit(connection: Connection, batch: Batch) -> None:

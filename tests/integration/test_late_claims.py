@@ -1,19 +1,38 @@
 """Steps of claims that come late: whoever was stopped, or cut off, between two of them harms nobody who came since."""
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
+from command import store
 from command.claim import Claims
+from service.forward import DEADLINE_HEADER
 from shard_router.directory import Identifier
-from shard_router.member_id import parse_member_id
+from shard_router.member_id import new_member_id, parse_member_id
+from shard_router.server import connection_to
 from tests.command_node import RunningNode
-from tests.integration.test_command_came_back import change
+from tests.engine import as_superuser
+from tests.integration.test_command_came_back import change, dsns_of, fetch
 from tests.integration.test_command_came_back import node as node  # noqa: PLC0414
 
 PHONE: Identifier = ("phone", "+4930123456")
 RUN_OUT = "UPDATE claim SET leased_until = now() - interval '1 s' WHERE leased_until IS NOT NULL"
+
+
+@asynccontextmanager
+async def held_up_at(node: RunningNode, table: str) -> AsyncGenerator[None]:
+    """Whoever writes a table waits meanwhile."""
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(connection_to(as_superuser(dsn))) for dsn in dsns_of(node)]
+        for connection in connections:
+            transaction = connection.transaction()
+            await transaction.start()
+            stack.push_async_callback(transaction.rollback)
+            await connection.execute(f"LOCK TABLE {table} IN SHARE MODE")
+        yield
 
 
 async def test_a_courier_that_was_slow_frees_nothing_that_came_back_meanwhile(
@@ -93,3 +112,22 @@ async def test_a_lease_that_ran_out_is_settled_only_as_it_was_found(
     monkeypatch.setattr(directory, "_exists_at_home", ask_just_before_it_goes)
     assert (await node.post("/v1/members", {"phone": PHONE[1]})).code == "member_exists"
     assert (await node.post("/v1/members", {"phone": PHONE[1]})).status == 201
+
+
+async def test_a_member_is_not_made_once_their_phone_may_be_anothers(
+    node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What writes the member is held up until their lease has run out, and another has leased the phone and is made."""
+    monkeypatch.setattr(store, "LATE_MAX_S", 0.0)  # as if as much time had gone
+    directory, other = node.inner.directory, new_member_id(1, 1)
+    async with held_up_at(node, "journal"):
+        late = await node.post("/v1/members", {"phone": PHONE[1]}, **{DEADLINE_HEADER: "300"})
+        assert late.code == "unknown_outcome"
+        await change(node, RUN_OUT)
+        assert await directory.lease([PHONE], other, attempt=9) == []
+        await directory.hold([PHONE], other, attempt=9)
+    for shard in node.inner.shards():
+        await node.inner.lanes_of(shard).idle()
+    assert await directory.find(PHONE) == other
+    assert [dsn for dsn in dsns_of(node) if await fetch(dsn, "SELECT FROM identifier")] == []
+    assert (await node.enrol(phone="+4930999"))["member_id"]
