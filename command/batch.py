@@ -232,7 +232,8 @@ class Batch:
         self.debt_written_off += rendered.detail.get("written_off", 0)
         write_side(self.writes, envelope, rendered, referred)
         if isinstance(command, ChangeIdentifiers):
-            write_identifiers(self.writes, envelope, rendered, self._extras.profiles.setdefault(member_id, {}))
+            profile = self._extras.profiles.setdefault(member_id, {})
+            write_identifiers(self.writes, envelope, rendered, profile, self._extras.identifiers.get(member_id, ()))
             self._write_departure(command.remove, rendered, command.received_at)
         elif isinstance(command, CloseMember):
             gone = self._extras.identifiers.get(member_id, ())

@@ -1,6 +1,6 @@
 """What a batch writes: rows by table, handed to the `record` statement as columns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
@@ -220,8 +220,13 @@ def write_side(writes: Writes, envelope: Envelope, entry: RenderedEntry, program
             _write_errand(writes, entry, kind, entry.detail[kind])
 
 
-def write_identifiers(writes: Writes, envelope: Envelope, entry: RenderedEntry, profile: dict[str, Any]) -> None:
-    """Add what changes with a member's identifiers; `profile` shows the newest of each kind and is kept true."""
+def write_identifiers(
+    writes: Writes, envelope: Envelope, entry: RenderedEntry, profile: dict[str, Any], has: Container[tuple[str, str]]
+) -> None:
+    """Add what changes with a member's identifiers; `profile` shows the newest of each kind and is kept true.
+
+    What they have already stays as it is when it is added once more.
+    """
     command = envelope.command
     if not isinstance(command, ChangeIdentifiers):
         return
@@ -230,8 +235,9 @@ def write_identifiers(writes: Writes, envelope: Envelope, entry: RenderedEntry, 
         if profile.get(kind) == value:
             del profile[kind]
     for kind, value in command.add:
-        row = {"kind": kind, "value": value, "member_id": entry.member_id, "version": entry.version}
-        writes.add("identifier", row)
+        if (kind, value) not in has:
+            row = {"kind": kind, "value": value, "member_id": entry.member_id, "version": entry.version}
+            writes.add("identifier", row)
         if not (command.respells and kind in profile):
             profile[kind] = value
     row = {"member_id": entry.member_id, "version": entry.version, "profile": dict(profile)}

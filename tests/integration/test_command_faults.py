@@ -185,6 +185,18 @@ async def test_a_late_copy_of_an_addition_does_not_claim_what_was_removed_since(
     assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
 
 
+async def test_an_identifier_that_the_member_has_may_be_added_again(node: RunningNode) -> None:
+    ada = await node.enrol(phone=PHONE)
+    path = f"/v1/members/{ada['member_id']}/identifiers"
+    for _ in range(2):
+        assert (await node.post(path, {"add": [{"phone": PHONE}]})).status == 201
+    assert sum(await value(node, "SELECT count(*) FROM claim WHERE leased_until IS NULL")) == 1
+    assert sum(await value(node, "SELECT count(*) FROM identifier WHERE kind = 'phone'")) == 1
+    assert (await node.post(path, {"remove": [{"phone": PHONE}]})).status == 201
+    await node.run_errands()
+    assert (await node.post("/v1/members", {"phone": PHONE})).status == 201
+
+
 async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_claim(node: RunningNode) -> None:
     ada = await node.enrol(phone=PHONE)
     number = parse_member_id(ada["member_id"])
