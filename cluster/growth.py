@@ -24,7 +24,7 @@ from cluster.growth_request import TOPIC, Request
 from cluster.node import check_ports
 from cluster.plan import RegionPlan, make_plan
 from cluster.question import Outcome
-from cluster.shard_leaving import ShardLeaving, kept_by
+from cluster.shard_leaving import ShardLeaving, have_stay, take_nobody
 from cluster.slot_giving import ShardGrowth
 from cluster.system import System, apply_again, ensure_program
 from edge.decision import WHOLE
@@ -162,13 +162,12 @@ class Growth:
 
     async def _claim_receipts_again(self, name: str) -> None:
         """At a region whose stores sold before it joined: others have kept their receipts."""
-        from cluster.receipts import take_receipts_back  # noqa: PLC0415 - heavy, and few need it
-        from command.claim_again import claim_again_for  # noqa: PLC0415
+        from cluster.receipts import claim_receipts_again  # noqa: PLC0415 - heavy, and few need it
 
         primaries = await primaries_of(self.system)
         topology = read_topology(self._documents.topology)
-        await take_receipts_back(primaries[shard] for shard in topology.shards_in(name))
-        await claim_again_for(topology, name, [*primaries.values()])
+        await have_stay(primaries[shard] for shard in topology.shards_in(name))
+        await claim_receipts_again(topology, name, [*primaries.values()])
 
     async def _dial(self, name: str) -> None:
         if read_state(self._data) is None:
@@ -244,8 +243,7 @@ class Growth:
 
     async def _must_be_empty(self, region: RegionPlan) -> None:
         for shard in region.shards:
-            if kept := await kept_by(await self.system.primary(shard)):
-                raise ClusterError(f"{shard.name} {kept}")
+            await take_nobody(await self.system.primary(shard), shard.name, self._topology())
 
     # What both need.
 

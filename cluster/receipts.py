@@ -1,14 +1,14 @@
 """Who keeps the receipts of a region that goes: they are claimed at the others before the topology lacks it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from cluster.document import Documents
 from cluster.errors import ClusterError
-from command.claim_again import KEPT
+from command.claim_again import KEPT, claim_again_for
 from command.claim_move import CUT_SHORT
 from command.program import programs_since
-from command.receipt_move import hand_over_receipts, keep_receipts_again
+from command.receipt_move import hand_over_receipts
 from rules.program import Program
 from shard_router.server import connection_to
 from shard_router.topology import Topology, read_topology
@@ -17,7 +17,7 @@ from shard_router.topology import Topology, read_topology
 async def give_receipts_away(documents: Documents, primaries: Mapping[str, str], region: str) -> int:
     """Have all receipts that a region's shards keep claimed at those that will keep them; tells how many.
 
-    From then on its shards claim none, until `take_receipts_back`. Primaries are all of the topology, as in `claims`.
+    From then on its shards claim none, until `have_stay`. Primaries are all of the topology, as in `claims`.
     """
     topology = read_topology(documents.topology)
     rest = without_region(topology, region)
@@ -34,10 +34,12 @@ async def give_receipts_away(documents: Documents, primaries: Mapping[str, str],
     return count
 
 
-async def take_receipts_back(addresses: Iterable[str]) -> None:
-    """Have the shards of a region claim receipts again: it stays."""
-    for address in addresses:
-        await keep_receipts_again(address)
+async def claim_receipts_again(topology: Topology, region: str, primaries: Sequence[str]) -> None:
+    """Have all shards claim again the receipts that a region keeps: it joined, and others have kept them."""
+    try:
+        await claim_again_for(topology, region, primaries)
+    except CUT_SHORT as error:
+        raise ClusterError(f"receipts could not be claimed again: {error}. Asked for again, it goes on.") from error
 
 
 def keepers_after(topology: Topology, giver: str, programs: Sequence[Program]) -> Callable[[str], Mapping[str, str]]:

@@ -7,7 +7,7 @@ it. Cut short anywhere, it is gone on with when asked again, or by the next `loy
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,12 +28,12 @@ from cluster.slot_giving import (
     slots_of,
 )
 from cluster.system import System, apply_again
-from command.slot import SlotsBack, given_to
+from command.slot import NOBODY, SlotsBack, give_all, given_to, open_slots
 from command.stock import give_up_stock
 from shard_router.incarnation import is_unreconciled
 from shard_router.remains import read_remains
 from shard_router.server import connection_to
-from shard_router.topology import Shard, read_topology
+from shard_router.topology import Shard, TopologyDocument, read_topology
 
 
 @dataclass(slots=True)
@@ -156,3 +156,30 @@ def _without(plan: ClusterPlan, shard: ShardPlan) -> ClusterPlan:
     rest = tuple(replace(one, receipts=None) for one in region.shards if one.name != shard.name)
     less = replace(region, shards=rest)
     return replace(plan, regions=tuple(less if one.name == region.name else one for one in plan.regions))
+
+
+async def take_nobody(primary: str, name: str, topology: TopologyDocument) -> None:
+    """Have a shard whose region goes take no members by whatever topology; ClusterError where it must stay."""
+    if kept := await kept_by(primary):
+        raise ClusterError(f"{name} {kept}")
+    shard = topology.shards[name]
+    number, slots = topology.regions[shard.region].number, set(slots_of(shard.slots))
+    async with connection_to(primary, timeout=CONNECT_TIMEOUT_S) as connection:
+        try:
+            taken = await give_all(connection, number, slots, receiver=NOBODY, lock_timeout_ms=LOCK_TIMEOUT_MS)
+        except asyncpg.LockNotAvailableError as error:
+            raise ClusterError(f"enrolments on {name} do not end; ask again") from error
+    if taken:
+        raise ClusterError(f"{name} holds members: it goes only when nobody ever lived there")
+    if kept := await kept_by(primary):
+        raise ClusterError(f"{name} {kept}")
+
+
+async def have_stay(primaries: Iterable[str]) -> None:
+    """Have shards that were about to go with their region claim receipts, and take members, again."""
+    from command.receipt_move import keep_receipts_again  # noqa: PLC0415 - heavy, and few need it
+
+    for primary in primaries:
+        await keep_receipts_again(primary)
+        async with connection_to(primary, timeout=CONNECT_TIMEOUT_S) as connection:
+            await open_slots(connection, await given_to(connection, NOBODY))

@@ -11,10 +11,9 @@ from typing import Any
 from cluster.claims import refuse_claims, refuse_other_claims, share_claims
 from cluster.document import Documents, present_topology, write_topology
 from cluster.errors import ClusterError
-from cluster.receipts import give_receipts_away, take_receipts_back
-from cluster.shard_leaving import kept_by
+from cluster.receipts import claim_receipts_again, give_receipts_away
+from cluster.shard_leaving import have_stay, take_nobody
 from cluster.system import apply_again
-from command.claim_again import claim_again_for
 from command.stock import give_up_stock
 from shard_router.topology import RegionState, Topology, TopologyDocument, read_topology
 
@@ -43,9 +42,10 @@ async def take_over(documents: Documents, wanted: TopologyDocument, primaries: M
         new = [name for name in wanted.shards if name not in known.shards]
         await refuse_claims(documents, new, [primaries[name] for name in new])
     own = {name: primaries[name] for name in wanted.shards}
+    await have_stay(own.values())  # a removal may have begun before the document had its region again
     joining: dict[str, RegionState] = dict.fromkeys(joins, "joining")
     write_topology(documents.topology, _content(wanted), wanted.stated | joining)
-    words += [await _let_join(documents, own, wanted, name) for name in joins]
+    words += [await _let_join(documents, own, name) for name in joins]
     write_topology(documents.topology, _content(wanted), wanted.stated)
     return words
 
@@ -54,8 +54,7 @@ async def _let_go(documents: Documents, primaries: Mapping[str, str], name: str)
     topology = read_topology(documents.topology)
     shards = topology.shards_in(name)
     for shard in shards:
-        if kept := await kept_by(primaries[shard]):
-            raise ClusterError(f"{shard} {kept}")
+        await take_nobody(primaries[shard], shard, topology.document)
     present = {shard: primaries[shard] for shard in topology.document.shards}
     claims = await share_claims(documents, present, leaves=name)
     receipts = await give_receipts_away(documents, present, name)
@@ -66,9 +65,8 @@ async def _let_go(documents: Documents, primaries: Mapping[str, str], name: str)
     return f"{name} has given {claims:,} claim slots and {receipts:,} receipts away; its servers can go"
 
 
-async def _let_join(documents: Documents, primaries: Mapping[str, str], wanted: TopologyDocument, name: str) -> str:
-    await take_receipts_back(primaries[shard] for shard, row in wanted.shards.items() if row.region == name)
-    await claim_again_for(read_topology(documents.topology), name, [*primaries.values()])
+async def _let_join(documents: Documents, primaries: Mapping[str, str], name: str) -> str:
+    await claim_receipts_again(read_topology(documents.topology), name, [*primaries.values()])
     return f"{name} takes {await share_claims(documents, primaries, joins=name):,} claim slots of others"
 
 

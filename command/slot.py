@@ -17,6 +17,8 @@ from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("slot.sql"))
 REFUSALS_AT_ONCE: Final = 1_000
+NOBODY: Final = "-"
+"""Who is given the slots of a shard whose region goes (no shard has this name)."""
 
 
 async def enter_slots(connection: Connection, slots: Iterable[int]) -> None:
@@ -69,24 +71,32 @@ class SlotsBack:
         (giver, giving), (_, receiving) = self.giver, self.receiver
         slots = {*has, *await given_to(receiving, giver)}
         await receiving.execute(STATEMENTS["close_given"], sorted(slots), giver)
-        if taken := await self._give_all(slots):
+        if taken := await give_all(
+            giving, self.region_number, slots, receiver=self.receiver[0], lock_timeout_ms=self.lock_timeout_ms
+        ):
             return taken
         await take_refusals(giving, receiving, self.region_number, sorted(slots))
         await switch(slots)
         await open_slots(receiving, slots)
         return []
 
-    async def _give_all(self, slots: set[int]) -> list[int]:
-        (_, giving), (receiver, _) = self.giver, self.receiver
-        async with giving.transaction():
-            await giving.execute(f"SET LOCAL lock_timeout = {self.lock_timeout_ms:d}")
-            await giving.execute(STATEMENTS["close_slots"])
-            missing = slots - set(await given_to(giving, receiver))
-            empty = await empty_slots(giving, self.region_number, missing)
-            if taken := sorted(missing - set(empty)):
-                return taken
-            await giving.execute(STATEMENTS["give_slots"], empty, receiver)
-        return []
+
+async def give_all(
+    connection: Connection, region_number: int, slots: set[int], *, receiver: str, lock_timeout_ms: int
+) -> list[int]:
+    """Give slots to a shard; those in which somebody lives, and then none is given. May be done twice.
+
+    asyncpg.LockNotAvailableError when enrolments do not end in time; nothing was given then.
+    """
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = {lock_timeout_ms:d}")
+        await connection.execute(STATEMENTS["close_slots"])
+        missing = slots - set(await given_to(connection, receiver))
+        empty = await empty_slots(connection, region_number, missing)
+        if taken := sorted(missing - set(empty)):
+            return taken
+        await connection.execute(STATEMENTS["give_slots"], empty, receiver)
+    return []
 
 
 async def open_slots(connection: Connection, slots: Iterable[int]) -> None:

@@ -19,11 +19,14 @@ from cluster.setup import main
 from cluster.transition import leaving, take_over
 from command.program import apply_program
 from command.register import STATEMENTS
+from command.slot import enter_slots
 from command.stock import STATEMENTS as STOCK
 from command.stock import give_up_stock
 from shard_router.directory import Directory, Identifier
+from shard_router.errors import SlotGivenError
 from shard_router.member_id import new_member_id
 from shard_router.pool import ShardPools
+from shard_router.server import connection_to
 from shard_router.topology import Topology, TopologyDocument, TopologyWatch, read_topology
 from tests.command_node import PROGRAM
 from tests.engine import PostgresServer
@@ -244,6 +247,52 @@ async def test_a_region_in_which_somebody_lives_stays(deployment: Deployment) ->
         await deployment.set_up(us=None)
     assert set(deployment.topology.document.regions) == {"eu", "us"}
     assert set(deployment.topology.claim_shards) == {"eu-1", "us-1"}
+
+
+async def test_who_is_enrolled_just_as_a_region_goes_is_seen(deployment: Deployment) -> None:
+    """By a node that has not heard that the region takes nobody any more; its commit waits for a standby."""
+    await deployment.set_up(eu=None, us=None)
+    await deployment.set_up(eu="draining", us=None)
+    async with connection_to(deployment.dsns["eu-1"]) as node, connection_to(deployment.dsns["eu-1"]) as watcher:
+        enrolment = node.transaction()
+        await enrolment.start()
+        await enter_slots(node, [7])
+        sql = "INSERT INTO member (member_id, version, profile, enrolled_at) VALUES ($1, 1, '{}', now())"
+        await node.execute(sql, new_member_id(1, 7))
+        going = asyncio.create_task(deployment.set_up(us=None))
+        while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+            assert not going.done()
+        await enrolment.commit()
+        with pytest.raises(ClusterError, match="holds members"):
+            await going
+    assert set(deployment.topology.document.regions) == {"eu", "us"}
+
+
+async def test_nobody_is_enrolled_in_a_region_that_goes_by_who_has_not_heard_of_it(deployment: Deployment) -> None:
+    await deployment.set_up(eu=None, us=None)
+    await deployment.set_up(eu="draining", us=None)
+    await deployment.set_up(us=None)
+    async with connection_to(deployment.dsns["eu-1"]) as node:
+        with pytest.raises(SlotGivenError):
+            await enter_slots(node, [7])
+        await deployment.set_up(eu="joining", us=None)
+        await enter_slots(node, [7])
+
+
+async def test_a_region_that_stays_after_all_claims_receipts_and_takes_members_again(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its removal was cut short, and the next document has it again."""
+    await deployment.set_up(eu=None, us=None)
+    await deployment.set_up(eu="draining", us=None)
+    monkeypatch.setattr(transition, "give_up_stock", None)
+    with pytest.raises(TypeError):
+        await deployment.set_up(us=None)
+    assert await deployment.execute("eu-1", "SELECT FROM receipt_fence")
+    await deployment.set_up(eu="active", us=None)
+    assert await deployment.execute("eu-1", "SELECT FROM receipt_fence") == []
+    async with connection_to(deployment.dsns["eu-1"]) as node:
+        await enter_slots(node, [7])
 
 
 async def test_a_region_that_joins_again_has_the_receipts_claimed_for_which_it_stands_in(
