@@ -7,12 +7,14 @@ cut short: asked again, it goes on from what the topology says.
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import structlog
 
 from cluster import question
 from cluster.claims import finish_moves, primaries_of, refuse_claims, share_claims
@@ -39,6 +41,8 @@ _HTTP_TIMEOUT_S: Final = 2.0
 DIAL: Final = (1, 10, WHOLE)
 """Percent of its own traffic that a new region takes, one after the other."""
 DIAL_PAUSE_S: Final = 2.0
+GO_ON_S: Final = 10.0
+"""So often what a supervisor before has begun is gone on with, until it is done."""
 
 
 _REASONS: Final = (ClusterError, DocumentError, StartFailed, ValueError, *SERVER_ERRORS)
@@ -54,13 +58,19 @@ class Growth:
     """Regions, and shards, that the topology has no more, and whose servers are still to be stopped."""
 
     async def run(self) -> None:
-        """Go on with what a supervisor before has begun, then look for questions for ever."""
-        with suppress(*_REASONS):  # asked again, it is told
-            await finish_moves(self.system)
-            await self._shard_leaving.finish()
+        """Go on with what a supervisor before has begun, until it is done, and look for questions for ever.
+
+        Once something is asked that decides: what it needs of the rest it does, or tells.
+        """
+        begun: list[Callable[[], Awaitable[Any]]] = [partial(finish_moves, self.system), self._shard_leaving.finish]
+        look_at = time.monotonic()
         while True:
+            if begun and time.monotonic() >= look_at:
+                begun = [step for step in begun if not await _is_done(step)]
+                look_at = time.monotonic() + GO_ON_S
             await asyncio.sleep(_POLL_S)
             if (content := question.take(self._data, TOPIC)) is not None:
+                begun = []
                 question.tell(self._data, TOPIC, await self._outcome(content))
 
     @property
@@ -276,6 +286,16 @@ class Growth:
     async def _behind(self, urls: list[str], epoch: int) -> list[str]:
         epochs = await asyncio.gather(*(_epoch_of(url) for url in urls))
         return [url for url, known in zip(urls, epochs, strict=True) if known is None or known < epoch]
+
+
+async def _is_done(step: Callable[[], Awaitable[Any]]) -> bool:
+    """Do something; False when it must wait."""
+    try:
+        await step()
+    except _REASONS as error:
+        structlog.get_logger().warning("begun_before_and_waits", reason=str(error) or type(error).__name__)
+        return False
+    return True
 
 
 async def _epoch_of(url: str) -> int | None:
