@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from command.claim_move import LOCK_TRIES, MoveError, connected, locked
 from command.program import programs_since
 from shard_router.server import connection_to
 from shard_router.statement import load_statements
@@ -46,6 +47,20 @@ async def claim_again_for(topology: Topology, region: str, primaries: Sequence[s
     """
     count = 0
     for primary in primaries:
+        await _wait_for_purchases(primary)
         async with connection_to(primary, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S) as connection:
             count += await claim_again(connection, topology, topology.shards_in(region))
     return count
+
+
+async def _wait_for_purchases(primary: str) -> None:
+    """Return when what was being recorded is there to be seen: decided by who did not know yet, it claims nothing."""
+
+    async def nothing_more() -> bool:
+        return True
+
+    async with connected(primary) as connection:
+        for _ in range(LOCK_TRIES):
+            if await locked(connection, STATEMENTS["wait_for_purchases"], ["receipt"], nothing_more):
+                return
+    raise MoveError("receipts are being written by somebody who does not end")

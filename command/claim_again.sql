@@ -1,9 +1,15 @@
 -- What is claimed once more when another shard keeps it from now on (command/claim_again.py).
 
+-- name: wait_for_purchases
+-- Whoever has recorded one before it was known who keeps the receipts of its store, and has not committed yet.
+LOCK TABLE receipt IN SHARE MODE
+
 -- name: claim_again
--- Of purchases of members who live here, those of some stores (as they are by a version of the program) since a day. One that was taken back because another member
--- had its receipt first claims nothing: where nobody knows of that member yet, it would win.
-INSERT INTO unclaimed_receipt (
+-- Of purchases of members who live here, those of some stores (as they are by a version of the program) since a day. One
+-- that was taken back because another member had its receipt first claims nothing: where nobody knows of that member yet,
+-- it would win. What is being claimed just now, elsewhere perhaps, is claimed once more: whoever does it may end no row
+-- that was changed since.
+INSERT INTO unclaimed_receipt AS u (
     member_id, version, region, store, till, business_date, receipt, fingerprint, due_at
 )
 SELECT r.member_id, r.version, a.region, r.store, r.till, r.business_date, r.receipt, r.fingerprint, now()
@@ -19,5 +25,5 @@ WHERE r.store = ANY($2) AND r.kind = 'purchase' AND r.subject = '' AND r.busines
             AND j.detail ->> 'why' = 'receipt_conflict' AND (j.detail ->> 'purchase')::bigint = r.version
         OFFSET 0
     )
-ON CONFLICT DO NOTHING
+ON CONFLICT (member_id, version) DO UPDATE SET attempts = u.attempts + 1, due_at = now()
 RETURNING 1

@@ -46,6 +46,7 @@ class Unclaimed:
     member_id: int
     version: int
     fingerprint: Any
+    attempts: int
 
 
 class Register(Rounds):
@@ -59,7 +60,7 @@ class Register(Rounds):
         places: defaultdict[str, list[Unclaimed]] = defaultdict(list)
         for row in rows:
             name = row["store"], row["till"], row["business_date"], row["receipt"]
-            one = Unclaimed(name, row["region"], row["member_id"], row["version"], row["fingerprint"])
+            one = Unclaimed(name, row["region"], row["member_id"], row["version"], row["fingerprint"], row["attempts"])
             places[self._place_of(one)].append(one)
         await asyncio.gather(*(self._try(shard, place, receipts) for place, receipts in places.items()))
         return len(rows)
@@ -76,7 +77,9 @@ class Register(Rounds):
         try:
             done = [one for one in await self._settle(place, receipts) if self._place_of(one) == place]
             if done:  # what another shard keeps meanwhile is claimed there next
-                columns = [one.member_id for one in done], [one.version for one in done]
+                columns = list(
+                    map(list, zip(*((one.member_id, one.version, one.attempts) for one in done), strict=True))
+                )
                 await self._in_time(self._rows(shard, "finish_receipts", *columns), "ending claims")
         except ProblemError as error:
             structlog.get_logger().warning("receipts_wait", shard=shard, place=place, reason=error.detail)

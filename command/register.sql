@@ -63,11 +63,14 @@ INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, versi
 SELECT store, till, business_date, receipt, 'purchase', $7, $8, $9 FROM renamed
 
 -- name: finish_receipts
+-- Unless somebody took the row after this one did, or had the receipt claimed again (claim_again.sql): then that one ends it.
 DELETE FROM unclaimed_receipt
 WHERE ctid = ANY (ARRAY(
     SELECT u.ctid
-    FROM unnest($1::bigint[], $2::bigint[]) AS done(member_id, version)
+    FROM unnest($1::bigint[], $2::bigint[], $3::integer[]) AS done(member_id, version, attempts)
     CROSS JOIN LATERAL (
-        SELECT ctid FROM unclaimed_receipt AS x WHERE x.member_id = done.member_id AND x.version = done.version OFFSET 0
+        SELECT ctid FROM unclaimed_receipt AS x
+        WHERE x.member_id = done.member_id AND x.version = done.version AND x.attempts = done.attempts
+        OFFSET 0
     ) AS u
 ))

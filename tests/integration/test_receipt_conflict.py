@@ -1,5 +1,6 @@
 """One receipt, two members of different shards: both are answered at once, the first at the store's shard keeps it."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from command.claim_again import claim_again_for
 from command.register import Register
 from rules.command import ReversePurchase
 from shard_router.member_id import parse_member_id
+from shard_router.server import connection_to
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
 from tests.engine import PostgresServer
 from tests.integration.test_command import basket
@@ -104,6 +106,49 @@ async def test_a_shard_that_keeps_receipts_from_now_on_learns_of_those_before(no
     await claim_all(node)
     late = await buy(node, there, "1")
     assert (late.status, late.code) == (409, "receipt_conflict")
+
+
+async def test_a_purchase_under_way_while_it_becomes_known_who_keeps_its_receipt_is_claimed(node: RunningNode) -> None:
+    """It was decided by who did not know yet, so it leaves no row to be claimed, and its commit waits for a standby."""
+    _, away = await members(node)
+    assert (await buy(node, away, "1")).status == 201
+    await claim_all(node)
+    home = dict(zip(node.inner.shards(), dsns(node), strict=True))[
+        node.inner.topology.current.shard_of(parse_member_id(away))
+    ]
+    async with connection_to(home) as writer, connection_to(home) as watcher:
+        columns = "store, till, business_date, receipt, kind, subject, member_id, version, fingerprint"
+        (row,) = await writer.fetch(f"DELETE FROM receipt WHERE kind = 'purchase' RETURNING {columns}")  # noqa: S608
+        transaction = writer.transaction()
+        await transaction.start()
+        await writer.execute(f"INSERT INTO receipt ({columns}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)", *row)  # noqa: S608 - our own names
+        claiming = asyncio.create_task(claim_again_for(node.inner.topology.current, "eu", dsns(node)))
+        while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not claiming.done()
+        await transaction.commit()
+        assert await claiming == 1
+
+
+async def test_a_claim_that_ends_late_does_not_end_the_one_that_is_asked_for_since(
+    node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node has claimed where the receipt was kept, and is stopped; others keep it from now on; then it goes on."""
+    _, away = await members(node)
+    assert (await buy(node, away, "1")).status == 201
+    register = Register(node.inner)
+    settle = register._settle
+
+    async def settle_then_be_stopped(*asked: Any) -> Any:
+        done = await settle(*asked)
+        assert await claim_again_for(node.inner.topology.current, "eu", dsns(node)) == 1
+        return done
+
+    monkeypatch.setattr(register, "_settle", settle_then_be_stopped)
+    for shard in node.inner.shards():
+        await register.work_off(shard)
+    assert len(await rows(node, "SELECT FROM unclaimed_receipt")) == 1
+    await claim_all(node)
+    assert await rows(node, "SELECT FROM unclaimed_receipt") == []
 
 
 async def test_a_purchase_that_was_taken_back_claims_nothing_where_receipts_are_kept_from_now_on(
