@@ -107,6 +107,11 @@ class Documents:
         """Where the front door stands, and what each region takes of its traffic."""
         return self.data / "door.json"
 
+    @property
+    def setup_lock(self) -> Path:
+        """Held by whoever prepares servers that something else started."""
+        return self.data / "setup.lock"
+
     def node(self, name: str) -> Path:
         """Settings of one node."""
         return self.data / "nodes" / f"{name}.toml"

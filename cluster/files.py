@@ -48,6 +48,7 @@ def read_json(path: Path) -> Any:
 @contextmanager
 def alone(lock: Path) -> Generator[None]:
     """Hold a lock file; ClusterError when another process holds it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

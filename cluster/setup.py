@@ -17,6 +17,7 @@ import typer
 from cdc.slot import find_primary
 from cluster.document import Documents, ensure_keys
 from cluster.errors import ClusterError
+from cluster.files import alone
 from cluster.login import secure, superuser_urls
 from cluster.password import Passwords, read_passwords
 from cluster.postgres import keep_for_standby, wait_streaming
@@ -100,7 +101,22 @@ async def _set_up(
     *,
     keeps_standby: bool,
 ) -> tuple[int, list[str]]:
-    """Prepare all shards, and make the document the topology in force; the program version, and what else was done."""
+    """Prepare all shards, and make the document the topology in force; the program version, and what else was done.
+
+    ClusterError where somebody does so already: one would write down again what the other has changed since.
+    """
+    with alone(documents.setup_lock):
+        return await _set_up_alone(document, program, documents, passwords, keeps_standby=keeps_standby)
+
+
+async def _set_up_alone(
+    document: TopologyDocument,
+    program: Path | None,
+    documents: Documents,
+    passwords: Passwords | None,
+    *,
+    keeps_standby: bool,
+) -> tuple[int, list[str]]:
     before = leaving(documents, document)
     version = await prepare(document, program, documents, passwords, keeps_standby=keeps_standby)
     owner = documents.logins().postgres

@@ -10,11 +10,13 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import typer
 
 from cluster import transition
 from cluster.claims import take_claims_from
 from cluster.document import Documents
 from cluster.errors import ClusterError
+from cluster.files import alone
 from cluster.setup import main
 from cluster.transition import leaving, take_over
 from command.program import apply_program
@@ -293,6 +295,14 @@ async def test_a_region_that_stays_after_all_claims_receipts_and_takes_members_a
     assert await deployment.execute("eu-1", "SELECT FROM receipt_fence") == []
     async with connection_to(deployment.dsns["eu-1"]) as node:
         await enter_slots(node, [7])
+
+
+async def test_two_do_not_set_up_at_once(deployment: Deployment, tmp_path: Path) -> None:
+    file = tmp_path / "wanted.json"
+    file.write_text(deployment.document(eu=None).model_dump_json())
+    with alone(deployment.documents.setup_lock), pytest.raises(typer.Exit):
+        await asyncio.to_thread(main, file, data=tmp_path)
+    assert not deployment.documents.topology.exists()
 
 
 async def test_a_region_that_joins_again_has_the_receipts_claimed_for_which_it_stands_in(
