@@ -14,8 +14,10 @@ from benchmarks.chaos import Result, campaign, schedule, summary
 from benchmarks.chaos_clock import environment, library
 from benchmarks.chaos_fault import CLOCKS, FAULTS, SKIPPED
 from benchmarks.chaos_world import World
+from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.run_file import locked
+from shard_router.topology import read_topology
 
 NO_FAKETIME: Final = "it takes a system of its own, and the library of the package libfaketime"
 _SEEDS: Final = 10_000
@@ -44,6 +46,8 @@ async def run_campaign(wanted: Campaign) -> int:
         raise ClusterError(f"no fault {unknown[0]!r}; there are: {', '.join(FAULTS)}")
     if wanted.data and not locked(wanted.data):
         raise ClusterError(f"nothing runs on {wanted.data}")
+    if wanted.data and len(regions := read_topology(Documents(wanted.data).topology).document.regions) > 1:
+        raise ClusterError(f"a campaign breaks a system of one region, and {wanted.data} has {', '.join(regions)}")
     seed = random.randrange(_SEEDS) if wanted.seed is None else wanted.seed  # noqa: S311 - no secret
     typer.echo(f"seed {seed}")
     for kind, why in SKIPPED.items():

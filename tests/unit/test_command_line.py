@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.run_file import exclusive
 from cluster.verdict import exit_code, render_verdict, verdict_document
 from tests.engine import free_port
 from verify.finding import Finding
@@ -143,3 +144,15 @@ def test_a_command_imports_only_what_it_needs() -> None:
     program = f"import sys, cluster.cli; print(*sorted({heavy!r} & sys.modules.keys()))"
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout.split() == []
+
+
+def test_a_campaign_against_a_running_system_of_several_regions_is_refused_in_one_line(tmp_path: Path) -> None:
+    data = stopped_system(tmp_path)
+    topology = json.loads((data / "topology.json").read_text())
+    topology["regions"]["us"] = {"number": 2, "command": [], "query": []}
+    topology["shards"]["us-1"] = topology["shards"]["eu-1"] | {"region": "us"}
+    (data / "topology.json").write_text(json.dumps(topology))
+    with exclusive(data):
+        told = loyalty(tmp_path, "chaos", "--data", str(data))
+    why = f"a campaign breaks a system of one region, and {data} has eu, us"
+    assert (told.returncode, told.stdout, told.stderr) == (1, "", f"{why}\n")
