@@ -34,6 +34,8 @@ ADMIN_TIMEOUT_S: Final = 2.0
 TAKEN_DEADLINE_S: Final = 30.0
 _POLL_S: Final = 0.05
 _STOP_S: Final = 5.0
+_MAXMIND: Final = b"\xab\xcd\xefMaxMind.com"  # what its metadata begin with, within the last 128 KiB of a database
+_METADATA_BYTES_MAX: Final = 128 * 1024
 # What Envoy counts for each file that it reads again.
 _TAKEN: Final = ("cluster_manager.cds", "http.door.rds.door")
 # Clusters it has read and does not go by yet: it looks first how their nodes are.
@@ -51,6 +53,20 @@ class DoorState(BaseModel):
     admin_port: int
     places: dict[str, tuple[float, float]] = Field(default_factory=dict[str, tuple[float, float]])
     shares: dict[str, int] = Field(default_factory=dict[str, int])
+
+
+def check_door(plan: DoorPlan | None) -> None:
+    """ClusterError for countries that Envoy would not start with: it starts last, and says so at length."""
+    if plan is None or plan.geoip is None:
+        return
+    try:
+        with plan.geoip.open("rb") as file:
+            file.seek(max(0, plan.geoip.stat().st_size - _METADATA_BYTES_MAX))
+            is_database = _MAXMIND in file.read()
+    except OSError as error:
+        raise ClusterError(f"the countries {plan.geoip} cannot be used: {error}") from error
+    if not is_database:
+        raise ClusterError(f"the countries {plan.geoip} cannot be used: it is no MaxMind database")
 
 
 def door_process(data: Path, plan: DoorPlan) -> ProcessSpec:

@@ -15,7 +15,7 @@ import asyncpg
 from cluster import postgres, valkey
 from cluster.document import Documents, write_documents
 from cluster.door import NAME as DOOR
-from cluster.door import door_process
+from cluster.door import check_door, door_process
 from cluster.errors import ClusterError
 from cluster.failover import Guard
 from cluster.login import secure, superuser_urls
@@ -54,6 +54,7 @@ class System:
         """Bring everything up; the program version in force. The first failure ends the rest and is raised."""
         check_source(self.plan)
         check_ports(self.plan.ports())
+        check_door(self.plan.door)
         read_program(self.plan.program)
         write_documents(self.plan)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
