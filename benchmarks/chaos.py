@@ -7,18 +7,18 @@ its own. The first divergence is what is printed: later ones may follow from it.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import psutil
 
 from benchmarks.chaos_action import work
 from benchmarks.chaos_client import Log, Till
-from benchmarks.chaos_fault import FAULTS
+from benchmarks.chaos_fault import FAULTS, Fault
 from benchmarks.chaos_judge import judge
 from benchmarks.chaos_proxy import Proxy
 from benchmarks.chaos_world import World
@@ -34,13 +34,22 @@ WARM_S: Final = 2.0
 Tell = Callable[[str], None]
 
 
+class Gap(NamedTuple):
+    """One fault, and the longest time without an acknowledgement from it until all was whole again."""
+
+    name: str
+    longest_s: float
+    began_s: float
+    """By the monotonic clock, as is the end."""
+    ended_s: float
+
+
 @dataclass(slots=True)
 class Result:
     """What a campaign came to."""
 
     log: Log
-    gaps_s: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
-    """Each fault, and the longest time without an acknowledgement from it until all was whole again."""
+    gaps: list[Gap] = field(default_factory=list[Gap])
     failures: list[str] = field(default_factory=list[str])
     reconciled: int = 0
     not_done: list[str] = field(default_factory=list[str])
@@ -64,7 +73,14 @@ def schedule(seed: int, count: int, only: Sequence[str] = (), without: Collectio
 
 
 async def campaign(  # noqa: PLR0913 - what makes a run
-    world: World, names: Sequence[str], *, seed: int, tills: int, duration_s: float | None, tell: Tell
+    world: World,
+    names: Sequence[str],
+    *,
+    seed: int,
+    tills: int,
+    duration_s: float | None,
+    tell: Tell,
+    faults: Mapping[str, Fault] = FAULTS,
 ) -> Result:
     """Do one fault after another, each until the system is whole again; then judge."""
     status, result, stop = await world.status(), Result(Log()), asyncio.Event()
@@ -86,12 +102,12 @@ async def campaign(  # noqa: PLR0913 - what makes a run
                 break
             failovers = 0
         began = time.monotonic()
-        await _one(world, name, result)
+        await _one(world, name, faults[name], result)
         before, timeline = timeline, await world.timeline() or timeline
         failovers += max(timeline - before, 0)
-        gap = _gap(result.log.acknowledged_at, began, time.monotonic())
-        result.gaps_s.append((name, gap))
-        tell(f"{number:4d}  {name}: no answer for {gap:.2f} s, whole after {time.monotonic() - began:.1f} s")
+        gap = _gap(name, result.log.acknowledged_at, began, time.monotonic())
+        result.gaps.append(gap)
+        tell(f"{number:4d}  {name}: no answer for {gap.longest_s:.2f} s, whole after {gap.ended_s - began:.1f} s")
         if result.failures:
             break
     stop.set()
@@ -113,9 +129,9 @@ async def _link(world: World, status: dict[str, Any]) -> None:
             await link.open()
 
 
-async def _one(world: World, name: str, result: Result) -> None:
+async def _one(world: World, name: str, fault: Fault, result: Result) -> None:
     try:
-        await FAULTS[name](world)
+        await fault(world)
     except (LookupError, psutil.Error, *SERVER_ERRORS) as error:
         result.not_done.append(f"{name}: {type(error).__name__}: {error}")
     await asyncio.sleep(QUIET_S)
@@ -142,15 +158,15 @@ def _tills(world: World, status: dict[str, Any], prefix: str, count: int, log: L
     ]
 
 
-def _gap(acknowledged_at: Sequence[float], began: float, ended: float) -> float:
-    inside = [began, *(at for at in acknowledged_at if began <= at <= ended), ended]
-    return max(later - earlier for earlier, later in pairwise(inside))
+def _gap(name: str, acknowledged_at: Sequence[float], began_s: float, ended_s: float) -> Gap:
+    inside = [began_s, *(at for at in acknowledged_at if began_s <= at <= ended_s), ended_s]
+    return Gap(name, max(later - earlier for earlier, later in pairwise(inside)), began_s, ended_s)
 
 
 def summary(result: Result) -> list[str]:
     """What to print in the end."""
     log = result.log
-    faults = len(result.gaps_s) - len(result.not_done)
+    faults = len(result.gaps) - len(result.not_done)
     counted = f"{faults} faults, {len(log.acknowledged)} commands acknowledged in {log.attempts} attempts"
     lines = [f"{counted}, {len(log.refused)} refused, {log.reads} reads ({log.reads_unanswered} without an answer)"]
     lines.append(", ".join(f"{kind} {count}" for kind, count in sorted(log.kinds.items())))
@@ -158,7 +174,7 @@ def summary(result: Result) -> list[str]:
         lines.append(f"`loyalty reconcile` was run {result.reconciled} times, as after a restore")
     lines += [f"not done: {words}" for words in result.not_done]
     with suppress(ValueError):
-        name, gap = max(result.gaps_s, key=lambda one: one[1])
-        lines.append(f"longest time without an acknowledgement: {gap:.1f} s ({name})")
+        longest = max(result.gaps, key=lambda gap: gap.longest_s)
+        lines.append(f"longest time without an acknowledgement: {longest.longest_s:.1f} s ({longest.name})")
     first = result.first
     return [*lines, f"FIRST DIVERGENCE: {first}" if first else "no divergence"]
