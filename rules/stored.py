@@ -209,16 +209,25 @@ def _short_reasons(rows: Sequence[Sequence[Any]]) -> list[Any]:
     """Each name with its points, with why it gave none, or with both where a limit cut them."""
     parts: list[Any] = []
     for name, points, *why in rows:
-        parts += name, [points, short_why(*why)] if why and points else short_why(*why) if why else points
+        parts += (name, [points, short_why(*why)] if why else points) if points or not why else _short_miss(name, *why)
     return parts
 
 
 def _full_reasons(parts: Sequence[Any]) -> list[list[Any]]:
     rows: list[list[Any]] = []
-    for name, told in zip(parts[::2], parts[1::2], strict=True):
+    following = iter(parts)
+    for part in following:
+        told, _, name = part.rpartition(" ") if part[1:2] == ":" else (next(following), "", part)
         points, why = (0, told) if isinstance(told, str) else told if isinstance(told, list) else (told, None)
         rows.append([name, points] if why is None else [name, points, full_why(why)])
     return rows
+
+
+@lru_cache(_WHYS_KEPT)
+def _short_miss(name: str, why: str) -> tuple[str, ...]:
+    """`d:fri weekend` in one, as no name begins with a letter and a colon; else the name, and why it gave nothing."""
+    short = short_why(why)
+    return (f"{short} {name}",) if short[1:2] == ":" and " " not in name else (name, short)
 
 
 @lru_cache(_WHYS_KEPT)

@@ -50,6 +50,21 @@ def test_a_reason_comes_back_whatever_it_says(why: str) -> None:
     assert stored.full_why(stored.short_why(why)) == why
 
 
+def test_what_gave_nothing_is_stored_with_why_in_one_text() -> None:
+    rows: list[list[Any]] = [
+        ["base", 12],
+        ["weekend", 0, "weekday: not on fri"],
+        ["coupon:of two words", 0, "tier: not for tier basic"],
+        ["most", 3, "limit: 3 of 5"],
+        ["other", 0, "whatever: it may be"],
+        ["large", 0, "min_amount: 12 of 100 minor units in money"],
+    ]
+    parts = stored._short_reasons(rows)
+    assert {"d:fri weekend", "a:12 of 100 large"} <= {part for part in parts if isinstance(part, str)}
+    assert stored._full_reasons(parts) == rows
+    assert stored._full_reasons(["base", 12, "weekend", "d:fri"]) == rows[:2]  # as earlier versions stored it
+
+
 def test_what_an_earlier_version_stored_is_read_as_it_is() -> None:
     posting: Any = {"points": 1, "from": "program", "to": "available", "expires_at": None, "reason": "base"}
     account: Any = {"version": 2}
