@@ -108,13 +108,15 @@ ORDER BY j.member_id, j.version LIMIT $3
 SELECT points FROM journal WHERE member_id = $1 AND version = $2
 
 -- name: thanking_after
--- Members who were thanked for bringing others, and for whom (see rules.counters).
-SELECT member_id, (state -> 'counters' -> 'referrals')::text AS referrals FROM account
-WHERE member_id > $1 AND status = 'open' AND json_typeof(state -> 'counters' -> 'referrals') = 'array'
+-- Members who were thanked for bringing others, and for whom (see rules.counters): in the tenth part of a state, or by name in
+-- one that an earlier version has stored.
+SELECT member_id, (coalesce(state -> 10, state) -> 'counters' -> 'referrals')::text AS referrals FROM account
+WHERE member_id > $1 AND status = 'open'
+    AND json_typeof(coalesce(state -> 10, state) -> 'counters' -> 'referrals') = 'array'
 ORDER BY member_id LIMIT $2
 
 -- name: thanks_of
-SELECT member_id, coalesce(state -> 'counters' -> 'referrals', '[]')::text AS referrals FROM account
+SELECT member_id, coalesce(coalesce(state -> 10, state) -> 'counters' -> 'referrals', '[]')::text AS referrals FROM account
 WHERE member_id = ANY ($1::bigint[]) AND status = 'open'
 
 -- name: owed_after

@@ -14,7 +14,7 @@ from command.answer import problem_answer
 from command.columns import RowStatement
 from command.envelope import Answer, Envelope, ReceiptName
 from command.slot import enter_slots
-from rules.codec import instant_text, state_document
+from rules.codec import instant_text, state_row
 from rules.command import (
     CancelRedemption,
     CancelTransfer,
@@ -295,7 +295,7 @@ def _account_row(account: Account) -> dict[str, Any]:
         "expired": account.expired,
         "debt": account.debt,
         "issued": account.issued,
-        "state": state_document(account),
+        "state": state_row(account),
         "due_at": account.due_at,
     }
 

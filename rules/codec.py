@@ -1,14 +1,18 @@
 """Values to JSON and back: instants, postings, and the part of an account that is kept as one document."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Final, overload
+from typing import Any, Final, overload
 
-from rules.document import LotRow, PostingDocument, StateDocument
+from rules.document import LotRow, PostingDocument, StateDocument, StateRow
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding
 
+COUNTED: Final = ("purchases", "days", "applied", "metric", "unsettled")
+"""The counters that most members have."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _TEXTS_KEPT: Final = 4096
 """One entry writes each of its few instants several times, and all members' points expire at the same ones."""
 
@@ -71,51 +75,71 @@ def parse_posting(document: PostingDocument) -> Posting:
     )
 
 
-def state_document(account: Account) -> StateDocument:
-    """What the bucket columns do not say: lots, holds, redemptions, tier, counters. Empty parts are left out."""
-    document: StateDocument = {
-        "tier": [account.tier.code, instant_text(account.tier.since), instant_text(account.tier.until)],
-        "changed_at": instant_text(account.changed_at),
-    }
-    if account.lots:
-        document["lots"] = lots_document(account.lots)
+def state_row(account: Account) -> StateRow:
+    """What the bucket columns do not say: lots, holds, redemptions, tier, counters.
+
+    In this order: code, begin and end of the tier, the last change, lots, COUNTED, and by name whatever few members
+    have; what is empty at the end is left out. Instants are microseconds since 1970, but for those of points.
+    """
+    tier, counters = account.tier, account.counters
+    rest: dict[str, Any] = {}
     if account.holds:
-        document["holds"] = [
+        rest["holds"] = [
             [hold.version, instant_text(hold.expires_at), lots_document(hold.lots), hold.kind] for hold in account.holds
         ]
     if account.redemptions:
-        document["redemptions"] = [
+        rest["redemptions"] = [
             [one.version, one.reward, one.quantity, instant_text(one.expires_at), lots_document(one.lots)]
             for one in account.redemptions
         ]
-    if account.counters:
-        document["counters"] = account.counters
-    return document
+    if seldom := {name: value for name, value in counters.items() if name not in COUNTED}:
+        rest["counters"] = seldom
+    row = [
+        *(tier.code, _micros(tier.since), tier.until and _micros(tier.until), _micros(account.changed_at)),
+        lots_document(account.lots),
+        *map(counters.get, COUNTED),
+        rest or None,
+    ]
+    while row[-1] is None:
+        row.pop()
+    return row
 
 
 def parse_state(
-    member_id: int, document: StateDocument, *, version: int, status: str, totals: Mapping[str, int]
+    member_id: int, stored: StateRow | StateDocument, *, version: int, status: str, totals: Mapping[str, int]
 ) -> Account:
-    """The account of its document; `totals` are the columns `spent`, `expired`, `debt`, `issued`, and `incarnation`."""
-    code, since, until = document["tier"]
+    """The account of its row; `totals` are the columns `spent`, `expired`, `debt`, `issued`, and `incarnation`."""
+    row = stored if isinstance(stored, list) else _row(stored)
+    code, since, until, changed_at, lots, *more = row
+    rest: Mapping[str, Any] = more.pop() if len(more) > len(COUNTED) else {}
+    counters: Any = {name: value for name, value in zip(COUNTED, more, strict=False) if value is not None}
+    if seldom := rest.get("counters"):
+        counters |= seldom
     return Account(
         member_id=member_id,
-        changed_at=_known(document["changed_at"]),
-        tier=TierStanding(code, _known(since), instant(until)),
+        changed_at=_moment(changed_at),
+        tier=TierStanding(code, _moment(since), until if until is None else _moment(until)),
         version=version,
         status=status,
-        lots=parse_lots(document.get("lots", ())),
+        lots=parse_lots(lots),
         holds=tuple(
             Hold(version, instant(expires_at), parse_lots(lots), kind)
-            for version, expires_at, lots, kind in document.get("holds", ())
+            for version, expires_at, lots, kind in rest.get("holds", ())
         ),
         redemptions=tuple(
             Redemption(version, reward, quantity, instant(expires_at), parse_lots(lots))
-            for version, reward, quantity, expires_at, lots in document.get("redemptions", ())
+            for version, reward, quantity, expires_at, lots in rest.get("redemptions", ())
         ),
-        counters=document.get("counters", {}),
+        counters=counters,
         **totals,
     )
+
+
+def _row(document: StateDocument) -> StateRow:
+    """The row of an object that an earlier version has stored."""
+    code, since, until = document["tier"]
+    times = (_micros(_known(since)), until and _micros(_known(until)), _micros(_known(document["changed_at"])))
+    return [code, *times, document.get("lots", []), *(None for _ in COUNTED), document]
 
 
 def lots_document(lots: Iterable[Lot]) -> list[LotRow]:
@@ -133,3 +157,11 @@ def parse_lots(rows: Iterable[LotRow]) -> tuple[Lot, ...]:
 
 def _known(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _moment(micros: int) -> datetime:
+    return _EPOCH + micros * _MICROSECOND

@@ -1,6 +1,7 @@
 """The layout of what is stored as JSON: each key has its home here, and whoever writes or reads one is checked.
 
-Postings, accounts and purchases are stored in a short form of it (rules/stored.py).
+Postings, accounts and purchases are stored in a short form of it (rules/stored.py), and so is a member's state
+(rules/codec.py).
 A key that is `NotRequired` is missing where there is nothing to tell, or in what an earlier version has stored.
 Instants are texts, RFC 3339 in UTC; quantities are texts without trailing zeros; points and money are integers.
 """
@@ -41,8 +42,12 @@ class CountersDocument(TypedDict, total=False):
     unsettled: list[int]
 
 
+StateRow = list[Any]
+"""What the columns of an account do not say, in a fixed order (see `rules.codec.state_row`)."""
+
+
 class StateDocument(TypedDict):
-    """What the columns of an account do not say, in short rows: of the tier, each hold and each open redemption."""
+    """The same as earlier versions have stored it, with rows of the tier, each hold and each open redemption."""
 
     tier: list[Any]
     changed_at: str

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import orjson
 
-from rules.codec import parse_state, posting_document, state_document
+from rules.codec import COUNTED, parse_state, posting_document, state_row
 from rules.command import Command, EnrolMember, Line, Receipt, RecordPurchase, ReturnedLine, ReturnPurchase
 from rules.decide import Facts, decide
 from rules.fold import FoldedEntry, fold
@@ -153,11 +154,27 @@ def stored(account: Account | None) -> Account | None:
     """The account as it comes back from the database."""
     if account is None:
         return None
-    document = orjson.loads(orjson.dumps(state_document(account)))
+    document = orjson.loads(orjson.dumps(state_row(account)))
     totals = {name: getattr(account, name) for name in ("spent", "expired", "debt", "issued")}
-    again = parse_state(account.member_id, document, version=account.version, status=account.status, totals=totals)
-    assert again == account
+    read = partial(parse_state, account.member_id, version=account.version, status=account.status, totals=totals)
+    again = read(document)
+    assert again == account == read(earlier_state(document))
     return replace(again, incarnation=account.incarnation)
+
+
+def earlier_state(row: list[Any]) -> dict[str, Any]:
+    """The state of an account as earlier versions stored it."""
+    code, since, until, changed_at, lots, *more = row
+    rest = more.pop() if len(more) > len(COUNTED) else {}
+    since, until, changed_at = (None if at is None else _text_of(at) for at in (since, until, changed_at))
+    common = {name: value for name, value in zip(COUNTED, more, strict=False) if value is not None}
+    document = {"tier": [code, since, until], "changed_at": changed_at, "lots": lots, **rest}
+    document["counters"] = common | rest.get("counters", {})
+    return {name: value for name, value in document.items() if value}
+
+
+def _text_of(micros: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
 
 
 def check_books(journal: list[Entry], account: Account | None) -> None:

@@ -7,6 +7,7 @@ import orjson
 
 from rules.stored import full_purchase
 from service.stored_answer import answer_of, read_entry
+from tests.rules_world import earlier_state
 
 ENTRIES = """
 SELECT journal.*, purchase.document FROM journal LEFT JOIN purchase USING (member_id, version)
@@ -15,6 +16,7 @@ LONG = """
 UPDATE journal SET postings = $3, detail = $4, account_after = $5 WHERE member_id = $1 AND version = $2
 """
 LONG_ANSWER = "UPDATE idempotency SET answer = $3 WHERE member_id = $1 AND version = $2 AND answer::text = '{}'"
+LONG_STATE = "UPDATE account SET state = $2 WHERE member_id = $1"
 LONG_PURCHASE = "UPDATE purchase SET document = $3 WHERE member_id = $1 AND version = $2"
 
 
@@ -29,6 +31,9 @@ async def lengthen(connection: asyncpg.Connection) -> None:
         if row["document"] is not None:
             document = orjson.dumps(full_purchase(orjson.loads(row["document"]))).decode()
             await connection.execute(LONG_PURCHASE, entry.member_id, entry.version, document)
+    for row in await connection.fetch("SELECT member_id, state FROM account"):
+        long = orjson.dumps(earlier_state(orjson.loads(row["state"]))).decode()
+        await connection.execute(LONG_STATE, row["member_id"], long)
 
 
 def edited(table: str, column: str, path: str, value: str, where: str) -> str:

@@ -9,7 +9,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.codec import posting_document, state_document
+from rules.codec import posting_document, state_row
 from rules.command import CloseMember
 from rules.describe import describe_account
 from rules.outcome import Entry
@@ -89,7 +89,7 @@ def account_row(member: Member) -> dict[str, Any]:
     account = member.now
     names = ("version", "status", "available", "pending", "held", "spent", "expired", "debt", "issued", "due_at")
     columns = {name: getattr(account, name) for name in names}
-    return columns | {"member_id": ADA, "state": orjson.dumps(state_document(account))}
+    return columns | {"member_id": ADA, "state": orjson.dumps(state_row(account))}
 
 
 def purchase_row(member: Member, version: int, programs: dict[int, Program]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from pydantic import BaseModel
 
 from query import shape
 from rules import detail, document
-from rules.codec import posting_document, state_document
+from rules.codec import posting_document, state_row
 from rules.describe import describe_account
 from rules.detail import DETAILS
 from rules.document import AccountDocument, PurchaseDocument
 from rules.program import Program
 from service import shape as service_shape
+from tests.rules_world import earlier_state
 from tests.unit.test_rules_laws import LAW, live, programs
 from verify.entry import _DETAIL, _POINTS
 
@@ -50,7 +51,7 @@ def test_everything_is_stored_in_its_layout(data: st.DataObject, rules: Program)
     for entry in member.journal:
         assert wrong(entry.detail, DETAILS[entry.kind]) == [], entry.kind
         assert wrong([posting_document(posting) for posting in entry.postings], list[document.PostingDocument]) == []
-    assert wrong(state_document(member.now), document.StateDocument) == []
+    assert wrong(earlier_state(state_row(member.now)), document.StateDocument) == []
     assert wrong(describe_account(member.now, rules, "7"), AccountDocument) == []
     assert [one for purchase in member.purchases.values() for one in wrong(purchase.document, PurchaseDocument)] == []
 
