@@ -7,7 +7,7 @@ its own. The first divergence is what is printed: later ones may follow from it.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -81,12 +81,18 @@ async def campaign(  # noqa: PLR0913 - what makes a run
     duration_s: float | None,
     tell: Tell,
     faults: Mapping[str, Fault] = FAULTS,
+    beside: Callable[[asyncio.Event], Coroutine[Any, Any, None]] | None = None,
 ) -> Result:
-    """Do one fault after another, each until the system is whole again; then judge."""
+    """Do one fault after another, each until the system is whole again; then judge.
+
+    What runs `beside` the tills ends with them, as its event tells: nothing may change while it is judged.
+    """
     status, result, stop = await world.status(), Result(Log()), asyncio.Event()
     await _link(world, status)
     name = f"chaos-{seed}-{time.time_ns()}"
     shops = [asyncio.create_task(work(till, stop)) for till in _tills(world, status, name, tills, result.log)]
+    if beside:
+        shops.append(asyncio.create_task(beside(stop)))
     await asyncio.sleep(WARM_S)
     until = time.monotonic() + duration_s if duration_s else None
     timeline, failovers = await world.timeline(), 0

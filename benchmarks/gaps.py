@@ -19,7 +19,8 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
+from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -43,6 +44,8 @@ TARGETS_S: Final = {
 STANDBY_TARGET_S: Final = 1.0
 VISIBLE_TARGET_S: Final = 10.0
 """From the fault until a change is visible as soon after its answer as ever."""
+VISIBLE_S: Final = 0.25
+"""As soon as ever: twice the p99 without a fault, or so soon, which is the target under double load."""
 VISIBLE_EVERY_S, VISIBLE_LOOK_S = 0.1, 0.005
 VISIBLE_DEADLINE_S: Final = 60.0
 READS_TARGET: Final = 0.9999
@@ -80,16 +83,15 @@ class Reads:
     def visible_again_s(self, gap: Gap, normal_s: float) -> float:
         """From the fault until the last change that took longer than normal was visible; 0 when none did."""
         inside = (one for one in self.visible if gap.began_s <= one.began_s <= gap.ended_s)
-        slow = [one.began_s + one.took_s for one in inside if one.took_s > normal_s]
-        return max(slow) - gap.began_s if slow else 0.0
+        return max((one.began_s + one.took_s - gap.began_s for one in inside if one.took_s > normal_s), default=0.0)
 
 
-async def watch_visible(status: dict[str, Any], member: str, visible: list[Read]) -> None:
-    """Change a member again and again; when that was answered, read until the change is seen."""
+async def watch_visible(status: dict[str, Any], member: str, visible: list[Read], stop: asyncio.Event) -> None:
+    """Change a member again and again until told to stop; when that was answered, read until the change is seen."""
     (row,) = status["regions"].values()
     key = status["keys"]["admin"]
     commands, queries = ([Client(url, key) for url in row[f"{side}_nodes"]] for side in ("command", "query"))
-    for number in count():
+    for number in takewhile(lambda _: not stop.is_set(), count()):
         await asyncio.sleep(VISIBLE_EVERY_S)
         body = {"member": {"member_id": member}, "points": 1, "reason": "goodwill"}
         raw = commands[0].command("/v1/adjustments", body, key=f"gaps-{number}")
@@ -163,10 +165,17 @@ async def one_round(number: int, standbys: int, port: int, reads: Reads) -> Resu
         status = await world.status()
         member = await enrol(status)
         readers = [asyncio.create_task(read_on(world, status, member, reads)) for _ in range(READERS)]
-        readers.append(asyncio.create_task(watch_visible(status, member, reads.visible)))
         try:
-            names, faults = (NO_FAULT, *TARGETS_S), {NO_FAULT: no_fault, **FAULTS}
-            return await campaign(world, names, seed=number, tills=4, duration_s=None, tell=tell, faults=faults)
+            return await campaign(
+                world,
+                (NO_FAULT, *TARGETS_S),
+                seed=number,
+                tills=4,
+                duration_s=None,
+                tell=tell,
+                faults={NO_FAULT: no_fault, **FAULTS},
+                beside=partial(watch_visible, status, member, reads.visible),
+            )
         finally:
             for reader in readers:
                 reader.cancel()
@@ -196,7 +205,7 @@ def table(gaps: Sequence[Gap], reads: Reads, standbys: int) -> list[str]:
     of = {name: [gap for gap in gaps if gap.name == name] for name in (NO_FAULT, *TARGETS_S)}
     normal_s = p99(reads.during(of[NO_FAULT]) or [math.nan])
     quiet = [one for one in reads.visible if any(gap.began_s <= one.began_s <= gap.ended_s for gap in of[NO_FAULT])]
-    visible_s = SLOWER_TARGET * p99(sorted(one.took_s for one in quiet) or [math.nan])
+    visible_s = max(SLOWER_TARGET * p99(sorted(one.took_s for one in quiet) or [math.nan]), VISIBLE_S)
     for name, target_s in TARGETS_S.items():
         goal_s = STANDBY_TARGET_S if standbys > 1 and name.startswith("standby") else target_s
         if found := sorted(gap.longest_s for gap in of[name]):
@@ -212,7 +221,7 @@ def table(gaps: Sequence[Gap], reads: Reads, standbys: int) -> list[str]:
         share = 1 - reads.unanswered / reads.asked
         mark = "" if share >= READS_TARGET else "not reached"
         normal = f"no fault: {1000 * normal_s:.0f} ms"
-        visible = f"no fault, twice p99: {1000 * visible_s:.0f} ms"
+        visible = f"as ever: {1000 * visible_s:.0f} ms"
         lines.append(f"| reads answered | {reads.asked} | | {share:.4%} | 99.99 % | {normal} | | {visible} | {mark} |")
     return lines
 

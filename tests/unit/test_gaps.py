@@ -3,7 +3,10 @@
 from benchmarks.chaos import Gap
 from benchmarks.gaps import NO_FAULT, Read, Reads, table
 
-VISIBLE = [Read(5, 0.02), Read(21, 7.0), Read(29, 0.03), Read(41, 12.0)]
+VISIBLE = [
+    Read(5, 0.02), Read(20.5, 0.5), Read(21, 7.0), Read(29, 0.03), Read(29.5, 0.2), Read(41, 1.0), Read(42.5, 10.5)
+]  # fmt: skip
+"""When a command was answered, and how long until it was seen. What takes a quarter of a second is no delay."""
 
 
 def reads(*at: tuple[float, float]) -> Reads:
