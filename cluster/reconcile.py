@@ -51,6 +51,5 @@ def lines_of(work: Reconciliation) -> list[str]:
     """What came of it, for people."""
     restored = ", ".join(sorted(work.restored)) or "no shard"
     lines = [f"{restored} had been restored and not reconciled"]
-    lines += [f"{count:,} {what}" for what, count in sorted(work.done.items())]
-    lines += work.notes
-    return lines if work.done else [*lines, "nothing had to be brought back"]
+    done = [f"{count:,} {what}" for what, count in sorted(work.done.items()) if count]
+    return [*lines, *done, *work.notes] if done else [*lines, *work.notes, "nothing had to be brought back"]

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from tests.engine import PostgresServer
+from tests.integration.tampering import lengthen
 from tests.restored_world import World, restorable_world
 
 
@@ -143,12 +144,20 @@ async def referred(world: World) -> tuple[str, str]:
     return referrer, await world.member("eu", referred_by=referrer)
 
 
-async def test_thanks_for_a_purchase_that_is_lost_go_back_and_come_with_the_next(world: World) -> None:
+@pytest.mark.parametrize("is_of_before", [False, True])
+async def test_thanks_for_a_purchase_that_is_lost_go_back_and_come_with_the_next(
+    world: World, *, is_of_before: bool
+) -> None:
+    """Also where an earlier version has stored the state of who was thanked."""
     referrer, newcomer = await referred(world)
     await world.keep("eu")
     await world.buy(newcomer)
     await world.errands()
     assert (await world.balance(referrer))["available"] == 100
+    if is_of_before:
+        connection = await asyncpg.connect(world.nodes["us"].dsn)
+        await lengthen(connection)
+        await connection.close()
     await world.restore("eu")
     assert "1 thanks taken back whose purchase is lost or came back" in await world.reconcile()
     assert (await world.balance(referrer))["available"] == 0
@@ -168,6 +177,16 @@ async def test_thanks_that_are_lost_are_given_again(world: World) -> None:
     assert "1 thanks given again" in await world.reconcile()
     assert (await world.balance(referrer))["available"] == 100
     assert await world.broken() == {}
+
+
+async def test_thanks_that_are_not_lost_are_not_given_again(world: World) -> None:
+    referrer, newcomer = await referred(world)
+    await world.buy(newcomer)
+    await world.errands()
+    await world.keep("us")
+    await world.restore("us")
+    assert "nothing had to be brought back" in await world.reconcile()
+    assert (await world.balance(referrer))["available"] == 100
 
 
 @pytest.mark.parametrize("lost_on", ["eu", "us"])
