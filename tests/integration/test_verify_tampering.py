@@ -284,10 +284,12 @@ SHORT = {
     books.FOLD: postings("0,0", "1", "$points_adjusted"),
     books.SHOWN: shown("0", "1000", "$LAST"),
     books.PURCHASES: bought("6,0,4,base", "999", "$FIRST"),
+    books.COUNTED: state("5", "9", "$ADA"),
 }
 """Tampering with documents in the short form in which they are stored today."""
 DOCUMENTS = (
     ("account", "state", "$ADA", ("{}", "7", '{"tier": 7, "changed_at": "x"}', '{"tier": ["basic", "x", null]}')),
+    ("account", "state", "$ADA", ("[]", '["basic", 1, null, "x", []]', '["basic", 1e300, 1, 1, []]', "[1, 2]")),
     ("member", "profile", "$ADA", ("7", '{"card": []}')),
     ("journal", "postings", "$FIRST", ("7", "[7]", '[{"points": "10"}]', '{"a": 1}')),
     ("journal", "detail", "$reward_redeemed", ("null", "[]", '"x"', '{"reward": 7}')),
