@@ -1,12 +1,13 @@
-"""What an account query costs a query node, of this tree and of others, beside bare aiohttp: CPU, in turn.
+"""What a query about a member costs a query node, of this tree and of others, beside bare aiohttp: CPU, in turn.
 
 Nodes of all trees serve the same views from one Valkey on this machine (they need no Postgres), and are asked one after
 another at a quiet rate and as fast as they answer; medians of rounds. CPU time of the serving thread, not the clock, so
 that other work on the machine changes little.
 
-    python -m benchmarks.query_cost redis://127.0.0.1:6379/0 [OTHER_TREE...]
+    python -m benchmarks.query_cost redis://127.0.0.1:6379/0 [OTHER_TREE...] [--ask account|token|member|activity]
 """
 
+import argparse
 import secrets
 import sys
 import tempfile
@@ -25,8 +26,9 @@ from benchmarks.load import Flow, Samples, constant_schedule, drive, saturate
 from benchmarks.peer import WORKERS, serving
 from benchmarks.tree import Place, node_of, write_key
 from benchmarks.wire import Client, exchange
-from query.views import account_key, header
+from query.views import account_key, activity_key, header, profile_key
 from shard_router.member_id import SLOT_COUNT, compose_member_id, format_member_id
+from shard_router.token import TOKEN_HEADER, format_token
 
 MEMBERS: Final = 1_000
 ROUNDS: Final = 3
@@ -34,7 +36,14 @@ QUIET_PER_S: Final = 333.0
 QUIET_S: Final = 3.0
 BUSY_S: Final = 2.0
 _ASKED: Final = "query"
+VERSION: Final = 7
+ASKED: Final = {"account": "/account", "token": "/account", "member": "", "activity": "/activity"}
+"""What is below a member; `token`: the account, and no older than the version that the view shows."""
 _OWN: Final = str(Path(__file__).parents[1])
+
+
+PROFILE: Final = b'{"name":"Ada","phone":"+49301234567","email":"ada@example.com"}'
+ENTRY: Final = b'{"version":%d,"kind":"purchase_recorded","points":12,"postings":[' + b" " * 300 + b"]}"
 
 
 class Cost(NamedTuple):
@@ -54,18 +63,20 @@ class Subject(NamedTuple):
     requests: Sequence[bytes]
 
     async def shoot(self, number: int) -> str:
-        """Ask for one account after another."""
+        """Ask about one member after another."""
         return (await exchange(self.client, self.requests[number % len(self.requests)]))[1]
 
 
-async def compare(valkey: str, trees: Sequence[str]) -> dict[str, Cost]:
+async def compare(valkey: str, trees: Sequence[str], ask: str) -> dict[str, Cost]:
     """The costs of bare aiohttp, and of nodes of these trees."""
     members = [compose_member_id(1, slot=number % SLOT_COUNT, unique=number + 1) for number in range(MEMBERS)]
-    paths = [f"/v1/members/{format_member_id(member)}/account" for member in members]
+    paths = {member: f"/v1/members/{format_member_id(member)}{ASKED[ask]}" for member in members}
+    headers = {member: {TOKEN_HEADER: format_token(member, VERSION)} if ask == "token" else {} for member in members}
     nowhere = [f"postgresql://nobody:{secrets.token_hex(4)}@127.0.0.1:1/none"]
     async with Redis.from_url(valkey) as client, AsyncExitStack() as stack:
-        await client.mset({account_key(member): header(7) + BODY for member in members})
-        stack.push_async_callback(client.delete, *map(account_key, members))
+        await _fill(client, members)
+        for key_of in (account_key, profile_key, activity_key):
+            stack.push_async_callback(client.delete, *map(key_of, members))
         place = Place(Path(stack.enter_context(tempfile.TemporaryDirectory())), nowhere, valkey)
         key = write_key(place)
         port, pid = await stack.enter_async_context(serving("benchmarks.bare"))
@@ -74,10 +85,19 @@ async def compare(valkey: str, trees: Sequence[str]) -> dict[str, Cost]:
         subjects = [Subject("bare aiohttp", pid, bare, [bare.request("GET", "/account", {})])]
         for tree in trees:
             # That others work on this machine must not be a reason to refuse.
-            node = node_of(tree, "query", place, key, asked=paths[0], overload_delay_ms=60_000)
+            node = node_of(tree, "query", place, key, asked=paths[members[0]], overload_delay_ms=60_000)
             asked, pid = await stack.enter_async_context(node)
-            subjects.append(Subject(tree, pid, asked, [asked.request("GET", path, {}) for path in paths]))
+            requests = [asked.request("GET", paths[member], headers[member]) for member in members]
+            subjects.append(Subject(tree, pid, asked, requests))
         return await _in_turn(subjects)
+
+
+async def _fill(client: Redis, members: Sequence[int]) -> None:
+    """Views of a few entries, as a new member has them."""
+    await client.mset({account_key(member): header(VERSION) + BODY for member in members})
+    await client.mset({profile_key(member): header(1) + PROFILE for member in members})
+    for member in members:
+        await client.zadd(activity_key(member), {ENTRY % version: version for version in range(1, VERSION + 1)})
 
 
 async def _in_turn(subjects: Sequence[Subject]) -> dict[str, Cost]:
@@ -105,9 +125,15 @@ async def _quiet(subject: Subject) -> tuple[float, Samples]:
     return QUIET_PER_S, run.of(_ASKED)
 
 
-def main(valkey: str, *others: str) -> None:
+def main() -> None:
     """Print a table."""
-    costs = uvloop.run(compare(valkey, [_OWN, *(str(Path(other).resolve()) for other in others)]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("valkey")
+    parser.add_argument("trees", nargs="*")
+    parser.add_argument("--ask", choices=ASKED, default="account")
+    given = parser.parse_args()
+    trees = [_OWN, *(str(Path(other).resolve()) for other in given.trees)]
+    costs = uvloop.run(compare(given.valkey, trees, given.ask))
     bare = next(iter(costs.values()))
     for name, cost in costs.items():
         sys.stdout.write(
@@ -118,4 +144,4 @@ def main(valkey: str, *others: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

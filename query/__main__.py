@@ -13,7 +13,7 @@ from query.events import issue_stream_ticket, stream_account
 from query.http import HANDLERS
 from query.node import NODE, QueryNode
 from query.operation import ABOUT, OPERATIONS
-from query.quick import QuickAccount
+from query.quick import QuickRead
 from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
@@ -50,7 +50,7 @@ def build(settings: QuerySettings) -> web.Application:
         "get_system": get_system,
     }
     add_operations(app, OPERATIONS, HANDLERS | more, about=ABOUT)
-    app[QUICK] = QuickAccount(app, takes_ms=settings.cache_deadline_ms)
+    app[QUICK] = QuickRead(app, takes_ms=settings.cache_deadline_ms)
     show_epoch(app, node.topology)
     add_status(app, node.facts)
     app[WARNINGS]["topology"] = lambda: node.topology.trouble

@@ -43,7 +43,7 @@ async def stream_account(request: web.Request) -> web.StreamResponse:
     if from_home := await node.relay_from_home(request, member_id, goes_on=stays, last_words=_MOVING):
         return from_home
     use_ticket(request)
-    return await _stream(request, node, as_seen_by(request, AccountQuestion(member_id)), seen, stays)
+    return await _stream(request, node, as_seen_by(request[PRINCIPAL], AccountQuestion(member_id)), seen, stays)
 
 
 def _staying(request: web.Request, node: QueryNode, member_id: int) -> Callable[[], bool]:

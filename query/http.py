@@ -26,6 +26,7 @@ from query.question import (
     decode_activity_page,
 )
 from query.reader import Answer
+from service.credential import Principal
 from service.idempotency import parse_key
 from service.identifier import KINDS
 from service.problem import malformed_parameter
@@ -42,7 +43,7 @@ _JSON: Final = "application/json; charset=utf-8"
 
 async def get_account(request: web.Request) -> web.StreamResponse:
     """Answer the account."""
-    return await _answer_member(request, as_seen_by(request, AccountQuestion(member_of(request))))
+    return await _answer_member(request, as_seen_by(request[PRINCIPAL], AccountQuestion(member_of(request))))
 
 
 async def get_member(request: web.Request) -> web.StreamResponse:
@@ -56,13 +57,15 @@ async def list_activity(request: web.Request) -> web.StreamResponse:
     token = request.query.get("page_token")
     top = decode_activity_page(member_id, token) if token is not None else None
     question = ActivityQuestion(member_id, top, page_size(request.query.get("page_size")))
-    return await _answer_member(request, as_seen_by(request, question), page_from=top or 0)
+    return await _answer_member(request, as_seen_by(request[PRINCIPAL], question), page_from=top or 0)
 
 
 async def get_purchase(request: web.Request) -> web.StreamResponse:
     """Answer a purchase."""
     reference = _purchase_of(request)
-    return await _answer_member(request, as_seen_by(request, PurchaseQuestion(reference)), missing="purchase_not_found")
+    return await _answer_member(
+        request, as_seen_by(request[PRINCIPAL], PurchaseQuestion(reference)), missing="purchase_not_found"
+    )
 
 
 async def list_member_rewards(request: web.Request) -> web.StreamResponse:
@@ -70,7 +73,7 @@ async def list_member_rewards(request: web.Request) -> web.StreamResponse:
     node, member_id = request.app[NODE], member_of(request)
     if from_home := await node.ask_home(request, member_id):
         return from_home
-    program, question = node.catalogue.program, as_seen_by(request, AccountQuestion(member_id))
+    program, question = node.catalogue.program, as_seen_by(request[PRINCIPAL], AccountQuestion(member_id))
     answer = await node.read(request, question, at_least=demanded_version(request, member_id))
     account = orjson.loads(_existing(answer, "member_not_found"))
     items = describe_rewards_for(program, account["balance"]["available"])
@@ -191,9 +194,9 @@ async def _holder_of(request: web.Request, identifier: Identifier, first: int | 
     return await node.find_member(request, identifier, but_on=asked_on)
 
 
-def as_seen_by(request: web.Request, question: Question) -> Question:
+def as_seen_by(principal: Principal, question: Question) -> Question:
     """Make the question of whoever asks: to a member nothing is left of an erased one."""
-    return UnlessErased(question) if request[PRINCIPAL].role == "member" else question
+    return UnlessErased(question) if principal.role == "member" else question
 
 
 def member_of(request: web.Request) -> int:

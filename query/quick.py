@@ -1,13 +1,14 @@
-"""The answer to the question asked most, a member's account, without what aiohttp does for any question.
+"""The answers to the questions asked most about a member, without what aiohttp does for any question.
 
-Only what is plain is taken (see service/quick.py): one whole GET, none but harmless headers, a member of this region, a
-view in Valkey that may be shown. Everything else, a refusal too, is left to the usual way.
+Only what is plain is taken (see service/quick.py): one whole GET of an account, a member or the newest entries, none
+but harmless headers and a token, a member of this region, views in Valkey that may be shown. Everything else, a refusal
+too, is left to the usual way.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -16,88 +17,114 @@ from aiohttp.helpers import rfc822_formatted_time
 from prometheus_client import Histogram
 
 from query import views
-from query.http import get_account
+from query.http import as_seen_by, get_account, get_member, list_activity
 from query.node import NODE
+from query.page import SIZE_DEFAULT
+from query.question import ActivityQuestion, MemberQuestion, Question
 from query.reader import ShardReader
 from service.access import ACCESS
 from service.coding import BYTES_MIN
 from service.cors import CORS
 from service.credential import Principal
 from service.forward import left_ms
-from service.quick import DEADLINE, HARMLESS, OF_NODES, Ask
+from service.quick import DEADLINE, HARMLESS, OF_NODES, Ask, render
 from service.settings import SETTINGS
-from service.web import CREDENTIALS, GUARDS, UNDER_WAY, histogram_of
+from service.web import CREDENTIALS, GUARDS, UNDER_WAY, Guard, histogram_of
 from shard_router.errors import LoyaltyError
 from shard_router.member_id import parse_member_id
+from shard_router.token import TOKEN_HEADER, parse_token
 
-_ROUTE: Final = "/v1/members/{member_id}/account"
-_ASKED: Final = re.compile(rb"GET /v1/members/([0-9A-Za-z]{14})/account HTTP/1\.1\r\n")
-_CREDENTIAL, _ETAG = b"authorization", b"if-none-match"
-_TAKEN: Final = HARMLESS | OF_NODES | {_CREDENTIAL, _ETAG}
+_MEMBER: Final = "/v1/members/{member_id}"
+_ACCOUNT, _ACTIVITY = b"/account", b"/activity"
+_ASKED: Final = re.compile(rb"GET /v1/members/([0-9A-Za-z]{14})(%b|%b|) HTTP/1\.1\r\n" % (_ACCOUNT, _ACTIVITY))
+_CREDENTIAL, _ETAG, _TOKEN = b"authorization", b"if-none-match", TOKEN_HEADER.lower().encode()
+_ACCEPTED: Final = b"accept-encoding"
+_TAKEN: Final = HARMLESS | OF_NODES | {_CREDENTIAL, _ETAG, _TOKEN}
 _VERSION: Final = re.compile(rb'W/"[0-9]{1,19}"')
+_JSON: Final = "application/json; charset=utf-8"
+_ABOUT: Final = b"Loyalty-Source: cache\r\nCache-Control: private, no-cache\r\n"
+_QUESTIONS: Final[Mapping[bytes, Callable[[int, Principal], Question]]] = {
+    b"": lambda member_id, _: MemberQuestion(member_id),
+    _ACTIVITY: lambda member_id, principal: as_seen_by(principal, ActivityQuestion(member_id, None, SIZE_DEFAULT)),
+}
+"""What is asked for below a member, but for the account, which is asked most and so without a task."""
+
+
+class _Route(NamedTuple):
+    """What a path asks for, who may, and where the times of its answers are counted: those of 200 and of 304."""
+
+    path: str
+    guard: Guard
+    times: tuple[Histogram, Histogram]
 
 
 class _Asked(NamedTuple):
     """A request that is being answered."""
 
     member_id: int
+    route: _Route
     principal: Principal
     reader: ShardReader
+    at_least: int
+    """The version of the member that a token demands; 0 for none."""
     request_id: str
-    etag: bytes
-    """What stands in If-None-Match; empty for nothing."""
+    given: Mapping[bytes, bytes]
     began_at: float
     ask: Ask
 
 
-class QuickAccount:
+class QuickRead:
     """Asked by a connection for each plain request."""
 
     def __init__(self, app: web.Application, *, takes_ms: int) -> None:
         """`takes_ms` is how long Valkey may take: whoever has no more time is left to the usual way."""
         self._node, self._credentials, self._access = app[NODE], app[CREDENTIALS], app[ACCESS]
-        self._guard, self._places = app[GUARDS][get_account], app[UNDER_WAY]
+        self._places = app[UNDER_WAY]
         self._region, self._deadline_ms = app[SETTINGS].region, app[SETTINGS].deadline_ms
         self._takes_ms = takes_ms
         self._is_open = not app[CORS].origins  # else every answer differs by origin
-        signed = f"Server: loyalty\r\nLoyalty-Region: {self._region}\r\n"
-        about = "Loyalty-Source: cache\r\nCache-Control: private, no-cache\r\n"
-        self._found = f"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n{about}{signed}".encode()
-        self._known = f"HTTP/1.1 304 Not Modified\r\n{about}{signed}".encode()
+        handlers = {b"": get_member, _ACCOUNT: get_account, _ACTIVITY: list_activity}
+        self._routes = {below: _route(below, app[GUARDS][handler]) for below, handler in handlers.items()}
+        signed = b"%bServer: loyalty\r\nLoyalty-Region: %b\r\n" % (_ABOUT, self._region.encode())
+        self._found = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n%b" % (_JSON.encode(), signed)
+        self._known = b"HTTP/1.1 304 Not Modified\r\n%b" % signed
 
     def __call__(self, ask: Ask) -> bool:
-        """Take a request if it is one for an account."""
+        """Take a request if it is one of these."""
         asked = _ASKED.match(ask.data)
         if asked is None or not self._is_open:
             return False
         given = ask.fields(_TAKEN)
         if given is None or self._is_in_a_hurry(given):
             return False
-        began_at = time.perf_counter()
+        began_at, route = time.perf_counter(), self._routes[asked[2]]
         try:
             principal = self._credentials.principal(given.get(_CREDENTIAL, b"").decode("ascii"))
             member_id = parse_member_id(asked[1].decode("ascii"))
-            if not self._may(principal, member_id):
+            at_least = _demanded(given, member_id)
+            if at_least is None or not principal.may_see(member_id) or self._node.elsewhere(member_id) is not None:
                 return False
-            etag = given.get(_ETAG, b"")
+            route.guard.check(principal)
+            etag = given.get(_ETAG)
             if etag and not _VERSION.fullmatch(etag):
                 return False
             reader, request_id = self._node.reader_of(member_id), ask.request_id
             self._places.take(principal)
         except LoyaltyError:
             return False
-        self._ask(_Asked(member_id, principal, reader, request_id, etag, began_at, ask))
+        one = _Asked(member_id, route, principal, reader, at_least, request_id, given, began_at, ask)
+        if asked[2] == _ACCOUNT:
+            self._ask_account(one)
+        else:
+            question = _QUESTIONS[asked[2]](member_id, principal)
+            asyncio.ensure_future(self._answer(one, question)).add_done_callback(partial(self._answered, one))
         return True
 
     def _is_in_a_hurry(self, given: Mapping[bytes, bytes]) -> bool:
         """Whether the time that is left is less than Valkey may take."""
         return DEADLINE in given and left_ms(given[DEADLINE].decode("ascii"), self._deadline_ms) <= self._takes_ms
 
-    def _may(self, principal: Principal, member_id: int) -> bool:
-        is_let_in = self._guard.roles is None or principal.role in self._guard.roles
-        return is_let_in and principal.may_see(member_id) and self._node.elsewhere(member_id) is None
-
-    def _ask(self, one: _Asked) -> None:
+    def _ask_account(self, one: _Asked) -> None:
         """Ask for the account, and for a member whether they are erased: the last answer is no older than the first."""
         cache = one.reader.cache
         account, last = cache.get(views.account_key(one.member_id)), None
@@ -116,23 +143,41 @@ class QuickAccount:
         answer: bytes | None = None
         try:
             seen = _seen(one.member_id, account, profile)
-            if seen and one.reader.may_show(one.member_id, seen[0]):
+            if seen and one.reader.may_show(one.member_id, seen[0], at_least=one.at_least):
                 answer = self._rendered(one, *seen)
         except LoyaltyError:
             answer = None
         finally:
             one.ask.answer(answer)  # whatever has happened: the connection waits for it
 
+    async def _answer(self, one: _Asked, question: Question) -> bytes | None:
+        """The answer to a question of several views; None where only the usual way can tell."""
+        seen = await question.ask_cache(one.reader.cache)
+        if seen is None or seen.body is None:
+            return None
+        if not one.reader.may_show(one.member_id, seen.seen, at_least=one.at_least):
+            return None
+        return self._rendered(one, seen.etag, seen.body)
+
+    def _answered(self, one: _Asked, answer: "asyncio.Task[bytes | None]") -> None:
+        self._places.leave(one.principal)
+        has_failed = answer.cancelled() or answer.exception() is not None  # the usual way meets it again, and tells
+        one.ask.answer(None if has_failed else answer.result())
+
     def _rendered(self, one: _Asked, version: int, body: bytes) -> bytes:
         etag = b'W/"%d"' % version
-        is_known = one.etag == etag
+        is_known = one.given.get(_ETAG) == etag
         took_s = time.perf_counter() - one.began_at
-        _TIMES[is_known].observe(took_s)
-        status = 304 if is_known else 200
+        one.route.times[is_known].observe(took_s)
         self._access.add(
-            method="GET", route=_ROUTE, status=status, region=self._region, credential=one.principal.label,
-            request_id=one.request_id, took_s=took_s,
+            method="GET", route=one.route.path, status=304 if is_known else 200, region=self._region,
+            credential=one.principal.label, request_id=one.request_id, took_s=took_s,
         )  # fmt: skip
+        if len(body) > BYTES_MIN and not is_known:
+            return render(
+                200, body, content_type=_JSON, region=self._region, request_id=one.request_id,
+                more=b"%bETag: %b\r\n" % (_ABOUT, etag), accepted=one.given.get(_ACCEPTED, b"").decode("ascii"),
+            )  # fmt: skip
         ending = b"" if is_known else b"Content-Length: %d\r\n" % len(body)
         return b"%bETag: %b\r\nRequest-Id: %b\r\n%bDate: %b\r\n\r\n%b" % (
             self._known if is_known else self._found,
@@ -144,7 +189,17 @@ class QuickAccount:
         )
 
 
-_TIMES: Final[tuple[Histogram, Histogram]] = (histogram_of("GET", _ROUTE, 200), histogram_of("GET", _ROUTE, 304))
+def _route(below: bytes, guard: Guard) -> _Route:
+    path = _MEMBER + below.decode()
+    return _Route(path, guard, (histogram_of("GET", path, 200), histogram_of("GET", path, 304)))
+
+
+def _demanded(given: Mapping[bytes, bytes], member_id: int) -> int | None:
+    """The version that a token demands, 0 without one; None for another member's, LoyaltyError for what is no token."""
+    if _TOKEN not in given:
+        return 0
+    token = parse_token(given[_TOKEN].decode("ascii"))
+    return token.version if token.member_id == member_id else None
 
 
 def _seen(
@@ -159,4 +214,4 @@ def _seen(
         stored = profile.result()
         if stored is None or views.is_erased(views.split(views.profile_key(member_id), stored)[1]):
             return None
-    return (version, body) if len(body) <= BYTES_MIN else None
+    return version, body

@@ -62,13 +62,13 @@ class ShardReader:
     async def glance(self, question: Question, *, at_least: int = 0) -> Answer | None:
         """Answer from Valkey if it shows that version of the member, and no less than was shown: the hot path."""
         seen = await self._ask_cache(question)
-        if seen is None or not _shows(seen.seen, at_least) or not self.may_show(question.member_id, seen.seen):
+        if seen is None or not self.may_show(question.member_id, seen.seen, at_least=at_least):
             return None
         return Answer(seen.etag, seen.body, "cache")
 
-    def may_show(self, member_id: int, seen: int) -> bool:
-        """Tell whether a picture in Valkey is no older than what was shown; then it is, and counts as an answer."""
-        if seen < self.shown.of(member_id):
+    def may_show(self, member_id: int, seen: int, *, at_least: int = 0) -> bool:
+        """Tell whether a picture in Valkey has that version, and no less than was shown: then it is an answer."""
+        if not _shows(seen, at_least) or seen < self.shown.of(member_id):
             return False
         self.shown.note(member_id, seen)
         _FROM_CACHE.inc()

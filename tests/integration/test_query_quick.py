@@ -1,4 +1,4 @@
-"""The quick way and the usual way of a query for an account give the same answers, one after another."""
+"""The quick way and the usual way of a query about a member give the same answers, one after another."""
 
 import asyncio
 import random
@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from query import views
-from query.quick import QuickAccount
+from query.quick import QuickRead
 from service.health import DRAINING
+from service.quick import Ask
 from shard_router.member_id import format_member_id
 from tests.conftest import eventually, so
 from tests.http_node import quickly_taken
@@ -30,7 +31,7 @@ END_S = 10
 async def world(tmp_path: Path, killable: OwnValkey) -> AsyncGenerator[World]:
     async with open_world(tmp_path, {"eu-1": ShardPlace(NOWHERE, killable.url)}, idle_timeout_s=1.0) as opened:
         for one in (ADA, BOB, EVE):
-            await project(killable.url, one, 3)
+            await project(killable.url, one, 1, 2, 3)
         await put_view(killable.url, views.profile_key(BOB), 3, b'{"erased":true}')
         yield opened
 
@@ -38,15 +39,19 @@ async def world(tmp_path: Path, killable: OwnValkey) -> AsyncGenerator[World]:
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each plain request was taken by the quick way."""
-    return quickly_taken(monkeypatch, QuickAccount)
+    return quickly_taken(monkeypatch, QuickRead)
 
 
 def asking(target: str, *lines: str) -> bytes:
     return "\r\n".join([f"GET {target} HTTP/1.1", "Host: node", *lines, "", ""]).encode()
 
 
-def account_of(member_id: int) -> str:
-    return f"/v1/members/{format_member_id(member_id)}/account"
+ACCOUNT = "/account"
+BELOW = ("", ACCOUNT, "/activity")
+
+
+def account_of(member_id: int, below: str = ACCOUNT) -> str:
+    return f"/v1/members/{format_member_id(member_id)}{below}"
 
 
 def bearer(credential: str) -> str:
@@ -100,20 +105,50 @@ CASES = {
     "no credential": (ADA, None, (), "401", False),
     "another key": (ADA, "loy_0_1", (), "401", False),
     "two credentials": (ADA, "pos", ("Authorization: Bearer x",), "200", False),
-    "a token": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.3",), "200", False),
+    "a token": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.3",), "200", True),
+    "a token of the future": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.4",), "503", True),
     "a token of another": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(EVE)}.3",), "400", False),
-}
+    "no token": (ADA, "pos", ("Consistency-Token: v1",), "400", False),
+    "a token and the version known": (
+        ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.3", 'If-None-Match: W/"3"'), "304", True
+    ),
+}  # fmt: skip
 
 
+@pytest.mark.parametrize("below", BELOW)
 @pytest.mark.parametrize("case", CASES)
-async def test_both_ways_give_the_same_answer(world: World, taken: list[bool], case: str) -> None:
+async def test_both_ways_give_the_same_answer(world: World, taken: list[bool], case: str, below: str) -> None:
     member_id, who, lines, status, is_quick = CASES[case]
     credential = world.member_token(who) if isinstance(who, int) else world.keys.get(who or "", who)
     lines = (*((bearer(credential),) if credential else ()), *lines, "Request-Id: the-same")
-    quick, usual = await both_ways(world, asking(account_of(member_id), *lines))
+    quick, usual = await both_ways(world, asking(account_of(member_id, below), *lines))
     assert quick == usual
-    assert quick[0].split()[1] == status
+    if below == ACCOUNT:
+        assert quick[0].split()[1] == status
     assert taken[0] is is_quick
+
+
+@pytest.mark.parametrize("below", BELOW)
+async def test_what_is_in_valkey_is_answered_quickly(world: World, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
+    answers: list[bytes | None] = []
+    monkeypatch.setattr(Ask, "answer", lambda _, answer: answers.append(answer))
+    for credential in (world.keys["pos"], world.member_token(ADA)):
+        async with connected(world) as (_, writer):
+            writer.write(asking(account_of(ADA, below), bearer(credential)))
+            await eventually(so(lambda: len(answers) == 1))
+        assert (answers.pop() or b"nothing").startswith(b"HTTP/1.1 200 OK"), credential
+
+
+@pytest.mark.parametrize("accepted", ["Accept-Encoding: gzip", "Accept-Encoding: gzip;q=0", "Accept: anything"])
+async def test_a_long_body_is_compressed_for_whoever_takes_it(
+    world: World, killable: OwnValkey, taken: list[bool], accepted: str
+) -> None:
+    await put_view(killable.url, views.profile_key(ADA), 3, b'{"name":"%b"}' % (b"Ada" * 1000))
+    lines = (bearer(world.keys["pos"]), "Request-Id: the-same", accepted)
+    quick, usual = await both_ways(world, asking(account_of(ADA, ""), *lines))
+    assert quick == usual
+    assert quick[1]["vary"] == "Accept-Encoding"
+    assert taken[0]
 
 
 async def test_what_no_parser_takes_is_malformed(world: World, taken: list[bool]) -> None:
@@ -124,7 +159,15 @@ async def test_what_no_parser_takes_is_malformed(world: World, taken: list[bool]
 
 
 @pytest.mark.parametrize(
-    "target", ["/v1/members/nobody/account", account_of(ADA) + "?a=1", account_of(member(1)) + "/"]
+    "target",
+    [
+        "/v1/members/nobody/account",
+        account_of(ADA) + "?a=1",
+        account_of(member(1)) + "/",
+        account_of(ADA, "/rewards"),
+        account_of(ADA, "/activity?page_size=1"),
+        account_of(member(1, region="us"), "/activity"),
+    ],
 )
 async def test_other_targets_go_the_usual_way(world: World, taken: list[bool], target: str) -> None:
     quick, usual = await both_ways(world, asking(target, bearer(world.keys["pos"]), "Request-Id: the-same"))
@@ -176,7 +219,7 @@ async def test_whatever_is_sent_along_both_ways_agree(
     requests = [odd_request(chance, plain) for _ in range(50)]
     quick = [await converse(port, request) for request in requests]
     second = await counted(world)
-    monkeypatch.setattr(QuickAccount, "__call__", lambda *_: False)
+    monkeypatch.setattr(QuickRead, "__call__", lambda *_: False)
     usual = [await converse(port, request) for request in requests]
     third = await counted(world)
     for request, *both in zip(requests, quick, usual, strict=True):
@@ -188,10 +231,9 @@ async def test_whatever_is_sent_along_both_ways_agree(
 
 
 def odd_targets() -> list[str]:
-    ada = account_of(ADA)
+    ada, whom = account_of(ADA), (ADA, BOB, EVE, MAX, member(1, region="us"))
     return [
-        ada,
-        *(account_of(one) for one in (BOB, EVE, MAX, member(1, region="us"))),
+        *(account_of(one, below) for one in whom for below in BELOW),
         f"{ada}?", f"{ada}?a=1", f"{ada}#here", f"{ada}/", f"/{ada}", f"http://elsewhere{ada}", ada.upper(),
         ada.replace("account", "%61ccount"), ada.replace("/v1", "/v1/."), ada.replace("members/", "members/%20"),
     ]  # fmt: skip
@@ -211,7 +253,7 @@ async def test_a_quick_way_that_fails_keeps_no_place(world: World, monkeypatch: 
     def fail(*_: Any) -> bool:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(QuickAccount, "__call__", fail)
+    monkeypatch.setattr(QuickRead, "__call__", fail)
     async with connected(world) as (reader, writer):
         writer.write(asking(account_of(ADA), bearer(world.keys["pos"])))
         assert await asyncio.wait_for(reader.read(), END_S) == b""
