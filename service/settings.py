@@ -1,21 +1,17 @@
 """Settings of every process: flags, then LOYALTY_* variables, then the TOML file named by --config."""
 
+import os
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from aiohttp import web
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from shard_router.document import describe_faults
 from shard_router.errors import DocumentError
 
+PREFIX: Final = "LOYALTY_"
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lambda v: str(v).lower())
 ]
@@ -28,10 +24,13 @@ def _listed(value: Any) -> Any:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
-class NodeSettings(BaseSettings):
-    """What every node needs to know. Paths are read while running: both documents may change under it."""
+class NodeSettings(BaseModel):
+    """What every node needs to know. Paths are read while running: both documents may change under it.
 
-    model_config = SettingsConfigDict(env_prefix="LOYALTY_", extra="ignore")
+    pydantic-settings would do the same, but each forked node would write 2 MiB more of the pages it shares.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     region: str
     host: str = "127.0.0.1"
@@ -64,7 +63,7 @@ class NodeSettings(BaseSettings):
     """How long a request's head may take, from its first byte or from when a client connects."""
     idle_timeout_s: float = 75.0
     """How long a connection may ask nothing, or take nothing of an answer; more than proxies keep theirs (60 s)."""
-    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
+    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_listed)] = ()
     """Origins whose pages may ask this node, like `https://app.example`; `*` for any."""
     drain_grace_s: float = 0.0
     """How long a node told to stop serves on while /readyz says no: as long as balancers take to see it."""
@@ -77,30 +76,23 @@ class NodeSettings(BaseSettings):
         if config is not None and not config.is_file():
             raise DocumentError(f"{config}: no such file")
 
-        class FromFile(cls):
-            """The same settings bound to this file."""
-
-            model_config = SettingsConfigDict(toml_file=config)
-
         where = f"{config} and LOYALTY_* variables" if config else "LOYALTY_* variables (no --config FILE given)"
         try:
-            return FromFile()  # pyright: ignore[reportCallIssue, reportReturnType] - the sources supply the fields
+            return cls.model_validate(_from_file(config) | cls._from_environment())
         except ValidationError as error:
             raise DocumentError(f"settings, from {where}: {describe_faults(error)}") from error
         except (OSError, ValueError) as error:  # ValueError: no TOML, or no UTF-8
             raise DocumentError(f"{config}: {error}") from error
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+    def _from_environment(cls) -> dict[str, str]:
+        variables = {name.upper(): value for name, value in os.environ.items()}
+        names = {name: f"{PREFIX}{name}".upper() for name in cls.model_fields}
+        return {name: variables[variable] for name, variable in names.items() if variable in variables}
+
+
+def _from_file(config: Path | None) -> dict[str, Any]:
+    return tomllib.loads(config.read_text(encoding="utf-8")) if config else {}
 
 
 SETTINGS: Final = web.AppKey("settings", NodeSettings)
