@@ -1,13 +1,17 @@
-"""What a running system holds in memory, by kind of process: `python -m benchmarks.memory --data DIR`.
+"""What a running system holds in memory, by kind of process: `python -m benchmarks.memory --data DIR [--over SECONDS]`.
 
 PSS counts a page that several processes share in parts: the sum over all is what the machine has to have. RSS counts
 it as often as it is mapped. Both are read from `/proc/PID/smaps_rollup`, so whoever runs it must own the processes.
+With `--over` it waits so long, and tells the CPU that each kind took meanwhile (`/proc/PID/stat`: with children that
+have ended, such as the sessions of a Postgres server).
 """
 
 import argparse
 import json
+import os
 import re
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,6 +19,7 @@ from typing import Final, NamedTuple
 import psutil
 
 MIB_KB: Final = 1024
+TICK_MS: Final = 1000 // os.sysconf("SC_CLK_TCK")
 FIELD: Final = re.compile(r"^(Pss|Rss|Private_Dirty): +(\d+) kB$", re.MULTILINE)
 KINDS: Final = (
     ("postgres", re.compile(r"-postgres-\d+$")),
@@ -34,6 +39,8 @@ class Held(NamedTuple):
     rss: int = 0
     own: int = 0
     """Pages of its own that it has written."""
+    cpu_ms: int = 0
+    """CPU so far, with that of its children that have ended."""
 
     def __add__(self, other: object) -> "Held":
         return Held(*map(sum, zip(self, other, strict=True))) if isinstance(other, Held) else NotImplemented
@@ -43,10 +50,11 @@ def held_by(pid: int) -> Held:
     """What one process holds; nothing when it has ended."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        times = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return Held()
     found = {name: int(kb) for name, kb in FIELD.findall(text)}
-    return Held(1, found["Pss"], found["Rss"], found["Private_Dirty"])
+    return Held(1, found["Pss"], found["Rss"], found["Private_Dirty"], TICK_MS * sum(map(int, times[11:15])))
 
 
 def kind_of(name: str) -> str:
@@ -77,17 +85,25 @@ def _is_below(pid: int, supervisor: int) -> bool:
     return any(parent.pid == supervisor for parent in psutil.Process(pid).parents())
 
 
+def _with_sum(found: dict[str, Held]) -> dict[str, Held]:
+    return {**found, "all": sum(found.values(), Held())}
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="Data folder of a running system.")
-    found = held_by_kind(parser.parse_args().data)
-    rows = {**found, "all": sum(found.values(), Held())}
-    for kind, held in rows.items():
+    parser.add_argument("--over", type=float, default=0.0, help="Seconds to measure CPU for.")
+    arguments = parser.parse_args()
+    before = _with_sum(held_by_kind(arguments.data)) if arguments.over else {}
+    time.sleep(arguments.over)
+    for kind, held in _with_sum(held_by_kind(arguments.data)).items():
         figures = (f"{kb / MIB_KB:7.1f}" for kb in (held.pss, held.rss, held.own))
-        sys.stdout.write(
-            f"{kind:26}{held.processes:4}  PSS {next(figures)}  RSS {next(figures)}  own {next(figures)} MiB\n"
-        )
+        line = f"{kind:26}{held.processes:4}  PSS {next(figures)}  RSS {next(figures)}  own {next(figures)} MiB"
+        if arguments.over:
+            spent_ms = held.cpu_ms - before.get(kind, Held()).cpu_ms
+            line = f"{line}  CPU {spent_ms / arguments.over / 10:5.2f} % of a core"
+        sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":
