@@ -1,13 +1,15 @@
 """The servers of the shard as operators see them: each is asked every few seconds, and /metrics shows the last answers.
 
-Asked by connections of its own, so that it tells of a server that is away, and of two that both take writes. On the way
+Asked by connections of its own, so that it tells of a server that is away, and of two that both take writes. They are
+kept for a minute: to connect and to ask for the first time costs a server ten times as much as to ask again. On the way
 it drops what keeps slots from being copied to a standby, and leaves there the proof that it is one of the shard's,
 whatever engine looks after the servers.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +27,7 @@ from shard_router.topology import Shard
 
 ASK_INTERVAL_S: Final = 5.0
 ASK_TIMEOUT_S: Final = 3.0  # a frozen server answers nothing
+KEPT_S: Final = 60.0  # a server that lets nobody in any more counts as away by then
 
 _SERVER: Final = ("shard", "server", "zone")
 _SLOT: Final = ("shard", "server", "zone", "slot", "kind")
@@ -64,18 +67,56 @@ class ServerWatch(Collector):
         self._shard = shard
         self._slot = slot
         self._seen: list[Seen] = []
+        self._kept: dict[str, tuple[Any, float]] = {}
+        """Connections that nobody uses now, by address, and until when they are."""
 
     async def run(self) -> None:
         """Ask every server, again and again."""
-        while True:
-            await self.look()
-            await asyncio.sleep(ASK_INTERVAL_S)
+        try:
+            while True:
+                await self.look()
+                await asyncio.sleep(ASK_INTERVAL_S)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        while self._kept:
+            self._kept.popitem()[1][0].terminate()
 
     async def look(self) -> None:
         """Ask every server once, all at the same time."""
-        asked = (_ask(url, zone or "", self._slot) for url, zone in self._shard.placed)
+        asked = (self._ask(url, zone or "") for url, zone in self._shard.placed)
         self._seen = list(await asyncio.gather(*asked))
         await asyncio.gather(*(_prove(one.url, self._slot) for one in followers(self._seen) if not one.proven))
+
+    async def _ask(self, url: str, zone: str) -> Seen:
+        server = place_of_server(url)
+        with suppress(*SERVER_ERRORS):
+            async with asyncio.timeout(ASK_TIMEOUT_S), self._connection(url) as connection:
+                row, _ = await read_server(connection)
+                if row["standby"]:
+                    await drop_stale_slots(connection)
+                found: Any = await connection.fetchrow(SLOTS["continuity"], self._slot)
+                proven = await is_continuous(connection, self._slot)
+                slots = await read_slots(connection)
+                return Seen(server, zone, row, slots, url, found["has_slot"], found["streams"], proven)
+        return Seen(server, zone)
+
+    @asynccontextmanager
+    async def _connection(self, url: str) -> AsyncGenerator[Any]:
+        """A kept connection, or a fresh one; cut when what is asked through it fails, or is not answered in time."""
+        connection, until = self._kept.pop(url, (None, 0.0))
+        if connection is not None and time.monotonic() >= until:
+            connection.terminate()
+        if connection is None or connection.is_closed():
+            connection, until = await connect(url), time.monotonic() + KEPT_S
+        try:
+            yield connection
+        except BaseException:
+            connection.terminate()
+            raise
+        self._kept[url] = connection, until
 
     def primary(self) -> tuple[int, str]:
         """Timeline and address of the primary, of several that of the highest timeline; (0, "") while there is none."""
@@ -147,25 +188,6 @@ async def _prove(url: str, slot: str) -> None:
                 await prove_continuity(connection, slot)
             finally:
                 connection.terminate()
-
-
-async def _ask(url: str, zone: str, slot: str) -> Seen:
-    server = place_of_server(url)
-    with suppress(*SERVER_ERRORS):
-        async with asyncio.timeout(ASK_TIMEOUT_S):
-            connection = await connect(url)
-            try:
-                row, _ = await read_server(connection)
-                if row["standby"]:
-                    await drop_stale_slots(connection)
-                found: Any = await connection.fetchrow(SLOTS["continuity"], slot)
-                proven = await is_continuous(connection, slot)
-                return Seen(
-                    server, zone, row, await read_slots(connection), url, found["has_slot"], found["streams"], proven
-                )
-            finally:
-                connection.terminate()
-    return Seen(server, zone)
 
 
 async def drop_stale_slots(connection: asyncpg.Connection) -> None:
