@@ -16,6 +16,7 @@ from cluster.process import Child
 
 GONE_DEADLINE_S = 5.0
 POLL_INTERVAL_S = 0.05
+_STATES = {b"T": psutil.STATUS_STOPPED, b"t": psutil.STATUS_TRACING_STOP, b"Z": psutil.STATUS_ZOMBIE}
 
 
 async def fence(child: Child, folder: Path) -> bool:
@@ -43,10 +44,18 @@ async def fence(child: Child, folder: Path) -> bool:
 
 def is_stopped(pid: int) -> bool:
     """Whether a process is frozen by a signal, or by a debugger."""
+    return state_of(pid) in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+
+
+def state_of(pid: int) -> str | None:
+    """What a process does, as psutil calls it; None when there is none. Cheap: many are asked about, all the time."""
+    with suppress(OSError):
+        letter = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1]  # proc_pid_stat(5)
+        return _STATES.get(letter, psutil.STATUS_RUNNING)
     try:
-        return psutil.Process(pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+        return psutil.Process(pid).status()
     except psutil.Error:
-        return False
+        return None
 
 
 def _below(pid: int) -> list[int]:
@@ -67,7 +76,4 @@ def _within(folder: Path) -> list[int]:
 
 
 def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    return state_of(pid) not in {None, psutil.STATUS_ZOMBIE}

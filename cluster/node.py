@@ -10,6 +10,7 @@ from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -17,6 +18,7 @@ from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import HOST, ClusterPlan, NodePlan
 from cluster.process import ProcessSpec
+from cluster.reply import first_line
 from service.health import WARNING_MARK
 from shard_router.topology import TopologyDocument
 
@@ -89,15 +91,17 @@ async def ready(base_url: str) -> str | None:
 
 
 async def alive(base_url: str) -> str | None:
-    """None when the process at this address answers at all, however long it takes."""
+    """None when the process at this address answers at all, whatever it says and however long it takes."""
+    place = urlsplit(base_url)
+    question = f"GET /livez HTTP/1.1\r\nHost: {place.netloc}\r\nConnection: close\r\n\r\n"
     try:
-        await _get(f"{base_url}/livez", None)
-    except (aiohttp.ClientError, OSError) as error:
+        said = await first_line(place.hostname or HOST, place.port or 0, question.encode())
+    except (OSError, EOFError) as error:
         return type(error).__name__
-    return None
+    return None if said.startswith(b"HTTP/") else "no HTTP"
 
 
-async def _get(url: str, timeout_s: float | None) -> tuple[int, str]:
+async def _get(url: str, timeout_s: float) -> tuple[int, str]:
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
         return answer.status, await answer.text()

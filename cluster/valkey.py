@@ -21,6 +21,7 @@ from cluster.os_user import Account, choose_account
 from cluster.password import Passwords
 from cluster.plan import HOST
 from cluster.process import ProcessSpec
+from cluster.reply import first_line
 from shard_router.login import VALKEY_USERS, ValkeyRole
 
 SETTINGS: Mapping[str, str] = {
@@ -97,7 +98,7 @@ def valkey_process(tools: ValkeyTools, folder: Path, *, name: str, url: str, log
         log=log,
         port=urlsplit(url).port,
         probe=lambda: ping(url),
-        alive=lambda: ping(url, timeout_s=None),
+        alive=lambda: alive(url),
         account=tools.account,
         ready_deadline_s=15,
     )
@@ -107,7 +108,17 @@ def _configuration(folder: Path) -> Path:
     return folder / "valkey.conf"
 
 
-async def ping(url: str, *, timeout_s: float | None = 1) -> str | None:
+async def alive(url: str) -> str | None:
+    """None when the Valkey at this address answers at all, however long it takes: one that wants a password does."""
+    place = urlsplit(url)
+    try:
+        said = await first_line(place.hostname or HOST, place.port or 0, b"PING\r\n")
+    except (OSError, EOFError) as error:
+        return type(error).__name__
+    return None if said.startswith((b"+", b"-NOAUTH")) else said.decode(errors="replace").strip()
+
+
+async def ping(url: str, *, timeout_s: float = 1) -> str | None:
     """None when Valkey answers PING, else the reason."""
     once = Retry(NoBackoff(), 0)
     client = redis.asyncio.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once)

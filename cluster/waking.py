@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from cluster.fence import state_of
+
 LOOKS = 3  # stopped for so many looks in a row
 
 
@@ -33,10 +35,7 @@ class Waking:
 
 def _is_stopped(pid: int) -> bool:
     """Whether by a signal; whom a debugger holds is left to it."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
-    except psutil.Error:
-        return False
+    return state_of(pid) == psutil.STATUS_STOPPED
 
 
 def _below(pid: int) -> list[int]:
