@@ -35,7 +35,7 @@ SELECT pg_drop_replication_slot($1);
 -- at the first of its name that is no copy, for ever; whoever keeps the servers may not know (Patroni before 4.2 and
 -- CloudNativePG 1.30 do not). Physical ones that keep WAL, for ever, only if $1: they are theirs who made them.
 SELECT slot_name, pg_drop_replication_slot(slot_name)
-FROM pg_replication_slots
+FROM pg_get_replication_slots()  -- the view's own source, which a new session need not read from the catalogues
 WHERE pg_is_in_recovery() AND NOT active AND NOT synced AND (failover OR ($1 AND slot_type = 'physical' AND restart_lsn IS NOT NULL));
 
 -- name: continuity

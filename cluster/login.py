@@ -59,6 +59,12 @@ async def secure(url: str, passwords: Passwords) -> str:
     return url
 
 
+async def quicken_superuser(url: str, password: str) -> None:
+    """Make it cheap to prove that one knows the superuser's password, which must be drawn by chance; `url` is his."""
+    async with _session(url) as server:
+        await server.execute(await server.fetchval(STATEMENTS["quicken_superuser"], password))
+
+
 async def _rename_superuser(url: str, password: str) -> None:
     async with _session(url) as server:
         if not await server.fetchval(STATEMENTS["role_exists"], UPGRADE_NAME):

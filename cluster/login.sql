@@ -27,6 +27,11 @@ SELECT format(
     $1::text, CASE WHEN $2::boolean THEN 'REPLICATION' ELSE 'NOREPLICATION' END, $3::text
 );
 
+-- name: quicken_superuser
+-- The supervisor of one machine connects several times a second, and each time works as many hashes as this says: one, where
+-- Postgres stores 4,096. They make it dear to guess a password that somebody thought of; nobody guesses 192 random bits.
+SELECT format('SET scram_iterations = 1; ALTER ROLE postgres PASSWORD %L', $1::text);
+
 -- name: grant_watching
 -- The owner is who `loyalty status` and an operator are, and the projector begins an incarnation: both see every
 -- session, and may end one that is not the superuser's.

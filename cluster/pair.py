@@ -65,8 +65,9 @@ class Pair:
         return self.servers[1:]
 
     def url(self, server: ServerPlan, database: str = "postgres") -> str:
-        """The superuser's address of a server."""
-        return address(postgres.server_address(server), SUPERUSER_NAME, self.passwords[SUPERUSER], database)
+        """The superuser's address of a server. Nobody else is between: no context for TLS is made to be refused."""
+        plain = f"{postgres.server_address(server)}?sslmode=disable"
+        return address(plain, SUPERUSER_NAME, self.passwords[SUPERUSER], database)
 
     def spec(self, server: ServerPlan) -> ProcessSpec:
         """A server as a process."""

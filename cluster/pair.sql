@@ -37,9 +37,12 @@ WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1);
 SELECT (pg_logical_emit_message(true, 'loyalty-probe', '') - '0/0'::pg_lsn)::bigint;
 
 -- name: streaming
--- The standbys that stream, and how far each has the WAL on its disk.
-SELECT application_name AS name, coalesce((flush_lsn - '0/0'::pg_lsn)::bigint, 0) AS flushed
-FROM pg_stat_replication WHERE starts_with(application_name, 'standby') AND state = 'streaming';
+-- The standbys that stream, and how far each has the WAL on its disk. Not by the view: each probe is a session's first,
+-- and would read it anew from the catalogues.
+SELECT session.application_name AS name, coalesce((sender.flush_lsn - '0/0'::pg_lsn)::bigint, 0) AS flushed
+FROM pg_stat_get_wal_senders() AS sender
+CROSS JOIN LATERAL pg_stat_get_activity(sender.pid) AS session
+WHERE starts_with(session.application_name, 'standby') AND sender.state = 'streaming';
 
 -- name: slots_copied
 -- On a standby: whether it could go on with every slot where the primary is. True where there is none to copy.
@@ -47,5 +50,7 @@ SELECT coalesce(bool_and(synced AND NOT temporary AND invalidation_reason IS NUL
 FROM pg_replication_slots WHERE slot_type = 'logical' AND failover;
 
 -- name: damaged_pages
--- How many pages had a wrong checksum when they were read, since the server was made or crashed.
-SELECT coalesce(sum(checksum_failures), 0)::bigint FROM pg_stat_database;
+-- How many pages had a wrong checksum when they were read, since the server was made or crashed. 0 stands for what all
+-- databases share, as in pg_stat_database, which a new session would read anew from the catalogues.
+SELECT coalesce(sum(pg_stat_get_db_checksum_failures(oid)), 0)::bigint
+FROM (SELECT oid FROM pg_database UNION ALL SELECT 0) AS place (oid);

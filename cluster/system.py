@@ -18,7 +18,7 @@ from cluster.door import NAME as DOOR
 from cluster.door import check_door, door_process
 from cluster.errors import ClusterError
 from cluster.failover import Guard
-from cluster.login import secure, superuser_urls
+from cluster.login import quicken_superuser, secure, superuser_urls
 from cluster.memory import memory_bytes, share_of
 from cluster.node import check_ports, check_source, node_process
 from cluster.pair import Pair
@@ -174,6 +174,7 @@ class System:
         await postgres.create_primary(tools, pair.primary, self.passwords[SUPERUSER])
         await pair.run_primary()
         url = await secure_primary([postgres.server_address(pair.primary)], self.passwords, name=shard.name)
+        await quicken_superuser(url, self.passwords[SUPERUSER])
         if pair.standbys:
             await postgres.keep_for_standby(url, *(standby.standby for standby in pair.standbys))
             await together(*(pair.copy(standby) for standby in pair.standbys))

@@ -10,7 +10,8 @@ import pytest
 
 from cluster import postgres
 from cluster.document import Documents
-from cluster.login import SUPERUSER_NAME, address, secure, superuser_urls
+from cluster.login import SUPERUSER_NAME, address, quicken_superuser, secure, superuser_urls
+from cluster.password import SUPERUSER
 from cluster.plan import ServerPlan
 from cluster.setup import prepare
 from cluster.system import find_primary
@@ -97,6 +98,15 @@ async def test_no_login_of_ours_is_a_superuser_and_none_may_make_others(postgres
     )
     assert rows == []
     await connection.close()
+
+
+async def test_only_the_superuser_proves_its_password_by_one_hash(postgres_server: PostgresServer) -> None:
+    await quicken_superuser(postgres_server.url, PASSWORDS[SUPERUSER])
+    async with connection_to(postgres_server.url) as superuser:
+        rows = await superuser.fetch("SELECT rolname, split_part(rolpassword, ':', 1) AS kind FROM pg_authid")
+    kinds = {row["rolname"]: row["kind"] for row in rows}
+    assert kinds[SUPERUSER_NAME] == "SCRAM-SHA-256$1"
+    assert {kinds[user] for user in POSTGRES_USERS.values()} == {"SCRAM-SHA-256$4096"}
 
 
 async def test_nobody_else_enters_the_database(postgres_server: PostgresServer) -> None:
