@@ -6,6 +6,7 @@ courier goes on; points are conserved at every moment because they wait in the s
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.node import CommandNode
 from command.rounds import Rounds
+from command.stock import UNFINISHED_S
 from rules.codec import instant, parse_lots
 from rules.command import CancelTransfer, Command, CreditReferral, ReceiveTransfer, ReturnReferral, SettleTransfer
 from service.identifier import forms_of
@@ -51,6 +53,8 @@ class Courier(Rounds):
 
     def __init__(self, node: CommandNode) -> None:
         super().__init__(node)
+        self._moves_due: dict[str, float] = {}
+        """When to look for unfinished moves of a shard's stock, which are older anyway."""
         self._deliver: dict[str, Callable[[Errand], Awaitable[None]]] = {
             "transfer": self._deliver_transfer,
             "referral": self._deliver_referral,
@@ -66,8 +70,10 @@ class Courier(Rounds):
         return len(errands)
 
     async def work_through(self, shard: str) -> None:
-        """Do all errands that are due."""
-        await self._in_time(self._node.stock.finish_moves(shard), "finishing moves of stock")
+        """Do all errands that are due, and now and then finish moves of stock."""
+        if time.monotonic() >= self._moves_due.get(shard, 0.0):
+            await self._in_time(self._node.stock.finish_moves(shard), "finishing moves of stock")
+            self._moves_due[shard] = time.monotonic() + UNFINISHED_S
         while await self.work_off(shard):  # what is done may free what waited for it
             pass
 

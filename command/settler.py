@@ -15,6 +15,7 @@ import structlog
 
 from command.envelope import Envelope
 from command.node import CommandNode
+from command.store import Store
 from rules.command import SettleAccount
 from shard_router.errors import ProblemError
 from shard_router.member_id import slot_of
@@ -23,6 +24,8 @@ INTERVAL_S: Final = 1.0
 PAGE: Final = 256
 FORGOTTEN_AT_ONCE: Final = 10_000
 """Stored answers deleted per second and shard at most: more than a shard can take in for long."""
+FORGET_INTERVAL_S: Final = 10.0
+"""Between two looks for old answers when the last one found few: what is kept for a month may stay a bit longer."""
 ANSWERS_KEPT: Final = timedelta(days=30)
 """Longer than any till is offline; the natural key of receipts stays for ever."""
 _DEADLINE_S: Final = 5.0
@@ -45,12 +48,12 @@ async def settle_until(stop: asyncio.Event, node: CommandNode) -> None:
 
 async def _settle_shard(stop: asyncio.Event, node: CommandNode, shard: str) -> None:
     """Settle one shard as long as it is there; back off while it is in trouble."""
-    wait_s = 0.0
+    wait_s, forgets_at = 0.0, 0.0
     while await _goes_on(stop, wait_s) and shard in node.shards():
         try:
             await settle_due(node, shard)
-            store = node.lanes_of(shard).store
-            await store.forget_answers(store.now() - ANSWERS_KEPT, FORGOTTEN_AT_ONCE)
+            if time.monotonic() >= forgets_at:
+                forgets_at = time.monotonic() + await _forget(node.lanes_of(shard).store)
             wait_s = INTERVAL_S
         except ProblemError as error:
             wait_s = min(max(wait_s, INTERVAL_S) * 2, _BACKOFF_MAX_S)
@@ -58,6 +61,12 @@ async def _settle_shard(stop: asyncio.Event, node: CommandNode, shard: str) -> N
         except Exception:  # noqa: BLE001 - the settler must outlive any one fault
             wait_s = _BACKOFF_MAX_S
             structlog.get_logger().exception("settler_failed", shard=shard)
+
+
+async def _forget(store: Store) -> float:
+    """Delete what is old enough; how long (s) the next look may wait."""
+    found = await store.forget_answers(store.now() - ANSWERS_KEPT, FORGOTTEN_AT_ONCE)
+    return FORGET_INTERVAL_S if found < FORGOTTEN_AT_ONCE else 0.0
 
 
 async def _goes_on(stop: asyncio.Event, wait_s: float) -> bool:

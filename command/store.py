@@ -183,10 +183,11 @@ class Store:
         """Members whom time alone changes now."""
         return [row["member_id"] for row in await self.rows("due_members", self.now(), limit)]
 
-    async def forget_answers(self, before: Any, limit: int) -> None:
-        """Delete some stored answers older than `before`."""
+    async def forget_answers(self, before: Any, limit: int) -> int:
+        """Delete some stored answers older than `before`, as many as it tells."""
         async with self._servers.primary() as connection:
-            await connection.execute(STATEMENTS["forget_answers"], before, limit)
+            told = await connection.execute(STATEMENTS["forget_answers"], before, limit)
+        return int(told.removeprefix("DELETE "))
 
     async def due_errands(self, limit: int) -> list[Any]:
         """Errands that are due, taken for a while."""

@@ -13,9 +13,11 @@ import asyncpg
 import pytest
 from aiohttp import ClientError, ClientSession
 
+from command import settler
 from command.program import apply_program
 from command.settler import settle_until
 from service.credential import new_key
+from shard_router.server import connection_to
 from shard_router.topology import parse_topology
 from tests.command_node import PROGRAM, running_command_node
 from tests.conftest import eventually
@@ -155,7 +157,7 @@ async def test_a_shard_that_a_new_topology_brings_is_settled_too(
     await connection.execute(OLD_ANSWER)
     async with running_command_node(database, tmp_path) as node:
         stop = asyncio.Event()
-        settler = asyncio.create_task(settle_until(stop, node.inner))
+        settling = asyncio.create_task(settle_until(stop, node.inner))
         topology = json.loads((tmp_path / "topology.json").read_text()) | {"epoch": 2}
         half = topology["shards"]["eu-1"] | {"slots": [[0, 2047]]}
         other = half | {"slots": [[2048, 4095]], "servers": [second]}
@@ -167,9 +169,29 @@ async def test_a_shard_that_a_new_topology_brings_is_settled_too(
         await eventually(settled)
         stop.set()
         async with asyncio.timeout(2):
-            await settler
+            await settling
     await connection.close()
     await postgres_server.drop_database(second)
+
+
+async def test_more_old_answers_than_are_forgotten_at_once_do_not_wait_for_the_next_look(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(settler, "FORGET_INTERVAL_S", 3_600.0)
+    monkeypatch.setattr(settler, "FORGOTTEN_AT_ONCE", 1)
+    async with running_command_node(database, tmp_path) as node, connection_to(database) as connection:
+        for number in range(5):
+            await connection.execute(OLD_ANSWER.replace("'old'", f"'old {number}'"))
+        stop = asyncio.Event()
+        settling = asyncio.create_task(settle_until(stop, node.inner))
+
+        async def forgotten() -> bool:
+            return not await connection.fetchval("SELECT count(*) FROM idempotency")
+
+        await eventually(forgotten)
+        stop.set()
+        await settling
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -185,7 +207,7 @@ async def test_the_settler_stops_at_once_and_finishes_what_it_has_begun(
         await blocked.start()
         await connection.execute("SELECT 1 FROM idempotency WHERE key = 'old' FOR UPDATE")
         stop = asyncio.Event()
-        settler = asyncio.create_task(settle_until(stop, node.inner))
+        settling = asyncio.create_task(settle_until(stop, node.inner))
         other = await asyncpg.connect(database)
 
         async def waits() -> bool:
@@ -196,7 +218,7 @@ async def test_the_settler_stops_at_once_and_finishes_what_it_has_begun(
         stop.set()
         await blocked.rollback()
         async with asyncio.timeout(2):
-            await settler
+            await settling
         assert await other.fetchval("SELECT count(*) FROM idempotency") == (0 if begun else 1)
         await connection.close()
         await other.close()
