@@ -1,5 +1,7 @@
 """What a projector shows of the servers of its shard: roles, lag, slots, and who acknowledges commits."""
 
+import os
+import signal
 from typing import Any, Self
 
 import asyncpg
@@ -118,6 +120,24 @@ async def test_a_server_is_asked_by_the_same_session_until_that_is_old_or_ended(
             return not second & await sessions(postgres_pair)
 
         await eventually(replaced)
+
+
+async def test_a_session_that_falls_silent_is_not_asked_again(
+    postgres_pair: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_where_settings_are_fixed()
+    others = await sessions(postgres_pair)
+    with Shown([postgres_pair.url]) as shown:
+        await shown.look()
+        (silent,) = await sessions(postgres_pair) - others
+        os.kill(silent, signal.SIGSTOP)
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(servers, "ASK_TIMEOUT_S", 0.2)
+                assert (await shown.look())["loyalty_server_up a"] == 0
+            assert (await shown.look())["loyalty_server_up a"] == 1
+        finally:
+            os.kill(silent, signal.SIGCONT)
 
 
 async def test_a_standby_that_replays_no_more_is_shown_behind(postgres_pair: PostgresServer) -> None:
