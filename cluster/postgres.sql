@@ -33,7 +33,7 @@ SELECT max(version) FROM program;
 
 -- name: programs
 -- The program that runs and those that are to come, oldest first.
-SELECT version, effective_at, source, effective_at <= now() AS running
+SELECT version, effective_at, source, effective_at <= now() OR begun_at IS NOT NULL AS running
 FROM program
-WHERE version >= coalesce((SELECT max(version) FROM program WHERE effective_at <= now()), 0)
+WHERE version >= coalesce((SELECT max(version) FROM program WHERE effective_at <= now() OR begun_at IS NOT NULL), 0)
 ORDER BY version;

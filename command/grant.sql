@@ -2,8 +2,9 @@
 -- all. Run after every migration, by the owner of the tables.
 
 -- name: grant_logins
--- Command nodes write everything but the rules; the journal they only add to. Query nodes and the projector read what
--- they show, by name: what a new table holds is for nobody's eyes until it is named here.
+-- Command nodes write everything but the rules, of which they note that they have begun; the journal they only add to.
+-- Query nodes and the projector read what they show, by name: what a new table holds is for nobody's eyes until it is
+-- named here.
 DO $$
 DECLARE
     login text;
@@ -19,7 +20,8 @@ BEGIN
                 'REVOKE INSERT, UPDATE, DELETE ON claim_slot FROM loyalty_node;'
                 'REVOKE UPDATE, DELETE ON journal FROM loyalty_node;'
                 'REVOKE INSERT, UPDATE, DELETE ON given_slot, incarnation, program, receipt_fence, schema_migration'
-                ' FROM loyalty_node'
+                ' FROM loyalty_node;'
+                'GRANT UPDATE (begun_at) ON program TO loyalty_node'
             WHEN 'loyalty_reader' THEN
                 'GRANT SELECT ON account, identifier, idempotency, incarnation, journal, member, program, purchase,'
                 ' receipt_fence TO loyalty_reader;'

@@ -16,7 +16,8 @@ SELECT
     -- A campaign may ask a buyer's birthday: two pages at random, so not where the program has no such campaign.
     (SELECT m.profile ->> 'birth_date' FROM member m -- of: birthday
         WHERE m.member_id = t.target AND c.receipt_kind = 'purchase') AS birth_date, -- of: birthday
-    (SELECT version FROM program WHERE effective_at <= now() ORDER BY version DESC LIMIT 1) AS program_version,
+    (SELECT version FROM program WHERE effective_at <= now() OR begun_at IS NOT NULL ORDER BY version DESC LIMIT 1)
+        AS program_version,
     (SELECT number FROM incarnation ORDER BY number DESC LIMIT 1) AS incarnation
 FROM json_to_recordset($1::json) AS c(
     position integer, key text, member_id bigint, identifier_kind text, identifier_value text, reference bigint,

@@ -74,6 +74,10 @@ class ProgramCache:
         """The version that a shard has in force now."""
         return await self.get(connection, await connection.fetchval(_STATEMENTS["program_in_force"]))
 
+    async def begin(self, connection: Any, version: int) -> None:
+        """Keep a version in force that is about to decide, whichever server takes over; nothing when it has begun."""
+        await connection.execute(_STATEMENTS["begin_program"], version)
+
     def _parse(self, version: int, source: str) -> Program:
         if version not in self._parsed:
             if len(self._parsed) >= _PARSED_MAX:

@@ -15,7 +15,12 @@ CROSS JOIN LATERAL (
 ) AS p
 
 -- name: program_in_force
-SELECT version FROM program WHERE effective_at <= now() ORDER BY version DESC LIMIT 1
+-- What has begun stays in force, also where the clock of the server that is the primary now has not come so far.
+SELECT version FROM program WHERE effective_at <= now() OR begun_at IS NOT NULL ORDER BY version DESC LIMIT 1
+
+-- name: begin_program
+-- Before the first decision by it; nothing is written, nor waited for, from the second time on.
+UPDATE program SET begun_at = now() WHERE version = $1 AND begun_at IS NULL
 
 -- name: newest_program
 -- In force, or to come.

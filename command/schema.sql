@@ -6,7 +6,9 @@ CREATE TABLE program (
     version integer PRIMARY KEY,
     effective_at timestamptz NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now(),
-    source text NOT NULL
+    source text NOT NULL,
+    -- When it first decided something here: in force from then on, whatever the clock of a server says that takes over.
+    begun_at timestamptz
 );
 
 -- A person. profile holds all personal data, so that erasing it is one update.

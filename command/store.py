@@ -87,6 +87,7 @@ class Store:
         self._programs = programs
         self._kept: list[_KeptConnection] = []
         self._program: Program | None = None
+        self._begun: int | None = None
 
     async def run(
         self, envelopes: Sequence[Envelope], *, locked: bool = False, decided: Callable[[], None] | None = None
@@ -222,6 +223,9 @@ class Store:
             loaded = await load(connection, envelopes, program, locked=locked)
             version = loaded[0].row["program_version"]
             self._program = in_force = await self._programs.get(connection, version)
+            if version != self._begun:
+                await self._programs.begin(connection, version)
+                self._begun = None if locked else version  # where it is locked a transaction runs, that may be undone
             if in_force is known:
                 bought = {one.row["occurred_at"] for one in loaded if one.row["occurred_at"]}
                 return await self._programs.covering(connection, known, moments | bought), loaded

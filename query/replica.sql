@@ -107,5 +107,10 @@ SELECT version, effective_at, source FROM program WHERE version <= $1 ORDER BY v
 -- name: find_program
 -- The program in force, when it is another version than the one known.
 SELECT version, source
-FROM (SELECT version, source FROM program WHERE effective_at <= now() ORDER BY version DESC LIMIT 1) AS in_force
+FROM (
+    SELECT version, source FROM program
+    WHERE effective_at <= now() OR begun_at IS NOT NULL
+    ORDER BY version DESC
+    LIMIT 1
+) AS in_force
 WHERE version <> $1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from command.program import VERSIONS_KNOWN, apply_program
 from shard_router.topology import TopologyWatch
@@ -218,3 +219,39 @@ async def found_right(node: RunningNode, folder: Path) -> None:
         findings = await check_ledger(connection, Audit("eu-1", topology))
     await connection.close()
     assert [(one.check, one.examples) for one in findings if not one.ok] == []
+
+
+SILVER = PROGRAM + '[[tiers]]\ncode = "basic"\n[[tiers]]\ncode = "silver"\nthreshold = 10\n'
+GOLD = SILVER + '[[tiers]]\ncode = "gold"\nthreshold = 20\n'
+NOT_YET = "UPDATE program SET effective_at = now() + interval '10 s' WHERE version = 2"
+"""What a server says of the newest version whose clock is that far behind the one that had it in force."""
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_program_that_has_decided_stays_in_force_where_a_clock_has_not_come_so_far(
+    database: str, tmp_path: Path, *, known: bool
+) -> None:
+    """Else a tier that it alone has is unknown, and the next purchase takes it away."""
+    async with node_under(database, tmp_path, (timedelta(days=9), SILVER)) as node:
+        (tmp_path / "other").mkdir()
+        member = {"member_id": (await node.enrol())["member_id"]}
+        await apply_program([database], GOLD)
+        for receipt in ("1", "2"):
+            bought = await node.post("/v1/purchases", basket(member, receipt))
+        assert bought.json["account"]["tier"]["code"] == "gold"
+        await rows(node, NOT_YET)
+        async with running_command_node(database, tmp_path / "other", program=GOLD) as other:
+            bought = await (node if known else other).post("/v1/purchases", basket(member, "3"), key="3")
+            assert bought.status == 201, bought.body
+            assert bought.json["account"]["tier"]["code"] == "gold"
+
+
+async def test_a_program_to_come_that_has_decided_nothing_begins_at_its_instant(database: str, tmp_path: Path) -> None:
+    async with node_under(database, tmp_path, (timedelta(days=9), SILVER)) as node:
+        member = {"member_id": (await node.enrol())["member_id"]}
+        await apply_program([database], GOLD, datetime.now(UTC) + timedelta(days=1))
+        for receipt in ("1", "2"):
+            bought = await node.post("/v1/purchases", basket(member, receipt))
+        assert bought.json["account"]["tier"]["code"] == "silver"
+        begun = await rows(node, "SELECT version, begun_at IS NOT NULL AS begun FROM program ORDER BY version")
+        assert [tuple(row) for row in begun] == [(1, True), (2, False)]

@@ -34,6 +34,8 @@ WORK = {
     "read an answer": "SELECT FROM idempotency",
     "read the journal": "SELECT FROM journal",
     "change the rules": "INSERT INTO program VALUES (99, now(), now(), '')",
+    "note that rules have begun": "UPDATE program SET begun_at = now()",
+    "date the rules": "UPDATE program SET effective_at = now()",
     "make a table": "CREATE TABLE mine (a int)",
     "make a slot": "SELECT pg_create_logical_replication_slot('mine', 'pgoutput', true)",
     "read a file of the server": "SELECT pg_read_file('postgresql.conf')",
@@ -44,6 +46,7 @@ ALLOWED: dict[PostgresRole, set[str]] = {
     "owner": set(WORK) - {"make a slot", *list(WORK)[-3:]},
     "node": {
         "add to the journal",
+        "note that rules have begun",
         "change an account",
         "read an account",
         "read who has a phone",
