@@ -21,8 +21,10 @@ from shard_router.pool import Connection, ShardPools
 from shard_router.statement import load_statements
 from shard_router.topology import TopologyWatch
 
-LEASE_S: Final = 15.0
-"""Three times the longest deadline of a command: after it nobody begins any more to create the member."""
+LEASE_S: Final = 30.0
+"""After it nobody makes the member any more, though a server takes over whose clock is ahead: what a command gives is
+written 9 s after it came, or never (command.store.LATE_MAX_S), and two servers by whose clocks nodes go are 20 s apart
+at most (see ShardClock)."""
 
 AT_ONCE_MAX: Final = 4
 """Statements under way per shard: one that stalls keeps a connection, and its commands need theirs."""
@@ -33,6 +35,9 @@ LOOKS_MAX: Final = 50
 _LOOK_AGAIN_S: Final = 0.1
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("directory.sql"))
+
+_BY_CLOCK: Final = frozenset({"lease_claim", "take_over_claim"})
+"""What tells whether a lease has run out, or when it will."""
 
 Identifier = tuple[str, str]
 
@@ -180,6 +185,8 @@ class Directory:
         for _ in range(LOOKS_MAX):
             shard = self._topology.current.claim_shards[slot]
             async with self._connection(shard) as connection:
+                if statement in _BY_CLOCK:
+                    self._pools[shard].clock.ahead()  # raises where that is far off: leases of now would have run out
                 row = await connection.fetchrow(_STATEMENTS[statement], slot, *arguments)
             if row["here"]:
                 return row

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -17,8 +19,8 @@ from shard_router.topology import TopologyWatch
 PHONE = ("phone", "+4930123456")
 
 
-@pytest.fixture
-async def directory(database: str, tmp_path: Path) -> AsyncGenerator[Directory]:
+@asynccontextmanager
+async def opened(database: str, tmp_path: Path, ahead_s: float = 0.0) -> AsyncGenerator[Directory]:
     document = {
         "epoch": 1,
         "regions": {name: {"number": number, "command": [], "query": []} for name, number in (("eu", 1), ("us", 2))},
@@ -30,14 +32,24 @@ async def directory(database: str, tmp_path: Path) -> AsyncGenerator[Directory]:
     file = tmp_path / "topology.json"
     file.write_text(json.dumps(document))
     watch = TopologyWatch(file)
-    pools = ShardPools(watch, size_max=5, statement_timeout_ms=500)
+    pools = ShardPools(watch, size_max=5, statement_timeout_ms=500, wall=lambda: time.time() + ahead_s)
     yield Directory(watch, pools)
     await pools.close()
 
 
+@pytest.fixture
+async def directory(database: str, tmp_path: Path) -> AsyncGenerator[Directory]:
+    async with opened(database, tmp_path) as directory:
+        yield directory
+
+
 async def run_out(database: str) -> None:
+    await execute(database, "UPDATE claim SET leased_until = now() - interval '1 s' WHERE leased_until IS NOT NULL")
+
+
+async def execute(database: str, sql: str) -> None:
     connection = await asyncpg.connect(database)
-    await connection.execute("UPDATE claim SET leased_until = now() - interval '1 s' WHERE leased_until IS NOT NULL")
+    await connection.execute(sql)
     await connection.close()
 
 
@@ -61,6 +73,32 @@ async def test_a_lease_given_up_or_run_out_is_free_again(directory: Directory, d
     await run_out(database)
     assert await directory.lease([PHONE], third) == []
     assert await directory.find(PHONE) == third
+
+
+async def test_a_lease_outlives_a_takeover_by_a_server_whose_clock_is_ahead(
+    directory: Directory, database: str
+) -> None:
+    """The one that made it was 10 s behind the nodes, the one that judges it is 10 s ahead."""
+    first, second = new_member_id(1, 1), new_member_id(1, 2)
+    assert await directory.lease([PHONE], first, attempt=1) == []
+    await execute(database, "UPDATE claim SET leased_until = leased_until - interval '20 s'")
+    with pytest.raises(ProblemError, match="enrolling with this phone"):
+        await directory.lease([PHONE], second)
+
+
+@pytest.mark.parametrize("ahead_s", [3600.0, -3600.0])
+async def test_leases_are_not_judged_by_a_clock_that_is_far_off(
+    directory: Directory, database: str, tmp_path: Path, ahead_s: float
+) -> None:
+    """Where it is the primary's, ahead or behind, every lease would have run out, or none ever."""
+    first, second = new_member_id(1, 1), new_member_id(1, 2)
+    assert await directory.lease([PHONE], first) == []
+    await run_out(database)
+    async with opened(database, tmp_path, ahead_s) as off:
+        with pytest.raises(ProblemError, match="clock") as refused:
+            await off.lease([PHONE], second)
+        assert (refused.value.code, await off.find(PHONE)) == ("shard_unavailable", first)
+    assert await directory.lease([PHONE], second) == []
 
 
 @pytest.mark.parametrize("who_gives_up", [1, 2])
