@@ -1,10 +1,20 @@
 -- What the register asks and writes (command/register.py): at home what is unclaimed, at the store's shard the claims.
 
 -- name: due_receipts
--- Taken for a while by pushing them back, so that two nodes seldom do the same; doing it twice is harmless.
+-- Taken for a while by pushing them back, so that two nodes seldom do the same; doing it twice is harmless. What is due
+-- later than anybody pushes it back was dated by another clock.
 UPDATE unclaimed_receipt u
 SET attempts = u.attempts + 1, due_at = now() + least(power(2, least(u.attempts, 6)), 30) * interval '1 s'
-WHERE u.ctid = ANY (ARRAY(SELECT d.ctid FROM unclaimed_receipt d WHERE d.due_at <= now() ORDER BY d.due_at LIMIT $1))
+WHERE u.ctid = ANY (ARRAY(
+    SELECT d.ctid
+    FROM (
+        SELECT ctid, due_at FROM unclaimed_receipt WHERE due_at <= now()
+        UNION ALL
+        SELECT ctid, due_at FROM unclaimed_receipt WHERE due_at > now() + interval '30 s'
+    ) AS d
+    ORDER BY d.due_at
+    LIMIT $1
+))
 RETURNING u.member_id, u.version, u.region, u.store, u.till, u.business_date, u.receipt, u.fingerprint, u.attempts
 
 -- name: claim_receipts

@@ -5,12 +5,17 @@ SELECT member_id FROM account WHERE due_at <= $1 ORDER BY due_at LIMIT $2
 -- name: due_errands
 -- Taken for a while by pushing them back, so that two couriers seldom do the same; doing it twice is harmless. What a
 -- purchase owes a referrer and what its return takes back go one after the other, in the order of their entries.
+-- Nobody pushes anything back by more than 30 s: what is due later was dated by another clock, of an hour ahead perhaps.
 UPDATE errand e
 SET attempts = e.attempts + 1, due_at = now() + least(power(2, least(e.attempts, 6)), 30) * interval '1 s'
 WHERE e.ctid = ANY (ARRAY(
     SELECT d.ctid
-    FROM errand d
-    WHERE d.due_at <= now() AND (
+    FROM (
+        SELECT ctid, member_id, version, kind, due_at FROM errand WHERE due_at <= now()
+        UNION ALL
+        SELECT ctid, member_id, version, kind, due_at FROM errand WHERE due_at > now() + interval '30 s'
+    ) AS d
+    WHERE (
         SELECT min(b.version)
         FROM errand b
         WHERE b.member_id = d.member_id AND b.version < d.version

@@ -103,6 +103,19 @@ async def test_a_transfer_to_a_member_who_closes_meanwhile_comes_back(node: Runn
     assert (after["available"], after["held"]) == (101, 0)
 
 
+@pytest.mark.parametrize(("ahead_s", "waits"), [(20, True), (3600, False)])
+async def test_an_errand_that_a_clock_of_an_hour_ahead_put_off_is_done_at_once(
+    node: RunningNode, ahead_s: int, *, waits: bool
+) -> None:
+    sender, receiver = await two_far_apart(node)
+    await node.give(sender["member_id"], 100)
+    body = {"from": {"member_id": sender["member_id"]}, "to": {"member_id": receiver["member_id"]}, "points": 60}
+    assert (await node.post("/v1/transfers", body)).status == 201
+    await value(node, "UPDATE errand SET due_at = now() + make_interval(secs => $1)", ahead_s)
+    await node.run_errands()
+    assert ((await balance(node, receiver))["available"] == 1) is waits
+
+
 async def test_a_courier_that_died_between_the_halves_is_followed_by_another(node: RunningNode) -> None:
     sender, receiver = await two_far_apart(node)
     await node.give(sender["member_id"], 100)

@@ -84,6 +84,14 @@ async def test_who_is_late_at_the_stores_shard_gives_the_purchase_back(node: Run
     assert await rows(node, "SELECT FROM unclaimed_receipt") == []
 
 
+async def test_a_receipt_that_a_clock_of_an_hour_ahead_put_off_is_claimed_at_once(node: RunningNode) -> None:
+    _, away = await members(node)
+    assert (await buy(node, away, "1")).status == 201
+    assert len(await rows(node, "UPDATE unclaimed_receipt SET due_at = now() + interval '1 hour' RETURNING 1")) == 1
+    await claim_all(node)
+    assert await rows(node, "SELECT FROM unclaimed_receipt") == []
+
+
 async def test_a_member_of_the_stores_shard_hears_at_once_that_another_has_the_receipt(node: RunningNode) -> None:
     there, away = await members(node)
     first = await buy(node, away, "1")
