@@ -77,7 +77,7 @@ class Server:
     async def _measure(self) -> None:
         self._measured_at = time.monotonic()  # first: one asks, the others go by what was known
         try:
-            (row,) = await self._fetch("measure_lag", (), _MEASURE_TIMEOUT_S)
+            (row,) = await self._fetch("measure_lag", (self._servers.standby_ahead_s,), _MEASURE_TIMEOUT_S)
             self._lag_ms = row["lag_ms"]
             self._tell(None)
         except ProblemError as error:

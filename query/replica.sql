@@ -5,12 +5,16 @@
 -- How far this server is behind, in milliseconds. While its receiver runs and everything received is replayed it is
 -- not behind, however long ago the last commit was (an idle primary commits nothing). Without a receiver only the
 -- age of the last replayed commit is known; where none was replayed since the start nobody knows, and that counts as
--- further behind than anything. The primary itself is never behind.
+-- further behind than anything. The primary itself is never behind. The commit was dated by the primary's clock, of which
+-- this server's is ahead by $1 seconds: else a standby whose clock is some seconds off were too far behind, or never.
 SELECT CASE
     WHEN NOT pg_is_in_recovery() THEN 0
     WHEN EXISTS (SELECT FROM pg_stat_get_wal_receiver() AS receiver WHERE receiver.pid IS NOT NULL)
          AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
-    ELSE coalesce(1000 * extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 9007199254740991)
+    ELSE coalesce(
+        1000 * (extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) - $1::float8),
+        9007199254740991
+    )
 END::bigint AS lag_ms
 
 -- name: find_accounts

@@ -21,7 +21,7 @@ Now = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The primary's time, and the node's two clocks in the middle of the question."""
+    """The time of a server, most often the primary, and the node's two clocks in the middle of the question."""
 
     primary_s: float
     wall_s: float
@@ -55,6 +55,14 @@ class ShardClock:
             if abs(apart_s) <= reading.error_s and known.error_s <= reading.error_s:
                 return
         self._reading = reading
+
+    def apart_s(self, reading: Reading) -> float:
+        """How far the clock of another server of the shard is ahead of the primary's; 0.0 within what can be told."""
+        known = self._reading
+        if known is None:
+            return 0.0
+        apart_s = reading.primary_s - known.primary_s - (reading.monotonic_s - known.monotonic_s)
+        return apart_s if abs(apart_s) > reading.error_s + known.error_s else 0.0
 
     @property
     def offset_s(self) -> float | None:

@@ -180,6 +180,12 @@ class ShardServers:
             pool = await self._pool(server)
             return Taken(server, pool, await pool.acquire(timeout=ACQUIRE_TIMEOUT_S))
 
+    @property
+    def standby_ahead_s(self) -> float:
+        """How far the clock of the standby that is read is ahead of the primary's, as far as both are known."""
+        standby = self._with_role(in_recovery=True)
+        return self.clock.apart_s(self._roles[standby].reading) if standby else 0.0
+
     async def look_again(self) -> None:
         """Ask every server that is in use what it is, and cut the connections to one that was the primary.
 

@@ -162,7 +162,7 @@ async def test_a_standby_that_stopped_replaying_is_passed_over_for_a_demanded_ve
 ) -> None:
     await project(killable.url, ADA, 3)
     standby = reader_of(world).standby
-    await standby.fetch("measure_lag")
+    await standby.fetch("measure_lag", 0.0)
     await execute(database_pair.standby, "SELECT pg_wal_replay_pause()")
     try:
         await add_entry(database_pair.primary, ADA, 4)

@@ -49,6 +49,24 @@ def test_a_clock_within_bounds_is_corrected_to_the_primarys(ahead_s: float) -> N
     assert abs((clock.now() - datetime.fromtimestamp(world.true_s, UTC)).total_seconds()) < 0.002
 
 
+@pytest.mark.parametrize(("ahead_s", "slow_s", "known"), [(9.0, 0.002, True), (-9.0, 0.5, True), (0.2, 0.5, False)])
+def test_how_far_two_servers_are_apart_is_told_beyond_what_measuring_may_be_wrong_by(
+    ahead_s: float, slow_s: float, *, known: bool
+) -> None:
+    world = World(ahead_s=99)
+    clock, standby = world.clock(), Reading(0, 0, 0, 0)
+    assert clock.apart_s(standby) == 0.0
+    world.look(clock)
+    begun = clock.begin()
+    world.true_s += slow_s / 2
+    told_s = world.true_s + ahead_s
+    world.true_s += slow_s / 2
+    standby = clock.read(begun, told_s)
+    assert clock.apart_s(standby) == pytest.approx(ahead_s if known else 0.0, abs=slow_s)
+    assert (clock.apart_s(standby) != 0.0) is known
+    assert clock.offset_s == pytest.approx(99, abs=0.01)
+
+
 def test_next_to_nothing_is_not_corrected() -> None:
     world = World(ahead_s=0.04)
     clock = world.clock()
