@@ -1,7 +1,7 @@
-"""Steps the clocks of nodes, where the machine has libfaketime: they read in a file how far their clock is off.
+"""Steps clocks, where the machine has libfaketime: a process reads in a file how far its clock is off.
 
-Servers do not run under it: the primary's time is what counts, whatever the nodes take the time to be (decision 0063).
-The monotonic clock is left alone, as it is by whoever sets a clock.
+All nodes read one file, each server has its own: two of them may disagree when one takes over from the other. The
+primary's time is what counts (decision 0063). The monotonic clock is left alone, as it is by whoever sets a clock.
 """
 
 import asyncio
@@ -16,12 +16,18 @@ READ_EVERY_S: Final = 1
 HOUR_S: Final = 3_600
 SOME_S: Final = 5
 """Within what a node corrects; an hour is beyond it."""
+Fault = Callable[[World], Awaitable[None]]
 _FOLDERS: Final = (*Path("/usr/lib").glob("*/faketime"), Path("/usr/lib64/faketime"), Path("/usr/local/lib/faketime"))
 
 
-def library(folders: tuple[Path, ...] = _FOLDERS) -> Path | None:
+OF_THREADS: Final = "libfaketimeMT.so.1"
+OF_ONE_THREAD: Final = "libfaketime.so.1"
+"""For servers: they ask the time in signal handlers too, where a lock might be held already."""
+
+
+def library(folders: tuple[Path, ...] = _FOLDERS, name: str = OF_THREADS) -> Path | None:
     """Where the package `libfaketime` lies; None where it does not."""
-    found = (folder / "libfaketimeMT.so.1" for folder in folders)
+    found = (folder / name for folder in folders)
     return next((path for path in found if path.is_file()), None)
 
 
@@ -41,7 +47,12 @@ def environment(file: Path, preloaded: Path | None) -> Mapping[str, str]:
     }
 
 
-def stepped(seconds: int) -> Callable[[World], Awaitable[None]]:
+def set_server(folder: Path, server: str, seconds: int) -> None:
+    """Have a server's clock be off by so much, from its next look at the file on."""
+    (folder / server).write_text(f"{seconds:+d}\n", encoding="ascii")
+
+
+def stepped(seconds: int) -> Fault:
     """The clocks of all nodes, and of their supervisor, are off for a while, and then right again."""
 
     async def fault(world: World) -> None:
@@ -52,5 +63,25 @@ def stepped(seconds: int) -> Callable[[World], Awaitable[None]]:
             await asyncio.sleep(LASTS_S)
         finally:
             world.clock.write_text("+0\n", encoding="ascii")
+
+    return fault
+
+
+def of_server(seconds: int, *, standby: bool, then: Fault | None = None) -> Fault:
+    """The clock of one server is off, and `then` something happens; a while later all clocks are right again."""
+
+    async def fault(world: World) -> None:
+        if (folder := world.server_clocks) is None:
+            raise LookupError("the servers run without libfaketime")
+        set_server(folder, await world.server(standby=standby), seconds)
+        try:
+            await asyncio.sleep(2 * READ_EVERY_S)
+            if then:
+                await then(world)
+            await asyncio.sleep(LASTS_S)
+        finally:
+            for file in folder.iterdir():
+                set_server(folder, file.name, 0)
+        await asyncio.sleep(READ_EVERY_S + SOME_S)  # then nothing is ahead of now any more
 
     return fault

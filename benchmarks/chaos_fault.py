@@ -7,7 +7,7 @@ import asyncio
 import shutil
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ import asyncpg
 import psutil
 
 from benchmarks import chaos_clock, chaos_disk
+from benchmarks.chaos_clock import Fault
 from benchmarks.chaos_network import ANSWERS_LOST, FAR, IN_BITS, SILENT, SLOW, between_servers, refused, weather
 from benchmarks.chaos_view import projector_twice, slot_invalidated, valkey_of_yesterday
 from benchmarks.chaos_world import STATEMENTS, World
@@ -27,7 +28,6 @@ SWITCHOVER_DEADLINE_S: Final = 60.0
 READ_THROUGH_DEADLINE_S: Final = 180.0
 PAIR: Final = 2
 SOCKETS: Final = 200
-Fault = Callable[[World], Awaitable[None]]
 
 
 def _killed(ending: str, by: signal.Signals = signal.SIGKILL) -> Fault:
@@ -306,15 +306,32 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "projector killed while clocks are an hour ahead": _both(
         chaos_clock.stepped(chaos_clock.HOUR_S), _killed("-cdc"), SHORT_S
     ),
+    "primary's clock an hour ahead": chaos_clock.of_server(chaos_clock.HOUR_S, standby=False),
+    "primary's clock an hour behind when it is lost": chaos_clock.of_server(
+        -chaos_clock.HOUR_S, standby=False, then=_folder_lost(standby=False)
+    ),
+    "primary's clock some seconds ahead when it is switched over": chaos_clock.of_server(
+        chaos_clock.SOME_S, standby=False, then=_switched_over
+    ),
+    "standby's clock some seconds ahead when it takes over": chaos_clock.of_server(
+        chaos_clock.SOME_S, standby=True, then=_server_frozen(standby=False)
+    ),
+    "standby's clock some seconds behind when it takes over": chaos_clock.of_server(
+        -chaos_clock.SOME_S, standby=True, then=_server_frozen(standby=False)
+    ),
+    "standby's clock an hour ahead when it takes over": chaos_clock.of_server(
+        chaos_clock.HOUR_S, standby=True, then=_server_frozen(standby=False)
+    ),
     "primary frozen during a rebuild": _both(_rebuilt, _server_frozen(standby=False), 0.5),
 }
 
-CLOCKS: Final = frozenset(name for name in FAULTS if "clocks" in name)
+CLOCKS: Final = frozenset(name for name in FAULTS if "clock" in name)
 """Those that need libfaketime."""
+SERVER_CLOCKS: Final = frozenset(name for name in CLOCKS if "'s clock" in name)
+"""Those of them for which it is the servers that run under it, and not the nodes."""
 
 SKIPPED: Final[Mapping[str, str]] = {
     "slow network between nodes and servers": "they speak without a proxy; frozen, cut and slow servers stand for it",
-    "clock of a server stepped": "tests/integration/test_clock.py steps clocks; nodes are stepped where libfaketime is",
     "JVM paused": "the embedded system reads pgoutput; `projector frozen` is the same from outside",
     "a volume that is really full": "needs a mount; tests/integration/test_full_disk.py, test_guard.py fill one",
 }

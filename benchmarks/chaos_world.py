@@ -24,12 +24,31 @@ import sys
 from functools import partial
 from cluster import run
 from cluster.cli import main
-program = "import json, os, sys; os.environ.update(json.loads(sys.argv.pop(1))); from cluster.cli import main; main()"
-run.detach = partial(run.detach, program=("-c", program, sys.argv.pop(1)))
+run.detach = partial(run.detach, program=("-c", sys.argv.pop(1), sys.argv.pop(1)))
 main()
 """
-"""`loyalty up --detach` with an environment for what the supervisor starts, and neither for it nor for this: under
-libfaketime 0.9.10 their sleeps fail (EINVAL)."""
+"""`loyalty up --detach` whose supervisor is another program."""
+SUPERVISOR: Final = """
+import json, os, sys
+from dataclasses import replace
+from pathlib import Path
+from cluster import postgres
+from cluster.cli import main
+nodes, servers, folder = json.loads(sys.argv.pop(1))
+os.environ.update(nodes)
+begin = postgres.postgres_process
+def preloaded(tools, server, **given):
+    spec = begin(tools, server, **given)
+    file = Path(folder, spec.name)
+    if not file.exists():
+        file.write_text("+0\\n")
+    return replace(spec, env={**spec.env, **servers, "FAKETIME_TIMESTAMP_FILE": str(file)})
+if servers:
+    postgres.postgres_process = preloaded
+main()
+"""
+"""A supervisor with an environment for the nodes it starts and one for its servers, each with a file for its clock. It
+is in neither itself: under libfaketime 0.9.10 its sleeps fail (EINVAL)."""
 COMMAND_DEADLINE_S: Final = 180.0
 READY_DEADLINE_S: Final = 150.0
 LOOK_INTERVAL_S: Final = 0.5
@@ -49,15 +68,16 @@ class World:
     """Where its nodes read how far their clocks are off, if they do."""
     under: Mapping[str, str] = field(default_factory=dict[str, str])
     """What they have in their environment for that."""
+    server_clocks: Path | None = None
+    """A folder in which each server reads the like, by its name, if they do."""
+    servers_under: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What they have in their environment for that."""
     starts_anew: bool = False
     """It is stopped and started for the campaign's own sake, which is no fault."""
 
     async def loyalty(self, *words: str) -> tuple[int, str]:
         """Run the command line on this system."""
-        begins = (
-            ("-c", PRELOADED, json.dumps(dict(self.under))) if words[0] == "up" and self.under else ("-m", "cluster")
-        )
-        command = (sys.executable, *begins, *words, "--data", str(self.data))
+        command = (sys.executable, *self._begins(words[0]), *words, "--data", str(self.data))
         env = {name: value for name, value in os.environ.items() if not name.startswith("LOYALTY_")}
         out = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=asyncio.subprocess.STDOUT, env=env)
@@ -68,6 +88,12 @@ class World:
             with suppress(ProcessLookupError):  # it has ended
                 child.kill()
         return child.returncode or 0, output.decode("utf-8", "replace")
+
+    def _begins(self, word: str) -> tuple[str, ...]:
+        if word != "up" or not (self.under or self.servers_under):
+            return ("-m", "cluster")
+        told = [dict(self.under), dict(self.servers_under), str(self.server_clocks)]
+        return ("-c", PRELOADED, SUPERVISOR, json.dumps(told))
 
     async def status(self) -> dict[str, Any]:
         """What `loyalty status --json` prints."""

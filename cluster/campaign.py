@@ -11,8 +11,8 @@ import psutil
 import typer
 
 from benchmarks.chaos import Result, campaign, schedule, summary
-from benchmarks.chaos_clock import environment, library
-from benchmarks.chaos_fault import CLOCKS, FAULTS, SKIPPED
+from benchmarks.chaos_clock import OF_ONE_THREAD, environment, library
+from benchmarks.chaos_fault import CLOCKS, FAULTS, SERVER_CLOCKS, SKIPPED
 from benchmarks.chaos_world import World
 from cluster.document import Documents
 from cluster.errors import ClusterError
@@ -76,9 +76,13 @@ async def _of_its_own(wanted: Campaign, names: list[str], seed: int) -> Result:
     folder.chmod(0o755)  # noqa: ASYNC240 - nothing runs yet
     up = ("--regions", "eu", "--port", str(wanted.port), "--standbys", str(wanted.standbys), "--no-door")
     world = World(folder / "data", up)
-    if not CLOCKS.isdisjoint(names):  # the supervisor starts less surely under libfaketime: only where it must
+    if not (CLOCKS - SERVER_CLOCKS).isdisjoint(names):  # what runs under libfaketime is slower: only what must
         world.clock = folder / "clock"
         world.under = environment(world.clock, library())
+    if not SERVER_CLOCKS.isdisjoint(names):
+        world.server_clocks = folder / "clocks"
+        world.server_clocks.mkdir()
+        world.servers_under = environment(folder / "clock-of-none", library(name=OF_ONE_THREAD))
     try:
         code, words = await world.loyalty("up", "--detach", *up)
         if code:
