@@ -5,7 +5,7 @@ an older program than its shard holds. What happened under an older version than
 version read for its batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,8 +96,9 @@ async def apply_program(dsns: list[str], source: str, effective_at: datetime | N
     """Make `source` the newest version on every shard (at once, or from an instant on), with its rewards' stock.
 
     The running version's number when it is the same text. ProgramError when the text is wrong, ApplyUnderWayError when
-    somebody else is at it for long: nothing is changed then. A run cut short is completed by the next. `dsns` are in
-    the topology's order: the first shard holds the lock, and has every version first.
+    somebody else is at it for long: nothing is changed then. A run cut short is completed by the next, and a shard that
+    is new gets all there are. `dsns` are in the topology's order: the first shard holds the lock, and has every version
+    first.
     """
     program = parse_program(source)
     async with AsyncExitStack() as stack:
@@ -108,6 +109,7 @@ async def apply_program(dsns: list[str], source: str, effective_at: datetime | N
         version, since = _version_of(newest[max(newest)] if newest else None, source, effective_at)
         if version not in newest:  # where all shards were restored, they may have lost a version of this number
             version = max(version, min([await one.fetchval(_STATEMENTS["incarnation"]) for one in connections]))
+        await _complete(connections)
         insert = (_STATEMENTS["insert_program"], version, source, since)
         # The first shard first: should the lock be lost now, the next one sees this number taken and goes on from it.
         # And one by one: when one fails, no other is in a commit that closing its connection would cancel.
@@ -115,6 +117,22 @@ async def apply_program(dsns: list[str], source: str, effective_at: datetime | N
             await connection.execute(*insert)
         await allot(connections, program)
     return version
+
+
+async def _complete(connections: Sequence[Any]) -> None:
+    """Give shards that were added the versions from before: a basket is decided by that of its instant.
+
+    The newest alone may even be one to come. What a shard lacks behind its first version is left as it is: baskets of
+    that time are decided.
+    """
+    held = [[number for (number,) in await one.fetch(_STATEMENTS["program_numbers"])] for one in connections]
+    longest = max(range(len(held)), key=lambda place: len(held[place]))
+    known, source = held[longest], connections[longest]
+    for numbers, target in zip(held, connections, strict=True):
+        async with target.transaction():  # cut short in between it would not look so any more
+            for number in (one for one in known if not numbers or one < numbers[0]):
+                row = await source.fetchrow(_STATEMENTS["program_numbered"], number)
+                await target.execute(_STATEMENTS["insert_program"], *row)
 
 
 async def _connect(stack: AsyncExitStack, dsn: str) -> Any:

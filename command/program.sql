@@ -26,6 +26,12 @@ UPDATE program SET begun_at = now() WHERE version = $1 AND begun_at IS NULL
 -- In force, or to come.
 SELECT version, source, effective_at FROM program ORDER BY version DESC LIMIT 1
 
+-- name: program_numbers
+SELECT version FROM program ORDER BY version
+
+-- name: program_numbered
+SELECT version, source, effective_at FROM program WHERE version = $1
+
 -- name: programs_since
 -- All that counted since an instant, or will: the oldest first.
 SELECT version, source FROM program

@@ -10,9 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from command.program import VERSIONS_KNOWN, apply_program
+from cluster.system import ensure_program
+from command.program import VERSIONS_KNOWN, ProgramCache, apply_program
 from shard_router.topology import TopologyWatch
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
+from tests.engine import PostgresServer
 from tests.integration.test_command import basket
 from verify.ledger import check_ledger
 from verify.part import Audit
@@ -255,3 +257,30 @@ async def test_a_program_to_come_that_has_decided_nothing_begins_at_its_instant(
         assert bought.json["account"]["tier"]["code"] == "silver"
         begun = await rows(node, "SELECT version, begun_at IS NOT NULL AS begun FROM program ORDER BY version")
         assert [tuple(row) for row in begun] == [(1, True), (2, False)]
+
+
+@pytest.mark.parametrize("already", [0, 3], ids=["new", "added by an earlier release"])
+async def test_a_shard_that_was_added_gets_every_version_there_is(
+    database: str, postgres_server: PostgresServer, already: int
+) -> None:
+    """A late basket is decided by an older one, and the newest is still to come."""
+    added, later = await postgres_server.create_database(), datetime.now(UTC) + timedelta(days=9)
+    await held(database, (timedelta(days=9), PROGRAM), (timedelta(days=1), NEW_YORK))
+    assert await apply_program([database], PROGRAM, later) == 3
+    if already:
+        connection = await asyncpg.connect(added)
+        await connection.execute(
+            "INSERT INTO program (version, effective_at, source) VALUES (3, $1, $2)", later, PROGRAM
+        )
+        await connection.close()
+        assert await apply_program([database, added], PROGRAM) == 3
+    else:
+        assert await ensure_program([database, added], None) == 3
+    found: list[list[Any]] = []
+    for dsn in (database, added):
+        connection = await asyncpg.connect(dsn)
+        found.append(await connection.fetch("SELECT version, effective_at, source FROM program ORDER BY version"))
+        assert (await ProgramCache().in_force(connection)).version == 2
+        await connection.close()
+    assert found[0] == found[1]
+    await postgres_server.drop_database(added)
