@@ -3,21 +3,24 @@
 Rows are read after the slot exists and written through the same guards, so it does not matter which of a row and its
 changes comes first. Identifiers are ordered by lsn; a row read from the table gets the slot's `restart_lsn` as it was
 before the reading: every change below it is in what is read, every change the stream may still bring lies above it.
+That holds in one history of the database: while no server answers a rebuild waits and then goes on where it was, if the
+primary goes on with the same one.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 import asyncpg
 import structlog
 from redis.exceptions import RedisError
 
 from cdc.project import Operations, project
-from cdc.rows import STATEMENTS, Bound, NotReady, Rows, gone, rows_of, without_row
+from cdc.rows import STATEMENTS, Bound, NotReady, Overtaken, Rows, gone, rows_of, without_row
 from cdc.sink import Emptied, Fenced, Session
 from cdc.source import Change
 from query.views import HEADER_SIZE
@@ -31,6 +34,11 @@ OPERATIONS_PER_CHUNK: Final = 2_500
 _MEMBERS_AT_FIRST: Final = 20
 _VIEWS_PER_MEMBER: Final = 5
 _EXAMPLES_MAX: Final = 5
+
+_NO_ANSWER: Final = (ProblemError, asyncpg.PostgresError, NotReady)
+"""What reading raises while no server can answer: a probe that came too late on a busy machine is enough."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +100,13 @@ class Rebuild:
         self._requested.set()
 
     async def run(self, open_session: Callable[[], Session]) -> None:
-        """Serve requests for ever. A rebuild that fails starts again from the beginning: twice is harmless."""
+        """Serve requests for ever. One whose session or history ends starts from the beginning: twice is harmless."""
         while True:
             await self._requested.wait()
             self._requested.clear()
             try:
                 await self._rebuild(open_session)
-            except (ProblemError, asyncpg.PostgresError, RedisError, OSError, Fenced, Emptied, NotReady) as error:
+            except (*_NO_ANSWER, RedisError, OSError, Fenced, Emptied, Overtaken) as error:
                 self.state.trouble = f"{type(error).__name__}: {error}"
                 structlog.get_logger().warning("rebuild_interrupted", error=self.state.trouble)
                 await asyncio.sleep(RETRY_S)
@@ -150,7 +158,7 @@ class Rebuild:
             started_at = time.monotonic()
             size = self._next_size(chunk)
             written, following = await asyncio.gather(
-                self._put(session, chunk), self._read(bound, chunk.members[-1], size), return_exceptions=True
+                self._put(session, bound, chunk), self._read(bound, chunk.members[-1], size), return_exceptions=True
             )
             if isinstance(written, BaseException):
                 raise written
@@ -161,15 +169,34 @@ class Rebuild:
             await self._rest(started_at)
 
     async def _read(self, bound: Bound, after: int, size: int) -> _Chunk:
-        async with self._rows.reader(bound) as connection:
-            rows = await connection.fetch(STATEMENTS["members_after"], after, size)
-            members = [row["member_id"] for row in rows]
-            changes = await rows_of(connection, members, bound.floor)
+        async def read() -> tuple[list[int], list[Change]]:
+            async with self._rows.reader(bound) as connection:
+                rows = await connection.fetch(STATEMENTS["members_after"], after, size)
+                members = [row["member_id"] for row in rows]
+                return members, await rows_of(connection, members, bound.floor)
+
+        members, changes = await self._answer(bound, read)
         # Rendering holds up neither the heartbeat nor what the projector answers.
         return _Chunk(members, await asyncio.to_thread(project, changes))
 
-    async def _put(self, session: Session, chunk: _Chunk) -> None:
-        await self._lower(session, await self._write(session, chunk.operations))
+    async def _answer(self, bound: Bound, read: Callable[[], Awaitable[Result]]) -> Result:
+        """What is read, as soon as a server answers; Overtaken when it is of another history by then."""
+        waits = False
+        while True:
+            try:
+                if waits:
+                    await self._rows.prove(bound)
+                result = await read()
+            except _NO_ANSWER as error:
+                waits, self.state.trouble = True, f"{type(error).__name__}: {error}"
+                structlog.get_logger().warning("rebuild_waits", error=self.state.trouble)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self.state.trouble = "" if waits else self.state.trouble
+                return result
+
+    async def _put(self, session: Session, bound: Bound, chunk: _Chunk) -> None:
+        await self._lower(session, bound, await self._write(session, chunk.operations))
 
     def _next_size(self, chunk: _Chunk) -> int:
         """How many members have about so many views as is good to handle at once, by those of this chunk."""
@@ -181,13 +208,16 @@ class Rebuild:
         keys = session.keys(VIEW_KEYS, self._settings.members_per_chunk * _VIEWS_PER_MEMBER)
         while chunk := await asyncio.to_thread(next, keys, None):
             started_at = time.monotonic()
-            async with self._rows.reader(bound) as connection:
-                rowless = await without_row(connection, chunk)
+            rowless = await self._answer(bound, partial(self._without_row, bound, chunk))
             removed = {key: gone(bound.floor) for key in rowless if key.startswith("i:")}
             higher = await self._write(session, Operations(identifiers=removed)) if removed else {}
             others = [key for key in rowless if key not in removed]
-            await self._lower(session, await asyncio.to_thread(session.stored, others) | higher)
+            await self._lower(session, bound, await asyncio.to_thread(session.stored, others) | higher)
             await self._rest(started_at)
+
+    async def _without_row(self, bound: Bound, keys: Sequence[str]) -> list[str]:
+        async with self._rows.reader(bound) as connection:
+            return await without_row(connection, keys)
 
     async def _write(self, session: Session, operations: Operations) -> dict[str, bytes]:
         """Write what was read; tells which views show more, with their values."""
@@ -198,30 +228,31 @@ class Rebuild:
             structlog.get_logger().error("row_not_projected", failure=failure)
         return outcome.higher
 
-    async def _lower(self, session: Session, seen: dict[str, bytes]) -> None:
+    async def _lower(self, session: Session, bound: Bound, seen: dict[str, bytes]) -> None:
         """Take back views that show more than the database has: it lost what they show, to a failover or a restore.
 
         Nearly always the stream was just ahead of the row read. What it had brought when a view was seen has
         committed, so it shows once all that was under way then has ended: a view that is higher even then is none of
         its making. Afterwards the members are read once more, for the view refused what the stream brought meanwhile.
         """
-        suspects = lower_values(seen, await self._rows.truth(seen)) if seen else {}
+        shown = await self._answer(bound, partial(self._rows.truth, seen)) if seen else Operations()
+        suspects = lower_values(seen, shown)
         if not suspects or self._unsettled:
             return
-        truth = await self._rows.settled_truth(suspects)
+        truth = await self._answer(bound, partial(self._rows.settled_truth, suspects))
         if truth is None:
             self._unsettled = True
             structlog.get_logger().warning("views_left_higher", why="a transaction or the stream does not settle")
             return
         lowered = await asyncio.to_thread(session.lower, lower_values(seen, truth), seen)
         if lowered:
-            await self._restore(session, lowered)
+            await self._restore(session, bound, lowered)
 
-    async def _restore(self, session: Session, lowered: list[str]) -> None:
+    async def _restore(self, session: Session, bound: Bound, lowered: list[str]) -> None:
         self.state.complete = False
         self.state.lowered += len(lowered)
         structlog.get_logger().warning("views_lowered", count=len(lowered), examples=lowered[:_EXAMPLES_MAX])
-        truth = await self._rows.settled_truth(lowered)
+        truth = await self._answer(bound, partial(self._rows.settled_truth, lowered))
         if truth is None:
             raise NotReady("what was committed while views were lowered does not show yet")
         await self._write(session, truth)

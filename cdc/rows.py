@@ -37,15 +37,21 @@ class NotReady(LoyaltyError):  # noqa: N818 - it tells a state
     """The slot or a server is not where a rebuild needs it yet; try again."""
 
 
+class Overtaken(LoyaltyError):  # noqa: N818
+    """The primary goes on with another past than the one a bound was taken from."""
+
+
 class Bound(NamedTuple):
     """What a server must show to be read: every commit up to `lsn`, none of them by a transaction from `xid` on.
 
-    Changes that the stream may still bring lie above `floor`; every change below it shows.
+    Changes that the stream may still bring lie above `floor`; every change below it shows. Positions mean something
+    only in the `history` they are of.
     """
 
     floor: int
     lsn: int
     xid: int
+    history: str
 
 
 class Rows:
@@ -60,11 +66,18 @@ class Rows:
         async with self._servers.primary() as connection:
             floor = await self._floor(connection)
             lsn = await connection.fetchval(STATEMENTS["wal_position"])
-            bound = Bound(floor, lsn, await connection.fetchval(STATEMENTS["newest_transaction"]))
+            xid = await connection.fetchval(STATEMENTS["newest_transaction"])
+            bound = Bound(floor, lsn, xid, await _history(connection))
         with suppress(ProblemError):
             async with self._servers.standby() as connection:
                 await _until(connection, "shows", bound.lsn, bound.xid, patience_s=STANDBY_PATIENCE_S)
         return bound
+
+    async def prove(self, bound: Bound) -> None:
+        """Overtaken unless there is a primary that goes on with the history of this bound."""
+        async with self._servers.primary() as connection:
+            if (history := await _history(connection)) != bound.history:
+                raise Overtaken(f"the primary goes on with {history}, not with {bound.history}")
 
     @asynccontextmanager
     async def reader(self, bound: Bound) -> AsyncGenerator[Connection]:
@@ -178,6 +191,12 @@ def _matches(pattern: re.Pattern[str], keys: Iterable[str]) -> Iterable[tuple[st
 async def _named(connection: Connection, statement: str, pairs: Collection[tuple[Any, ...]]) -> list[Any]:
     firsts, seconds = zip(*pairs, strict=True) if pairs else ((), ())
     return await connection.fetch(STATEMENTS[statement], list(firsts), list(seconds)) if firsts else []
+
+
+async def _history(connection: Connection) -> str:
+    """Which database a primary has, and which of its pasts it goes on with: a failover begins another timeline."""
+    timeline = await connection.fetchval(SLOT_STATEMENTS["timeline_of_primary"])
+    return f"{await connection.fetchval(SLOT_STATEMENTS['system'])}, timeline {timeline}"
 
 
 async def _until(connection: Connection, statement: str, *args: Any, patience_s: float) -> bool:
