@@ -10,12 +10,12 @@ from typing import Any, Final
 from benchmarks.cpu import GENERATOR
 from benchmarks.host import Host
 from benchmarks.load import Flow, Run, Samples, constant_schedule, drive, poisson_schedule, void_reasons
-from benchmarks.order import BenchMember
 from benchmarks.peer import Peak, measure_peak
+from benchmarks.refill import fill_up, measure_refill
 from benchmarks.scenario import Group, Scenario, Targets
 from benchmarks.stream import Streams
 from benchmarks.volley import Volley
-from benchmarks.workload import Workload, enrol, wait_for_newest
+from benchmarks.workload import Workload, enrol
 
 STEP_FACTOR: Final = 1.5
 STEPS_MAX: Final = 12
@@ -24,7 +24,6 @@ SUSTAINED_SHARE: Final = 0.98
 SUSTAINED_P99_MS: Final = 500.0  # beyond it a queue grows and the rate is not sustained
 CALM_SHARE: Final = 0.8  # of the peak: what a flood is compared with
 SLOW_FACTOR: Final = 2.0  # accepted in a flood, and after it: at most so many times the p99 of the calm
-FILLED_TIMEOUT_S: Final = 1800.0  # a million members are five million changes to project
 _WINDOW_US: Final = 500_000
 _BAD_SHARE: Final = 0.02
 
@@ -161,19 +160,20 @@ class Course:
         return Stage(name, {"command": rate}, run, void_reasons(run))
 
     async def _grown(self, size: int) -> Stage:
-        """CPU per purchase and per query with so many members."""
+        """CPU per purchase and per query with so many members, and a rebuild of their views."""
         region = next(iter(self.workload.deployment.regions))
         if self.host.fill is None:
             await enrol(self.workload, size)
         else:
             await self.workload.look_again()
-            self.workload.members = [BenchMember(member, region) for member in await self.host.fill(region, size)]
-            await wait_for_newest(self.workload, timeout_s=FILLED_TIMEOUT_S)
+            await fill_up(self.workload, self.host, region, size)
         run, notes = Run(self.scenario.duration_s), dict[str, float]()
         for side in ("command", "query"):
             shoot = self.workload.at_home(region, side)
             peak, run.samples[side] = await measure_peak(shoot, self.host.of_region(region), self.scenario.duration_s)
             notes |= {f"{side}: {role} us": us for role, us in peak.cpu_us.items()}
+        if self.host.rebuild is not None:
+            notes |= (await measure_refill(self.workload, self.host, region)).notes()
         return Stage(f"{self.name}: {size:,} members", {}, run, [], notes)
 
     @asynccontextmanager

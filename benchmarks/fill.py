@@ -4,10 +4,11 @@ Each member enrols with a card and buys once. Nothing is made up: `Batch` decide
 and makes the rows; only their way into the tables is another. So `verify` and the change stream see a shop like any.
 """
 
+import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -74,19 +75,31 @@ async def fill(place: Place, members: int, told: Callable[[int], None] = lambda 
         there: int = await connection.fetchval(_STATEMENTS["members"])
         program = await ProgramCache().in_force(connection)
         newest: list[int] = []
-        for first in range(there, members, MEMBERS_AT_ONCE):
-            count = min(MEMBERS_AT_ONCE, members - first)
-            rows = _decided(place, program, count)
+        counts = [min(MEMBERS_AT_ONCE, members - first) for first in range(there, members, MEMBERS_AT_ONCE)]
+        async for rows in _decided_ahead(place, program, counts):
             await _copy(connection, rows)
             newest = [rows["member"][-1]["member_id"]]
-            told(first + count)
+            there += len(rows["member"])
+            told(there)
         if newest:
             await connection.execute(_STATEMENTS["settle"])
         share = min(1.0, SOME_MEMBERS / max(there, members))
-        rows = await connection.fetch(_STATEMENTS["some_members"], share)
-        return [row["member_id"] for row in rows if row["member_id"] not in newest] + newest
+        some = await connection.fetch(_STATEMENTS["some_members"], share)
+        return [row["member_id"] for row in some if row["member_id"] not in newest] + newest
     finally:
         await connection.close()
+
+
+async def _decided_ahead(
+    place: Place, program: Program, counts: Sequence[int]
+) -> AsyncGenerator[dict[str, list[dict[str, Any]]]]:
+    """The rows of so many new members at a time: the next ones are decided while Postgres takes these."""
+    deciding: asyncio.Task[Any] | None = None
+    for count in (*counts, 0):
+        ready = await deciding if deciding else None
+        deciding = asyncio.create_task(asyncio.to_thread(_decided, place, program, count)) if count else None
+        if ready:
+            yield ready
 
 
 def _decided(place: Place, program: Program, count: int) -> dict[str, list[dict[str, Any]]]:

@@ -2,12 +2,19 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.peer import Peers
 
 Check = Callable[[], Awaitable[dict[str, Any]]]
 """The verdict of `loyalty verify` as JSON: `ok` and `checks`."""
+
+
+class Rebuilt(NamedTuple):
+    """Members whose views were written, and the seconds from the first view to the last one."""
+
+    members: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +26,8 @@ class Host:
     verify: Check | None = None
     freeze: Callable[[], str] | None = None
     """Stops the primary of the first shard without ending it; its name."""
-    rebuild: Callable[[], Awaitable[list[str]]] | None = None
+    rebuild: Callable[[str], Awaitable[Rebuilt]] | None = None
+    """Rebuilds the views of a region's first shard at full duty."""
     fill: Callable[[str, int], Awaitable[list[str]]] | None = None
     """Gives the first shard of a region so many members; the ids of some, the newest last."""
     start: Callable[[], Awaitable[float]] | None = None

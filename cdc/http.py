@@ -8,9 +8,11 @@ from aiohttp import web
 from cdc.projector import register_metrics
 from cdc.runtime import Runtime
 from service.health import CHECKS, REGISTRY, WARNINGS, gauge
+from service.problem import malformed_parameter
 from service.status import add_status
 from service.web import PRINCIPAL, render_json
 
+DUTY_MIN: Final = 0.01
 STALLED_MS: Final = 10_000  # ten heartbeats
 
 
@@ -19,7 +21,7 @@ def add_routes(app: web.Application, runtime: Runtime) -> None:
 
     async def rebuild(request: web.Request) -> web.Response:
         request[PRINCIPAL].require("admin")
-        runtime.rebuild.request("asked for")
+        runtime.rebuild.request("asked for", duty=_duty(request.query.get("duty")))
         return render_json(describe(runtime), status=202)
 
     add_status(app, lambda: describe(runtime))
@@ -33,6 +35,19 @@ def add_routes(app: web.Application, runtime: Runtime) -> None:
     lag.set_function(lambda: math.nan if (lag_ms := runtime.lag_ms()) is None else lag_ms / 1000)
     write = gauge(app, "loyalty_cdc_heartbeat_age_seconds", "Since the last heartbeat was committed: a gap in writes.")
     write.set_function(runtime.heartbeat.age_s)
+
+
+def _duty(text: str | None) -> float | None:
+    """Share of the time to work, none where it is not given; `malformed` when it is no number up to 1."""
+    if text is None:
+        return None
+    try:
+        duty = float(text)
+    except ValueError:
+        duty = math.nan
+    if not DUTY_MIN <= duty <= 1:
+        raise malformed_parameter("duty", f"send a number from {DUTY_MIN:g} to 1")
+    return duty
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:
@@ -51,6 +66,8 @@ def describe(runtime: Runtime) -> dict[str, Any]:
             "reason": state.reason,
             "members_done": state.members_done,
             "members_total": state.members_total,
+            "refill_s": round(state.refill_s, 3),
+            "duty": runtime.rebuild.duty,
             "completed": state.completed,
             "asked": state.asked,
             "served": state.served,

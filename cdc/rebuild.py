@@ -66,6 +66,8 @@ class RebuildState:
     reason: str = ""
     members_done: int = 0
     members_total: int = 0
+    refill_s: float = 0.0
+    """From the first view of this rebuild that was written to the newest one."""
     completed: int = 0
     asked: int = 0
     """How often a rebuild was asked for since the process began."""
@@ -83,6 +85,8 @@ class Rebuild:
     def __init__(self, servers: ShardServers, settings: RebuildSettings) -> None:
         self._rows = Rows(servers, settings.slot)
         self._settings = settings
+        self.duty = settings.duty
+        """Of the rebuild that runs."""
         self._unsettled = False
         self._requested = asyncio.Event()
         self.state = RebuildState()
@@ -93,8 +97,9 @@ class Rebuild:
         if incomplete:
             self.request(incomplete)
 
-    def request(self, reason: str) -> None:
-        """Ask for a rebuild; call on the event loop."""
+    def request(self, reason: str, *, duty: float | None = None) -> None:
+        """Ask for a rebuild; call on the event loop. A duty that is given holds from now until all are done."""
+        self.duty = duty or self.duty
         self.state.reason = reason
         self.state.asked += 1
         self._requested.set()
@@ -129,7 +134,7 @@ class Rebuild:
 
     async def _rebuild(self, open_session: Callable[[], Session]) -> None:
         started_at = time.monotonic()
-        self.state.running, self.state.members_done, self.state.trouble = True, 0, ""
+        self.state.running, self.state.members_done, self.state.refill_s, self.state.trouble = True, 0, 0.0, ""
         self._unsettled = False
         serves = self.state.asked
         structlog.get_logger().info("rebuild_started", reason=self.state.reason)
@@ -144,6 +149,7 @@ class Rebuild:
         self.state.completed += 1
         self.state.served = serves
         self.state.complete = not self._requested.is_set()  # a new epoch may just have begun
+        self.duty = self.duty if self._requested.is_set() else self._settings.duty
         structlog.get_logger().info(
             "rebuild_completed", members=self.state.members_done, seconds=round(time.monotonic() - started_at, 3)
         )
@@ -154,6 +160,7 @@ class Rebuild:
             self.state.members_total = await connection.fetchval(STATEMENTS["member_count"])
         size = min(_MEMBERS_AT_FIRST, self._settings.members_per_chunk)
         chunk = await self._read(bound, 0, size)
+        began_at = time.monotonic()
         while chunk.members:
             started_at = time.monotonic()
             size = self._next_size(chunk)
@@ -165,6 +172,7 @@ class Rebuild:
             if isinstance(following, BaseException):
                 raise following
             self.state.members_done += len(chunk.members)
+            self.state.refill_s = time.monotonic() - began_at
             chunk = following
             await self._rest(started_at)
 
@@ -259,7 +267,7 @@ class Rebuild:
 
     async def _rest(self, started_at: float) -> None:
         worked_s = time.monotonic() - started_at
-        await asyncio.sleep(worked_s * (1 / self._settings.duty - 1))
+        await asyncio.sleep(worked_s * (1 / self.duty - 1))
 
 
 def lower_values(seen: Mapping[str, bytes], truth: Operations) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.deployment import DeploymentError
 from benchmarks.fill import Place, fill
-from benchmarks.host import Host
+from benchmarks.host import Host, Rebuilt
 from benchmarks.peer import Peers, find_pgbench
 from cluster import run
 from cluster.command_line import words_of
@@ -31,6 +31,8 @@ from shard_router.login import POSTGRES_USERS
 from shard_router.member_id import format_member_id
 from verify.parallel import verify_side_by_side
 
+FULL_DUTY = 1.0
+
 
 async def host_of(plan: ClusterPlan) -> Host:
     """The machine of the system on a data folder."""
@@ -40,15 +42,17 @@ async def host_of(plan: ClusterPlan) -> Host:
     async def check() -> dict[str, Any]:
         return verdict_document(await verify_side_by_side(documents.topology, documents.logins(), documents.verified()))
 
-    async def rebuild_all() -> list[str]:
-        return [line async for line in rebuild(plan.data, None)]
+    async def rebuild_first(region: str) -> Rebuilt:
+        first = next(name for name, shard in status.topology.shards.items() if shard.region == region)
+        (done,) = [one async for one in rebuild(plan.data, region, duty=FULL_DUTY) if one.shard == first]
+        return Rebuilt(done.members, done.refill_s)
 
     return Host(
         peers=_peers(plan, status),
         processes=lambda: _processes(plan),
         verify=check,
         freeze=lambda: _freeze(plan, status),
-        rebuild=rebuild_all,
+        rebuild=rebuild_first,
         fill=lambda region, members: _fill(status, region, members),
     )
 

@@ -206,13 +206,20 @@ def respell(*, data: Data = None) -> None:
 
 
 @app.command()
-def rebuild(*, data: Data = None, region: Annotated[str | None, typer.Option(help="Only this region.")] = None) -> None:
+def rebuild(
+    *,
+    data: Data = None,
+    region: Annotated[str | None, typer.Option(help="Only this region.")] = None,
+    duty: Annotated[
+        float | None, typer.Option(min=0.01, max=1.0, help="Share of the time it works [default: the projectors' 0.5].")
+    ] = None,
+) -> None:
     """Rebuild the views from Postgres while serving."""
     from cluster.rebuild import rebuild as rebuild_views  # noqa: PLC0415
 
     async def run() -> None:
-        async for line in rebuild_views(_plan(data=data).data, region):
-            Console().print(line, markup=False, highlight=False, soft_wrap=True)
+        async for done in rebuild_views(_plan(data=data).data, region, duty=duty):
+            Console().print(str(done), markup=False, highlight=False, soft_wrap=True)
 
     asyncio.run(run())
 
@@ -239,8 +246,8 @@ def reconcile(
             say(line)
         await respell_system(path, once=True)  # of a backup from before a release it was left undone
         for name in regions_to_rebuild(document, work, region):
-            async for line in rebuild_views(folder, name):
-                say(line)
+            async for done in rebuild_views(folder, name):
+                say(str(done))
 
     def say(line: str) -> None:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -75,7 +75,7 @@ def bench(  # noqa: PLR0913 - one parameter per flag
 
     Scenarios: mixed, mixed-double, commands, queries, till-day, app-morning, read-your-writes, hot-member, hot-store,
     away-from-home, duplicates, flood, frozen-primary, growth, a .toml file, and ratio (ours beside others).
-    `bench targets` measures the table of targets (about eight minutes, nothing else running) and writes it to --report;
+    `bench targets` measures the table of targets (eleven minutes, nothing else running) and writes it to --report;
     `bench compare A B` tells how the runs of two folders differ.
     """
     with plain_errors():

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -16,10 +16,24 @@ POLL_S = 0.2
 SILENCE_S = 60.0  # a projector that restarts meanwhile answers again within this time
 
 
-async def rebuild(data: Path, region: str | None) -> AsyncGenerator[str]:
-    """Rebuild the views of one region or all; tells shard by shard that it is done, in words.
+class Rebuilt(NamedTuple):
+    """A shard whose views were rebuilt; `refill_s` from the first view written to the last one."""
 
-    ClusterError when nothing runs there, and for a projector that does not answer.
+    shard: str
+    members: int
+    took_s: float
+    refill_s: float
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.shard}: rebuilt, {self.members:,} members in {self.took_s:.1f} s"
+
+
+async def rebuild(data: Path, region: str | None, *, duty: float | None = None) -> AsyncGenerator[Rebuilt]:
+    """Rebuild the views of one region or all; tells shard by shard that it is done.
+
+    At another duty than the projectors' own where one is given. ClusterError when nothing runs there, and for a
+    projector that does not answer.
     """
     documents = Documents(data)
     topology = await running_topology(documents.topology)
@@ -29,7 +43,7 @@ async def rebuild(data: Path, region: str | None) -> AsyncGenerator[str]:
     headers = {"Authorization": f"Bearer {read_keys(documents)['admin']}"}
     timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
-        work = [asyncio.create_task(_rebuild(session, name, url)) for name, url in chosen.items()]
+        work = [asyncio.create_task(_rebuild(session, name, url, duty)) for name, url in chosen.items()]
         try:
             for one in work:
                 yield await one
@@ -38,18 +52,19 @@ async def rebuild(data: Path, region: str | None) -> AsyncGenerator[str]:
                 one.cancel()
 
 
-async def _rebuild(session: aiohttp.ClientSession, shard: str, url: str) -> str:
+async def _rebuild(session: aiohttp.ClientSession, shard: str, url: str, duty: float | None = None) -> Rebuilt:
     began_at = asyncio.get_running_loop().time()
-    epoch, order = await _ask(session, url)
+    order_url = f"{url}/rebuild" if duty is None else f"{url}/rebuild?duty={duty:g}"
+    epoch, order = await _ask(session, order_url)
     while True:
         await asyncio.sleep(POLL_S)
         now = await _patiently(session, "GET", f"{url}/status")
         state = now["rebuild"]
         if now["epoch"] != epoch:  # of one that was started anew, which knows nothing of the order
-            epoch, order = await _ask(session, url)
+            epoch, order = await _ask(session, order_url)
         elif state["served"] >= order:
             took_s = asyncio.get_running_loop().time() - began_at
-            return f"{shard}: rebuilt, {state['members_done']:,} members in {took_s:.1f} s"
+            return Rebuilt(shard, state["members_done"], took_s, state["refill_s"])
 
 
 async def _ask(session: aiohttp.ClientSession, url: str) -> tuple[int, int]:
@@ -57,7 +72,7 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> tuple[int, int]:
 
     One that is under way may have passed what has changed since: the one asked for follows it.
     """
-    asked = await _patiently(session, "POST", f"{url}/rebuild")
+    asked = await _patiently(session, "POST", url)
     return asked["epoch"], asked["rebuild"]["asked"]
 
 
