@@ -16,6 +16,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _TEXTS_KEPT: Final = 4096
 """One entry writes each of its few instants several times, and all members' points expire at the same ones."""
 
+_BUCKETS: Final = {bucket.value: bucket for bucket in Bucket}
+
 
 @overload
 def instant_text(moment: datetime) -> str: ...
@@ -65,8 +67,8 @@ def parse_posting(document: PostingDocument) -> Posting:
     """The posting of its document."""
     return Posting(
         document["points"],
-        Bucket(document["from"]),
-        Bucket(document["to"]),
+        _BUCKETS[document["from"]],
+        _BUCKETS[document["to"]],
         document["reason"],
         instant(document["expires_at"]),
         instant(document.get("available_at")),

@@ -4,14 +4,13 @@ Everything but the counters comes out: buckets, lots, holds, redemptions, tier a
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from rules.codec import instant, parse_posting
 from rules.detail import ClosedDetail, EntryDetail, RedeemedDetail, RedemptionEndDetail
 from rules.membership import closed
 from rules.state import Account, Hold, Lot, Posting, Redemption, TierStanding, apply
-from rules.value import value
+from rules.value import changed, value
 from rules.version import follows
 
 
@@ -31,10 +30,10 @@ def fold(blank: Account, entries: Iterable[FoldedEntry]) -> Account:
     for entry in entries:
         if not follows(entry.version, account.version):
             raise ValueError(f"version {entry.version} follows {account.version}")
-        account = replace(account, version=entry.version)
+        account = changed(account, version=entry.version)
         if entry.kind in _OPENS_HOLD:
             hold = Hold(entry.version, instant(entry.detail.get("expires_at")), (), _OPENS_HOLD[entry.kind])
-            account = replace(account, holds=(*account.holds, hold))
+            account = changed(account, holds=(*account.holds, hold))
         postings = [parse_posting(document) for document in entry.postings]
         for posting in postings:
             account = apply(account, posting)
@@ -48,7 +47,7 @@ def _with_tier(account: Account, detail: EntryDetail) -> Account:
     if tier is None:
         return account
     since = instant(tier["since"]) or account.tier.since
-    return replace(account, tier=TierStanding(tier["to"], since, instant(tier["until"])))
+    return changed(account, tier=TierStanding(tier["to"], since, instant(tier["until"])))
 
 
 def _nothing(account: Account, _detail: EntryDetail, _postings: list[Posting]) -> Account:
@@ -59,12 +58,12 @@ def _open_redemption(account: Account, detail: RedeemedDetail, postings: list[Po
     lots = tuple(Lot(one.points, one.expires_at) for one in postings if one.reason == "redeemed")
     expires_at = instant(detail["expires_at"])
     redemption = Redemption(account.version, detail["reward"], detail["quantity"], expires_at, lots)
-    return replace(account, redemptions=(*account.redemptions, redemption))
+    return changed(account, redemptions=(*account.redemptions, redemption))
 
 
 def _close_redemption(account: Account, detail: RedemptionEndDetail, _postings: list[Posting]) -> Account:
     kept = tuple(one for one in account.redemptions if one.version != detail["redemption"])
-    return replace(account, redemptions=kept)
+    return changed(account, redemptions=kept)
 
 
 def _close(account: Account, _detail: ClosedDetail, _postings: list[Posting]) -> Account:

@@ -6,13 +6,13 @@ the balance is the fold of the journal: `apply` serves deciding and folding alik
 """
 
 from collections.abc import Iterable
-from dataclasses import field, replace
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from rules.document import CountersDocument
-from rules.value import value
+from rules.value import changed, value
 
 
 class Bucket(StrEnum):
@@ -157,7 +157,7 @@ def apply(account: Account, posting: Posting) -> Account:
     if posting.points <= 0:
         raise ValueError(f"a posting moves a positive number of points: {posting}")
     taken = _taken(account, posting)
-    return replace(account, **(taken | _given(account, posting, taken)))
+    return changed(account, **(taken | _given(account, posting, taken)))
 
 
 def _taken(account: Account, posting: Posting) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _hold(holds: Iterable[Hold], version: int | None, added: Lot) -> Iterable[Ho
     for hold in holds:
         if hold.version == version:
             found = True
-            yield replace(hold, lots=_more(hold.lots, added))
+            yield changed(hold, lots=_more(hold.lots, added))
         else:
             yield hold
     if not found:
@@ -227,7 +227,7 @@ def _release(holds: Iterable[Hold], version: int | None, taken: Lot, *, keeps: b
         found = True
         lots = _less(hold.lots, taken)
         if lots or keeps:
-            yield replace(hold, lots=lots)
+            yield changed(hold, lots=lots)
     if not found:
         raise ValueError(f"no open hold {version}")
 
