@@ -37,19 +37,27 @@ class Rows:
         self._cursor: Any = None
         self._rows: list[Row] = []
         self._at = 0
+        self._head: Any = None
 
-    async def head(self) -> Any:
-        """The key of the next row; None when there is none."""
-        if self._at == len(self._rows):
-            await self._fetch()
-        return self._key(self._rows[self._at]) if self._rows else None
+    @property
+    def head(self) -> Any:
+        """The key of the next row; None when there is none, or `read` has not been called."""
+        return self._head
+
+    async def read(self) -> None:
+        """Read the first rows."""
+        await self._fetch()
 
     async def take(self, key: Any) -> list[Row]:
         """The next rows, as far as they have this key."""
         taken: list[Row] = []
-        while await self.head() == key:
+        while self._head == key:
             taken.append(self._rows[self._at])
             self._at += 1
+            if self._at < len(self._rows):
+                self._head = self._key(self._rows[self._at])
+            else:
+                await self._fetch()
         return taken
 
     async def _fetch(self) -> None:
@@ -57,6 +65,7 @@ class Rows:
             self._cursor = await self._connection.cursor(self._statement, *self._arguments)
         self._rows = await self._cursor.fetch(ROWS_AT_ONCE)
         self._at = 0
+        self._head = self._key(self._rows[0]) if self._rows else None
 
 
 def of_members(statement: str, members: list[int] | Part) -> str:
@@ -73,12 +82,11 @@ def arguments_of(members: list[int] | Part) -> tuple[Any, ...]:
 
 async def merged(streams: Sequence[Rows]) -> AsyncGenerator[tuple[Any, list[list[Row]]]]:
     """Key by key, ascending, what each stream has under it."""
-    while True:
-        heads = [head for stream in streams if (head := await stream.head()) is not None]
-        if not heads:
-            return
+    for stream in streams:
+        await stream.read()
+    while heads := [head for stream in streams if (head := stream.head) is not None]:
         key = min(heads)
-        yield key, [await stream.take(key) for stream in streams]
+        yield key, [await stream.take(key) if stream.head == key else [] for stream in streams]
 
 
 def attempt(finding: Finding, name: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
