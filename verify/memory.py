@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +22,18 @@ import rules
 import service
 import shard_router
 import verify
+from rules.value import value
 from shard_router.statement import load_statements
 
 _STATEMENTS: Final = load_statements(Path(__file__).with_suffix(".sql"))
 _CODE: Final = (rules, shard_router, service, query, verify)
 _READ: Final = (".py", ".sql")
 _SECRET_SIZE: Final = 32
+_SEEN_AT_ONCE: Final = 1_000  # as many statements in one call
+_TEXTS_KEPT: Final = 4_096  # most members count the same few things
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Counts:
     """What members added to what was checked (a number for each check, in their order) and redeemed (by reward)."""
 
@@ -44,6 +47,7 @@ class Memory:
     def __init__(self, path: Path | None, fingerprint: str) -> None:
         """`path` None: nothing is known and nothing is kept."""
         self._file = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self._seen: dict[int, bytes | None] = {}
         for table in ("mark", "secret", "known", "fresh"):
             self._do(table)
         self._file.execute("BEGIN")
@@ -57,10 +61,12 @@ class Memory:
 
     def compare(self, digests: Iterable[tuple[int, str]]) -> None:
         """Take in some members' digests of now; a later one of a member counts."""
+        self._write_down()
         self._file.executemany(_STATEMENTS["take_in"], digests)
 
     def changed(self) -> list[int]:
         """Who is new or not as before; who is gone, or changed, is forgotten."""
+        self._write_down()
         self._do("forget_changed")
         (self.members,) = self._do("count_known").fetchone()
         return [member_id for (member_id,) in self._do("changed")]
@@ -74,24 +80,40 @@ class Memory:
 
     def __contains__(self, member_id: int) -> bool:
         """Whether somebody is known as they are now."""
+        self._write_down()
         return self._do("is_known", member_id).fetchone() is not None
 
     def remember(self, member_id: int, counts: Counts | None) -> None:
         """Keep a member who was found without fault; with one (None), forget."""
-        self._do("forget", member_id)
-        if counts is not None:
-            self._do("remember", orjson.dumps([counts.checked, counts.redeemed]), member_id)
+        self._seen[member_id] = None if counts is None else _text_of(counts.checked, tuple(counts.redeemed.items()))
+        if len(self._seen) == _SEEN_AT_ONCE:
+            self._write_down()
+
+    def _write_down(self) -> None:
+        """Bring to the file who was looked at since; each with the digest that was compared last."""
+        if not self._seen:
+            return
+        self._file.executemany(_STATEMENTS["forget"], [(member_id,) for member_id in self._seen])
+        right = [(counts, member_id) for member_id, counts in self._seen.items() if counts is not None]
+        self._file.executemany(_STATEMENTS["remember"], right)
+        self._seen.clear()
 
     def _do(self, statement: str, *values: Any) -> sqlite3.Cursor:
         return self._file.execute(_STATEMENTS[statement], values)
 
     def save(self) -> None:
         """Keep all of it; without this, the file stays as it was."""
+        self._write_down()
         self._file.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+@lru_cache(_TEXTS_KEPT)
+def _text_of(checked: tuple[int, ...], redeemed: tuple[tuple[str, int], ...]) -> bytes:
+    return orjson.dumps([checked, dict(redeemed)])
 
 
 def fingerprint(*parts: Any) -> str:
