@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import partial
+from functools import lru_cache, partial
 from operator import sub
 from typing import Any, Final, Self, cast
 from zoneinfo import ZoneInfo
@@ -14,6 +14,7 @@ import orjson
 from rules.document import PurchaseDocument
 from rules.program import Program, parse_program
 from rules.stored import full_account, full_postings
+from rules.value import value
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology
 from verify.finding import Finding
@@ -43,30 +44,25 @@ CHECKS: Final = (
 PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
 """Entries whose stored answers show personal data."""
 
+_WAYS_KEPT: Final = 64  # there are seven buckets, and fewer ways between them
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class ReadEntry:
     """A row of the journal with its documents read.
 
-    `name` is `<member>-<version>`, as people know it; `moved` are its points by way (see `moved_points`).
+    `name` is `<member>-<version>`, as people know it, `version` the one the entry made; `moved` are its points by way
+    (see `moved_points`).
     """
 
     name: str
+    version: int
+    kind: str
     row: Row
     postings: list[dict[str, Any]]
     detail: dict[str, Any]
     account_after: dict[str, Any]
     moved: Counter[str]
-
-    @property
-    def version(self) -> int:
-        """The version the entry made."""
-        return self.row["version"]
-
-    @property
-    def kind(self) -> str:
-        """What kind of entry it is."""
-        return self.row["kind"]
 
 
 @dataclass(slots=True)
@@ -130,18 +126,17 @@ class Books:
     @property
     def faults(self) -> int:
         """All faults so far."""
-        return sum(finding.violations for finding in self.findings.values())
+        return sum([finding.violations for finding in self.findings.values()])
 
     def counts(self) -> Counts:
         """What was checked and redeemed so far."""
-        return Counts(tuple(finding.checked for finding in self.findings.values()), Counter(self.redeemed))
+        return Counts(tuple([finding.checked for finding in self.findings.values()]), dict(self.redeemed))
 
     def counts_since(self, before: Counts) -> Counts:
         """What was checked and redeemed since; what was given back counts below zero."""
-        redeemed = {
-            reward: n for reward in self.redeemed if (n := self.redeemed[reward] - before.redeemed.get(reward, 0))
-        }
-        return Counts(tuple(map(sub, self.counts().checked, before.checked)), redeemed)
+        checked = [finding.checked for finding in self.findings.values()]
+        redeemed = {reward: n for reward, now in self.redeemed.items() if (n := now - before.redeemed.get(reward, 0))}
+        return Counts(tuple(map(sub, checked, before.checked)), redeemed)
 
     def count(self, counts: Counts) -> None:
         """Take in what was checked and redeemed before."""
@@ -170,17 +165,29 @@ class Books:
     def read_entries(self, rows: MemberRows) -> None:
         """Read the documents of a member's entries; what cannot be read is a fault that names the column."""
         for row in rows.journal:
-            read = partial(attempt, self[READABLE])
             name = f"{rows.name}-{row['version']}"
-            postings = read(f"{name}: postings", _postings, row)
-            detail = read(f"{name}: detail", parsed, row["detail"], dict)
-            account_after = read(f"{name}: account_after", _account, row, rows.name)
-            if postings is None or detail is None or account_after is None:
-                continue
-            moved = read(f"{name}: postings", moved_points, postings)
-            if moved is not None:
-                rows.entries[row["version"]] = ReadEntry(name, row, postings, detail, account_after, moved)
+            try:
+                entry = _entry(name, row, rows.name)
+            except Exception:  # noqa: BLE001 - a stored document may be broken in any way
+                self._tell_unreadable(name, row, rows.name)
+            else:
+                rows.entries[entry.version] = entry
         self[READABLE].checked += len(rows.journal)
+
+    def _tell_unreadable(self, name: str, row: Row, member: str) -> None:
+        """Look column by column for what cannot be read."""
+        read = partial(attempt, self[READABLE])
+        postings = read(f"{name}: postings", _postings, row)
+        read(f"{name}: detail", parsed, row["detail"], dict)
+        read(f"{name}: account_after", _account, row, member)
+        if postings is not None:
+            read(f"{name}: postings", moved_points, postings)
+
+
+def _entry(name: str, row: Row, member: str) -> ReadEntry:
+    postings, detail, account_after = _postings(row), parsed(row["detail"], dict), _account(row, member)
+    moved = moved_points(postings)
+    return ReadEntry(name, row["version"], row["kind"], row, postings, detail, account_after, moved)
 
 
 def _postings(row: Row) -> list[dict[str, Any]]:
@@ -204,8 +211,13 @@ def moved_points(postings: list[dict[str, Any]]) -> Counter[str]:
         if not isinstance(points, int):
             raise TypeError(f"a posting of {points!r} points")
         if source != target:
-            for way in (f"{source}>", f">{target}", f"{source}>{target}"):
-                moved[way] += points
+            for way in _ways(source, target):
+                moved[way] = moved.get(way, 0) + points
         if posting["reason"] == "forfeited":
             moved["forfeited"] += points
     return moved
+
+
+@lru_cache(_WAYS_KEPT)
+def _ways(source: str, target: str) -> tuple[str, str, str]:
+    return f"{source}>", f">{target}", f"{source}>{target}"

@@ -1,9 +1,9 @@
 """Holds what is counted of a member, beside points, against the journal and the notes of what each purchase counted."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import date
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from rules.document import CountedDocument
 from rules.state import Account
 from verify.books import COUNTED, Books, MemberRows
 from verify.stream import attempt
+
+_DAYS_KEPT: Final = 4_096  # ten years of them
 
 REDEEMED: Final = {"reward_redeemed": 1, "redemption_cancelled": -1}
 """What an entry counts of a reward."""
@@ -67,31 +69,35 @@ def _wrong_sent(books: Books, rows: MemberRows, stored: Account) -> Iterator[str
 
 def _unsettled(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:
     """What purchases gave that may come back, by day; a day goes once its purchases can come back no more."""
-    given = Counter[int]()
+    sums: dict[int, int] = {}
     for row in rows.purchases:
         document = rows.purchase(row)
         note = document.get("counted")
         if note is not None and "applied" in note and note.get("unsettled"):
-            undone = sum(sum(line["reversed"].values()) for line in document["lines"])
-            given[_ordinal(note)] += document["points_earned"] - undone
+            undone = sum([sum(line["reversed"].values()) for line in document["lines"]])
+            day = _ordinal(note["day"])
+            sums[day] = sums.get(day, 0) + document["points_earned"] - undone
+    given = {day: points for day, points in sums.items() if points > 0}
     told = {day: points for day, (points,) in _days(stored.counters.get("unsettled", []), width=2).items()}
+    if told == given:
+        return
     days_kept = min((program.tier_policy.return_days for program in books.programs.values()), default=0)
     newest = stored.changed_at.date().toordinal()
-    for day, points in (+given).items():
+    for day, points in given.items():
         if told.get(day, points) != points or (day not in told and newest - day < days_kept):
             words = f"counted as unsettled, {points} by the purchases"
             yield f"{told.get(day, 0)} points of {date.fromordinal(day)} {words}"
-    if told.keys() - (+given).keys():
+    if told.keys() - given.keys():
         yield "points counted as unsettled that no purchase gave"
 
 
 def _wrong_count(rows: MemberRows, counters: Counters) -> Iterator[str]:
     entries = rows.entries.values()
     undone = {entry.detail["purchase"] for entry in entries if entry.detail.get("undone")}
-    bought = sum(entry.kind == "purchase_recorded" for entry in entries) - len(undone)
+    bought = sum([entry.kind == "purchase_recorded" for entry in entries]) - len(undone)
     if purchase_count(counters) != bought:
         yield f"{purchase_count(counters)} purchases counted, {bought} in the journal"
-    redeemed = Counter[str]()
+    redeemed: defaultdict[str, int] = defaultdict(int)
     for entry in entries:
         if entry.kind in REDEEMED:
             redeemed[entry.detail["reward"]] += REDEEMED[entry.kind] * entry.detail["quantity"]
@@ -103,7 +109,7 @@ def _wrong_count(rows: MemberRows, counters: Counters) -> Iterator[str]:
     if counters.get("referrals", []) != thanked:
         yield f"{len(counters.get('referrals', []))} referrals counted, {len(thanked)} in the journal"
     active_at = counters.get("active_at")
-    if active_at and active_at not in {instant_text(entry.row["occurred_at"]) for entry in entries}:
+    if active_at and all(instant_text(entry.row["occurred_at"]) != active_at for entry in reversed(entries)):
         yield f"last active at {active_at}, when nothing happened"
     for standing in counters.get("tier_before", ()):
         if standing not in _standings(rows):
@@ -146,21 +152,30 @@ def _wrong_offers(rows: MemberRows, counters: Counters, undone: set[int]) -> Ite
             return
         notes[version] = note
     kept = [version for version in notes if version not in undone]
-    applied = Counter(reason for version in kept for reason in notes[version]["applied"])
+    applied: dict[str, int] = {}
+    for version in kept:
+        for reason in notes[version]["applied"]:
+            applied[reason] = applied.get(reason, 0) + 1
     if counters.get("applied", {}) != applied:
-        yield f"offers counted as applied {counters.get('applied', {})}, by the purchases {dict(applied)}"
-    newest = max((_ordinal(note) for note in notes.values()), default=0)
+        yield f"offers counted as applied {counters.get('applied', {})}, by the purchases {applied}"
     days: dict[str, Days] = defaultdict(dict)
     for version in kept:
-        day = _ordinal(notes[version])
+        day = _ordinal(notes[version]["day"])
         _add(days["purchases"], day, (1, limited_points(documents[version])))
         for reason in notes[version]["applied_on"]:
             _add(days[reason], day, (1,))
     told = {"purchases": _days(counters.get("days", []), width=3)}
     told |= {reason: _days(pairs, width=2) for reason, pairs in counters.get("applied_on", {}).items()}
+    newest = max([_ordinal(note["day"]) for note in notes.values()], default=0)
+    if told != days:
+        yield from _wrong_days(told, days, newest)
+
+
+def _wrong_days(told: dict[str, Days], days: dict[str, Days], newest: int) -> Iterator[str]:
     for name in days.keys() | told.keys():
-        for day in days[name].keys() | told.get(name, {}).keys():
-            says, should = told.get(name, {}).get(day), days[name].get(day)
+        there, counted = told.get(name, {}), days.get(name, {})
+        for day in counted.keys() | there.keys():
+            says, should = there.get(day), counted.get(day)
             if _differ(says, should, exact=day >= newest - DAYS_KEPT):
                 yield f"{name} of {date.fromordinal(day)} counted as {says}, by the purchases {should}"
 
@@ -174,12 +189,14 @@ def _differ(says: tuple[int, ...] | None, should: tuple[int, ...] | None, *, exa
     return any(is_ > most or (exact and is_ < min(most, COUNT_MAX)) for is_, most in zip(says, should, strict=True))
 
 
-def _ordinal(note: CountedDocument) -> int:
-    return date.fromisoformat(note["day"]).toordinal()
+@lru_cache(_DAYS_KEPT)
+def _ordinal(day: str) -> int:
+    return date.fromisoformat(day).toordinal()
 
 
 def _add(days: Days, day: int, values: tuple[int, ...]) -> None:
-    days[day] = tuple(map(sum, zip(days.get(day, (0,) * len(values)), values, strict=True)))
+    before = days.get(day)
+    days[day] = values if before is None else tuple(map(sum, zip(before, values, strict=True)))
 
 
 def _days(flat: list[int], *, width: int) -> Days:

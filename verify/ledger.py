@@ -39,6 +39,8 @@ from verify.stream import STATEMENTS, Row, Rows, arguments_of, attempt, merged, 
 
 _STATE: Final = ("lots", "holds", "redemptions", "tier", "status")
 _BUCKETS: Final = ("spent", "expired", "debt", "issued", "available", "pending", "held")
+_OF_THE_MEMBER: Final = PERSONAL | {"member_closed"}
+"""Entries that write the member's row."""
 _DIGESTS_AT_ONCE: Final = 5_000
 _MEMBERS_AT_ONCE: Final = 500
 _STREAMS: Final = ("accounts", "members", "journal", "purchases", "receipts", "identifiers", "answers")
@@ -187,7 +189,7 @@ def _misplaced(books: Books, rows: MemberRows, member: Row) -> Iterator[str]:
     kinds = {row["version"]: row["kind"] for row in rows.journal}
     if next(iter(kinds.values()), "member_enrolled") != "member_enrolled":
         yield f"the journal begins with {next(iter(kinds.values()))}"
-    changed = max((version for version, kind in kinds.items() if kind in PERSONAL | {"member_closed"}), default=None)
+    changed = max((version for version, kind in kinds.items() if kind in _OF_THE_MEMBER), default=None)
     if changed is not None and member["version"] != changed:
         yield f"the member row is of version {member['version']}, entry {changed} wrote it last"
     for row in rows.identifiers:

@@ -169,34 +169,38 @@ def _wrong_with(
 
 def _wrong_earned(document: PurchaseDocument, entry: ReadEntry) -> Iterator[str]:
     """What the lines earned, reason by reason, is what the postings took from the program."""
-    postings, lines = Counter[str](), Counter[str]()
+    postings: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for posting in entry.postings:
         if posting["from"] == "program":
-            postings[posting["reason"]] += posting["points"]
+            postings[posting["reason"]] = postings.get(posting["reason"], 0) + posting["points"]
             times = posting["expires_at"], posting.get("available_at")
             if times != (document["expires_at"], document["available_at"]):
                 yield f"expires and activates otherwise than its entry: {times}"
     for line in document["lines"]:
         for reason, points in line["earned"].items():
-            lines[reason] += points
-    if lines != postings:
-        yield f"its lines earned {dict(lines)}, its entry {dict(postings)}"
-    if document["points_earned"] != postings.total():
-        yield f"points_earned says {document['points_earned']}, its entry earned {postings.total()}"
+            lines[reason] = lines.get(reason, 0) + points
+    if lines != postings and Counter(lines) != Counter(postings):
+        yield f"its lines earned {lines}, its entry {postings}"
+    earned = sum(postings.values())
+    if document["points_earned"] != earned:
+        yield f"points_earned says {document['points_earned']}, its entry earned {earned}"
 
 
 def _wrong_paid(document: PurchaseDocument, entry: ReadEntry) -> Iterator[str]:
     """The lots and holds that paid are those the postings spent; each line has its part of them."""
-    lots, holds = Counter[str | None](), Counter[int]()
+    lots: dict[str | None, int] = {}
+    holds: dict[int, int] = {}
     for posting in entry.postings:
         if posting["to"] == "spent":
-            lots[posting["expires_at"]] += posting["points"]
+            lots[posting["expires_at"]] = lots.get(posting["expires_at"], 0) + posting["points"]
             if posting["from"] == "held":
-                holds[posting["hold"]] += posting["points"]
+                holds[posting["hold"]] = holds.get(posting["hold"], 0) + posting["points"]
     payment = payment_of(document)
     told = {expires_at: points for points, expires_at in payment["lots"]}, sorted(payment["holds"])
-    if (payment["points"], *told) != (lots.total(), dict(lots), sorted(map(list, holds.items()))):
-        yield f"{payment['points']} points paid, its entry spent {lots.total()}; or other lots or holds"
+    spent = sum(lots.values())
+    if (payment["points"], *told) != (spent, lots, sorted(map(list, holds.items()))):
+        yield f"{payment['points']} points paid, its entry spent {spent}; or other lots or holds"
     for index, (points, _) in enumerate(payment["lots"]):
         by_line = sum(line.get("paid", [])[index] for line in document["lines"])
         if by_line != points:
@@ -209,7 +213,8 @@ def _wrong_returns(document: PurchaseDocument, returns: list[ReadEntry]) -> Iter
     if list(told) != [entry.version for entry in returns]:
         yield f"tells of returns {list(told)}, the journal of {[entry.version for entry in returns]}"
         return
-    quantities, taken, given = Counter[int](), 0, 0
+    quantities: dict[int, int] = {}
+    taken = given = 0
     for entry in returns:
         one = told[entry.version]
         points = one["points_reversed"], one.get("points_returned", 0)
@@ -219,12 +224,15 @@ def _wrong_returns(document: PurchaseDocument, returns: list[ReadEntry]) -> Iter
         taken += points[0] + one.get("points_forgiven", 0)
         given += points[1]
         for part in one["lines"]:
-            quantities[part["line"]] += thousandths(part["quantity"])
+            quantities[part["line"]] = quantities.get(part["line"], 0) + thousandths(part["quantity"])
     lines = document["lines"]
     came_back = {line["line"]: thousandths(line["returned"]) for line in lines if line["returned"] != "0"}
     if came_back != quantities:
         yield "its lines came back in other quantities than its returns say"
-    sums = sum(sum(line["reversed"].values()) for line in lines), sum(sum(line.get("repaid", ())) for line in lines)
+    sums = (
+        sum([sum(line["reversed"].values()) for line in lines]),
+        sum([sum(line.get("repaid", ())) for line in lines]),
+    )
     if sums != (taken, given):
         yield f"its lines gave up {sums[0]} points and got {sums[1]}, its returns say {taken} and {given}"
 
