@@ -10,11 +10,12 @@ from shard_router import pool
 from shard_router.topology import NOBODY, TopologyWatch
 from tests.engine import PostgresServer, ValkeyServer
 from tests.integration.test_verify_world import World, prepared_world
-from verify import view
+from verify import stream, view
 from verify.books import FOLD
 from verify.memory import Counts, Memory
 from verify.parallel import verify_side_by_side
 from verify.part import PARTS, Audit
+from verify.verify import verify
 
 
 @pytest.fixture
@@ -89,6 +90,29 @@ def test_all_is_forgotten_when_the_same_rows_may_mean_another_thing(tmp_path: Pa
         return changed
 
     assert [run("a", "x"), run("a", "x"), run("a", "y"), run("b", "y"), run("b", "y")] == [[7], [], [7], [7], []]
+
+
+def test_who_was_looked_at_is_known_by_the_digest_of_then(tmp_path: Path) -> None:
+    def run(*digests: str) -> list[int]:
+        memory = Memory(tmp_path / "eu-1", "a")
+        memory.compare([(7, digests[0])])
+        changed = memory.changed()
+        memory.remember(7, Counts((1,), {}))
+        memory.compare([(7, digest) for digest in digests[1:]])
+        memory.save()
+        memory.close()
+        return changed
+
+    assert [run("x", "y"), run("y"), run("y")] == [[7], [7], []]
+
+
+async def test_members_whose_rows_come_in_several_blocks_are_found_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [one.document() for one in await verify(world.path)]
+    for rows in (1, 2):
+        monkeypatch.setattr(stream, "ROWS_AT_ONCE", rows)
+        assert [one.document() for one in await verify(world.path)] == found
 
 
 def test_what_was_not_saved_is_not_known(tmp_path: Path) -> None:
