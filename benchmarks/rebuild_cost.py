@@ -27,10 +27,12 @@ from cdc.rebuild import Rebuild, RebuildSettings
 from cdc.sink import Position, Session
 from cluster.document import Documents
 from query.views import mark_key
+from service.serve import collect_seldom
 from shard_router.pool import ShardPools
 from shard_router.topology import TopologyWatch
 
 async def main(data):
+    collect_seldom()  # as a projector does
     watch = TopologyWatch(data.topology, data.projector())
     shard, place = next(iter(watch.current.document.shards.items()))
     pools = ShardPools(watch, size_max=4, statement_timeout_ms=600_000)

@@ -20,7 +20,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from cdc.project import Operations, project
-from cdc.rows import STATEMENTS, Bound, NotReady, Overtaken, Rows, gone, rows_of, without_row
+from cdc.rows import STATEMENTS, Bound, NotReady, Overtaken, Rows, gone, rows_after, without_row
 from cdc.sink import Emptied, Fenced, Session
 from cdc.source import Change
 from query.views import HEADER_SIZE
@@ -179,9 +179,7 @@ class Rebuild:
     async def _read(self, bound: Bound, after: int, size: int) -> _Chunk:
         async def read() -> tuple[list[int], list[Change]]:
             async with self._rows.reader(bound) as connection:
-                rows = await connection.fetch(STATEMENTS["members_after"], after, size)
-                members = [row["member_id"] for row in rows]
-                return members, await rows_of(connection, members, bound.floor)
+                return await rows_after(connection, after, size, bound.floor)
 
         members, changes = await self._answer(bound, read)
         # Rendering holds up neither the heartbeat nor what the projector answers.

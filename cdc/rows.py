@@ -22,7 +22,8 @@ from shard_router.pool import Connection, ShardServers
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("rows.sql"))
-TABLES: Final = ("member", "journal", "purchase", "identifier")
+TABLES: Final = ("journal", "purchase", "identifier")
+"""What else there is of a member."""
 STANDBY_PATIENCE_S: Final = 5.0  # a standby behind a long query is let go by max_standby_streaming_delay in this time
 PRIMARY_PATIENCE_S: Final = 10.0
 SETTLE_PATIENCE_S: Final = 30.0  # at a start the stream itself may take as long
@@ -139,6 +140,18 @@ async def read_members(connection: Connection, members: list[int], floor: int) -
 
 async def rows_of(connection: Connection, members: list[int], floor: int) -> list[Change]:
     """What the tables hold of these members, as if it had just been inserted."""
+    rows = await connection.fetch(STATEMENTS["member"], members)
+    return as_changes("member", rows, floor) + await _other_rows_of(connection, members, floor)
+
+
+async def rows_after(connection: Connection, after: int, size: int, floor: int) -> tuple[list[int], list[Change]]:
+    """So many members behind this one in key order, and what the tables hold of them."""
+    rows = await connection.fetch(STATEMENTS["members_after"], after, size)
+    members = [row["member_id"] for row in rows]
+    return members, as_changes("member", rows, floor) + await _other_rows_of(connection, members, floor)
+
+
+async def _other_rows_of(connection: Connection, members: list[int], floor: int) -> list[Change]:
     changes: list[Change] = []
     for table in TABLES:
         limit = (RECENT_ENTRIES,) if table == "journal" else ()

@@ -32,7 +32,8 @@ SELECT NOT EXISTS (
 SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'member'::regclass;
 
 -- name: members_after
-SELECT member_id FROM member WHERE member_id > $1 ORDER BY member_id LIMIT $2;
+-- As below, of so many members in key order.
+SELECT member_id, version, profile FROM member WHERE member_id > $1 ORDER BY member_id LIMIT $2;
 
 -- name: member
 SELECT member_id, version, profile FROM member WHERE member_id = ANY ($1::bigint[]);

@@ -146,7 +146,7 @@ def activity_item(row: Mapping[str, Any]) -> bytes:
     item: dict[str, Any] = {
         "entry_id": format_reference("ent", member_id, version),
         "kind": row["kind"],
-        "occurred_at": utc_text(row["occurred_at"]),
+        "occurred_at": _moment(row["occurred_at"]),
         "store": row["store"],
         "points": row["points"],
         "postings": full_postings(orjson.loads(row["postings"])),
@@ -154,7 +154,7 @@ def activity_item(row: Mapping[str, Any]) -> bytes:
     }
     item |= subject_of(member_id, version, row["kind"], orjson.loads(row["detail"]))
     item["version"] = version
-    return orjson.dumps(item)
+    return orjson.dumps(item, option=orjson.OPT_UTC_Z)
 
 
 def versions_of(member_id: int, items: Sequence[bytes]) -> list[int]:
@@ -177,8 +177,8 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
         "store": row["store"],
         "till": row["till"],
         "receipt": row["receipt"],
-        "business_date": str(row["business_date"]),
-        "occurred_at": utc_text(row["occurred_at"]),
+        "business_date": row["business_date"],
+        "occurred_at": _moment(row["occurred_at"]),
     }
     document = full_purchase(orjson.loads(row["document"]))
     shown: dict[str, Any] = {**document}
@@ -197,7 +197,7 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
     if "payment" in document:
         shown["payment"] = _shown_payment(document["payment"], row["member_id"])
         shown["lines"] = [_shown_line(line) for line in document["lines"]]
-    return orjson.dumps(head | shown)
+    return orjson.dumps(head | shown, option=orjson.OPT_UTC_Z)
 
 
 def _shown_payment(payment: PaymentDocument, member_id: int) -> dict[str, Any]:
@@ -212,6 +212,11 @@ def _shown_payment(payment: PaymentDocument, member_id: int) -> dict[str, Any]:
 def _shown_line(line: LineDocument) -> dict[str, Any]:
     """A line without its part of the lots that paid."""
     return {name: value for name, value in line.items() if name not in {"paid", "repaid"}}
+
+
+def _moment(moment: Any) -> Any:
+    """As `utc_text`, in what orjson dumps with OPT_UTC_Z: a datetime stays as it is."""
+    return utc_text(moment) if isinstance(moment, str) else moment
 
 
 def utc_text(moment: Any) -> str:

@@ -1,6 +1,7 @@
 """What an entry of an activity is about."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -50,6 +51,12 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
 def test_an_entry_says_what_it_is_about(what: str) -> None:
     kind, detail, expected = SUBJECTS[what]
     assert subject_of(ADA, 9, kind, detail) == expected
+
+
+@pytest.mark.parametrize("text", ["2026-11-22T10:00:00Z", "2026-11-22T10:00:00.000007Z", "2026-11-22T10:00:00.250000Z"])
+def test_an_instant_is_shown_alike_from_a_row_and_from_the_stream(text: str) -> None:
+    of_stream = entry(ADA, 9, occurred_at=text)
+    assert activity_item(of_stream | {"occurred_at": datetime.fromisoformat(text)}) == activity_item(of_stream)
 
 
 def test_an_activity_item_shows_it_before_the_version_and_keeps_the_balance_as_it_was_written() -> None:
