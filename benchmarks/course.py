@@ -172,9 +172,12 @@ class Course:
             shoot = self.workload.at_home(region, side)
             peak, run.samples[side] = await measure_peak(shoot, self.host.of_region(region), self.scenario.duration_s)
             notes |= {f"{side}: {role} us": us for role, us in peak.cpu_us.items()}
+        void: list[str] = []
         if self.host.rebuild is not None:
-            notes |= (await measure_refill(self.workload, self.host, region)).notes()
-        return Stage(f"{self.name}: {size:,} members", {}, run, [], notes)
+            refilled = await measure_refill(self.workload, self.host, region)
+            notes |= refilled.notes()
+            void = [f"rebuild: {reason}" for reason in refilled.void]
+        return Stage(f"{self.name}: {size:,} members", {}, run, void, notes)
 
     @asynccontextmanager
     async def _streams(self) -> AsyncGenerator[None]:
