@@ -96,7 +96,7 @@ class Lookup:
         stored = stored_key(principal, key)
 
         async def ask(shard: ShardReader, credential: str | None) -> FoundCommand | None:
-            source, rows = await _rows(shard, "find_command", stored, credential)
+            source, rows = await _rows(shard, "find_command", stored, credential, sure=True)
             return FoundCommand(rows[0], source) if rows else None
 
         own = await self._scatter(topology, lambda shard: ask(shard, principal.credential))
@@ -148,15 +148,23 @@ async def _member_on(shard: ShardReader, identifier: Identifier) -> int | None:
     return rows[0]["member_id"] if rows else None
 
 
-async def _rows(shard: ShardReader, statement: str, *arguments: object) -> tuple[Role, list[Any]]:
-    """Rows from the first server of a shard that answers, and which that is."""
-    last = ProblemError("shard_unavailable")
+async def _rows(shard: ShardReader, statement: str, *arguments: object, sure: bool = False) -> tuple[Role, list[Any]]:
+    """Rows from the first server of a shard that answers, and which that is.
+
+    `sure`: one that has none may be behind, so the next is asked too, and has the last word if it answers.
+    """
+    found: tuple[Role, list[Any]] | ProblemError = ProblemError("shard_unavailable")
     for server in await shard.servers():
         try:
-            return server.role, await server.fetch(statement, *arguments)
+            found = server.role, await server.fetch(statement, *arguments)
         except ProblemError as error:
-            last = error
-    raise last
+            found = error if isinstance(found, ProblemError) else found
+            continue
+        if found[1] or not sure:
+            break
+    if isinstance(found, ProblemError):
+        raise found
+    return found
 
 
 def _shard_of_card(topology: Topology, identifier: Identifier) -> str | None:

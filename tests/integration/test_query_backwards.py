@@ -222,3 +222,20 @@ async def test_what_the_primary_does_not_have_is_not_waited_for(
     await project(killable.url, ADA, 1, 2, 3)
     reply = await world.get(PATHS[0])
     assert (version_in(reply), reply.headers["Loyalty-Source"]) == (3, "cache")
+
+
+async def test_a_command_that_the_standby_has_not_replayed_is_known(world: World, database_pair: DatabasePair) -> None:
+    """`unknown` would have a till wait, or send again what is done."""
+    stored = {
+        "key": "till-1",
+        "credential": "someone",
+        "fingerprint": "00000000-0000-0000-0000-000000000001",
+        "status": 201,
+        "answer": '{"hold_id":"hld_x"}',
+        "answered_at": START,
+    }
+    async with replay_paused(database_pair):
+        await write_row(database_pair.primary, "idempotency", stored)
+        reply = await world.get("/v1/commands/till-1")
+        assert (reply.json["status"], reply.headers["Loyalty-Source"]) == ("done", "primary")
+        assert (await world.get("/v1/commands/till-2")).json == {"status": "unknown"}
