@@ -91,9 +91,16 @@ async def test_one_address_takes_commands_and_queries_of_every_region_home_witho
 async def test_a_client_is_served_by_the_region_nearest_to_its_country(system: System) -> None:
     for address, region in (("127.0.1.5", "eu"), ("127.0.2.5", "us"), ("127.0.3.5", "ap")):
         async with ClientSession(connector=TCPConnector(local_addr=(address, 0))) as session:
-            lie = {"Authorization": f"Bearer {system.key}", "CF-IPCountry": "BR", "Loyalty-Country": "BR"}
-            async with session.get(f"{door_of(system)}/v1/rewards", headers=lie) as answer:
-                assert (answer.status, answer.headers["Loyalty-Region"]) == (200, region)
+            # A node that was late with one answer is passed over until the door has found it well again.
+            await eventually(lambda session=session, region=region: served_by(system, session, region), deadline_s=30)
+
+
+async def served_by(system: System, session: ClientSession, region: str) -> bool:
+    """Whether a client that says it is in Brazil is served by this region."""
+    lie = {"Authorization": f"Bearer {system.key}", "CF-IPCountry": "BR", "Loyalty-Country": "BR"}
+    async with session.get(f"{door_of(system)}/v1/rewards", headers=lie) as answer:
+        assert answer.status == 200
+        return answer.headers["Loyalty-Region"] == region
 
 
 async def test_a_region_is_evacuated_and_restored_without_one_failed_request(system: System) -> None:
