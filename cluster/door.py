@@ -7,6 +7,7 @@ topology or of a region's share of the traffic needs no restart, and no open con
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ ACCESS_LOG: Final = "access.log"
 NOWHERE: Final = (0.0, 0.0)  # of a region whose name tells no place, and for which no setting does
 ADMIN_TIMEOUT_S: Final = 2.0
 TAKEN_DEADLINE_S: Final = 30.0
+WELL_DEADLINE_S: Final = 10.0
 _POLL_S: Final = 0.05
 _STOP_S: Final = 5.0
 _MAXMIND: Final = b"\xab\xcd\xefMaxMind.com"  # what its metadata begin with, within the last 128 KiB of a database
@@ -40,6 +42,8 @@ _METADATA_BYTES_MAX: Final = 128 * 1024
 _TAKEN: Final = ("cluster_manager.cds", "http.door.rds.door")
 # Clusters it has read and does not go by yet: it looks first how their nodes are.
 _WARMING: Final = "cluster_manager.warming_clusters"
+# Of each cluster, its nodes, and those of them that it has found well.
+_MEMBERS, _WELL = "membership_total", "membership_healthy"
 
 
 class DoorState(BaseModel):
@@ -187,15 +191,35 @@ async def _admin_says(url: str, timeout_s: float | None) -> str | None:
         return type(error).__name__
 
 
+async def found_well(admin_port: int, *, deadline_s: float = WELL_DEADLINE_S) -> bool:
+    """Whether Envoy has found every node well, as soon as it has or when the deadline is over.
+
+    Until then what is for a node that it has not heard of goes to the next region.
+    """
+    until = time.monotonic() + deadline_s
+    while time.monotonic() < until:
+        with suppress(ClusterError):
+            now = await _stats(admin_port, rf"^cluster\..*\.({_MEMBERS}|{_WELL})$")
+            nodes = {name: count for name, count in now.items() if name.endswith(_MEMBERS)}
+            if nodes and all(now.get(name.removesuffix(_MEMBERS) + _WELL) == count for name, count in nodes.items()):
+                return True
+        await asyncio.sleep(_POLL_S)
+    return False
+
+
 async def _taken(admin_port: int) -> dict[str, int]:
     """How often Envoy took each of its files, and what is not in effect yet; ClusterError when it does not answer."""
-    timeout = aiohttp.ClientTimeout(total=ADMIN_TIMEOUT_S)
     names = "|".join(_TAKEN).replace(".", "\\.")
-    query = {"format": "json", "filter": f"^({names})\\.(update_success|update_rejected)$|^{_WARMING}$"}
+    return await _stats(admin_port, f"^({names})\\.(update_success|update_rejected)$|^{_WARMING}$")
+
+
+async def _stats(admin_port: int, names: str) -> dict[str, int]:
+    """What Envoy counts under names of this pattern; ClusterError when it does not answer."""
+    timeout = aiohttp.ClientTimeout(total=ADMIN_TIMEOUT_S)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"http://{HOST}:{admin_port}/stats", params=query) as answer,
+            session.get(f"http://{HOST}:{admin_port}/stats", params={"format": "json", "filter": names}) as answer,
         ):
             stats = (await answer.json(content_type=None))["stats"]
     except (aiohttp.ClientError, OSError, TimeoutError, KeyError, ValueError) as error:

@@ -15,7 +15,7 @@ import asyncpg
 from cluster import postgres, valkey
 from cluster.document import Documents, write_documents
 from cluster.door import NAME as DOOR
-from cluster.door import check_door, door_process
+from cluster.door import check_door, door_process, found_well
 from cluster.errors import ClusterError
 from cluster.failover import Guard
 from cluster.login import quicken_superuser, secure, superuser_urls
@@ -61,6 +61,7 @@ class System:
         self._guard_pairs()
         if self.plan.door:
             await self.supervisor.start(door_process(self.plan.data, self.plan.door))
+            await found_well(self.plan.door.admin_port)
         return self.program_version
 
     async def stop(self) -> None:

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from cluster.door import found_well
 from cluster.files import write_json
 from edge.decision import Door, make_door
 from edge.envoy import CLUSTERS, Listening, render_dynamic, render_envoy
@@ -55,6 +56,7 @@ class Front:
     url: str
     nodes: dict[tuple[str, str], StandIn]
     folder: Path
+    admin_port: int
 
     async def ask(self, method: str, path: str, *, source: str = "127.0.0.1", **headers: str) -> Any:
         """Who answered; the client's address is `source`, and no connection is used twice."""
@@ -112,7 +114,7 @@ async def running_front(folder: Path, geoip: Path | None = None) -> AsyncGenerat
         words = ("-c", str(folder / "envoy.json"), "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning")
         envoy = await asyncio.create_subprocess_exec(ENVOY, *words, stdout=log, stderr=log)
         stack.push_async_callback(end, envoy)
-        front = Front(door, f"http://127.0.0.1:{listening.port}", nodes, folder)
+        front = Front(door, f"http://127.0.0.1:{listening.port}", nodes, folder, listening.admin_port)
 
         async def ready() -> bool:
             assert envoy.returncode is None, (folder / "envoy.log").read_text()
@@ -306,3 +308,15 @@ async def test_a_region_is_evacuated_and_restored_without_a_failed_request(tmp_p
                 return await front.ask("GET", path) == wanted  # any answer but a node's is a KeyError
 
             await eventually(moved, deadline_s=30)
+
+
+async def test_whoever_starts_it_hears_whether_it_has_found_every_node_well(tmp_path: Path) -> None:
+    async with running_front(tmp_path) as front:
+        assert await found_well(front.admin_port)
+        await front.nodes["us", "query"].stop()
+
+        async def is_missed() -> bool:
+            return not await found_well(front.admin_port, deadline_s=0.1)
+
+        await eventually(is_missed, deadline_s=20)
+    assert not await found_well(front.admin_port, deadline_s=0.1)  # nobody answers
