@@ -70,7 +70,7 @@ print(time.thread_time() - cpu_s, time.monotonic() - began_s)
 def test_a_thread_that_waits_for_another_rests_under_libfaketime_too(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], **environment(tmp_path / "clock", library())}
     cpu_s, waited_s = map(float, subprocess.check_output([sys.executable, "-c", WAITING], env=env).split())
-    assert cpu_s < waited_s / 50
+    assert cpu_s < waited_s / 5  # to start five threads costs some of it; who spins takes all
 
 
 def test_the_first_divergence_is_what_a_till_saw() -> None:
