@@ -6,7 +6,8 @@ is seen, or the enrolment learns that its slot has gone, and has done nothing. I
 too: the same key finds them where the slot is then.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,15 @@ async def empty_slots(connection: Connection, region_number: int, slots: Iterabl
     return [row["slot"] for row in rows]
 
 
+@asynccontextmanager
+async def _closed(connection: Connection, lock_timeout_ms: int) -> AsyncGenerator[None]:
+    """A transaction in which nobody is enrolled; asyncpg.LockNotAvailableError when enrolments do not end in time."""
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = {lock_timeout_ms:d}")
+        await connection.execute(STATEMENTS["close_slots"])
+        yield
+
+
 async def give_slots(
     connection: Connection, region_number: int, wanted: Iterable[int], *, receiver: str, lock_timeout_ms: int
 ) -> list[int]:
@@ -42,9 +52,7 @@ async def give_slots(
 
     asyncpg.LockNotAvailableError when enrolments do not end in time; nothing was given then.
     """
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL lock_timeout = {lock_timeout_ms:d}")
-        await connection.execute(STATEMENTS["close_slots"])
+    async with _closed(connection, lock_timeout_ms):
         empty = await empty_slots(connection, region_number, wanted)
         await connection.execute(STATEMENTS["give_slots"], empty, receiver)
     return await given_to(connection, receiver)
@@ -88,9 +96,7 @@ async def give_all(
 
     asyncpg.LockNotAvailableError when enrolments do not end in time; nothing was given then.
     """
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL lock_timeout = {lock_timeout_ms:d}")
-        await connection.execute(STATEMENTS["close_slots"])
+    async with _closed(connection, lock_timeout_ms):
         missing = slots - set(await given_to(connection, receiver))
         empty = await empty_slots(connection, region_number, missing)
         if taken := sorted(missing - set(empty)):
