@@ -106,25 +106,13 @@ async def _set_up(
     ClusterError where somebody does so already: one would write down again what the other has changed since.
     """
     with alone(documents.setup_lock):
-        return await _set_up_alone(document, program, documents, passwords, keeps_standby=keeps_standby)
-
-
-async def _set_up_alone(
-    document: TopologyDocument,
-    program: Path | None,
-    documents: Documents,
-    passwords: Passwords | None,
-    *,
-    keeps_standby: bool,
-) -> tuple[int, list[str]]:
-    before = leaving(documents, document)
-    version = await prepare(document, program, documents, passwords, keeps_standby=keeps_standby)
-    owner = documents.logins().postgres
-    shards = {**(before.shards if before else {}), **document.shards}
-    found = [_wait_primary(name, [complete(url, owner) for url in shard.servers]) for name, shard in shards.items()]
-    primaries = dict(zip(shards, await asyncio.gather(*found), strict=True))
-    words = await take_over(documents, document, primaries)
-    return version, words
+        before = leaving(documents, document)
+        version = await prepare(document, program, documents, passwords, keeps_standby=keeps_standby)
+        owner = documents.logins().postgres
+        shards = {**(before.shards if before else {}), **document.shards}
+        found = [_wait_primary(name, [complete(url, owner) for url in shard.servers]) for name, shard in shards.items()]
+        primaries = dict(zip(shards, await asyncio.gather(*found), strict=True))
+        return version, await take_over(documents, document, primaries)
 
 
 async def prepare(
