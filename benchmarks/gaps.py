@@ -77,13 +77,18 @@ class Reads:
 
     def during(self, gaps: Iterable[Gap]) -> list[float]:
         """How long those took that began within one of these times, the shortest first."""
-        spans = [(gap.began_s, gap.ended_s) for gap in gaps]
-        return sorted(read.took_s for read in self.answered if any(a <= read.began_s <= b for a, b in spans))
+        return sorted(read.took_s for read in _during(self.answered, gaps))
 
     def visible_again_s(self, gap: Gap, normal_s: float) -> float:
         """From the fault until the last change that took longer than normal was visible; 0 when none did."""
-        inside = (one for one in self.visible if gap.began_s <= one.began_s <= gap.ended_s)
-        return max((one.began_s + one.took_s - gap.began_s for one in inside if one.took_s > normal_s), default=0.0)
+        slow = (one for one in _during(self.visible, [gap]) if one.took_s > normal_s)
+        return max((one.began_s + one.took_s - gap.began_s for one in slow), default=0.0)
+
+
+def _during(reads: Iterable[Read], gaps: Iterable[Gap]) -> list[Read]:
+    """Those that began within one of these times."""
+    spans = [(gap.began_s, gap.ended_s) for gap in gaps]
+    return [read for read in reads if any(began_s <= read.began_s <= ended_s for began_s, ended_s in spans)]
 
 
 async def watch_visible(status: dict[str, Any], member: str, visible: list[Read], stop: asyncio.Event) -> None:
@@ -204,8 +209,8 @@ def table(gaps: Sequence[Gap], reads: Reads, standbys: int) -> list[str]:
     lines = [head, "|---" * (head.count("|") - 1) + "|"]
     of = {name: [gap for gap in gaps if gap.name == name] for name in (NO_FAULT, *TARGETS_S)}
     normal_s = p99(reads.during(of[NO_FAULT]) or [math.nan])
-    quiet = [one for one in reads.visible if any(gap.began_s <= one.began_s <= gap.ended_s for gap in of[NO_FAULT])]
-    visible_s = max(SLOWER_TARGET * p99(sorted(one.took_s for one in quiet) or [math.nan]), VISIBLE_S)
+    quiet = sorted(one.took_s for one in _during(reads.visible, of[NO_FAULT]))
+    visible_s = max(SLOWER_TARGET * p99(quiet or [math.nan]), VISIBLE_S)
     for name, target_s in TARGETS_S.items():
         goal_s = STANDBY_TARGET_S if standbys > 1 and name.startswith("standby") else target_s
         if found := sorted(gap.longest_s for gap in of[name]):
