@@ -44,6 +44,12 @@ class Takeover:
     server: PostgresServer
     clocks: Path
 
+    async def database(self) -> tuple[str, str]:
+        """A new database, at the primary and at the standby."""
+        database = await self.server.create_database()
+        assert self.server.standby_url
+        return database, in_database(self.server.standby_url, database.rpartition("/")[2])
+
     async def happen(self, off_s: int) -> None:
         """Kill the primary; the standby takes over, its clock off."""
         assert self.server.standby_url
@@ -117,9 +123,7 @@ async def gives(node: RunningNode, member: str) -> bool:
 async def test_no_member_goes_back_in_time_when_a_server_with_another_clock_takes_over(
     takeover: Takeover, tmp_path: Path, off_s: int
 ) -> None:
-    database = await takeover.server.create_database()
-    assert takeover.server.standby_url
-    standby = in_database(takeover.server.standby_url, database.rpartition("/")[2])
+    database, standby = await takeover.database()
     async with running_command_node(database, tmp_path, standby=standby) as node, node.inner.pools.watched():
         member = (await node.enrol())["member_id"]
         assert await gives(node, member)
@@ -154,9 +158,7 @@ async def test_a_phone_that_is_leased_is_nobody_elses_when_a_server_with_another
     """The command that leased it may be about to create its member: a second one must not."""
     takeover.set(before_s)
     await server_is(takeover.server.url, before_s)
-    database = await takeover.server.create_database()
-    assert takeover.server.standby_url
-    standby = in_database(takeover.server.standby_url, database.rpartition("/")[2])
+    database, standby = await takeover.database()
     regions = {"eu": {"number": 1, "command": [], "query": []}}
     shard = {"region": "eu", "slots": [[0, 4095]], "servers": [database, standby], "valkey": "redis://none"}
     file = tmp_path / "topology.json"
@@ -184,9 +186,7 @@ async def test_lots_tiers_and_the_program_stay_as_they_were_when_a_server_that_i
 ) -> None:
     takeover.set(FAR_S)
     await server_is(takeover.server.url, FAR_S)
-    database = await takeover.server.create_database()
-    assert takeover.server.standby_url
-    standby = in_database(takeover.server.standby_url, database.rpartition("/")[2])
+    database, standby = await takeover.database()
     async with (
         running_command_node(database, tmp_path, program=SILVER, standby=standby) as node,
         node.inner.pools.watched(),
