@@ -3,7 +3,8 @@
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,97 +40,121 @@ def name(path: Path) -> str:
     return str(path.relative_to(PROJECT))
 
 
+@cache
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
 def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(text(path))
 
 
-def functions(module: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(tree(path)))
 
 
-def strings(module: ast.Module) -> Iterator[ast.Constant]:
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """A million nodes are none that later tests have the collector look through."""
+    yield
+    for kept in (text, tree, nodes):
+        kept.cache_clear()
+
+
+def found(paths: Iterable[Path], look: Callable[[Path], object]) -> dict[str, object]:
+    """What of each file breaks a rule. One test a rule: one for every file of it costs more than to look."""
+    return {name(path): breach for path in paths if (breach := look(path))}
+
+
+def strings(path: Path) -> Iterator[ast.Constant]:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {
         id(node.body[0].value)
-        for node in ast.walk(module)
+        for node in nodes(path)
         if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(module):
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield node
 
 
 def test_there_is_something_to_check() -> None:
     assert {name(path).split("/")[0] for path in SOURCES} == set(PACKAGES)
+    assert len(TESTS) > 200
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=name)
-def test_a_file_is_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= FILE_LINES_MAX
+def test_a_file_is_short() -> None:
+    assert not found(SOURCES + TESTS, lambda path: max(0, len(text(path).splitlines()) - FILE_LINES_MAX))
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=name)
-def test_a_function_is_short(path: Path) -> None:
-    long = {
-        f.name: lines
-        for f in functions(tree(path))
-        if (lines := (f.end_lineno or 0) - f.lineno + 1) > FUNCTION_LINES_MAX
-    }
-    assert not long
+def test_a_function_is_short() -> None:
+    def long(path: Path) -> dict[str, int]:
+        functions = (node for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        return {f.name: lines for f in functions if (lines := (f.end_lineno or 0) - f.lineno + 1) > FUNCTION_LINES_MAX}
+
+    assert not found(SOURCES + TESTS, long)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_a_module_says_its_idea_in_a_few_lines(path: Path) -> None:
-    docstring = ast.get_docstring(tree(path))
-    assert docstring
-    assert len(docstring.splitlines()) <= MODULE_DOCSTRING_LINES_MAX
+def test_a_module_says_its_idea_in_a_few_lines() -> None:
+    def lines(path: Path) -> int:
+        return len((ast.get_docstring(tree(path)) or "").splitlines())
+
+    assert not found(SOURCES, lambda path: not 1 <= lines(path) <= MODULE_DOCSTRING_LINES_MAX)
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=name)
-def test_no_module_has_a_name_that_says_nothing(path: Path) -> None:
-    assert not FORBIDDEN_NAMES & set(path.relative_to(PROJECT).with_suffix("").parts)
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    assert not found(
+        SOURCES + TESTS, lambda path: FORBIDDEN_NAMES & set(path.relative_to(PROJECT).with_suffix("").parts)
+    )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_sql_lives_in_sql_files(path: Path) -> None:
-    assert not [node.lineno for node in strings(tree(path)) if SQL.match(str(node.value))]
+def test_sql_lives_in_sql_files() -> None:
+    assert not found(SOURCES, lambda path: [one.lineno for one in strings(path) if SQL.match(str(one.value))])
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_who_catches_both_of_asyncpgs_errors_catches_its_third_one(path: Path) -> None:
+def test_who_catches_both_of_asyncpgs_errors_catches_its_third_one() -> None:
     """InternalClientError, which is neither, of a connection that ends within a statement: see SERVER_ERRORS."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Tuple):
-            caught = {ast.unparse(one) for one in node.elts}
-            both = {"asyncpg.PostgresError", "asyncpg.InterfaceError"} <= caught
-            assert not both or "asyncpg.InternalClientError" in caught, node.lineno
+
+    def two_only(node: ast.AST) -> bool:
+        if not isinstance(node, ast.Tuple):
+            return False
+        caught = {ast.unparse(one) for one in node.elts}
+        both = {"asyncpg.PostgresError", "asyncpg.InterfaceError"} <= caught
+        return both and "asyncpg.InternalClientError" not in caught
+
+    assert not found(SOURCES, lambda path: [node.lineno for node in nodes(path) if two_only(node)])
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=name)
-def test_a_todo_names_its_issue(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert not re.findall(r"#\s*(?:TODO|FIXME|XXX)\b(?!.*#\d+).*", text)
+def test_a_todo_names_its_issue() -> None:
+    assert not found(SOURCES + TESTS, lambda path: re.findall(r"#\s*(?:TODO|FIXME|XXX)\b(?!.*#\d+).*", text(path)))
 
 
-@pytest.mark.parametrize("path", TESTS, ids=name)
-def test_tests_wait_for_conditions_and_never_sleep(path: Path) -> None:
-    if name(path) in SLEEPERS:
-        return
-    calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
-    naps = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "sleep"]
-    assert not [call.lineno for call in naps if ast.unparse(call.args[0]) != "0"]  # sleep(0) only yields
+def test_tests_wait_for_conditions_and_never_sleep() -> None:
+    def naps(path: Path) -> list[int]:
+        calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
+        sleeps = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "sleep"]
+        return [call.lineno for call in sleeps if ast.unparse(call.args[0]) != "0"]  # sleep(0) only yields
+
+    assert not found((path for path in TESTS if name(path) not in SLEEPERS), naps)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_importing_a_module_has_no_effect(path: Path) -> None:
+def test_importing_a_module_has_no_effect() -> None:
     """At module level only definitions, assignments and imports; `if __name__` in programs."""
-    for node in tree(path).body:
-        guarded = isinstance(node, ast.If) and ast.unparse(node.test) in {"__name__ == '__main__'", "TYPE_CHECKING"}
-        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        wiring = isinstance(node, ast.Expr) and ast.unparse(node).startswith("app.add_typer(")
-        assert isinstance(node, DEFINITIONS) or guarded or text or wiring, (
-            f"line {node.lineno}: {ast.unparse(node)[:80]}"
-        )
+
+    def allowed(node: ast.stmt) -> bool:
+        if isinstance(node, ast.If):
+            return ast.unparse(node.test) in {"__name__ == '__main__'", "TYPE_CHECKING"}
+        if isinstance(node, ast.Expr):
+            is_text = isinstance(node.value, ast.Constant)
+            return is_text or ast.unparse(node).startswith("app.add_typer(")  # wiring
+        return isinstance(node, DEFINITIONS)
+
+    def effects(path: Path) -> list[str]:
+        return [f"line {node.lineno}: {ast.unparse(node)[:80]}" for node in tree(path).body if not allowed(node)]
+
+    assert not found(SOURCES, effects)
 
 
 def test_every_sql_statement_is_called() -> None:
