@@ -8,9 +8,9 @@ COMPLETE := $(VENV)/.complete
 RUNTIME := cdc local edge bench demo setuptools
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
-# A name on the PATH may be a shim for a version that is not installed, so each is asked.
-SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
+# Runs deploy/make_venv.py, which finds the Python to make the environment with. A name on the PATH may be a shim.
+SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
+ANY = $(shell for name in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then command -v "$$name"; break; fi; done)
 
 .PHONY: setup setup-all demo test check bench up down lock fuzz clients test-long test-patroni gaps chaos mutants
@@ -22,14 +22,11 @@ setup-all: $(COMPLETE)
 	@:
 
 $(READY): requirements.lock pyproject.toml deploy/select_requirements.py
-	@if [ -z "$(PYTHON)" ]; then \
+	@[ -x $(BIN)/$(if $(UV),python,pip) ] || { python="$(ANY)" && "$${python:-false}" deploy/make_venv.py $(VENV) $(PYTHON); } || { \
 		echo "No suitable Python: 3.11 or newer with its venv module is needed" >&2; \
 		echo "(Debian, Ubuntu: apt install python3 python3-venv). Another place: make PYTHON=/path/to/python3" >&2; \
-		exit 1; fi
-	@echo "Setting up $(VENV) with $(PYTHON) (once; downloads about 190 MB)"
-	@if [ -n "$(UV)" ]; then [ -x $(BIN)/python ] || uv venv --quiet --python "$(PYTHON)" $(VENV); \
-	else [ -x $(BIN)/pip ] || "$(PYTHON)" -m venv --clear $(VENV); fi
-	@"$(PYTHON)" deploy/select_requirements.py $(RUNTIME) >$(VENV)/requirements.txt
+		exit 1; }
+	@$(BIN)/python deploy/select_requirements.py $(RUNTIME) >$(VENV)/requirements.txt
 	@$(INSTALL) --require-hashes -r $(VENV)/requirements.txt
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -71,7 +68,7 @@ clients: setup
 	@mkdir -p .clients
 	cd .clients && npm install --no-audit --no-fund @redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3 \
 		openapi-typescript@7.13.0 typescript@5.9.3
-	$(PYTHON) -m venv .clients/venv && .clients/venv/bin/python -m pip install --quiet openapi-python-client==0.29.1
+	$(BIN)/python -m venv .clients/venv && .clients/venv/bin/python -m pip install --quiet openapi-python-client==0.29.1
 
 # A quarter of an hour of what `make test` has shorter tests of, or none: servers that fail under a guard, restores,
 # regions and shards that join and go under load, a start that is not ready in time, streams whose region is away.
