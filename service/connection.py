@@ -274,7 +274,12 @@ class _Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer. aiohttp looks at Expect before any middleware, and raises its own."""
+        """Send an answer. aiohttp looks at Expect before any middleware, and raises its own.
+
+        Neither that nor what is no HTTP comes to `answer` (see web.py), so what the door took is given back here too.
+        """
+        if PASS in request:
+            request[PASS].leave()
         if isinstance(resp, web.HTTPException):
             resp = self._render(request, ProblemError("malformed", resp.text or resp.reason))
         finished = await super().finish_response(request, resp, start_time)

@@ -59,6 +59,14 @@ async def test_what_is_refused_at_the_door_never_reaches_the_parser(node: Node) 
     assert node.runner.server.requests_count == 1
 
 
+@pytest.mark.parametrize("line", ["", "Host: node\r\nHost: node\r\n", "Host: node\r\nContent-Type: a/b\r\n"])
+async def test_what_the_parser_does_not_take_keeps_no_place(node: Node, line: str) -> None:
+    """The door needs no credential and takes it for plain: strangers could fill a node for good."""
+    request = node.request(b"{}").replace(b"Host: node\r\n", line.encode())
+    assert [(await node.send(request)).status for _ in range(2)] == [400, 400]
+    assert node.app[GATES].node.taken == 0
+
+
 async def test_probes_are_answered_whatever_there_is_to_do(node: Node) -> None:
     fill(node, 10_000)
     assert (await node.send(b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n")).status == 200
