@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from query.cache import connect
 from query.height import Heights
+from query.subscription import Subscription
 from query.views import VISIBLE_CHANNEL
 
 _PAUSE_MIN_S: Final = 0.05
@@ -116,29 +116,12 @@ class Announcements:
                 watch.announce(int(version))
 
     async def _subscribe(self) -> None:
-        client = connect(self._url, timeout_s=_CONNECT_TIMEOUT_S)
-        channel: Any = client.pubsub()
-        try:
-            await channel.subscribe(VISIBLE_CHANNEL)
-            await self._listen(channel)
-        finally:
-            await channel.aclose()
-            await client.aclose()
+        subscription = Subscription(VISIBLE_CHANNEL, begun=self._begun, heard=self.announce)
+        await subscription.run(self._url, connect_timeout_s=_CONNECT_TIMEOUT_S, silence_max_s=self._silence_max_s)
 
-    async def _listen(self, channel: Any) -> None:
-        pinged = False
-        while True:
-            message = await channel.get_message(timeout=self._silence_max_s)
-            if message is None:
-                if pinged:
-                    raise TimeoutError("no answer to a ping")
-                await channel.ping()
-            pinged = message is None
-            if message and message["type"] == "subscribe":
-                self.subscribed.set()
-                self._wake_all()
-            elif message and message["type"] == "message":
-                self.announce(message["data"])
+    def _begun(self) -> None:
+        self.subscribed.set()
+        self._wake_all()
 
     def _wake_all(self) -> None:
         for watches in self._watches.values():
