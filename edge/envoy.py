@@ -11,7 +11,7 @@ from typing import Any, Final
 from edge.decision import SIDES, Door, EdgeError
 from edge.reply import render_replies
 from edge.route import COUNTRY_HEADER, IDLE, TYPE, render_routes
-from edge.upstream import render_cluster
+from edge.upstream import CONNECTIONS_MAX, render_cluster
 
 ROUTES, CLUSTERS, BOOTSTRAP = "routes.json", "clusters.json", "envoy.json"
 STANDING: Final = (
@@ -34,7 +34,6 @@ _HEADERS_KB_MAX: Final = 32
 _ARRIVAL: Final = "10s"  # of a head, and of a whole request: nodes wait no longer for a body
 # Half the world's countries in one expression; Envoy's own bound of 100 refuses the whole route table.
 _BOUNDS: Final = {"re2.max_program_size.error_level": 4_096, "re2.max_program_size.warn_level": 4_096}
-_CONNECTIONS_MAX: Final = 10_000  # as the nodes'
 
 Json = dict[str, Any]
 
@@ -95,7 +94,7 @@ def _bootstrap(listening: Listening, region: str) -> Json:
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": {
                         "@type": TYPE + connections,
-                        "max_active_downstream_connections": _CONNECTIONS_MAX,
+                        "max_active_downstream_connections": CONNECTIONS_MAX,
                     },
                 }
             ]

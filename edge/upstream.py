@@ -7,9 +7,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from edge.decision import Door, EdgeError, Side
-from edge.route import cluster_name
+from edge.route import TYPE, cluster_name
 
-_REQUESTS_MAX: Final = 1024
+CONNECTIONS_MAX: Final = 10_000  # of clients, as the nodes'
+_IDLE: Final = "60s"  # less than the nodes' 75 s: who lets go first must be the one that sends
 _HTTP_PORT: Final = 80
 
 Json = dict[str, Any]
@@ -29,6 +30,7 @@ def render_cluster(door: Door, side: Side, region: str) -> Json:
         "health_checks": [_HEALTH],
         "outlier_detection": _OUTLIERS,
         "circuit_breakers": {"thresholds": [_BREAKER]},
+        "typed_extension_protocol_options": _PROTOCOL,
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [
@@ -59,11 +61,17 @@ _OUTLIERS: Final[Json] = {
     "max_ejection_time": "10s",
     "max_ejection_percent": 100,
 }
-_BREAKER: Final[Json] = {
-    "max_connections": _REQUESTS_MAX,
-    "max_pending_requests": _REQUESTS_MAX,
-    "max_requests": _REQUESTS_MAX,
-    "max_retries": _REQUESTS_MAX,  # when a region dies, all that it had under way is sent again at once
+# Nodes refuse in words what is too much, so this binds nobody before they do. An event stream holds one connection all
+# the time; and when a region dies, all that it had under way is sent again at once.
+_BREAKER: Final[Json] = dict.fromkeys(
+    ("max_connections", "max_pending_requests", "max_requests", "max_retries"), CONNECTIONS_MAX
+)
+_PROTOCOL: Final[Json] = {
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": TYPE + "extensions.upstreams.http.v3.HttpProtocolOptions",
+        "common_http_protocol_options": {"idle_timeout": _IDLE},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }
 }
 
 

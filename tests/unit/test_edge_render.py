@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
+from cluster.settings import NODES_MAX
 from edge.aws import STANDING as AWS_STANDING
 from edge.aws import render_aws
 from edge.cloudflare import PARTS_OF_THE_WORLD, condition, render_cloudflare
 from edge.cloudflare import STANDING as CLOUDFLARE_STANDING
 from edge.decision import make_door
+from edge.envoy import CLUSTERS, STRANGERS, Listening, render_dynamic, render_envoy
 from edge.envoy import STANDING as ENVOY_STANDING
-from edge.envoy import STRANGERS, Listening, render_envoy
 from edge.geography import REGIONS
 from edge.hcl import quoted
+from query.settings import QuerySettings
+from service.settings import NodeSettings
 from shard_router.topology import read_topology
 from tests.edge_world import NUMBERS, card_of, member_of, three_regions, topology
 from tests.unit.test_command_line import ROOT, loyalty
@@ -152,3 +155,19 @@ def test_a_country_is_only_what_the_door_itself_found() -> None:
     ][0]["filters"][0]["typed_config"]["early_header_mutation_extensions"]
     assert [one["remove"] for one in mutation["typed_config"]["mutations"]] == list(STRANGERS)
     assert {"loyalty-country", "x-forwarded-for", "cf-ipcountry"} <= set(STRANGERS)
+
+
+def test_the_door_lets_go_of_an_idle_connection_before_its_node_does() -> None:
+    """A node that closes as the door sends a command: nobody knows whether it was heard."""
+    for cluster in render_dynamic(three_regions())[CLUSTERS]["resources"]:
+        (protocol,) = cluster["typed_extension_protocol_options"].values()
+        idle = protocol["common_http_protocol_options"]["idle_timeout"]
+        assert float(idle.removesuffix("s")) <= NodeSettings.model_fields["idle_timeout_s"].default - 10
+
+
+def test_open_event_streams_leave_room_for_what_is_asked() -> None:
+    """Each holds a connection, on as many nodes as a region may have here."""
+    one = sum(QuerySettings.model_fields[name].default for name in ("streams_max", "in_flight_max"))
+    for cluster in render_dynamic(three_regions())[CLUSTERS]["resources"]:
+        (bounds,) = cluster["circuit_breakers"]["thresholds"]
+        assert min(bounds.values()) >= min(NODES_MAX * one, NodeSettings.model_fields["connections_max"].default)
