@@ -24,7 +24,12 @@ from edge.decision import WHOLE, Door, EdgeError, make_door
 from edge.envoy import STANDING as ENVOY_STANDING
 from edge.envoy import Listening, render_envoy
 from edge.geography import Place
+from edge.reply import Pages
+from service.cors import READABLE
+from service.settings import read_origins
 from shard_router.topology import read_topology
+
+PORT_LAST = 65_535
 
 app = Commands(help="The front door: one address before all regions.", no_args_is_help=True)
 
@@ -60,13 +65,21 @@ def render(  # noqa: PLR0913 - one parameter per flag
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Envoy: the address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Envoy: the port to listen on.")] = 8400,
-    admin_port: Annotated[int, typer.Option(help="Envoy: the port of its admin page, on loopback only.")] = 8401,
+    port: Annotated[int, typer.Option(min=1, max=PORT_LAST, help="Envoy: the port to listen on.")] = 8400,
+    admin_port: Annotated[
+        int, typer.Option(min=1, max=PORT_LAST, help="Envoy: the port of its admin page, on loopback only.")
+    ] = 8401,
     geoip: Annotated[Path | None, typer.Option(help="Envoy: a MaxMind database that knows clients' countries.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="Envoy: certificates for TLS (PEM).")] = None,
     key: Annotated[Path | None, typer.Option(help="Envoy: the key of the certificate (PEM).")] = None,
     access_log: Annotated[
         Path | None, typer.Option(help="Envoy: a line for each request, with region and why.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Envoy: whose pages may read what it answers itself, as the nodes' cors_origins; several times."
+        ),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Envoy: where it will find its files (default: the output folder).")
@@ -87,6 +100,7 @@ def render(  # noqa: PLR0913 - one parameter per flag
         certificate=certificate,
         key=key,
         access_log=access_log,
+        pages=Pages(read_origins(" ".join(cors_origin or ())), READABLE),
     )
     document = read_topology(topology or _of_data(data)).document
     try:

@@ -5,6 +5,7 @@ topology or of a region's share of the traffic needs no restart, and no open con
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,6 +26,9 @@ from cluster.process import ProcessSpec
 from edge.decision import Door, EdgeError, make_door
 from edge.envoy import BOOTSTRAP, Listening, render_dynamic, render_envoy
 from edge.geography import REGIONS, Place
+from edge.reply import Pages
+from service.cors import READABLE
+from service.settings import PREFIX, read_origins
 from shard_router.document import read_document
 from shard_router.topology import read_topology
 
@@ -107,6 +111,7 @@ def _prepare(data: Path, plan: DoorPlan, account: Account | None) -> None:
         certificate=certificate,
         key=key,
         access_log=access_log,
+        pages=Pages(read_origins(os.environ.get(f"{PREFIX}CORS_ORIGINS", "")), READABLE),  # as the nodes started here
     )
     before = read_state(data)
     known = read_topology(Documents(data).topology).document.regions

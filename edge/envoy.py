@@ -4,12 +4,12 @@ Such a file takes effect when it is renamed into its place. What strangers say a
 how often Envoy should try, is taken off before anything looks at it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from edge.decision import SIDES, Door, EdgeError
-from edge.reply import render_replies
+from edge.reply import Pages, render_replies
 from edge.route import COUNTRY_HEADER, IDLE, TYPE, render_routes
 from edge.upstream import CONNECTIONS_MAX, render_cluster
 
@@ -43,6 +43,7 @@ class Listening:
     """Where the door listens, what it knows clients by, and where its files lie.
 
     `geoip` is a MaxMind database (None: no country is known). `certificate` and `key` are PEM files for TLS.
+    `pages` may read what the door itself answers.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Listening:
     certificate: Path | None = None
     key: Path | None = None
     access_log: Path | None = None
+    pages: Pages = field(default_factory=Pages)
 
 
 def render_envoy(door: Door, listening: Listening) -> dict[str, Json]:
@@ -139,7 +141,7 @@ def _connections(listening: Listening, region: str) -> Json:
         "common_http_protocol_options": {"idle_timeout": IDLE},
         "server_header_transformation": "PASS_THROUGH",
         "early_header_mutation_extensions": [_without_strangers()],
-        "local_reply_config": render_replies(region),
+        "local_reply_config": render_replies(region, listening.pages),
         "access_log": [_access_log(listening.access_log)] if listening.access_log else [],
         "rds": {"route_config_name": "door", "config_source": _file(listening.folder / ROUTES)},
         "http_filters": [

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from service.resource import methods_of
 from service.settings import ANY_ORIGIN
 
-_READABLE: Final = (
+READABLE: Final = (
     "ETag, Request-Id, Consistency-Token, Idempotent-Replayed, Loyalty-Region, Loyalty-Source, Retry-After, Allow"
 )
 _SENDABLE: Final = (
@@ -32,7 +32,7 @@ class CrossOrigin:
         vary(response, hdrs.ORIGIN)
         if self._lets_in(request):
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
-            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _READABLE
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = READABLE
 
     def preflight(self, request: web.Request) -> web.Response | None:
         """The answer to a browser that asks before it asks; None when this is no such question, or not from here.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shard_router.document import describe_faults
 from shard_router.errors import DocumentError
@@ -22,6 +22,17 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s*]+)$")]
 def _listed(value: Any) -> Any:
     """A variable lists them with blanks or commas between."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+Origins = Annotated[tuple[Origin, ...], BeforeValidator(_listed)]
+
+
+def read_origins(text: str) -> tuple[str, ...]:
+    """What `cors_origins` says, as a variable writes it; DocumentError for what is no origin."""
+    try:
+        return TypeAdapter(Origins).validate_python(text)
+    except ValidationError as error:
+        raise DocumentError(f"cors_origins: {describe_faults(error)}") from error
 
 
 class NodeSettings(BaseModel):
@@ -63,7 +74,7 @@ class NodeSettings(BaseModel):
     """How long a request's head may take, from its first byte or from when a client connects."""
     idle_timeout_s: float = 75.0
     """How long a connection may ask nothing, or take nothing of an answer; more than proxies keep theirs (60 s)."""
-    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_listed)] = ()
+    cors_origins: Origins = ()
     """Origins whose pages may ask this node, like `https://app.example`; `*` for any."""
     drain_grace_s: float = 0.0
     """How long a node told to stop serves on while /readyz says no: as long as balancers take to see it."""

@@ -20,6 +20,7 @@ from cluster.door import found_well
 from cluster.files import write_json
 from edge.decision import Door, make_door
 from edge.envoy import CLUSTERS, Listening, render_dynamic, render_envoy
+from edge.reply import Pages
 from shard_router.errors import PROBLEMS
 from tests.conftest import eventually
 from tests.edge_world import NUMBERS, card_of, member_of, topology
@@ -106,13 +107,15 @@ async def running_front(folder: Path, geoip: Path | None = None) -> AsyncGenerat
         sides = [(region, side) for region in NUMBERS for side in ("command", "query")]
         nodes = {pair: await stack.enter_async_context(stand_in(*pair)) for pair in sides}
         door = make_door(topology({pair: node.url for pair, node in nodes.items()}))
-        listening = Listening(folder, free_port(), free_port(), geoip=geoip, access_log=folder / "access.log")
+        log = folder / "access.log"
+        pages = Pages((PAGE,), "Request-Id, Allow")
+        listening = Listening(folder, free_port(), free_port(), geoip=geoip, access_log=log, pages=pages)
         for name, document in render_envoy(door, listening).items():
             write_json(folder / name, document)
-        log = (folder / "envoy.log").open("wb")
-        stack.callback(log.close)
+        told = (folder / "envoy.log").open("wb")
+        stack.callback(told.close)
         words = ("-c", str(folder / "envoy.json"), "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning")
-        envoy = await asyncio.create_subprocess_exec(ENVOY, *words, stdout=log, stderr=log)
+        envoy = await asyncio.create_subprocess_exec(ENVOY, *words, stdout=told, stderr=told)
         stack.push_async_callback(end, envoy)
         front = Front(door, f"http://127.0.0.1:{listening.port}", nodes, folder, listening.admin_port)
 
@@ -199,11 +202,13 @@ async def test_a_wrong_method_is_told_those_of_both_sides(front: Front, method: 
     assert response.headers["Request-Id"] == told["request_id"]
 
 
+PAGE = "https://app.example"
 POST = b"POST /v1/holds HTTP/1.1\r\nHost: door\r\n"
 NEVER_PASSED_ON = {
     "no HTTP": (b"GARBAGE\r\n\r\n", "malformed"),
     "no host": (b"GET /v1/tiers HTTP/1.1\r\n\r\n", "malformed"),
     "two lengths": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", "malformed"),
+    "an encoding nobody speaks": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "malformed"),
     "NUL in the path": (b"GET /v1/tiers%00 HTTP/1.1\r\nHost: door\r\n\r\n", "malformed"),
     "too many headers": (b"GET /v1/tiers HTTP/1.1\r\nHost: door\r\n" + b"A: a\r\n" * 200 + b"\r\n", "malformed"),
     "too large": (POST + b"Content-Length: 2000000\r\n\r\n" + b" " * 1_100_000, "too_large"),
@@ -227,6 +232,18 @@ async def test_what_the_door_answers_itself_is_as_whole_as_what_a_node_answers(f
     assert headers["request-id"] == told["request_id"] != ""
     assert headers["loyalty-region"] == "eu"
     assert [one["pointer"] for one in told.get("errors", [])] == ([""] if code == "malformed" else [])
+
+
+@pytest.mark.parametrize("origin", [PAGE, "https://app.example.org", "https://appxexample", None])
+async def test_a_page_that_nodes_let_in_reads_what_the_door_answers_itself(front: Front, origin: str | None) -> None:
+    headers = {"Origin": origin} if origin else {}
+    for method, path in (("GET", "/metrics"), ("PUT", f"/v1/members/{member_of('us')}")):
+        response, told = await front.ask_whole(method, path, headers=headers)
+        assert told["code"] in {"not_found", "method_not_allowed"}
+        assert response.headers.get("Access-Control-Allow-Origin") == (PAGE if origin == PAGE else None)
+        exposed = response.headers.get("Access-Control-Expose-Headers")
+        assert exposed == ("Request-Id, Allow" if origin == PAGE else None)
+        assert response.headers["Vary"] == "Origin"
 
 
 async def test_a_body_that_does_not_arrive_is_waited_for_no_longer_than_by_a_node(front: Front) -> None:
