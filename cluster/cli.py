@@ -56,7 +56,9 @@ def main() -> None:
     try:
         app()
     except (ClusterError, DocumentError, OSError) as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            str(error) or type(error).__name__, style="red", markup=False, highlight=False, soft_wrap=True
+        )
         raise SystemExit(1) from None
 
 

@@ -34,6 +34,29 @@ PORT_LAST = 65_535
 app = Commands(help="The front door: one address before all regions.", no_args_is_help=True)
 
 
+Places = Annotated[
+    list[str] | None, typer.Option(help="Where a region is, NAME=LATITUDE,LONGITUDE; may stand several times.")
+]
+Evacuated = Annotated[
+    list[str] | None, typer.Option(help="A region that takes nothing while another can; may stand several times.")
+]
+Shares = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Percent of its own traffic that a region takes (the next one the rest), NAME=PERCENT; several times."
+    ),
+]
+Port = Annotated[int, typer.Option(min=1, max=PORT_LAST, help="Envoy: the port to listen on.")]
+AdminPort = Annotated[
+    int, typer.Option(min=1, max=PORT_LAST, help="Envoy: the port of its admin page, on loopback only.")
+]
+AccessLog = Annotated[Path | None, typer.Option(help="Envoy: a line for each request, with region and why.")]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(help="Envoy: whose pages may read what it answers itself, as the nodes' cors_origins; several times."),
+]
+
+
 class Target(StrEnum):
     """What the door is made of."""
 
@@ -52,35 +75,17 @@ def render(  # noqa: PLR0913 - one parameter per flag
     *,
     target: Annotated[Target, typer.Option("--for", help="What the door is made of.")],
     nearest: Annotated[str | None, typer.Option(help="The region the door stands in (default: the first).")] = None,
-    place: Annotated[
-        list[str] | None, typer.Option(help="Where a region is, NAME=LATITUDE,LONGITUDE; may stand several times.")
-    ] = None,
-    evacuated: Annotated[
-        list[str] | None, typer.Option(help="A region that takes nothing while another can; may stand several times.")
-    ] = None,
-    share: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Percent of its own traffic that a region takes (the next one the rest), NAME=PERCENT; several times."
-        ),
-    ] = None,
+    place: Places = None,
+    evacuated: Evacuated = None,
+    share: Shares = None,
     host: Annotated[str, typer.Option(help="Envoy: the address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=PORT_LAST, help="Envoy: the port to listen on.")] = 8400,
-    admin_port: Annotated[
-        int, typer.Option(min=1, max=PORT_LAST, help="Envoy: the port of its admin page, on loopback only.")
-    ] = 8401,
+    port: Port = 8400,
+    admin_port: AdminPort = 8401,
     geoip: Annotated[Path | None, typer.Option(help="Envoy: a MaxMind database that knows clients' countries.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="Envoy: certificates for TLS (PEM).")] = None,
     key: Annotated[Path | None, typer.Option(help="Envoy: the key of the certificate (PEM).")] = None,
-    access_log: Annotated[
-        Path | None, typer.Option(help="Envoy: a line for each request, with region and why.")
-    ] = None,
-    cors_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Envoy: whose pages may read what it answers itself, as the nodes' cors_origins; several times."
-        ),
-    ] = None,
+    access_log: AccessLog = None,
+    cors_origin: Origins = None,
     folder: Annotated[
         Path | None, typer.Option(help="Envoy: where it will find its files (default: the output folder).")
     ] = None,

@@ -61,8 +61,11 @@ def bench(  # noqa: PLR0913 - one parameter per flag
     scenarios: Annotated[list[str] | None, typer.Argument(help="Names or .toml files; see below.")] = None,
     *,
     target: Targets = None,
-    rate: Annotated[float | None, typer.Option(help="Requests per second instead of the targets' or of steps.")] = None,
-    duration: Annotated[float | None, typer.Option(help="Seconds recorded per stage.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=1e6, help="Requests per second instead of the targets' or of steps."),
+    ] = None,
+    duration: Annotated[float | None, typer.Option(min=0.1, max=3600, help="Seconds recorded per stage.")] = None,
     poisson: Annotated[bool, typer.Option("--poisson", help="Exponential gaps instead of even ones.")] = False,
     report: Annotated[Path, typer.Option(help="Folder for run.json, report.html and report.md.")] = Path(
         ".loyalty/bench"

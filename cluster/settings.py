@@ -20,6 +20,7 @@ from service.settings import LogLevel
 from shard_router.document import describe_faults
 
 PORT_BASE = 8410
+PORT_MIN, PORT_MAX = 1024, 65000  # of the first port; some hundreds follow it
 NODES_MAX = 16  # per region and kind
 STANDBYS_MAX = 2
 SLOT_LAST = 4095
@@ -47,7 +48,7 @@ class ClusterSettings(BaseSettings):
     regions: Annotated[tuple[str, ...], NoDecode] = ("eu", "us", "ap")
     cdc: CdcSource = "pgoutput"
     data: Path = Path(".loyalty/data")
-    port: int = Field(default=PORT_BASE, ge=1024, le=65000)
+    port: int = Field(default=PORT_BASE, ge=PORT_MIN, le=PORT_MAX)
     program: Path | None = None
     pg_bin: Path | None = None
     valkey: Path | None = None

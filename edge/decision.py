@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from edge.geography import REGIONS, Geography, Place
+from edge.geography import REGIONS, Geography, Place, is_on_earth
 from edge.prefix import card_pattern, member_pattern, path_pattern
 from shard_router.topology import TopologyDocument
 
@@ -122,6 +122,8 @@ def make_door(
     for name in (*sorted(parts), *(places or {}), *([nearest] if nearest else [])):
         if name not in topology.regions:
             raise EdgeError(f"there is no region {name}")
+    if lost := [name for name, place in (places or {}).items() if not is_on_earth(place)]:
+        raise EdgeError(f"region {lost[0]} lies at -90 to 90 degrees north and -180 to 180 east")
     if wrong := [name for name, percent in parts.items() if not 0 <= percent <= WHOLE]:
         raise EdgeError(f"the share of region {wrong[0]} is 0 to 100 percent")
     if not any(parts.get(name, WHOLE) for name in topology.regions):

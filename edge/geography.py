@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 EARTH_RADIUS_KM: Final = 6371.0
+LATITUDE_MAX: Final = 90
+LONGITUDE_MAX: Final = 180
 
 
 class Place(NamedTuple):
@@ -108,6 +110,11 @@ class Geography:
     def from_place(self, place: Place) -> tuple[str, ...]:
         """The regions, nearest first, seen from anywhere; of two equally far the first of the topology."""
         return tuple(sorted(self.places, key=lambda region: distance_km(place, self.places[region])))
+
+
+def is_on_earth(place: Place) -> bool:
+    """Whether both are degrees there are; what is no number is not."""
+    return abs(place.latitude) <= LATITUDE_MAX and abs(place.longitude) <= LONGITUDE_MAX
 
 
 def distance_km(one: Place, other: Place) -> float:

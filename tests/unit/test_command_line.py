@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from cluster.cli import app
 from cluster.run_file import exclusive
 from cluster.verdict import exit_code, render_verdict, verdict_document
 from tests.engine import free_port
@@ -156,3 +159,30 @@ def test_a_campaign_against_a_running_system_of_several_regions_is_refused_in_on
         told = loyalty(tmp_path, "chaos", "--data", str(data))
     why = f"a campaign breaks a system of one region, and {data} has eu, us"
     assert (told.returncode, told.stdout, told.stderr) == (1, "", f"{why}\n")
+
+
+BOUND_ELSEWHERE = {
+    "chaos": ("--seed",),  # any is one
+    "up": ("--nodes", "--standbys", "--port"),  # ClusterSettings
+    "bench": ("--port",),
+    "demo": ("--port",),
+}
+
+
+def unbound(command: Any) -> dict[str, tuple[str, ...]]:
+    """The flags of all commands below this one that take a number of any size, by command."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, one in command.commands.items():
+        if hasattr(one, "commands"):
+            found |= {f"{name} {word}": flags for word, flags in unbound(one).items()}
+        elif flags := tuple(option.opts[0] for option in one.params if is_unbound(option)):
+            found[name] = flags
+    return found
+
+
+def is_unbound(option: Any) -> bool:
+    return option.type_descriptor.annotation in {int, float} and option.min is None
+
+
+def test_every_number_on_the_command_line_has_bounds() -> None:
+    assert unbound(typer.main.get_command(app)) == BOUND_ELSEWHERE
