@@ -24,15 +24,15 @@ from service.forward import DEADLINE_HEADER, Forwarder, deadline_of
 from service.web import PRINCIPAL
 from shard_router.ending import end
 from shard_router.errors import ProblemError, parse_or
-from shard_router.member_id import slot_of
+from shard_router.member_id import parse_member_id, slot_of
 from shard_router.topology import TopologyWatch
 
 T = TypeVar("T")
 _DEADLINE: Final = web.RequestKey("deadline", float)
 _OWN_SHARE, _OWN_S_MAX = 4, 1.0
 """What a read that is sent home leaves of its time, a quarter and no more than this, to be answered here instead."""
-_VERSION: Final = re.compile(r'W/"([0-9]{1,19})(?:-[0-9]{1,9})?"')
-"""The ETag of a member's view, with the program's version behind it or not. That of a look-up names another member."""
+_VERSION: Final = re.compile(r'W/"([0-9]{1,19})(?:-(?:[0-9]{1,9}|([0-9A-Z]{14})))?"')
+"""The ETag of a member's view, with the program's version behind it, or, of a look-up, the member who was found."""
 
 
 class QueryNode:
@@ -98,7 +98,8 @@ class QueryNode:
             request, region, slot=slot_of(member_id), deadline=deadline - own_s, body=body
         )
         if answer and (shown := _VERSION.fullmatch(answer.headers.get("ETag", ""))):
-            self.reader_of(member_id).shown.note(member_id, int(shown[1]))
+            found = parse_member_id(shown[2]) if shown[2] else member_id
+            self.reader_of(found).shown.note(found, int(shown[1]))
         return answer
 
     async def relay_from_home(
