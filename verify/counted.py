@@ -40,6 +40,7 @@ def check_counted(books: Books, rows: MemberRows, stored: Account) -> None:
     wrong = chain(
         _wrong_count(rows, stored.counters),
         _came_back(rows, stored),
+        _brought(rows, stored),
         _wrong_sent(books, rows, stored),
         _unsettled(books, rows, stored),
     )
@@ -52,6 +53,13 @@ def _came_back(rows: MemberRows, stored: Account) -> Iterator[str]:
     told = any(entry.detail.get("came_back") for entry in rows.entries.values())
     if bool(stored.counters.get("came_back")) != told:
         yield "one who came back is counted as a newcomer" if told else "one who came back, by no entry"
+
+
+def _brought(rows: MemberRows, stored: Account) -> Iterator[str]:
+    """Who is thanked with the first purchase is whom the enrolment names."""
+    told = next((entry.detail.get("referred_by") for entry in rows.entries.values()), None)
+    if stored.counters.get("referred_by") != told:
+        yield f"brought by {stored.counters.get('referred_by')}, by the enrolment {told}"
 
 
 def _wrong_sent(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:

@@ -21,7 +21,17 @@ from tests.integration.test_query_events import Stream
 from tests.integration.test_query_regions import FrozenNode, frozen
 from tests.long import long
 from tests.query_servers import OwnValkey
-from tests.query_world import ShardPlace, World, add_entry, member, open_world, project, put_view, replayed, write_member
+from tests.query_world import (
+    ShardPlace,
+    World,
+    add_entry,
+    member,
+    open_world,
+    project,
+    put_view,
+    replayed,
+    write_member,
+)
 
 ADA, BOB, EVE = member(1), member(2, region="us"), member(3, region="us")
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]

@@ -114,6 +114,7 @@ COUNTED = {
     "points that may come back forgotten": state("counters,unsettled", "[]", "$ADA"),
     "points that may come back of another day": state("counters,unsettled,0", "700000", "$ADA"),
     "one who came back": state("counters,came_back", "true", "$ADA"),
+    "who brought a newcomer": state("counters,referred_by", "7", "member_id = $cem"),
     "thanks of another day": state("counters,referrals,0,2", "700000", "$ADA"),
     "a day forgotten": state("counters,days", "[]", "$ADA"),
     "a purchase of which a return says that it never was": detail("undone", "true", "$purchase_returned"),
@@ -361,8 +362,7 @@ async def tamper(world: World, sql: str, *, long: bool = True) -> None:
     for shard in world.shards.values():
         if long:
             await lengthen(shard.connection)
-        statement = Template(sql).safe_substitute(CONDITIONS)
-        await shard.connection.execute(Template(statement).substitute(world.names))
+        await shard.connection.execute(Template(Template(sql).safe_substitute(CONDITIONS)).substitute(world.names))
         await shard.fill_views()
 
 
