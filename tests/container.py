@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,12 @@ async def container_postgres(*, standby: bool = False) -> AsyncGenerator[Postgre
         url = _address(stack.enter_context(one))
         await secure(url, PASSWORDS)
         if not standby:
-            yield PostgresServer(url)
+            yield stack.enter_context(closing(PostgresServer(url)))
             return
         await postgres.keep_for_standby(url)
         two = stack.enter_context(_server(network, "two", {"PEER": "one"}, settings, secrets))
         await postgres.wait_streaming(url, "standby")
-        yield PostgresServer(url, _address(two))
+        yield stack.enter_context(closing(PostgresServer(url, _address(two))))
 
 
 @contextmanager
