@@ -6,7 +6,7 @@ member's outcome never depends on it: a command that breaks `decide` is answered
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -306,8 +306,3 @@ def _added(command: Command) -> Iterable[Identifier]:
             return add
         case _:
             return ()
-
-
-def now_utc() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)

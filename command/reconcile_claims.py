@@ -6,10 +6,9 @@ a member while another one has got it since, the one who got it last keeps it.
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from command.batch import now_utc
 from command.claim_move import moving_alone, put_slots_right
 from command.reconciliation import PAGE, Reconciliation
 from rules.command import ChangeIdentifiers
@@ -124,7 +123,7 @@ async def _free(work: Reconciliation, identifier: Identifier, member_id: int) ->
     except MalformedIdError:
         home = None  # of a region that is no more
     if days and home and await work.fetch(home, "find_account", member_id):
-        await work.node.claims.remember([identifier], now_utc() + timedelta(days=days))
+        await work.node.claims.remember([identifier], datetime.now(UTC) + timedelta(days=days))
     await work.node.directory.release([identifier], member_id)
     work.done["claims freed whose member has no such identifier"] += 1
 
@@ -157,9 +156,9 @@ async def _since(work: Reconciliation, identifier: Identifier, member_id: int) -
 
 async def _remove(work: Reconciliation, identifier: Identifier, member_id: int) -> None:
     """A member who is found by nothing else gets a new card."""
-    code = await work.run(member_id, ChangeIdentifiers((), (identifier,), now_utc()))
+    code = await work.run(member_id, ChangeIdentifiers((), (identifier,), datetime.now(UTC)))
     if code == "limit_exceeded":
         card = new_card(region_number_of(member_id), slot_of(member_id))
-        code = await work.run(member_id, ChangeIdentifiers((("card", card),), (identifier,), now_utc()))
+        code = await work.run(member_id, ChangeIdentifiers((("card", card),), (identifier,), datetime.now(UTC)))
     if code is not None and code not in _GONE:
         raise ProblemError(code, f"a {identifier[0]} of {format_member_id(member_id)} could not be removed")

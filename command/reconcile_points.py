@@ -7,11 +7,11 @@ back.
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 
-from command.batch import now_utc
 from command.courier import NEVER, other_half
 from command.envelope import NO_DATE
 from command.reconciliation import PAGE, Reconciliation
@@ -56,7 +56,7 @@ async def _revoke(work: Reconciliation, shard: str, receipt: Any) -> None:
     received, receiver = receipt["version"], receipt["member_id"]
     (row,) = await work.fetch(shard, "points_of", receiver, received)
     sender = _member(receipt["store"])
-    command = RevokeTransfer(received, sender, int(receipt["receipt"]), row["points"], now_utc())
+    command = RevokeTransfer(received, sender, int(receipt["receipt"]), row["points"], datetime.now(UTC))
     await work.run_once(receiver, command, "transfer_revoked", received)
     work.done["transfers revoked whose sender's entry is lost"] += 1
 
@@ -79,10 +79,10 @@ async def _settled(work: Reconciliation, shard: str) -> AsyncGenerator[list[Any]
 async def _deliver_again(work: Reconciliation, row: Any) -> None:
     sent, sender, transfer = orjson.loads(row["detail"]), row["member_id"], row["transfer"]
     lots = parse_lots(sent["lots"])
-    receive = ReceiveTransfer(sender, transfer, lots, now_utc())
+    receive = ReceiveTransfer(sender, transfer, lots, datetime.now(UTC))
     code = await work.run(sent["receiver"], receive, other_half(sender, transfer, sent, "transfer"))
     if code in NEVER:
-        await work.run_once(sender, ReturnTransfer(transfer, lots, now_utc()), "transfer_returned", transfer)
+        await work.run_once(sender, ReturnTransfer(transfer, lots, datetime.now(UTC)), "transfer_returned", transfer)
         work.done["transfers returned whose receiver is lost"] += 1
     elif code is None:
         work.done["transfers delivered again"] += 1

@@ -6,11 +6,11 @@ those of the errands, and change nothing when they come twice.
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
 
-from command.batch import now_utc
 from command.courier import NEVER, other_half
 from command.envelope import ReceiptKey
 from command.reconciliation import PAGE, Reconciliation
@@ -88,7 +88,7 @@ async def _take_back_unless_owed(work: Reconciliation, shard: str, thanks: Thank
         receipt, on_return = other_half(thanks.referee, version, document, "referral_return"), document.get("on_return")
     else:
         receipt = _receipt(thanks.referee, f"{thanks.purchase} for {credit['version']}", "referral_return")
-    command = ReturnReferral(thanks.referee, thanks.purchase, credit["points"], now_utc(), on_return)
+    command = ReturnReferral(thanks.referee, thanks.purchase, credit["points"], datetime.now(UTC), on_return)
     code = await work.run(thanks.referrer, command, receipt)
     if code not in {None, *NEVER}:
         raise ProblemError(code or "internal", f"thanks of {format_member_id(thanks.referrer)} could not be taken back")
@@ -124,7 +124,7 @@ async def _give(work: Reconciliation, row: Any) -> None:
         # It was given before, and taken back for a return that is lost.
         (credit,) = await work.fetch(home, "newest_credit", referrer, referee)
         receipt = _receipt(referee, f"{purchase} after {credit['version']}", "referral")
-    code = await work.run(referrer, CreditReferral(referee, purchase, document["points"], now_utc()), receipt)
+    code = await work.run(referrer, CreditReferral(referee, purchase, document["points"], datetime.now(UTC)), receipt)
     if code not in {None, *NEVER}:
         raise ProblemError(code or "internal", f"thanks of {format_member_id(referrer)} could not be given again")
     work.done["thanks given again"] += 1

@@ -9,11 +9,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 import orjson
 
-from command.batch import now_utc
 from command.envelope import Envelope
 from command.node import CommandNode
 from rules.command import ChangeIdentifiers
@@ -91,7 +91,7 @@ async def _respell_one(node: CommandNode, member_id: int, old: Identifier, new: 
     if taken:
         return Collision(old[0], member_id, await node.directory.find(new))
     has_both = new in await node.identifiers_of(member_id)
-    command = ChangeIdentifiers(() if has_both else (new,), (old,), now_utc(), respells=True)
+    command = ChangeIdentifiers(() if has_both else (new,), (old,), datetime.now(UTC), respells=True)
     envelope = Envelope(
         command=command,
         slot=slot_of(member_id),

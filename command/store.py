@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,7 +20,7 @@ import asyncpg
 import prometheus_client
 import structlog
 
-from command.batch import Batch, now_utc
+from command.batch import Batch
 from command.claim import Claims
 from command.envelope import Answer, Envelope
 from command.load import Loaded, load, load_extras
@@ -292,7 +292,7 @@ async def _record(connection: Connection, batch: Batch, envelopes: Sequence[Enve
     Until it ends, whoever asks for them waits. So it is enough that they were written while their leases lasted: this
     process may have been stopped before, and a statement have been under way for as long as a network was cut.
     """
-    _check(await record(connection, batch.writes, now_utc()), batch)
+    _check(await record(connection, batch.writes, datetime.now(UTC)), batch)
     if "identifier" in batch.writes.rows and any(_is_late(one) for one in envelopes):
         raise BatchConflictError("what was leased for a member may be another's by now")
 
@@ -308,7 +308,7 @@ async def _record_and_commit(connection: Connection, batch: Batch) -> None:
     Its counts need no look: all was read in one snapshot, and whatever touches an account or a purchase writes an
     entry, so a change since then meets the journal's key.
     """
-    await record(connection, batch.writes, now_utc(), counted=False)
+    await record(connection, batch.writes, datetime.now(UTC), counted=False)
 
 
 async def _in(transaction: Any, work: Awaitable[Result]) -> Result:

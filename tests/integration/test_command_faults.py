@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from command.batch import now_utc
 from command.courier import Errand
 from command.deadline import Deadlines
 from command.envelope import Envelope
@@ -48,7 +48,7 @@ def shard_of(node: RunningNode, member_id: str) -> str:
 def envelope(member_id: str, **fields: Any) -> Envelope:
     number = parse_member_id(member_id)
     given: dict[str, Any] = {
-        "command": AdjustPoints(1, "test", now_utc()),
+        "command": AdjustPoints(1, "test", datetime.now(UTC)),
         "slot": slot_of(number),
         "deadline": time.monotonic() + 5,
         "request_id": "test",
@@ -92,7 +92,10 @@ async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_du
     errand = Errand(parse_member_id(ada["member_id"]), 99, "transfer", {"lots": []})
     receipt = node.courier._receipt(errand, "transfer")
     receive = envelope(
-        ada["member_id"], command=ReceiveTransfer(1, 99, (lot,), now_utc()), receipt=receipt, credential="courier"
+        ada["member_id"],
+        command=ReceiveTransfer(1, 99, (lot,), datetime.now(UTC)),
+        receipt=receipt,
+        credential="courier",
     )
     store = node.inner.lanes_for(parse_member_id(ada["member_id"])).store
     written = "SELECT max(xmin::text::bigint) FROM receipt"
@@ -114,7 +117,7 @@ async def test_an_answer_given_again_writes_so_that_it_too_is_durable(node: Runn
 async def test_what_is_as_it_should_be_already_is_counted_as_done_and_not_as_a_conflict(node: RunningNode) -> None:
     ada = await node.enrol()
     number = parse_member_id(ada["member_id"])
-    for command in (SettleAccount(now_utc()), ReturnReferral(1, 2, 3, now_utc())):
+    for command in (SettleAccount(datetime.now(UTC)), ReturnReferral(1, 2, 3, datetime.now(UTC))):
         answer = await node.inner.lanes_for(number).run(envelope(ada["member_id"], command=command))
         assert (answer.status, answer.body) == (204, b"")
         async with node.session.get(f"{node.url}/metrics") as metrics:
@@ -127,7 +130,7 @@ async def test_what_is_as_it_should_be_already_is_counted_as_done_and_not_as_a_c
 async def test_who_is_erased_hears_the_time_of_the_entry(node: RunningNode) -> None:
     """Another command of the member came later and was decided first: the entry is dated as that one is."""
     ada = await node.enrol()
-    received_at = now_utc()
+    received_at = datetime.now(UTC)
     assert (await node.give(ada["member_id"], 5)).status == 201
     lanes = node.inner.lanes_for(parse_member_id(ada["member_id"]))
     answer = await lanes.run(envelope(ada["member_id"], command=CloseMember(received_at)))
@@ -168,7 +171,7 @@ async def test_no_batch_has_more_lines_than_two_of_the_longest_baskets(node: Run
 async def test_commands_on_identifiers_never_share_a_batch_with_others_of_the_member(node: RunningNode) -> None:
     ada = await node.enrol()
     store = node.inner.lanes_for(parse_member_id(ada["member_id"])).store
-    pair = [envelope(ada["member_id"]), envelope(ada["member_id"], command=CloseMember(now_utc()))]
+    pair = [envelope(ada["member_id"]), envelope(ada["member_id"], command=CloseMember(datetime.now(UTC)))]
     with pytest.raises(BatchConflictError, match="identifiers"):
         await store.run(pair)
 
@@ -211,7 +214,7 @@ async def test_an_identifier_that_comes_back_while_it_is_being_freed_keeps_its_c
 
 async def test_what_the_other_side_cannot_take_now_waits_and_is_neither_ended_nor_given_back(node: RunningNode) -> None:
     full = await node.enrol()
-    almost_all = ReceiveTransfer(1, 99, (Lot(2**62 - 60),), now_utc())
+    almost_all = ReceiveTransfer(1, 99, (Lot(2**62 - 60),), datetime.now(UTC))
     lanes = node.inner.lanes_for(parse_member_id(full["member_id"]))
     assert (await lanes.run(envelope(full["member_id"], command=almost_all))).status < 300
     ada = await node.enrol(referred_by=full["member_id"])

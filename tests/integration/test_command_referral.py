@@ -4,13 +4,13 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from command.batch import now_utc
 from command.envelope import Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from rules.command import Line, Receipt, RecordPurchase, ReturnedLine, ReturnPurchase
@@ -187,7 +187,7 @@ async def test_what_was_never_taken_back_is_found(pair: Pair) -> None:
 
 async def test_a_purchase_and_both_its_returns_in_one_batch_take_the_thanks_back(pair: Pair) -> None:
     number = parse_member_id(pair.newcomer["member_id"])
-    now = now_utc()
+    now = datetime.now(UTC)
     receipts = [Receipt("330", "1", name) for name in ("sold", "back-1", "back-2")]
     lines = (Line("a", Decimal(2), 1000),)
     part = (ReturnedLine(1, Decimal(1)),)

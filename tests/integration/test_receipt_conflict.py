@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from command.batch import now_utc
 from command.claim_again import claim_again_for
 from command.register import Register
 from rules.command import ReversePurchase
@@ -177,7 +177,7 @@ async def test_a_purchase_that_was_taken_back_takes_no_other_one_along(node: Run
     """It lost its receipt where another shard kept it, and its row stands where that is kept now."""
     there, away = await members(node)
     assert (await buy(node, there, "1")).status == 201
-    command = ReversePurchase(2, now_utc())
+    command = ReversePurchase(2, datetime.now(UTC))
     assert (
         await node.inner.lanes_for(parse_member_id(there)).run(envelope(there, command=command, reference=2))
     ).status < 400
