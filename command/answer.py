@@ -30,7 +30,6 @@ CREATED: Final = 201
 OK: Final = 200
 NOTHING_TO_DO: Final = Answer(204, b"")
 """For settler and courier: what they asked is as it should be already."""
-REFUSED: Final = 400
 MAY_CHANGE: Final = frozenset({404, 429})
 """Refusals that are not stored: what is missing may still arrive, and what was asked too often may be asked later."""
 _ON_WHAT_IS_THERE: Final = (CaptureHold, VoidHold, UseRedemption, CancelRedemption, CloseMember)

@@ -15,7 +15,6 @@ import structlog
 from command.answer import (
     MAY_CHANGE,
     NOTHING_TO_DO,
-    REFUSED,
     accepted,
     problem_answer,
     refused,
@@ -290,7 +289,7 @@ class Batch:
 
     def _keep(self, envelope: Envelope, answer: Answer) -> Answer:
         """Store the first answer under its key; the settler has none."""
-        if envelope.key is not None and (envelope.stores_refusal or answer.status < REFUSED):
+        if envelope.key is not None and (envelope.stores_refusal or not answer.is_refusal):
             self.writes.add_answer(envelope, answer)
             if isinstance(envelope.command, EnrolMember):
                 self.writes.slots_entered.add(envelope.slot)

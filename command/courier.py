@@ -45,6 +45,11 @@ class Errand:
     kind: str
     document: dict[str, Any]
 
+    @property
+    def receipt(self) -> ReceiptKey:
+        """The natural key of what it makes for another member."""
+        return other_half(self.member_id, self.version, self.document, self.kind)
+
 
 class Courier(Rounds):
     """Runs errands."""
@@ -88,7 +93,7 @@ class Courier(Rounds):
         now = self._node.now()
         lots = parse_lots(errand.document["lots"])
         receive = ReceiveTransfer(errand.member_id, errand.version, lots, now)
-        code = _code(await self._run(errand.document["receiver"], receive, self._receipt(errand, errand.kind)))
+        code = (await self._run(errand.document["receiver"], receive, errand.receipt)).code
         if code is None:  # received, now or before
             end: Command = SettleTransfer(errand.version, now)
         elif code in NEVER:
@@ -96,7 +101,7 @@ class Courier(Rounds):
         else:  # it may still be received: neither half may end yet
             raise ProblemError(code, f"transfer {errand.member_id}-{errand.version} waits")
         ended = await self._run(errand.member_id, end, None, reference=errand.version)
-        if ended == NOTHING_TO_DO or _code(ended) in _ENDED:
+        if ended == NOTHING_TO_DO or ended.code in _ENDED:
             await self._finish(errand)
 
     async def _deliver_referral(self, errand: Errand) -> None:
@@ -111,7 +116,7 @@ class Courier(Rounds):
         await self._tell_referrer(errand, back)
 
     async def _tell_referrer(self, errand: Errand, command: Command) -> None:
-        code = _code(await self._run(errand.document["referrer"], command, self._receipt(errand, errand.kind)))
+        code = (await self._run(errand.document["referrer"], command, errand.receipt)).code
         if code not in _REFERRED:
             raise ProblemError(code or "internal", f"{errand.kind} {errand.member_id}-{errand.version} waits")
         await self._finish(errand)
@@ -151,16 +156,8 @@ class Courier(Rounds):
         store = self._node.lanes_for(errand.member_id).store
         await self._in_time(store.finish_errand(errand.member_id, errand.version), "ending an errand")
 
-    def _receipt(self, errand: Errand, kind: str) -> ReceiptKey:
-        return other_half(errand.member_id, errand.version, errand.document, kind)
-
 
 def other_half(member_id: int, version: int, document: dict[str, Any], kind: str) -> ReceiptKey:
     """The natural key of what an errand makes for another member: one per entry, for ever."""
     digest = blake2b(orjson.dumps(document, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
     return ReceiptKey(format_member_id(member_id), "-", str(version), kind, Fingerprint(digest))
-
-
-def _code(answer: Answer) -> str | None:
-    """The code of a refusal; None for a yes."""
-    return orjson.loads(answer.body)["code"] if answer.status >= 400 else None  # noqa: PLR2004

@@ -5,6 +5,8 @@ from dataclasses import KW_ONLY
 from datetime import date, datetime
 from typing import Final
 
+import orjson
+
 from command.fingerprint import NO_FINGERPRINT, Fingerprint
 from rules.command import Command, RecordPurchase, ReturnPurchase
 from rules.outcome import Reason
@@ -13,6 +15,8 @@ from rules.value import value
 
 NO_DATE: Final = date(1970, 1, 1)
 """Of documents that are named uniquely without one."""
+_REFUSED_FROM: Final = 400
+"""Statuses from this one on are refusals."""
 
 ReceiptName = tuple[str, str, date, str, str, str]
 """Store, till, business date, receipt, kind and subject."""
@@ -100,3 +104,13 @@ class Answer:
     not_final: bool = False
     retry_after_s: int | None = None
     stored: bytes | None = None
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it is a "no"."""
+        return self.status >= _REFUSED_FROM
+
+    @property
+    def code(self) -> str | None:
+        """The code of a refusal; None for a yes."""
+        return orjson.loads(self.body)["code"] if self.is_refusal else None

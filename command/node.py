@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from command.answer import MAY_CHANGE, REFUSED
+from command.answer import MAY_CHANGE
 from command.claim import Claims
 from command.envelope import Answer, Envelope
 from command.lane import LaneMetrics, Lanes
@@ -174,7 +174,7 @@ class CommandNode:
 
     def note(self, credential: str, answer: Answer) -> None:
         """Count a "no" that was stored."""
-        if answer.status >= REFUSED and answer.status not in MAY_CHANGE and not (answer.replayed or answer.not_final):
+        if answer.is_refusal and answer.status not in MAY_CHANGE and not (answer.replayed or answer.not_final):
             self._refusals.note(credential)
 
     async def run(self, envelope: Envelope) -> Answer:

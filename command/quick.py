@@ -16,7 +16,6 @@ import orjson
 import structlog
 from aiohttp import web
 
-from command.answer import REFUSED
 from command.envelope import Answer, Envelope
 from command.http import CALLS, HANDLERS, Call
 from command.operation import OPERATIONS
@@ -138,7 +137,7 @@ class QuickCommand:
 
     def _rendered(self, one: _Asked, answer: Answer) -> bytes:
         more = headers_of(answer)
-        return self._noted(one, answer.status, answer.body, PROBLEM if answer.status >= REFUSED else JSON, more)
+        return self._noted(one, answer.status, answer.body, PROBLEM if answer.is_refusal else JSON, more)
 
     def _problem(self, one: _Asked, error: BaseException) -> bytes:
         if not isinstance(error, ProblemError):

@@ -8,8 +8,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from command.envelope import Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from command.node import CommandNode
@@ -60,8 +58,7 @@ class Reconciliation:
             member_id=member_id,
             receipt=receipt,
         )
-        answer = await self.node.lanes_for(member_id).run(envelope)
-        return orjson.loads(answer.body)["code"] if answer.status >= 400 else None  # noqa: PLR2004
+        return (await self.node.lanes_for(member_id).run(envelope)).code
 
     async def run_once(self, member_id: int, command: Command, kind: str, version: int) -> None:
         """Run a command that undoes what an entry of its member did, once; ProblemError when it is refused."""

@@ -149,12 +149,12 @@ class Register(Rounds):
         answer = await self._node.lanes_for(one.member_id).run(envelope)
         if answer == NOTHING_TO_DO:
             return True
-        if answer.status < 400:  # noqa: PLR2004
+        if not answer.is_refusal:
             CONFLICTS.inc()
             name = format_member_id(one.member_id)
             structlog.get_logger().warning("receipt_conflict_settled", member_id=name, version=one.version)
             return True
-        return orjson.loads(answer.body)["code"] in _GONE
+        return answer.code in _GONE
 
     async def _rows(self, shard: str, statement: str, *arguments: Any) -> list[Any]:
         async with self._node.pools[shard].primary() as connection:

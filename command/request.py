@@ -8,7 +8,6 @@ from typing import Final, Generic, TypeVar
 from aiohttp import web
 from pydantic import BaseModel
 
-from command.answer import REFUSED
 from command.courier import Courier
 from command.envelope import Answer, Envelope, ReceiptKey
 from command.fingerprint import Content, read_content
@@ -128,7 +127,7 @@ def envelope_of(asked: CommandRequest[BaseModel], target: Target, command: Comma
 def render(answer: Answer) -> web.Response:
     """Render an answer with its headers."""
     response = render_json(answer.body, status=answer.status, headers=headers_of(answer))
-    if answer.status >= REFUSED:
+    if answer.is_refusal:
         response.content_type = PROBLEM
     return response
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-import orjson
-
 from command.envelope import Envelope
 from command.node import CommandNode
 from rules.command import ChangeIdentifiers
@@ -102,8 +100,7 @@ async def _respell_one(node: CommandNode, member_id: int, old: Identifier, new: 
     )
     answer = await node.lanes_for(member_id).run(envelope)
     await node.claims.conclude([new], member_id, attempt=attempt, deadline=deadline)
-    code = orjson.loads(answer.body)["code"] if answer.status >= 400 else None  # noqa: PLR2004
-    if code == "member_exists":
+    if (code := answer.code) == "member_exists":
         return Collision(old[0], member_id, await node.directory.find(new))
     if code is not None and code not in _GONE:
         raise ProblemError(code, f"a {old[0]} could not be brought to its one form")

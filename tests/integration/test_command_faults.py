@@ -90,7 +90,7 @@ async def test_a_receipt_met_again_without_a_key_writes_so_that_its_answer_is_du
     ada = await node.enrol()
     lot = Lot(7)
     errand = Errand(parse_member_id(ada["member_id"]), 99, "transfer", {"lots": []})
-    receipt = node.courier._receipt(errand, "transfer")
+    receipt = errand.receipt
     receive = envelope(
         ada["member_id"],
         command=ReceiveTransfer(1, 99, (lot,), datetime.now(UTC)),
