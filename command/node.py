@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from command.answer import MAY_CHANGE
@@ -24,7 +23,6 @@ from service.admission import Gates
 from service.detached import DetachedWrites
 from service.forward import Forwarder
 from service.identifier import forms_of
-from service.trial import Unanswered
 from shard_router.card import CARD_DIGITS
 from shard_router.clock import ShardClock
 from shard_router.directory import Directory, Identifier
@@ -74,7 +72,8 @@ class CommandNode:
         self.topology = topology
         self.pools = pools
         self._metrics = LaneMetrics(registry)
-        self._forwarder = Forwarder(region, topology, "command", address)
+        self.forwarder = Forwarder(region, topology, "command", address)
+        """The way to the other nodes."""
         self._lanes: dict[str, Lanes] = {}
         self.directory = Directory(topology, pools)
         self.detached = DetachedWrites()
@@ -132,31 +131,13 @@ class CommandNode:
             raise ProblemError("member_not_found", f"no member with this {kind}" if kind != "member_id" else "")
         return target
 
-    async def forward(
-        self, request: web.Request, region: str, *, slot: int, deadline: float, body: bytes
-    ) -> web.Response:
-        """Hand a request to another region (see Forwarder)."""
-        return await self._forwarder.forward(request, region, slot=slot, deadline=deadline, body=body)
-
-    async def forward_or_serve(
-        self, request: web.Request, region: str, *, slot: int, deadline: float, body: bytes
-    ) -> web.Response | Unanswered:
-        """Hand a request to another region, or learn that no node there takes it (see Forwarder)."""
-        return await self._forwarder.forward_or_serve(request, region, slot=slot, deadline=deadline, body=body)
-
-    async def hand_over(
-        self, request: web.Request, slot: int, *, deadline: float, body: bytes
-    ) -> web.Response | Unanswered:
-        """Hand a request to the node of this region that serves a slot (see Forwarder)."""
-        return await self._forwarder.hand_over(request, slot, deadline=deadline, body=body)
-
     def serves(self, member_id: int) -> bool:
         """Whether a member of this region is this node's now: two nodes that settle the same member would conflict."""
         return self.serves_slot(slot_of(member_id))
 
     def serves_slot(self, slot: int) -> bool:
         """Whether a slot of this region is this node's now."""
-        return self._forwarder.serves(slot)
+        return self.forwarder.serves(slot)
 
     def shard_at(self, region: str, slot: int) -> str:
         """The shard that holds a slot of a region (empty: this one)."""
@@ -272,7 +253,7 @@ class CommandNode:
             await lanes.idle()
             await lanes.store.close()
         await self.detached.idle()
-        await self._forwarder.close()
+        await self.forwarder.close()
 
     def named(self, kind: str, value: str) -> Target | None:
         """Where a member lives whose name itself tells; None where somebody must be asked, or it is no id."""

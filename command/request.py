@@ -77,16 +77,16 @@ class CommandRequest(Generic[Body_co]):
 
     async def forward(self, region: str) -> web.Response:
         """The answer of another region, by any of its nodes (see Forwarder)."""
-        return await self.node.forward(self.request, region, slot=0, deadline=self.deadline, body=self.raw)
+        return await self.node.forwarder.forward(self.request, region, deadline=self.deadline, body=self.raw)
 
     async def pass_on(self, target: Target) -> web.Response | Unanswered:
         """The answer of the node that a target is for, or that this node is to serve it (see Forwarder)."""
-        node = self.node
+        node, forwarder = self.node, self.node.forwarder
         if target.region == node.region:
             if node.serves_slot(target.slot):
                 return NOT_ASKED
-            return await node.hand_over(self.request, target.slot, deadline=self.deadline, body=self.raw)
-        return await node.forward_or_serve(
+            return await forwarder.hand_over(self.request, target.slot, deadline=self.deadline, body=self.raw)
+        return await forwarder.forward_or_serve(
             self.request, target.region, slot=target.slot, deadline=self.deadline, body=self.raw
         )
 
