@@ -24,7 +24,7 @@ from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.cli_region import app as region_app
 from cluster.cli_shard import app as shard_app
-from cluster.command_line import Commands, Data, words_of
+from cluster.command_line import Commands, Data, Json, say, words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan
@@ -47,8 +47,6 @@ app.add_typer(program_app, name="program")
 app.add_typer(edge_app, name="edge")
 app.add_typer(region_app, name="region")
 app.add_typer(shard_app, name="shard")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def main() -> None:
@@ -202,7 +200,7 @@ def respell(*, data: Data = None) -> None:
     asyncio.run(running_topology(path))
     told = asyncio.run(respell_system(path))
     for line in lines_of(told) if told else ():
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
     if told and told.collisions:
         raise typer.Exit(1)
 
@@ -221,7 +219,7 @@ def rebuild(
 
     async def run() -> None:
         async for done in rebuild_views(_plan(data=data).data, region, duty=duty):
-            Console().print(str(done), markup=False, highlight=False, soft_wrap=True)
+            say(str(done))
 
     asyncio.run(run())
 
@@ -250,9 +248,6 @@ def reconcile(
         for name in regions_to_rebuild(document, work, region):
             async for done in rebuild_views(folder, name):
                 say(str(done))
-
-    def say(line: str) -> None:
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
     asyncio.run(run())
 

@@ -4,24 +4,17 @@ cluster/cli.py takes them in. Only words and flags are here; the work is in clus
 """
 
 import asyncio
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cluster.command_line import Commands, Data
+from cluster.command_line import Commands, Data, instant_of, say
 from cluster.document import plan_of
-from cluster.plan import ClusterPlan
 
 app = Commands()
 
 Archive = Annotated[Path | None, typer.Option(help="Folder of the WAL archive, as the system was started with.")]
-
-
-def _plan(data: Path | None, archive: Path | None = None) -> ClusterPlan:
-    return plan_of({"data": data, "archive": archive})
 
 
 @app.command()
@@ -34,8 +27,8 @@ def backup(
     """Make a base backup of each shard while the system runs."""
     from cluster.backup import back_up  # noqa: PLC0415
 
-    for made in asyncio.run(back_up(_plan(data), folder.expanduser().resolve(), shard or ())):
-        _say(f"{made} is a base backup")
+    for made in asyncio.run(back_up(plan_of({"data": data}), folder.expanduser().resolve(), shard or ())):
+        say(f"{made} is a base backup")
 
 
 @app.command()
@@ -50,21 +43,6 @@ def restore(
     """Put a backup in the place of a shard, while nothing runs; then `loyalty up` and `loyalty reconcile`."""
     from cluster.backup import restore as put_back  # noqa: PLC0415
 
-    _say(put_back(_plan(data, archive), shard, folder.expanduser().resolve(), _instant(at)))
-    _say("Go on with `loyalty up`, then `loyalty reconcile`.")
-
-
-def _instant(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise typer.BadParameter("write the instant with its zone, like 2026-12-01T00:00:00Z", param_hint="--at")
-    return moment
-
-
-def _say(text: str) -> None:
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    plan, instant = plan_of({"data": data, "archive": archive}), instant_of(at) if at is not None else None
+    say(put_back(plan, shard, folder.expanduser().resolve(), instant))
+    say("Go on with `loyalty up`, then `loyalty reconcile`.")

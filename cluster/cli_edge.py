@@ -11,11 +11,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.command_line import Commands, Data
-from cluster.document import Documents
+from cluster.command_line import Commands, Data, documents_of
 from cluster.errors import ClusterError
 from cluster.files import write_atomic
-from cluster.settings import read_settings
 from edge.aws import STANDING as AWS_STANDING
 from edge.aws import render_aws
 from edge.cloudflare import STANDING as CLOUDFLARE_STANDING
@@ -107,7 +105,7 @@ def render(  # noqa: PLR0913 - one parameter per flag
         access_log=access_log,
         pages=Pages(read_origins(" ".join(cors_origin or ())), READABLE),
     )
-    document = read_topology(topology or _of_data(data)).document
+    document = read_topology(topology or documents_of(data).topology).document
     try:
         places = dict(map(_place, place or []))
         shares = dict(map(_share, share or []))
@@ -150,7 +148,3 @@ def _share(text: str) -> tuple[str, int]:
         return name, int(percent)
     except ValueError:
         raise EdgeError(f"write a share as NAME=PERCENT, not {text}") from None
-
-
-def _of_data(data: Path | None) -> Path:
-    return Documents(read_settings({"data": data}).data.expanduser().resolve()).topology

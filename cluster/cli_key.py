@@ -6,7 +6,6 @@ cluster/cli.py takes them in. Of a key only the hash is kept, so it is shown onc
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,18 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import document
-from cluster.command_line import Commands, Data
-from cluster.document import Documents
+from cluster.command_line import Commands, Data, Json, documents_of
 from cluster.errors import ClusterError
 from cluster.node import key_in_force
-from cluster.settings import read_settings
 from shard_router.topology import read_topology
 
 app = Commands()
 token_app = Commands(help="Credentials for development.", no_args_is_help=True)
 """The commands below `loyalty token`: a member's is in cluster/cli.py."""
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @token_app.command()
@@ -43,7 +38,7 @@ def key(
     """Make a new API key and print it, this once, when the nodes that run know it."""
     if role not in document.KEY_ROLES:
         raise ClusterError(f"no role {role!r}: choose one of {', '.join(document.KEY_ROLES)}")
-    documents = _documents(data)
+    documents = documents_of(data)
     if store is not None:
         from cluster.program import check_store  # noqa: PLC0415 - heavy, and only a bound key needs it
 
@@ -62,7 +57,7 @@ def key(
 @app.command()
 def keys(*, data: Data = None, as_json: Json = False) -> None:
     """List the API keys that are in force, without their secrets."""
-    records = document.read_credentials(_documents(data)).keys
+    records = document.read_credentials(documents_of(data)).keys
     if as_json:
         shown = [record.model_dump(exclude={"sha256"}) for record in records]
         sys.stdout.write(json.dumps(shown, indent=2) + "\n")
@@ -79,9 +74,5 @@ def keys(*, data: Data = None, as_json: Json = False) -> None:
 def revoke(key: Annotated[str, typer.Argument(help="The key's id, or the key itself.")], *, data: Data = None) -> None:
     """Take an API key back: nodes refuse it within a second."""
     key_id = key.split("_")[1] if key.startswith("loy_") and key.count("_") > 1 else key
-    record = document.revoke_key(_documents(data), key_id)
+    record = document.revoke_key(documents_of(data), key_id)
     Console().print(f"{record.role} key {record.id} is revoked; nodes refuse it within a second.", highlight=False)
-
-
-def _documents(data: Path | None) -> Documents:
-    return Documents(read_settings({"data": data}).data.expanduser().resolve())

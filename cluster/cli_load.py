@@ -12,10 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster import document
 from cluster.command_line import Commands, Data
+from cluster.document import plan_of
 from cluster.errors import ClusterError
-from cluster.plan import ClusterPlan
 
 app = Commands()
 
@@ -45,7 +44,7 @@ def replay(  # noqa: PLR0913 - one parameter per flag
     with plain_errors():
         from cluster import load  # noqa: PLC0415 - see above
 
-        plan = _plan(data=data)
+        plan = plan_of({"data": data})
         if write_program is not None:
             load.write_program(load.read_tour(plan), write_program)
             return
@@ -90,10 +89,10 @@ def bench(  # noqa: PLR0913 - one parameter per flag
             raise typer.Exit(load.compare(Path(scenarios[1]), Path(scenarios[2])))
         if scenarios == ["targets"]:
             flags = {"data": data, "port": port, "cdc": cdc}
-            raise typer.Exit(load.targets(_plan(**flags), flags, report))
+            raise typer.Exit(load.targets(plan_of(flags), flags, report))
         wanted = load.bench_plan(scenarios, rate=rate, duration_s=duration, poisson=poisson)
         flags = {"data": data, "port": port, "cdc": cdc}
-        code = load.bench(_plan(**flags), flags, target, wanted, report)
+        code = load.bench(plan_of(flags), flags, target, wanted, report)
     raise typer.Exit(code)
 
 
@@ -114,7 +113,7 @@ def demo(
         from cluster import load  # noqa: PLC0415 - see above
 
         flags = {"data": data, "port": port, "cdc": cdc}
-        code = load.demo(_plan(**flags), flags, count, keep=keep)
+        code = load.demo(plan_of(flags), flags, count, keep=keep)
     raise typer.Exit(code)
 
 
@@ -125,10 +124,6 @@ def basket_count(text: str) -> int | None:
     if not text.isdecimal() or int(text) == 0:
         raise ClusterError(f"{text!r} baskets: give a number or `all`")
     return int(text)
-
-
-def _plan(**flags: Any) -> ClusterPlan:
-    return document.plan_of(flags)
 
 
 @contextmanager

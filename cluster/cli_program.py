@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from cluster.command_line import Commands, Data
-from cluster.document import Documents
+from cluster.command_line import Commands, Data, documents_of, instant_of, say
 from cluster.errors import ClusterError
-from cluster.settings import read_settings
 
 if TYPE_CHECKING:
     from cluster.program import Shards
@@ -59,10 +56,10 @@ def check(file: File, *, data: Data = None, topology: Topology = None) -> None:
     from cluster.program import changes, look_at, read_file  # noqa: PLC0415
 
     _, program = read_file(file)
-    _say(f"{file} is valid.")
+    say(f"{file} is valid.")
     document = _topology(data, topology)
     if topology is None and not document.exists():
-        _say(f"There is no system in {document.parent} to compare it with.")
+        say(f"There is no system in {document.parent} to compare it with.")
         return
     shards = asyncio.run(look_at(document))
     _tell_changes(shards, changes(shards.running, program))
@@ -79,7 +76,7 @@ def apply(
     """Apply a file to all shards as a new version; exit 1, and nothing changes, when it is wrong."""
     from cluster.program import apply_everywhere, changes, look_at, read_file  # noqa: PLC0415
 
-    effective_at = _instant(at) if at is not None else None
+    effective_at = _instant_ahead(at) if at is not None else None
     source, program = read_file(file)
 
     async def run() -> None:
@@ -88,43 +85,32 @@ def apply(
         _tell_changes(before, changes(before.running, program))
         version = await apply_everywhere(before, source, effective_at)
         after = await look_at(document)
-        _say(f"Version {version} is on {len(after.urls)} shards, {after.versions[version].since}.")
+        say(f"Version {version} is on {len(after.urls)} shards, {after.versions[version].since}.")
         if version not in before.versions:
             for old in before.overtaken(effective_at):
-                _say(f"Version {old.number} will never start: this one is newer. Apply its file again with --at.")
+                say(f"Version {old.number} will never start: this one is newer. Apply its file again with --at.")
 
     asyncio.run(run())
 
 
 def _tell_changes(shards: "Shards", lines: Sequence[str]) -> None:
     running = f"the running version {shards.running.number}" if shards.running else "nothing: no program runs yet"
-    _say(f"Against {running}:" if lines else f"It is the same as {running}.")
+    say(f"Against {running}:" if lines else f"It is the same as {running}.")
     for line in lines:
-        _say(f"  {line}")
+        say(f"  {line}")
     for version in shards.to_come:
-        _say(f"Version {version.number} is {version.since}.")
+        say(f"Version {version.number} is {version.since}.")
     if shards.behind:
-        _say(f"An earlier apply was cut short; not everything is on {', '.join(shards.behind)}.")
+        say(f"An earlier apply was cut short; not everything is on {', '.join(shards.behind)}.")
 
 
 def _topology(data: Path | None, topology: Path | None) -> Path:
-    if topology is not None:
-        return topology
-    return Documents(read_settings({"data": data}).data.expanduser().resolve()).topology
+    return topology or documents_of(data).topology
 
 
-def _instant(text: str) -> datetime:
+def _instant_ahead(text: str) -> datetime:
     """An instant still ahead: entries of the past were decided under the versions of then."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise typer.BadParameter("write the instant with its zone, like 2026-12-01T00:00:00Z", param_hint="--at")
+    moment = instant_of(text)
     if moment <= datetime.now(UTC):
         raise typer.BadParameter("it lies in the past; leave it out to apply at once", param_hint="--at")
     return moment
-
-
-def _say(text: str) -> None:
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)

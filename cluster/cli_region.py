@@ -5,17 +5,16 @@ cluster/cli.py takes it in. All of it works on a running system, and no request 
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cluster.cli_shard import ask_supervisor as _ask
-from cluster.command_line import Commands, Data
+from cluster.command_line import Commands, Data, documents_of
 from cluster.door import share_traffic
 from cluster.errors import ClusterError
 from cluster.growth_request import Request
-from cluster.settings import REGION_NAME, read_settings
+from cluster.settings import REGION_NAME
 from edge.decision import WHOLE
 
 app = Commands(help="Regions of a running system.", no_args_is_help=True)
@@ -31,14 +30,14 @@ def describe() -> None:
 @app.command()
 def evacuate(region: Region, *, data: Data = None) -> None:
     """Send a region's traffic to the next region, which forwards what is about the region's own members."""
-    asyncio.run(share_traffic(_folder(data), region, 0))
+    asyncio.run(share_traffic(documents_of(data).data, region, 0))
     sys.stdout.write(f"{region} takes no traffic at the door; its shards go on. Back with `loyalty region restore`.\n")
 
 
 @app.command()
 def restore(region: Region, *, data: Data = None) -> None:
     """Give a region its traffic back."""
-    asyncio.run(share_traffic(_folder(data), region, WHOLE))
+    asyncio.run(share_traffic(documents_of(data).data, region, WHOLE))
     sys.stdout.write(f"{region} takes all of its traffic at the door.\n")
 
 
@@ -65,7 +64,3 @@ def drain(region: Region, *, data: Data = None) -> None:
 def remove(region: Region, *, data: Data = None) -> None:
     """Take a drained region out in which nobody ever lived. Asked again, it goes on where it stopped."""
     _ask(data, Request(action="remove", name=region))
-
-
-def _folder(data: Path | None) -> Path:
-    return read_settings({"data": data}).data.expanduser().resolve()

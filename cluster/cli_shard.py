@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.command_line import Commands, Data
+from cluster.command_line import Commands, Data, documents_of
 from cluster.errors import ClusterError
 from cluster.growth_request import Request, ask
 from cluster.run_file import locked
-from cluster.settings import read_settings
 
 app = Commands(help="Shards of a running system.", no_args_is_help=True)
 
@@ -43,7 +42,7 @@ def remove(
 
 def ask_supervisor(data: Path | None, request: Request) -> None:
     """Have the supervisor do it, and print what it says; ClusterError when nothing runs, or it refuses."""
-    folder = read_settings({"data": data}).data.expanduser().resolve()
+    folder = documents_of(data).data
     if not locked(folder):
         raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
     with Console(stderr=True).status(f"{request.action} {request.name} …"):

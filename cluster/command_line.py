@@ -1,13 +1,19 @@
-"""How the commands of `loyalty` describe themselves: a flag has a name, and no `<bool>` beside it."""
+"""What the commands of `loyalty` have in common: how they describe themselves, what they ask, and how they answer."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
+from cluster.document import Documents
+from cluster.settings import read_settings
+
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def _with_plain_flags(parameters: list[Any]) -> list[Any]:
@@ -28,7 +34,7 @@ class _Group(TyperGroup):
 
 
 class Commands(typer.Typer):
-    """A group of commands."""
+    """A group of commands. A flag of theirs has a name, and no `<bool>` beside it."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(cls=_Group, **settings)
@@ -47,3 +53,24 @@ def words_of(flags: Mapping[str, Any]) -> list[str]:
         elif value is not None:
             words += [f"--{name}", str(value)]
     return words
+
+
+def documents_of(data: Path | None) -> Documents:
+    """The documents of the data folder that a flag, a variable or the settings name."""
+    return Documents(read_settings({"data": data}).data.expanduser().resolve())
+
+
+def instant_of(text: str) -> datetime:
+    """The instant that `--at` names; wrong usage without a zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise typer.BadParameter("write the instant with its zone, like 2026-12-01T00:00:00Z", param_hint="--at")
+    return moment
+
+
+def say(text: str) -> None:
+    """Print a line as it is, however long."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
