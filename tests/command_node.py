@@ -1,6 +1,7 @@
 """A command node in this process, on a fresh database, spoken to over real HTTP."""
 
 import asyncio
+import functools
 import io
 import itertools
 import json
@@ -8,9 +9,11 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from aiohttp import ClientResponse, ClientSession, web
 
 from command.__main__ import build
@@ -45,6 +48,24 @@ code = "331"
 name = "Store 331"
 region = "eu"
 """
+REWARDS = (
+    PROGRAM
+    + """
+[referral]
+referrer = 100
+newcomer = 50
+[[rewards]]
+code = "coffee"
+name = "A coffee"
+points = 10
+stock = 20
+[[rewards]]
+code = "mug"
+name = "A mug"
+points = 10
+per_member = 2
+"""
+)
 
 
 @dataclass
@@ -220,6 +241,38 @@ def topology_of_operator(folder: Path) -> Path:
 
 def _region(number: int, *nodes: str) -> dict[str, Any]:
     return {"number": number, "command": list(nodes), "query": []}
+
+
+@functools.cache
+def recent() -> str:
+    """A minute before the tests began: a basket made twice is the same basket."""
+    return (datetime.now(UTC) - timedelta(minutes=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def basket(member: dict[str, str], receipt: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "member": member,
+        "store": "330",
+        "till": "1",
+        "receipt": receipt,
+        "occurred_at": recent(),
+        "currency": "EUR",
+        "lines": [{"sku": "a", "quantity": 2, "amount": 1050}, {"sku": "b", "quantity": "0.375", "amount": 299}],
+    } | changes
+
+
+async def value(node: RunningNode, sql: str, *arguments: Any) -> list[Any]:
+    values = []
+    for dsn in dsns(node):
+        connection = await asyncpg.connect(dsn)
+        values.append(await connection.fetchval(sql, *arguments))
+        await connection.close()
+    return values
+
+
+def dsns(node: RunningNode) -> list[str]:
+    shards = node.inner.topology.current.document.shards
+    return [as_superuser(shards[name].servers[0]) for name in node.inner.shards()]
 
 
 def _shard(region: str, dsn: str, slots: list[int]) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from aiohttp import ClientError, ClientSession
 from command.program import apply_program
 from shard_router.login import POSTGRES_USERS, PostgresRole
 from tests.cdc_node import ROOT, CdcNode, cdc_node, write_topology
-from tests.command_node import PROGRAM, Reply
+from tests.command_node import PROGRAM, Reply, basket
 from tests.conftest import eventually
 from tests.engine import as_valkey_user, embedded_valkey, free_port
-from tests.integration.test_command import basket
 from tests.keys import write_credentials
 from tests.patroni_world import DEADLINE_S, SLOT, Member, Shard, need_patroni, patroni_shard
 from verify.verify import verify

@@ -17,12 +17,10 @@ from command.register import Register
 from shard_router.errors import ProblemError
 from shard_router.incarnation import begin_incarnation
 from shard_router.member_id import parse_member_id
-from tests.command_node import Reply, RunningNode, running_regions
+from tests.command_node import REWARDS, Reply, RunningNode, basket, recent, running_regions
 from tests.conftest import eventually
 from tests.engine import PostgresServer, as_login
-from tests.integration.test_command import basket, recent
-from tests.integration.test_command_saga import REWARDS
-from tests.integration.test_verify_world import TABLES
+from tests.verify_world import TABLES
 from verify import verify
 from verify.part import Audit
 

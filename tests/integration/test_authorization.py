@@ -12,9 +12,8 @@ import query.operation
 from command.http import CALLS
 from service.openapi import Operation
 from shard_router.member_id import parse_member_id
-from tests.command_node import PROGRAM, RunningNode, running_command_node
+from tests.command_node import PROGRAM, RunningNode, basket, recent, running_command_node
 from tests.engine import PostgresServer, ValkeyServer
-from tests.integration.test_command import basket, recent
 from tests.query_world import ShardPlace, World, open_world
 
 REWARDS = PROGRAM + '\n[[rewards]]\ncode = "coffee"\nname = "Coffee"\npoints = 10\n'

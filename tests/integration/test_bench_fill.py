@@ -8,10 +8,9 @@ from redis.asyncio import Redis
 
 from benchmarks.fill import Place, fill
 from shard_router.member_id import format_member_id
-from tests.command_node import running_command_node
+from tests.command_node import basket, running_command_node
 from tests.engine import as_superuser
-from tests.integration.test_command import basket
-from tests.integration.test_verify_world import Shard
+from tests.verify_world import Shard
 from verify.verify import verify
 
 ENTRIES = "every entry shows the account as it was then"

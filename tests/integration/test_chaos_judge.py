@@ -9,9 +9,8 @@ import pytest
 from benchmarks.chaos_client import BUCKETS, Log
 from benchmarks.chaos_judge import _answers, _differing, _entries, _receipts, _times
 from shard_router.member_id import parse_member_id
-from tests.command_node import running_command_node
+from tests.command_node import basket, running_command_node
 from tests.engine import as_superuser
-from tests.integration.test_command import basket
 
 ADA, BOUGHT, TOO_MUCH = "chaos-1-2-0", "chaos-1-2-0-3", "chaos-1-2-0-4"
 

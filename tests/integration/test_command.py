@@ -1,7 +1,6 @@
 """Commands over HTTP on real Postgres: one effect each, whatever a till does."""
 
 import asyncio
-import functools
 import json
 import random
 from collections.abc import AsyncGenerator
@@ -12,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.command_node import RunningNode, running_command_node
+from tests.command_node import RunningNode, basket, recent, running_command_node
 from tests.conftest import eventually
 
 NOW = "2026-11-22T10:00:00Z"
@@ -22,24 +21,6 @@ NOW = "2026-11-22T10:00:00Z"
 async def node(database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
     async with running_command_node(database, tmp_path) as running:
         yield running
-
-
-@functools.cache
-def recent() -> str:
-    """A minute before the tests began: a basket made twice is the same basket."""
-    return (datetime.now(UTC) - timedelta(minutes=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def basket(member: dict[str, str], receipt: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "member": member,
-        "store": "330",
-        "till": "1",
-        "receipt": receipt,
-        "occurred_at": recent(),
-        "currency": "EUR",
-        "lines": [{"sku": "a", "quantity": 2, "amount": 1050}, {"sku": "b", "quantity": "0.375", "amount": 299}],
-    } | changes
 
 
 async def test_a_purchase_earns_points_per_unit_and_its_answer_is_durable_and_complete(

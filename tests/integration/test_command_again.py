@@ -12,8 +12,7 @@ import pytest
 from command.fingerprint import read_content
 from service.body import PurchaseBody
 from shard_router.card import new_card
-from tests.command_node import PROGRAM, RunningNode, running_command_node
-from tests.integration.test_command import basket, recent
+from tests.command_node import PROGRAM, RunningNode, basket, recent, running_command_node
 
 REWARD = '[[rewards]]\ncode = "coffee"\nname = "Coffee"\npoints = 10\n'
 

@@ -9,9 +9,8 @@ import pytest
 
 from shard_router.card import new_card
 from shard_router.member_id import parse_member_id, region_number_of
-from tests.command_node import PROGRAM, RunningNode, running_regions
+from tests.command_node import PROGRAM, RunningNode, basket, running_regions
 from tests.engine import PostgresServer, free_port
-from tests.integration.test_command import basket
 
 REWARDS = PROGRAM + '[[rewards]]\ncode = "coffee"\nname = "Coffee"\npoints = 10\nstock = 1\n'
 

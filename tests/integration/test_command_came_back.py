@@ -11,9 +11,8 @@ import pytest
 from command.settler import settle_due
 from shard_router.card import new_card
 from shard_router.member_id import parse_member_id, slot_of
-from tests.command_node import PROGRAM, RunningNode, running_command_node, running_regions
+from tests.command_node import PROGRAM, RunningNode, basket, running_command_node, running_regions
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket
 
 BONUSES = (
     PROGRAM

@@ -24,11 +24,9 @@ from rules.command import AdjustPoints, CloseMember, ReceiveTransfer, ReturnRefe
 from rules.state import Lot
 from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id, slot_of
-from tests.command_node import RunningNode, running_command_node
+from tests.command_node import REWARDS, RunningNode, basket, running_command_node, value
 from tests.conftest import eventually
 from tests.engine import PostgresServer, as_superuser
-from tests.integration.test_command import basket
-from tests.integration.test_command_saga import REWARDS, value
 
 PHONE = "+4930111111"
 

@@ -9,9 +9,8 @@ import pytest
 
 from command.migrate import migrate
 from command.refusal import OF_MEMBER_MAX
-from tests.command_node import Reply, RunningNode, running_command_node, running_regions
+from tests.command_node import Reply, RunningNode, basket, running_command_node, running_regions
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket
 
 KEY = "berlin-mitte-1-000500"
 

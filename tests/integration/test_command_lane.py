@@ -12,10 +12,9 @@ import asyncpg
 import pytest
 
 from command.program import apply_program
-from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
+from tests.command_node import PROGRAM, Reply, RunningNode, basket, recent, running_command_node
 from tests.conftest import eventually
 from tests.engine import as_superuser
-from tests.integration.test_command import basket, recent
 
 NOW = recent()  # whoever sends a key again sends the same body, some seconds later too
 

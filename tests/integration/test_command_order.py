@@ -11,10 +11,9 @@ import pytest
 
 from command.record import Writes
 from shard_router.member_id import parse_member_id
-from tests.command_node import RunningNode, running_command_node
+from tests.command_node import RunningNode, basket, running_command_node
 from tests.conftest import eventually
 from tests.engine import as_superuser
-from tests.integration.test_command import basket
 
 LOCK_ACCOUNT = "SELECT version FROM account WHERE member_id = $1 FOR UPDATE"
 SAME_ROWS = """

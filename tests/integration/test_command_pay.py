@@ -8,8 +8,7 @@ import orjson
 import pytest
 
 from command.operation import PurchaseAnswer
-from tests.command_node import PROGRAM, RunningNode, running_command_node
-from tests.integration.test_command import basket
+from tests.command_node import PROGRAM, RunningNode, basket, running_command_node
 
 WORTH = (
     PROGRAM.replace("[points]\n", "[points]\nworth = { points = 10, amount = 1 }\n")

@@ -15,10 +15,9 @@ import pytest
 from command.http import CALLS
 from command.quick import OPERATION_IDS, QuickCommand
 from service.place import SHARE
-from tests.command_node import RunningNode, running_command_node
+from tests.command_node import RunningNode, basket, running_command_node
 from tests.conftest import eventually, so
 from tests.http_node import Answer, connection, quickly_taken, read_answer
-from tests.integration.test_command import basket
 from tests.integration.test_overload import held_table
 from tests.odd_request import Plain, converse, odd_request
 

@@ -12,28 +12,8 @@ from command.program import apply_program
 from command.stock import allot
 from rules.program import parse_program
 from shard_router.member_id import parse_member_id
-from tests.command_node import PROGRAM, RunningNode, running_command_node
-from tests.engine import PostgresServer, as_superuser
-from tests.integration.test_command import basket
-
-REWARDS = (
-    PROGRAM
-    + """
-[referral]
-referrer = 100
-newcomer = 50
-[[rewards]]
-code = "coffee"
-name = "A coffee"
-points = 10
-stock = 20
-[[rewards]]
-code = "mug"
-name = "A mug"
-points = 10
-per_member = 2
-"""
-)
+from tests.command_node import REWARDS, RunningNode, basket, dsns, running_command_node, value
+from tests.engine import PostgresServer
 
 
 @pytest.fixture
@@ -42,20 +22,6 @@ async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -
     async with running_command_node(database, tmp_path, program=REWARDS, second=second) as running:
         yield running
     await postgres_server.drop_database(second)
-
-
-async def value(node: RunningNode, sql: str, *arguments: Any) -> list[Any]:
-    values = []
-    for dsn in dsns(node):
-        connection = await asyncpg.connect(dsn)
-        values.append(await connection.fetchval(sql, *arguments))
-        await connection.close()
-    return values
-
-
-def dsns(node: RunningNode) -> list[str]:
-    shards = node.inner.topology.current.document.shards
-    return [as_superuser(shards[name].servers[0]) for name in node.inner.shards()]
 
 
 async def two_far_apart(node: RunningNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,8 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
-from tests.integration.test_command import basket, recent
+from tests.command_node import PROGRAM, Reply, RunningNode, basket, recent, running_command_node
 
 REWARDS = PROGRAM + '\n[[rewards]]\ncode = "coffee"\nname = "Coffee"\npoints = 10\n'
 CLOSED_STORES = REWARDS.replace('name = "Test"', 'name = "Test"\ncross_store_returns = false')

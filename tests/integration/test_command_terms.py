@@ -7,8 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.command_node import PROGRAM, RunningNode, running_command_node
-from tests.integration.test_command import basket, recent
+from tests.command_node import PROGRAM, RunningNode, basket, recent, running_command_node
 
 LINES = [{"sku": "a", "quantity": 1, "amount": 100_000}]
 

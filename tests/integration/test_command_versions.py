@@ -13,9 +13,8 @@ import pytest
 from cluster.system import ensure_program
 from command.program import VERSIONS_KNOWN, ProgramCache, apply_program
 from shard_router.topology import TopologyWatch
-from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
+from tests.command_node import PROGRAM, Reply, RunningNode, basket, running_command_node
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket
 from verify.ledger import check_ledger
 from verify.part import Audit
 

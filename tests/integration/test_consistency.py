@@ -16,11 +16,9 @@ from command.program import apply_program
 from command.slot import empty_slots, give_slots
 from shard_router.card import new_card
 from shard_router.member_id import SLOT_COUNT, parse_member_id
-from tests.command_node import Reply
+from tests.command_node import REWARDS, Reply, basket
 from tests.conftest import eventually
 from tests.engine import PostgresServer, as_superuser
-from tests.integration.test_command import basket
-from tests.integration.test_command_saga import REWARDS
 from tests.parted_world import Parted, parted_regions
 
 LAST = "".join(

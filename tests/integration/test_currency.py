@@ -15,7 +15,7 @@ from query.shape import Purchase
 from query.views import purchase_view
 from tests.command_node import PROGRAM, RunningNode, running_command_node
 from tests.engine import ValkeyServer, as_superuser
-from tests.integration.test_verify_world import Shard, done
+from tests.verify_world import Shard, done
 from verify.verify import verify
 
 TIERS = '[[tiers]]\ncode = "basic"\n[[tiers]]\ncode = "silver"\nthreshold = 3000\n[tier_policy]\nmetric = "amount"\n'

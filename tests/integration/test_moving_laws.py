@@ -20,9 +20,8 @@ from cluster.transition import take_over
 from command import claim_move
 from command.register import Register
 from shard_router.topology import TopologyDocument, TopologyWatch, read_topology
-from tests.command_node import PROGRAM, RunningNode, running_regions
+from tests.command_node import PROGRAM, RunningNode, basket, running_regions
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket
 from verify import receipt as receipts
 from verify.across import Across
 from verify.identifier import check_identifiers

@@ -18,8 +18,7 @@ import pytest
 
 from service.shape import MEMBER_EXAMPLE
 from shard_router.member_id import parse_member_id
-from tests.command_node import RunningNode, running_command_node
-from tests.integration.test_command import basket
+from tests.command_node import RunningNode, basket, running_command_node
 from tests.query_world import ShardPlace, World, open_world
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")

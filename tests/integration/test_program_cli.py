@@ -17,9 +17,8 @@ from cluster.program import apply_everywhere, look_at
 from command.program import ProgramCache, apply_program, learn_program
 from service.credential import Credentials
 from shard_router.statement import load_statements
-from tests.command_node import PROGRAM, running_command_node, topology_of_operator
+from tests.command_node import PROGRAM, basket, running_command_node, topology_of_operator
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket
 from tests.integration.test_postgres_pair import fetch
 
 DOUBLED = PROGRAM.replace('per_unit = "1"', 'per_unit = "2"')

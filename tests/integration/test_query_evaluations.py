@@ -14,9 +14,9 @@ from query import views
 from query.shape import Evaluation, Purchase
 from shard_router.member_id import format_member_id, parse_member_id
 from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
+from tests.command_node import basket as basket_for
 from tests.conftest import DatabasePair, eventually
 from tests.engine import ValkeyServer
-from tests.integration.test_command import basket as basket_for
 from tests.query_world import ShardPlace, World, member, open_world, project, put_view, write_member, write_row
 
 RULES = (

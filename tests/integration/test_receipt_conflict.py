@@ -14,11 +14,9 @@ from command.register import Register
 from rules.command import ReversePurchase
 from shard_router.member_id import parse_member_id
 from shard_router.server import connection_to
-from tests.command_node import PROGRAM, Reply, RunningNode, running_command_node
+from tests.command_node import PROGRAM, Reply, RunningNode, basket, dsns, running_command_node
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket
 from tests.integration.test_command_faults import envelope
-from tests.integration.test_command_saga import dsns
 
 STORE = "330"
 WORTH = PROGRAM.replace('per_unit = "1"', 'per_unit = "1"\nworth = { points = 1, amount = 1 }')

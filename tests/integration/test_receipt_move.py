@@ -13,9 +13,8 @@ from command.receipt_move import hand_over_receipts, keep_receipts_again
 from command.register import STATEMENTS
 from shard_router.member_id import new_member_id, parse_member_id
 from shard_router.server import connection_to
-from tests.command_node import RunningNode
+from tests.command_node import RunningNode, dsns
 from tests.engine import PostgresServer
-from tests.integration.test_command_saga import dsns
 from tests.integration.test_receipt_conflict import STORE, buy, claim_all, journal, members, rows
 from tests.integration.test_receipt_conflict import node as node  # noqa: PLC0414
 

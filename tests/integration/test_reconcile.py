@@ -14,9 +14,8 @@ from command.program import apply_program
 from rules.version import incarnation_of
 from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id
+from tests.command_node import REWARDS, basket
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket
-from tests.integration.test_command_saga import REWARDS
 from tests.restored_world import REGIONS, World, restorable_world
 
 

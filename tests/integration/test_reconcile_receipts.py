@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from command.program import apply_program
-from tests.command_node import Reply
+from tests.command_node import REWARDS, Reply, basket, recent
 from tests.engine import PostgresServer
-from tests.integration.test_command import basket, recent
-from tests.integration.test_command_saga import REWARDS
 from tests.restored_world import World, restorable_world
 
 

@@ -20,10 +20,9 @@ from command.slot import STATEMENTS, SlotsBack, empty_slots, give_slots, given_t
 from service.health import CHECKS
 from shard_router.member_id import SLOT_COUNT, compose_member_id, parse_member_id, slot_of
 from shard_router.slot_table import ranges_of
-from tests.command_node import RunningNode, running_command_node, topology_of_operator
+from tests.command_node import RunningNode, basket, running_command_node, topology_of_operator
 from tests.conftest import eventually
 from tests.engine import PostgresServer, as_login
-from tests.integration.test_command import basket
 
 ALL = range(SLOT_COUNT)
 STORE = "330"

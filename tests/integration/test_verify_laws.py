@@ -17,8 +17,8 @@ from rules.program import Program
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology, TopologyDocument
 from tests.query_world import member as member_id_of
+from tests.rules_history import LAW, History, programs
 from tests.rules_world import NOW, Member
-from tests.unit.test_rules_laws import LAW, History, programs
 from verify.books import Books, MemberRows
 from verify.entry import _POINTS
 from verify.ledger import check_member

@@ -9,7 +9,7 @@ import pytest
 from shard_router import pool
 from shard_router.topology import NOBODY, TopologyWatch
 from tests.engine import PostgresServer, ValkeyServer
-from tests.integration.test_verify_world import World, prepared_world
+from tests.verify_world import World, prepared_world
 from verify import stream, view
 from verify.books import FOLD
 from verify.memory import Counts, Memory

@@ -24,7 +24,7 @@ from tests.integration.tampering import (
     shown,
     state,
 )
-from tests.integration.test_verify_world import World, prepared_world
+from tests.verify_world import World, prepared_world
 from verify import books, view
 
 CONDITIONS = {

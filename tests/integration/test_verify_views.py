@@ -13,7 +13,7 @@ from query.views import header
 from tests.command_node import running_command_node
 from tests.conftest import DatabasePair, eventually
 from tests.engine import PostgresServer, ValkeyServer
-from tests.integration.test_verify_world import TABLES, World, prepared_world
+from tests.verify_world import TABLES, World, prepared_world
 from verify import verify, view
 from verify.view import ACCOUNTS, ACTIVITY, GHOSTS, OTHERS
 

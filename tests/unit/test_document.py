@@ -16,8 +16,8 @@ from rules.detail import DETAILS
 from rules.document import AccountDocument, PurchaseDocument
 from rules.program import Program
 from service import shape as service_shape
+from tests.rules_history import LAW, live, programs
 from tests.rules_world import earlier_state
-from tests.unit.test_rules_laws import LAW, live, programs
 from verify.entry import _DETAIL, _POINTS
 
 LAYOUTS = {

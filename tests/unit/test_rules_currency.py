@@ -16,9 +16,9 @@ from rules.program import Program
 from rules.program_compare import compare_programs
 from rules.state import Account
 from rules.stored import full_purchase, short_purchase
+from tests.rules_history import LAW
 from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
 from tests.unit.test_rules_earn import campaign
-from tests.unit.test_rules_laws import LAW
 from verify.basket import wrong_basket
 
 WORTH = "worth = { points = 100, amount = 100 }\n"

@@ -13,8 +13,8 @@ from rules.decide import decide
 from rules.evaluate import Evaluation, evaluate
 from rules.outcome import Accepted, Refused
 from rules.program import Program
+from tests.rules_history import LAW, baskets, live, programs
 from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase, returned
-from tests.unit.test_rules_laws import LAW, baskets, live, programs
 from tests.unit.test_rules_return import spend
 from tests.unit.test_rules_versions import LONG_AGO, versions
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rules.command import AdjustPoints, CaptureHold, PlaceHold
 from rules.outcome import Entry, Refused
 from rules.program import Program
+from tests.rules_history import LAW, baskets
 from tests.rules_world import NOW, Member, later, line, moves, program, purchase
-from tests.unit.test_rules_laws import LAW, baskets
 
 WORTHS = ((1, 1), (100, 100), (10, 1), (3, 100), (100, 1000), (1, 10), (7, 3), (1000, 7))
 

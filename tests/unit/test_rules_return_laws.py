@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rules.command import AdjustPoints, PlaceHold
 from rules.outcome import Entry
 from rules.program import Program
+from tests.rules_history import LAW, baskets, lines, programs
 from tests.rules_world import NOW, Member, purchase
-from tests.unit.test_rules_laws import LAW, baskets, lines, programs
 
 
 def parts_of(data: st.DataObject, document: dict[str, Any]) -> Iterator[tuple[int, Decimal]]:

@@ -19,8 +19,8 @@ from rules.command import (
 )
 from rules.outcome import Entry, Refused
 from rules.program import Program, parse_program
+from tests.rules_history import LAW, baskets, programs
 from tests.rules_world import NOW, Member, later, line, moves, program
-from tests.unit.test_rules_laws import LAW, baskets, programs
 
 SETTLED = "[transfers]\nmin_account_days = 0\n"
 LONG_AGO = NOW - timedelta(days=800)

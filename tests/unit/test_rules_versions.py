@@ -10,8 +10,8 @@ from rules.decide import decide
 from rules.evaluate import Evaluation, evaluate
 from rules.outcome import Entry
 from rules.program import Program
+from tests.rules_history import LAW, History, baskets, live, programs, story
 from tests.rules_world import NOW, TIERS, Member, later, line, program, purchase
-from tests.unit.test_rules_laws import LAW, History, baskets, live, programs, story
 
 LONG_AGO = NOW - timedelta(days=3650)
 

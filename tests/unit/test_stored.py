@@ -13,7 +13,7 @@ from rules import stored
 from rules.codec import posting_document
 from rules.describe import describe_account
 from rules.program import Program
-from tests.unit.test_rules_laws import LAW, live, programs
+from tests.rules_history import LAW, live, programs
 
 
 def kept(value: Any) -> Any:
