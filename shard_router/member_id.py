@@ -22,6 +22,10 @@ _DIGITS: Final = 13
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _GF32_MODULUS: Final = 0b100101  # x^5 + x^2 + 1
 _DOUBLED: Final = [value << 1 if value < 16 else value << 1 ^ _GF32_MODULUS for value in range(32)]  # noqa: PLR2004
+# Two digits at a time where an id is written: their text, and the check behind them.
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
+_PAIR_CHECKS: Final = [_DOUBLED[_DOUBLED[first] ^ second] for first in range(32) for second in range(32)]
+_PAIR_SHIFTS: Final = range(50, -1, -10)
 _NO_DIGIT: Final = 0xFF
 # For bytes.translate, because every request parses an id: character to value, and value to what int(..., 32) reads.
 _VALUES: Final = bytes(_ALPHABET.find(chr(byte).upper()) & 0xFF if byte < 0x80 else _NO_DIGIT for byte in range(256))  # noqa: PLR2004
@@ -64,8 +68,13 @@ def slot_of(member_id: int) -> int:
 @lru_cache(_TEXTS_KEPT)
 def format_member_id(member_id: int) -> str:
     """The text form, 14 characters."""
-    digits = [member_id >> shift & 31 for shift in range(5 * (_DIGITS - 1), -1, -5)]
-    return "".join(_ALPHABET[digit] for digit in (*digits, _check_digit(digits)))
+    first = member_id >> 60 & 31
+    text, check = _ALPHABET[first], _DOUBLED[first]
+    for shift in _PAIR_SHIFTS:
+        pair = member_id >> shift & 1023
+        text += _PAIRS[pair]
+        check = _PAIR_CHECKS[check << 5 ^ pair]
+    return text + _ALPHABET[check]
 
 
 def parse_member_id(text: str) -> int:
@@ -105,11 +114,6 @@ def parse_version(text: str) -> int:
     if not digits or int(text) > _VERSION_MAX:
         raise MalformedIdError(text)
     return int(text)
-
-
-def _check_digit(digits: list[int]) -> int:
-    """The digit after which `_damm` is 0, because 2(x + x) is."""
-    return _damm(digits)
 
 
 def _damm(digits: Iterable[int]) -> int:
