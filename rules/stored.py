@@ -8,7 +8,6 @@ it is. A list may grow at its end, and what is empty there is left out; so it is
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from itertools import zip_longest
 from typing import Any, Final, cast
 
 from rules.codec import instant_text
@@ -60,6 +59,8 @@ _COUNTED_ALWAYS: Final = 3
 _PURCHASE: Final = ("currency", "amount", "money", "points_earned", "expires_at", "available_at")
 _REST: Final = ("coupons", "home", "payment", "rounded_once")
 _EMPTY: Final = (None, [], {})
+_NOTHING: Final = (None,) * 6
+"""In place of the end that a stored list is without."""
 
 
 def short_postings(postings: Sequence[PostingDocument]) -> list[list[Any]]:
@@ -152,12 +153,13 @@ def full_purchase(stored: Any) -> PurchaseDocument:
     if not isinstance(stored, list):
         return stored
     head, tail = stored[: len(_PURCHASE)], stored[len(_PURCHASE) :]
-    lines, reasons, counted, returns, rest = (part for part, _ in zip_longest(tail, range(5)))
+    lines, reasons, counted, returns, rest = (*tail, *_NOTHING[len(tail) : 5])
     document: Any = dict(zip(_PURCHASE, head, strict=True))
     document["lines"] = [_full_line(number, line) for number, line in enumerate(lines or (), start=1)]
     document["explained"] = _full_reasons(reasons or ())
     document["returns"] = returns or []
-    document.update(rest or {})
+    if rest:
+        document.update(rest)
     if counted:
         document["counted"] = _full_counted(counted)
     return document
@@ -166,20 +168,23 @@ def full_purchase(stored: Any) -> PurchaseDocument:
 def _short_line(number: int, line: LineDocument) -> Any:
     """What a line earned stands in it once; what came back of it, or what points paid, only where there is any."""
     row: list[Any] = [line["sku"], line["quantity"], line["amount"], line["category"], line["earned"]]
-    common = _line(number, *row)
+    common = _line(number, row)
     if line != common:
         row.append({name: value for name, value in line.items() if common.get(name, ...) != value})
     return _trimmed(row, 3)
 
 
 def _full_line(number: int, row: Sequence[Any]) -> LineDocument:
-    sku, quantity, amount, category, earned, more = (part for part, _ in zip_longest(row, range(6)))
-    return cast("LineDocument", {**_line(number, sku, quantity, amount, category, earned or {}), **(more or {})})
+    sku, quantity, amount, category, earned, more = (*row, *_NOTHING[len(row) : 6])
+    line: Any = _line(number, [sku, quantity, amount, category, earned or {}])
+    if more:
+        line.update(more)
+    return line
 
 
-def _line(*values: Any) -> dict[str, Any]:
+def _line(number: int, row: Sequence[Any]) -> dict[str, Any]:
     """A line of which nothing came back."""
-    number, sku, quantity, amount, category, earned = values
+    sku, quantity, amount, category, earned = row
     return {
         "line": number,
         "sku": sku,
@@ -217,9 +222,13 @@ def _full_reasons(parts: Sequence[Any]) -> list[list[Any]]:
     rows: list[list[Any]] = []
     following = iter(parts)
     for part in following:
-        told, _, name = part.rpartition(" ") if part[1:2] == ":" else (next(following), "", part)
-        points, why = (0, told) if isinstance(told, str) else told if isinstance(told, list) else (told, None)
-        rows.append([name, points] if why is None else [name, points, full_why(why)])
+        if part[1:2] == ":":
+            rows.append([*_full_miss(part)])
+            continue
+        told = next(following)
+        if isinstance(told, str):
+            told = (0, told)
+        rows.append([part, told[0], full_why(told[1])] if isinstance(told, list | tuple) else [part, told])
     return rows
 
 
@@ -228,6 +237,13 @@ def _short_miss(name: str, why: str) -> tuple[str, ...]:
     """`d:fri weekend` in one, as no name begins with a letter and a colon; else the name, and why it gave nothing."""
     short = short_why(why)
     return (f"{short} {name}",) if short[1:2] == ":" and " " not in name else (name, short)
+
+
+@lru_cache(_WHYS_KEPT)
+def _full_miss(part: str) -> tuple[str, int, str]:
+    """The row of what `_short_miss` put in one."""
+    told, _, name = part.rpartition(" ")
+    return name, 0, full_why(told)
 
 
 @lru_cache(_WHYS_KEPT)
