@@ -20,7 +20,7 @@ from command.slot import STATEMENTS, SlotsBack, empty_slots, give_slots, given_t
 from service.health import CHECKS
 from shard_router.member_id import SLOT_COUNT, compose_member_id, parse_member_id, slot_of
 from shard_router.slot_table import ranges_of
-from tests.command_node import RunningNode, basket, running_command_node, topology_of_operator
+from tests.command_node import Reply, RunningNode, basket, running_command_node, topology_of_operator
 from tests.conftest import eventually
 from tests.engine import PostgresServer, as_login
 
@@ -85,7 +85,7 @@ class Growing:
 @pytest.fixture
 async def growing(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[Growing]:
     second = await postgres_server.create_database()
-    async with running_command_node(database, tmp_path, deadline_ms=20_000) as node:
+    async with running_command_node(database, tmp_path, deadline_ms=60_000) as node:
         program = await _program(database)
         giver, receiver = await asyncpg.connect(database), await asyncpg.connect(second)
         await receiver.execute("INSERT INTO program (version, effective_at, source) VALUES ($1, $2, $3)", *program)
@@ -208,13 +208,18 @@ async def _adopted(node: RunningNode) -> bool:
 
 
 async def test_enrolments_meanwhile_end_on_the_shard_that_gets_its_slots_back(growing: Growing) -> None:
+    """Who gets a 503 meanwhile sends the same key again, as docs/operate.md says."""
     node, given = growing.node, await growing.give()
     growing.publish(given)
     await growing.receiver.execute("SELECT pg_advisory_lock(7261002)")  # they have come as far as the second shard
-    asked = [
-        asyncio.create_task(node.post("/v1/members", {"phone": f"+4930778{number:05}"}, key=f"back-{number}"))
-        for number in range(40)
-    ]
+
+    async def enrol(number: int) -> Reply:
+        body, key = {"phone": f"+4930778{number:05}"}, f"back-{number}"
+        while (reply := await node.post("/v1/members", body, key=key)).status == 503 and reply.json["retryable"]:
+            pass
+        return reply
+
+    asked = [asyncio.create_task(enrol(number)) for number in range(40)]
 
     async def wait() -> bool:
         sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
