@@ -4,6 +4,7 @@
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,19 @@ def test_there_are_enough_and_of_every_area() -> None:
     assert {source.partition("/")[0] for mutant in MUTANTS for source in mutant.sources} == AREAS
 
 
+@cache
+def functions(path: str) -> set[str]:
+    tree = ast.parse((PROJECT / path).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_patch_applies_to_one_file_and_its_test_exists(mutant: Mutant) -> None:
     why = mutant.apply(PROJECT, "--check")
     assert not why, f"write {mutant.path.name} anew, the code has changed: {why}"
     assert len(mutant.sources) == 1, "one bug each"
     path, _, name = mutant.test.partition("::")
-    tree = ast.parse((PROJECT / path).read_text(encoding="utf-8"))
-    tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    assert name.partition("[")[0] in tests
+    assert name.partition("[")[0] in functions(path)
 
 
 def test_no_two_mutants_are_the_same() -> None:
