@@ -203,23 +203,26 @@ async def _shard_health(shard: Shard, lag_ms: int | None) -> ShardHealth:
 async def _ask_server(url: str, health: ShardHealth) -> None:
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        try:
+            await _ask_connected(connection, url, health)
+        finally:
+            await connection.close()
     except SERVER_ERRORS:
         health.unreachable.append(url)
+
+
+async def _ask_connected(connection: asyncpg.Connection, url: str, health: ShardHealth) -> None:
+    if await connection.fetchval(STATEMENTS["is_standby"]):
+        health.standbys.append(url)
         return
-    try:
-        if await connection.fetchval(STATEMENTS["is_standby"]):
-            health.standbys.append(url)
-            return
-        health.primary = url
-        for slot in await connection.fetch(STATEMENTS["slots"]):
-            if slot["slot_name"] == CDC_SLOT:
-                health.slot_bytes, health.slot_active = slot["bytes"], slot["active"]
-        for standby in await connection.fetch(STATEMENTS["standby_lag"]):
-            health.replay_bytes = standby["bytes"]
-        health.program_version = await connection.fetchval(STATEMENTS["program_version"])
-        health.unreconciled = await is_unreconciled(connection)
-    finally:
-        await connection.close()
+    health.primary = url
+    for slot in await connection.fetch(STATEMENTS["slots"]):
+        if slot["slot_name"] == CDC_SLOT:
+            health.slot_bytes, health.slot_active = slot["bytes"], slot["active"]
+    for standby in await connection.fetch(STATEMENTS["standby_lag"]):
+        health.replay_bytes = standby["bytes"]
+    health.program_version = await connection.fetchval(STATEMENTS["program_version"])
+    health.unreconciled = await is_unreconciled(connection)
 
 
 async def _lag_ms(cdc_url: str) -> int | None:

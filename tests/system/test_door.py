@@ -15,7 +15,7 @@ from aiohttp import ClientSession, ClientTimeout, StreamReader, TCPConnector
 
 from cluster.plan import find_envoy
 from tests.conftest import eventually
-from tests.system.conftest import loyalty
+from tests.system.conftest import loyalty, told
 from tests.system.till import REGIONS, Reply, System
 
 pytestmark = pytest.mark.skipif(
@@ -121,7 +121,7 @@ async def test_a_region_is_evacuated_and_restored_without_one_failed_request(sys
         for words in ("evacuate", "restore"):
             done = await asyncio.to_thread(loyalty, system.data, "region", words, "us")
             assert done.returncode == 0, done.stderr
-            shares = json.loads((await asyncio.to_thread(loyalty, system.data, "status", "--json")).stdout)["regions"]
+            shares = (await told(system.data))["regions"]
             assert shares["us"]["share"] == (0 if words == "evacuate" else 100)
             asked.clear()
             await eventually(lambda: _some(asked), deadline_s=30)

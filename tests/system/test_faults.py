@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.conftest import eventually
-from tests.system.conftest import loyalty, start
+from tests.system.conftest import loyalty, start, told
 from tests.system.till import REGIONS, System, basket
 
 TILLS = 9
@@ -33,8 +33,7 @@ async def shop(system: System, name: str, members: list[str], stop: asyncio.Even
 
 
 async def all_ready(system: System) -> bool:
-    status = await asyncio.to_thread(loyalty, system.data, "status", "--json")
-    return status.returncode == 0 and json.loads(status.stdout)["ready"]
+    return (await told(system.data))["ready"]
 
 
 async def recorded(system: System) -> list[str]:

@@ -2,14 +2,12 @@
 
 import asyncio
 import itertools
-import json
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import ClientSession, TCPConnector
@@ -17,7 +15,7 @@ from aiohttp import ClientSession, TCPConnector
 from cluster.plan import find_envoy
 from tests.conftest import eventually
 from tests.long import long
-from tests.system.conftest import free_range, loyalty, start
+from tests.system.conftest import free_range, loyalty, start, told
 from tests.system.till import Reply, System
 
 
@@ -38,10 +36,6 @@ async def small(grown: tuple[Path, int]) -> AsyncGenerator[System]:
     data, port = grown
     async with ClientSession() as session:
         yield System(data, port, await told(data), session)
-
-
-async def told(data: Path) -> dict[str, Any]:
-    return json.loads((await asyncio.to_thread(loyalty, data, "status", "--json")).stdout)
 
 
 async def region(system: System, *words: str) -> tuple[int, str]:
