@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -135,14 +135,22 @@ def read_state(data: Path) -> DoorState | None:
     return read_document(path, DoorState) if path.exists() else None
 
 
+def hide_region(data: Path, region: str) -> None:
+    """Have a region that the topology is about to name take nothing; nothing to do without a door."""
+    with _alone(data):
+        if state := read_state(data):
+            _write_state(data, state.model_copy(update={"shares": {**state.shares, region: 0}}))
+
+
 async def forget_region(data: Path, region: str) -> None:
     """Have the door know no more of a region that the topology has no more; nothing to do without a door."""
-    if state := read_state(data):
-        state.shares.pop(region, None)
-        counted = await _taken(state.admin_port)
-        _write_dynamic(data, state)
-        _write_state(data, state)
-        await _until_taken(state.admin_port, counted)
+    with _alone(data):
+        if state := read_state(data):
+            state.shares.pop(region, None)
+            counted = await _taken(state.admin_port)
+            _write_dynamic(data, state)
+            _write_state(data, state)
+            await _until_taken(state.admin_port, counted)
 
 
 async def share_traffic(data: Path, region: str, percent: int) -> None:
@@ -150,8 +158,13 @@ async def share_traffic(data: Path, region: str, percent: int) -> None:
 
     ClusterError without a door, for an unknown region, for the last one that takes anything, or when Envoy refuses.
     """
-    with alone(Documents(data).door_state.with_suffix(".lock")):
+    with _alone(data):
         await _share_traffic(data, region, percent)
+
+
+def _alone(data: Path) -> AbstractContextManager[None]:
+    """What is read of the shares and written again: `evacuate` may run beside a region that joins or goes."""
+    return alone(Documents(data).door_state.with_suffix(".lock"))
 
 
 async def _share_traffic(data: Path, region: str, percent: int) -> None:

@@ -19,9 +19,8 @@ import structlog
 from cluster import question
 from cluster.claims import finish_moves, primaries_of, refuse_claims, share_claims
 from cluster.document import Documents, known_region_numbers, write_documents, write_states
-from cluster.door import forget_region, read_state, share_traffic
+from cluster.door import forget_region, hide_region, read_state, share_traffic
 from cluster.errors import ClusterError, StartFailed
-from cluster.files import write_json
 from cluster.growth_request import TOPIC, Request
 from cluster.node import check_ports
 from cluster.plan import RegionPlan, make_plan
@@ -110,7 +109,7 @@ class Growth:
         name, began_at = request.name, time.monotonic()
         known = self._topology().regions.get(name)
         if known and known.state == "active":
-            raise ClusterError(f"region {name} is there already")
+            return await self._dial_on(name)
         if known is None:
             await self._bring_up_or_stop(request)
         write_documents(self.system.plan)
@@ -133,11 +132,7 @@ class Growth:
         own = [await self.system.primary(shard) for shard in region.shards]
         await ensure_program([*[await self.system.primary(shard) for shard in self.system.plan.shards], *own], None)
         await refuse_claims(self._documents, [shard.name for shard in region.shards], own)
-        if door := read_state(self._data):
-            write_json(
-                self._documents.door_state,
-                door.model_copy(update={"shares": {**door.shares, request.name: 0}}).model_dump(),
-            )
+        hide_region(self._data, request.name)
         self._extend(region, request)
         write_documents(self.system.plan, states={request.name: "joining"})
 
@@ -179,10 +174,18 @@ class Growth:
         await have_stay(primaries[shard] for shard in topology.shards_in(name))
         await claim_receipts_again(topology, name, [*primaries.values()])
 
+    async def _dial_on(self, name: str) -> str:
+        """Of a region that serves, and has not all its traffic: its adding was cut short, or it was evacuated."""
+        door = read_state(self._data)
+        if door is None or door.shares.get(name, WHOLE) == WHOLE:
+            raise ClusterError(f"region {name} is there already")
+        await self._dial(name)
+        return f"{name} serves, and has all its traffic at the door"
+
     async def _dial(self, name: str) -> None:
-        if read_state(self._data) is None:
+        if (door := read_state(self._data)) is None:
             return
-        for percent in DIAL:
+        for percent in [one for one in DIAL if one > door.shares.get(name, WHOLE)] or [WHOLE]:
             await share_traffic(self._data, name, percent)
             await asyncio.sleep(DIAL_PAUSE_S if percent != WHOLE else 0)
 

@@ -1,14 +1,18 @@
 """What a supervisor before has begun is gone on with until it is done, whatever was in the way at first."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cluster import growth
+from cluster import door, growth
+from cluster.document import Documents
+from cluster.door import DoorState, forget_region, hide_region, read_state
 from cluster.errors import ClusterError
+from cluster.files import alone, write_json
 from cluster.growth import Growth
 from cluster.shard_leaving import ShardLeaving
 
@@ -41,3 +45,50 @@ async def test_what_could_not_be_gone_on_with_is_tried_again_and_hinders_nothing
     await asyncio.wait_for(both.wait(), 10)
     running.cancel()
     assert done[-1] == first
+
+
+def with_door(data: Path, **shares: int) -> None:
+    """What a running system of three regions has written down."""
+    shutil.copy(Path(__file__).parents[2] / "deploy" / "topology.json", Documents(data).topology)
+    write_json(Documents(data).door_state, DoorState(url="http://door", admin_port=1, shares=shares).model_dump())
+
+
+@pytest.mark.parametrize(("share", "given"), [(0, [1, 10, 100]), (1, [10, 100]), (10, [100]), (100, None)])
+async def test_a_region_whose_dialling_was_cut_short_goes_on_when_it_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int, given: list[int] | None
+) -> None:
+    with_door(tmp_path, us=share)
+    dialled: list[int] = []
+
+    async def share_traffic(data: Path, region: str, percent: int) -> None:
+        assert (data, region) == (tmp_path, "us")
+        dialled.append(percent)
+
+    monkeypatch.setattr(growth, "share_traffic", share_traffic)
+    monkeypatch.setattr(growth, "DIAL_PAUSE_S", 0.0)
+    system: Any = SimpleNamespace(plan=SimpleNamespace(data=tmp_path))
+    outcome = await Growth(system)._outcome({"action": "add", "name": "us"})
+    assert (outcome.done, dialled) == (given is not None, given or [])
+    assert ("there already" in outcome.words) == (given is None)
+
+
+async def test_shares_at_the_door_are_changed_by_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator evacuates a region while another joins or goes: who is second is told, and undoes nothing."""
+    with_door(tmp_path, us=100)
+
+    async def taken(_: int) -> dict[str, int]:
+        raise AssertionError("the door is not asked")
+
+    monkeypatch.setattr(door, "_taken", taken)
+    with alone(Documents(tmp_path).door_state.with_suffix(".lock")):
+        with pytest.raises(ClusterError, match="try again"):
+            hide_region(tmp_path, "sa")
+        with pytest.raises(ClusterError, match="try again"):
+            await forget_region(tmp_path, "us")
+    state = read_state(tmp_path)
+    assert state is not None
+    assert state.shares == {"us": 100}
+    hide_region(tmp_path, "sa")
+    state = read_state(tmp_path)
+    assert state is not None
+    assert state.shares == {"us": 100, "sa": 0}
