@@ -73,12 +73,49 @@ async def test_one_identifier_for_two_new_members(world: Parted, kind: str, mome
     else:
         assert there.status == 201
     world.heal()
-    await world.change("UPDATE claim SET leased_until = now() WHERE leased_until IS NOT NULL")  # as 15 s would
+    await world.change("UPDATE claim SET leased_until = now() WHERE leased_until IS NOT NULL")  # as 30 s would
     away = await world.final("us", "/v1/members", body, f"us-{name[1]}")
     there = await world.final("eu", "/v1/members", body, f"eu-{name[1]}")
     assert sorted((away.status, there.status)) == [201, 409]
     lost = away if away.status == 409 else there
     assert lost.code == "member_exists"
+    assert len(await world.rows("SELECT FROM identifier WHERE kind = $1 AND value = $2", *name)) == 1
+
+
+@MOMENTS
+async def test_one_enrolment_that_is_sent_to_two_regions(world: Parted, moment: str) -> None:
+    """As a till does whose region does not answer, or whose door sends it elsewhere: one member, and one answer."""
+    name = world.kept_in("eu", MAKE["phone"])
+    body, key = dict([name]), f"both-{name[1]}"
+    world.part(moment, "us", "server", name[1])
+    assert must_ask_again(await world.nodes["us"].post("/v1/members", body, key=key))
+    assert world.was_parted()
+    there = await world.nodes["eu"].post("/v1/members", body, key=key)
+    assert (there.status, there.code) == (409, "in_progress") if moment == "after" else there.status == 201
+    world.heal()
+    await world.change("UPDATE claim SET leased_until = now() WHERE leased_until IS NOT NULL")  # as 30 s would
+    told = [await world.final(region, "/v1/members", body, key) for region in ("us", "eu")]
+    assert [(one.status, one.body) for one in told] == [(201, told[0].body)] * 2
+    assert len(await world.rows("SELECT FROM identifier WHERE kind = $1 AND value = $2", *name)) == 1
+
+
+@MOMENTS
+async def test_a_phone_that_one_gives_up_and_another_takes(world: Parted, moment: str) -> None:
+    """It is the first one's until the shard that keeps the claim has heard of it."""
+    name = world.kept_in("eu", MAKE["phone"])
+    body, takes = dict([name]), f"takes-{name[1]}"
+    member = (await world.nodes["us"].enrol(**body))["member_id"]
+    world.part(moment, "us", "server", name[1])
+    assert (await world.nodes["us"].delete(f"/v1/members/{member}")).status == 200
+    await world.try_errands()
+    assert world.was_parted()
+    await world.nodes["eu"].post("/v1/members", body, key=takes)  # nothing is decided yet, or it has been freed
+    world.heal()
+    await world.all_done()
+    told = await world.final("eu", "/v1/members", body, takes)
+    later = await world.final("eu", "/v1/members", body, f"later-{name[1]}")
+    assert sorted((told.status, later.status)) == [201, 409]
+    assert (told if told.status == 409 else later).code == "member_exists"
     assert len(await world.rows("SELECT FROM identifier WHERE kind = $1 AND value = $2", *name)) == 1
 
 
@@ -166,13 +203,35 @@ async def test_two_transfers_that_cross(world: Parted, moment: str) -> None:
     world.heal()
     for region, points in (("us", 30), ("eu", 20)):
         ends = {"from": {"member_id": members[region]}, "to": {"member_id": members["eu" if region == "us" else "us"]}}
-        assert (
-            await world.final(region, "/v1/transfers", ends | {"points": points}, f"{region}-{moment}")
-        ).status == 201
+        told = await world.final(region, "/v1/transfers", ends | {"points": points}, f"{region}-{moment}")
+        assert told.status == 201
     await world.all_done()
     sql = "SELECT available, held, debt FROM account WHERE member_id = $1"
     found = [tuple(*await world.rows(sql, parse_member_id(members[one]))) for one in ("us", "eu")]
     assert found == [(90, 0, 0), (110, 0, 0)]
+
+
+@MOMENTS
+async def test_a_transfer_to_a_member_who_is_erased_meanwhile(world: Parted, moment: str) -> None:
+    """The points arrive before the erasure and are forfeited by it, or they come back."""
+    members = {region: await world.enrol(region) for region in ("us", "eu")}
+    await world.nodes["us"].give(members["us"], 100)
+    ends = {"from": {"member_id": members["us"]}, "to": {"member_id": members["eu"]}}
+    world.part(moment, "us", "server", members["us"])
+    sent = await world.nodes["us"].post("/v1/transfers", ends | {"points": 30}, key=f"erased-{moment}")
+    assert sent.status == 201 or must_ask_again(sent)
+    await world.try_errands()
+    assert world.was_parted()
+    assert (await world.nodes["eu"].delete(f"/v1/members/{members['eu']}")).status == 200
+    world.heal()
+    told = await world.final("us", "/v1/transfers", ends | {"points": 30}, f"erased-{moment}")
+    assert told.status == 201 or told.code == "member_not_found"
+    await world.all_done()
+    sql = "SELECT available, held, debt FROM account WHERE member_id = $1"
+    found = [tuple(*await world.rows(sql, parse_member_id(members[one]))) for one in ("us", "eu")]
+    arrived = "transfer_received" in await world.journal(members["eu"])
+    assert moment == "after" or not arrived  # of what came just before the cut either may be first
+    assert found == [(70 if arrived else 100, 0, 0), (0, 0, 0)]
 
 
 @MOMENTS
@@ -285,7 +344,7 @@ async def test_one_identifier_while_its_claim_moves(world: Parted, moment: str) 
         assert must_ask_again(await node.post("/v1/members", body, key=key[region]))
     world.heal()
     await move_claims(shards, table, wanted, world.say_claims)
-    await world.change("UPDATE claim SET leased_until = now() WHERE leased_until IS NOT NULL")  # as 15 s would
+    await world.change("UPDATE claim SET leased_until = now() WHERE leased_until IS NOT NULL")  # as 30 s would
     told = [await world.final(region, "/v1/members", body, key[region]) for region in ("eu", "us")]
     assert sorted(one.status for one in told) == [201, 409]
     assert next(one.code for one in told if one.status == 409) == "member_exists"
