@@ -29,6 +29,7 @@ from cluster.document import Documents
 from query.views import mark_key
 from service.serve import collect_seldom
 from shard_router.pool import ShardPools
+from shard_router.server import CDC_SLOT
 from shard_router.topology import TopologyWatch
 
 async def main(data):
@@ -38,7 +39,7 @@ async def main(data):
     pools = ShardPools(watch, size_max=4, statement_timeout_ms=600_000)
     database = place.valkey.removesuffix("/0") + "/1"
     session = Session(database, mark_key(shard)).open(Position("measured", None))
-    rebuild = Rebuild(pools[shard], RebuildSettings("loyalty_cdc", duty=1.0))
+    rebuild = Rebuild(pools[shard], RebuildSettings(CDC_SLOT, duty=1.0))
     rebuild.request("measured")
     began_at, cpu_s = time.monotonic(), time.process_time()
     running = asyncio.create_task(rebuild.run(lambda: Session(database, mark_key(shard), epoch=session.epoch)))

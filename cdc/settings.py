@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.settings import NodeSettings
+from shard_router.server import CDC_SLOT
 
 
 class CdcSettings(NodeSettings):
@@ -13,7 +14,7 @@ class CdcSettings(NodeSettings):
 
     shard: str
     source: Literal["debezium", "pgoutput"] = "debezium"
-    slot: str = "loyalty_cdc"
+    slot: str = CDC_SLOT
     publication: str = "loyalty"
     poll_interval_ms: int = Field(default=10, ge=1)
     """How often Debezium looks; it waits twice, and its timer spins for the last millisecond."""

@@ -28,7 +28,7 @@ from cluster.postgres import PostgresTools
 from cluster.process import ProcessSpec
 from cluster.supervisor import Supervisor
 from cluster.watched import ROOM_MIN_BYTES
-from shard_router.server import SERVER_ERRORS
+from shard_router.server import CDC_SLOT, SERVER_ERRORS
 from shard_router.statement import load_statements
 
 STATEMENTS = load_statements(Path(__file__).with_name("pair.sql"))
@@ -36,7 +36,6 @@ PROMOTE_TIMEOUT_S = 15.0
 PROMOTE_POLL_S = 0.01  # pg_promote itself looks ten times a second
 CHECKPOINT_TIMEOUT_S = 5.0
 ASK_TIMEOUT_S = 2.5
-SLOT = "loyalty_cdc"
 
 
 @dataclass(slots=True)
@@ -145,12 +144,12 @@ class Pair:
     async def has_projector_slot(self) -> bool:
         """Whether the primary had a copy of the projector's slot, or has it by now."""
         async with _session(self.url(self.primary)) as server:
-            return bool(await server.fetchval(STATEMENTS["has_projector_slot"], SLOT))
+            return bool(await server.fetchval(STATEMENTS["has_projector_slot"], CDC_SLOT))
 
     async def make_projector_slot(self) -> None:
         """Make the slot that was not copied in time. It waits for commits under way, which wait for the standby."""
         async with _session(self.url(self.primary, "loyalty")) as database:
-            await database.execute(STATEMENTS["make_projector_slot"], SLOT)
+            await database.execute(STATEMENTS["make_projector_slot"], CDC_SLOT)
 
     async def turn(self, standby: ServerPlan) -> None:
         """Have a standby that runs follow the new primary."""

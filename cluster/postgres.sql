@@ -17,14 +17,15 @@ WHERE application_name = $1 AND state = 'streaming' AND sync_state IN ('sync', '
 -- name: is_standby
 SELECT pg_is_in_recovery();
 
--- name: slots
--- How much WAL each logical slot holds back and whether a failover would keep it.
-SELECT slot_name, active, wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint AS bytes
+-- name: slot_bytes
+-- How far the slot of a name is behind; null where it is not.
+SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
 FROM pg_replication_slots
-WHERE slot_type = 'logical' AND NOT temporary;
+WHERE slot_name = $1;
 
--- name: standby_lag
-SELECT application_name, state, sync_state, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS bytes
+-- name: replay_bytes
+-- How far the standby that is furthest behind has to replay; null where none streams.
+SELECT max(coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0))::bigint
 FROM pg_stat_replication
 WHERE starts_with(application_name, 'standby');
 

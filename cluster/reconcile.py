@@ -6,12 +6,12 @@ import asyncpg
 
 from cluster.command_node import command_node
 from cluster.errors import ClusterError
-from command.migrate import SLOT
 from command.node import CommandNode
 from command.reconcile import reconcile
 from command.reconciliation import Reconciliation
 from shard_router.errors import ProblemError
 from shard_router.incarnation import begin_incarnation, ensure_incarnation, is_unreconciled
+from shard_router.server import CDC_SLOT
 from shard_router.topology import TopologyDocument
 
 
@@ -36,9 +36,9 @@ async def reconcile_system(topology: Path, region: str | None) -> Reconciliation
 
 async def _begin(node: CommandNode, shard: str, *, by_hand: bool) -> None:
     async with node.pools[shard].primary() as connection:
-        await ensure_incarnation(connection, SLOT)
+        await ensure_incarnation(connection, CDC_SLOT)
         if by_hand and not await is_unreconciled(connection):
-            await begin_incarnation(connection, "`loyalty reconcile --region` said so", SLOT)
+            await begin_incarnation(connection, "`loyalty reconcile --region` said so", CDC_SLOT)
 
 
 def regions_to_rebuild(document: TopologyDocument, work: Reconciliation, region: str | None) -> list[str]:

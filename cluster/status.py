@@ -31,7 +31,7 @@ from query.system_shape import System
 from service.credential import Credentials
 from shard_router.errors import DocumentError
 from shard_router.incarnation import is_unreconciled
-from shard_router.server import SERVER_ERRORS
+from shard_router.server import CDC_SLOT, SERVER_ERRORS
 from shard_router.topology import Shard, TopologyDocument, read_topology
 
 T = TypeVar("T")
@@ -39,7 +39,6 @@ T = TypeVar("T")
 HTTP_TIMEOUT_S = 5.0
 NODE_NAME = re.compile(r".*-(command(-\d+)?|query(-\d+)?|cdc)")
 NO_TOPOLOGY = TopologyDocument(epoch=1, regions={}, shards={})
-CDC_SLOT = "loyalty_cdc"
 LAG_METRIC = "loyalty_cdc_lag_now_seconds"
 SLOT_BYTES_LARGE = 256 * 1024 * 1024
 
@@ -53,7 +52,6 @@ class ShardHealth:
     unreachable: list[str] = field(default_factory=list[str])
     replay_bytes: int | None = None
     slot_bytes: int | None = None
-    slot_active: bool = False
     lag_ms: int | None = None
     program_version: int | None = None
     unreconciled: bool = False
@@ -216,11 +214,8 @@ async def _ask_connected(connection: asyncpg.Connection, url: str, health: Shard
         health.standbys.append(url)
         return
     health.primary = url
-    for slot in await connection.fetch(STATEMENTS["slots"]):
-        if slot["slot_name"] == CDC_SLOT:
-            health.slot_bytes, health.slot_active = slot["bytes"], slot["active"]
-    for standby in await connection.fetch(STATEMENTS["standby_lag"]):
-        health.replay_bytes = standby["bytes"]
+    health.slot_bytes = await connection.fetchval(STATEMENTS["slot_bytes"], CDC_SLOT)
+    health.replay_bytes = await connection.fetchval(STATEMENTS["replay_bytes"])
     health.program_version = await connection.fetchval(STATEMENTS["program_version"])
     health.unreconciled = await is_unreconciled(connection)
 

@@ -10,11 +10,11 @@ import asyncpg
 
 from shard_router.incarnation import ensure_incarnation, is_continuous, prove_continuity
 from shard_router.pool import Connection
+from shard_router.server import CDC_SLOT
 from shard_router.statement import load_statements
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 PUBLICATION: Final = "loyalty"
-SLOT: Final = "loyalty_cdc"
 
 _FILES: Final = {file.name: file.read_text(encoding="utf-8") for file in sorted(MIGRATIONS.glob("*.sql"))}
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("migrate.sql"))
@@ -51,7 +51,7 @@ async def set_mark(connection: Connection, name: str) -> None:
     await connection.execute(_STATEMENTS["set_mark"], name)
 
 
-async def create_slot(dsn: str, slot: str = SLOT) -> None:
+async def create_slot(dsn: str, slot: str = CDC_SLOT) -> None:
     """Create the change stream's failover slot unless it is there. Changes from now on are kept for it.
 
     Where the shard was restored a new incarnation begins. One that was only lost is left to the projector: it knows how

@@ -11,6 +11,8 @@ import asyncpg
 
 from shard_router.statement import load_statements
 
+CDC_SLOT: Final = "loyalty_cdc"
+"""The slot from which the projector of a shard reads its changes."""
 STATEMENTS: Final = load_statements(Path(__file__).with_name("server.sql"))
 SERVER_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """Whatever keeps a server from answering, time that is up too. The last is what asyncpg says of a connection that the
