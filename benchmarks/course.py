@@ -34,7 +34,6 @@ class Pace:
 
     poisson: bool = False
     seed: int = 1
-    stepping: bool = True
 
 
 @dataclass(slots=True)

@@ -74,7 +74,6 @@ class RebuildState:
     served: int = 0
     """So many of them are done: a rebuild serves all that were asked for before it began."""
     trouble: str = ""
-    failed_rows: int = 0
     lowered: int = 0
     """Views taken back since the process began."""
 
@@ -229,7 +228,6 @@ class Rebuild:
         """Write what was read; tells which views show more, with their values."""
         outcome = await asyncio.to_thread(session.refill, operations)
         failed = [f"{change.table} {why}" for change, why in operations.failed] + outcome.failed
-        self.state.failed_rows += len(failed)
         for failure in failed:
             structlog.get_logger().error("row_not_projected", failure=failure)
         return outcome.higher
