@@ -42,7 +42,7 @@ class QueryNode:
         self.settings = settings
         self.topology = topology
         self.readers = Readers(settings, topology)
-        self.directory = Lookup(self.readers, settings.region)
+        self.lookup = Lookup(self.readers, settings.region)
         self.catalogue = Catalogue(self.own_shards)
         self.forwarder = Forwarder(settings.region, topology, "query")
         self._shares = Shares(settings.door_state)
@@ -156,12 +156,12 @@ class QueryNode:
         self, request: web.Request, identifier: Identifier, *, but_on: str | None = None
     ) -> int | None:
         """Find the member with an identifier on any shard but one."""
-        found = self.directory.find_member(self.topology.current, identifier, but_on=but_on)
+        found = self.lookup.find_member(self.topology.current, identifier, but_on=but_on)
         return await self.within_deadline(request, found)
 
     async def find_command(self, request: web.Request, key: str) -> FoundCommand | None:
         """Find a command that the principal may see, by its Idempotency-Key on any shard."""
-        found = self.directory.find_command(self.topology.current, request[PRINCIPAL], key)
+        found = self.lookup.find_command(self.topology.current, request[PRINCIPAL], key)
         return await self.within_deadline(request, found)
 
     async def within_deadline(self, request: web.Request, work: Awaitable[T]) -> T:
