@@ -61,7 +61,7 @@ class Journey:
         return Counter(str(store) for store in self.columns["store_id"][list(self.starts[:-1])])
 
     def homes(self, regions: Mapping[str, str]) -> dict[str, str]:
-        """Shopper -> the region where he shops most, over all baskets: the same whatever part is replayed."""
+        """Shopper -> the region where they shop most, over all baskets: the same whatever part is replayed."""
         rows = list(self.starts[:-1])
         visits: dict[int, Counter[str]] = {}
         households, stores = self.columns["household_id"][rows], self.columns["store_id"][rows]

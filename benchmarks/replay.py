@@ -202,7 +202,7 @@ class Replay:
             backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
 
     def _look(self, region: str, answer: Answer, account: dict[str, Any]) -> None:
-        """Let the shopper read his account now, and measure for some when the change becomes visible."""
+        """Let the shopper read their account now, and measure for some when the change becomes visible."""
         chance = self._random.random()
         token = answer.header("Consistency-Token")
         if token is not None and chance < self._plan.read_share:

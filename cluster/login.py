@@ -60,7 +60,7 @@ async def secure(url: str, passwords: Passwords) -> str:
 
 
 async def quicken_superuser(url: str, password: str) -> None:
-    """Make it cheap to prove that one knows the superuser's password, which must be drawn by chance; `url` is his."""
+    """Make it cheap to prove one knows the superuser's password, which is drawn by chance; `url` is the superuser's."""
     async with _session(url) as server:
         await server.execute(await server.fetchval(STATEMENTS["quicken_superuser"], password))
 

@@ -89,7 +89,7 @@ class Courier(Rounds):
             structlog.get_logger().warning("errand_waits", kind=errand.kind, reason=error.detail or error.code)
 
     async def _deliver_transfer(self, errand: Errand) -> None:
-        """Give the receiver the lots, then spend them here; or give them back when he can never have them."""
+        """Give the receiver the lots, then spend them here; or give them back when who was to have them never can."""
         now = self._node.now()
         lots = parse_lots(errand.document["lots"])
         receive = ReceiveTransfer(errand.member_id, errand.version, lots, now)

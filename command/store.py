@@ -270,12 +270,12 @@ def _nobody_listens() -> None:
 
 
 def _check_company(loaded: Sequence[Loaded]) -> None:
-    """Who changes what a member is found by, or erases him, does so alone: those rows are written from one picture."""
-    alone = [one.target for one in loaded if isinstance(one.envelope.command, ALONE)]
+    """BatchConflictError where a command that changes what a member is found by, or erases them, has company."""
+    alone = [one.target for one in loaded if isinstance(one.envelope.command, ALONE)]  # their rows need one picture
     if alone:
         times = Counter(one.target for one in loaded)
         if any(times[target] > 1 for target in alone):
-            raise BatchConflictError("a member's identifiers change beside other commands of his")
+            raise BatchConflictError("a member's identifiers change beside other commands of theirs")
 
 
 def _versions_referred_to(loaded: Sequence[Loaded]) -> set[int]:

@@ -81,7 +81,7 @@ async def evaluate_purchase(request: web.Request) -> web.StreamResponse:
 
 
 async def _find_member(request: web.Request, member: MemberReference, raw: bytes) -> int | web.Response:
-    """Find whom a body names, if the principal may see him; the answer of his home region when that is not ours."""
+    """Find whom a body names, if the principal may see them; the answer of their home region when that is not ours."""
     kind, value = member.names
     if kind == "member_id":
         node, member_id = request.app[NODE], visible_member(request, value)

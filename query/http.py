@@ -2,7 +2,7 @@
 
 A foreign member's request goes to the home region, and is answered here when nobody there answers; what a credential
 may not see is answered exactly like what does not exist, before anything is asked about it. An erased member does not
-exist for himself nor for a look-up; staff still see his points and history, which name nobody.
+exist for themselves nor for a look-up; staff still see their points and history, which name nobody.
 """
 
 import re
@@ -163,12 +163,12 @@ async def find_named(request: web.Request, name: Identifier, *, body: bytes | No
     """Find the member with an identifier whom the principal may see; the home region's answer when that is not ours.
 
     A Consistency-Token is obeyed first: its member may have the identifier since then, or have it no longer. A member
-    can only name himself, and nobody else is looked for: neither answer nor time taken tells him who else there is.
+    can only name themselves, and nobody else is looked for: neither answer nor time taken tells who else there is.
     """
-    node, token, himself = request.app[NODE], token_of(request), request[PRINCIPAL].member_id
+    node, token, own = request.app[NODE], token_of(request), request[PRINCIPAL].member_id
     if token and not request[PRINCIPAL].may_see(token.member_id):
         raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
-    first = token.member_id if token else himself
+    first = token.member_id if token else own
     if first and (from_home := await node.ask_home(request, first, body=body)):
         return from_home
     holder = None

@@ -52,7 +52,7 @@ class HolderQuestion:
     identifier: Identifier
 
     async def ask_cache(self, cache: Cache) -> Seen | None:
-        """Believe the view when it names the member; whether he has an identifier no longer only a server tells."""
+        """Believe the view when it names the member; that they no longer have an identifier only a server tells."""
         keys = views.account_key(self.member_id), views.identifier_key(*self.identifier)
         account, holder = await cache.get_together(*keys)
         if account is None or holder is None:

@@ -181,7 +181,7 @@ OPERATIONS: Final = (
         "What a basket would bring, and why",
         shape.Evaluation,
         description="Decides as a purchase would, by the program in force at `at`, and changes nothing: the basket as "
-        "if bought at `at` (any instant, past or future; absent: now) by the member as he is, with time let pass. "
+        "if bought at `at` (any instant, past or future; absent: now) by the member as they are, with time let pass. "
         "`occurred_at` and the receipt do not matter. A refusal is the one the purchase would get.",
         request_model=EvaluationBody,
         problems=(

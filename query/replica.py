@@ -27,7 +27,7 @@ PRIMARY_READS: Final = Counter(
 )
 _REST_S: Final = 1.0  # how long a server that failed is left alone, and how long a measured lag counts
 _ANSWER_MARGIN_S: Final = 0.25
-_MEASURE_TIMEOUT_S: Final = 0.5  # whoever takes longer to say how far behind he is, is not the one to ask
+_MEASURE_TIMEOUT_S: Final = 0.5  # who takes longer to say how far behind it is, is not the one to ask
 _ACCOUNTS_MAX: Final = 256  # per statement: about a millisecond of one backend
 _SERVER_BUSY: Final = (
     asyncpg.SerializationError,  # 40001: replay needed what the query was reading

@@ -33,7 +33,7 @@ class Receipt:
 
 @value
 class EnrolMember:
-    """A new member under an id and card the edge has drawn. `referrer`: the member whose word brought him."""
+    """A new member under an id and card the edge has drawn. `referrer`: the member whose word brought them."""
 
     member_id: int
     card: str

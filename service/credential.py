@@ -53,7 +53,7 @@ class Principal:
         return self.credential if self.member_id is None else "member"
 
     def may_see(self, member_id: int) -> bool:
-        """Whether this principal may see a member's data: staff all, a member his own."""
+        """Whether this principal may see a member's data: staff all, a member their own."""
         return self.member_id is None or self.member_id == member_id
 
     def require(self, *roles: Role) -> None:

@@ -1,4 +1,4 @@
-"""Writes that may have to wait for a standby: whoever asked waits until his deadline, the write goes on.
+"""Writes that may have to wait for a standby: whoever asked waits until their deadline, the write goes on.
 
 Cancelling it instead could show rows that no standby has (see decision 0012), and a caller who never
 gives up would take a till's deadline, a connection and the place of others along.

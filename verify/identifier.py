@@ -127,7 +127,7 @@ def _home_of_card(card: str, topology: Topology) -> tuple[int, int] | None:
 def _misplaced_card(holders: list[Holder], home: tuple[int, int]) -> Iterator[str]:
     for one in holders:
         if (region_number_of(one.member_id), slot_of(one.member_id)) != home:
-            yield f"of {one.name} names slot {home[1]} of region {home[0]}, where he does not live"
+            yield f"of {one.name} names slot {home[1]} of region {home[0]}, where they do not live"
 
 
 def _wrong_with(rows: list[Holder], place: str, slot: int) -> Iterator[str]:

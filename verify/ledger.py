@@ -1,4 +1,4 @@
-"""Holds the rows of every member of a primary against the fold of his journal, member by member in one pass."""
+"""Holds the rows of every member of a primary against the fold of their journal, member by member in one pass."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

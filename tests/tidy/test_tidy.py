@@ -20,6 +20,7 @@ SQL = re.compile(
     r"^\s*(SELECT\s.+\sFROM\s|INSERT\s+INTO\s|UPDATE\s+\w+\s+SET\s|DELETE\s+FROM\s|(CREATE|DROP|ALTER)\s+(TABLE|INDEX|DATABASE|PUBLICATION)\s)",
     re.DOTALL,
 )
+ONE_MAN = re.compile(r"\b(?:he|his|him|himself)\b", re.IGNORECASE)
 SLEEPERS = {"tests/conftest.py"}  # holds the one polling helper
 
 DEFINITIONS = (
@@ -129,6 +130,10 @@ def test_who_catches_both_of_asyncpgs_errors_catches_its_third_one() -> None:
 
 def test_a_todo_names_its_issue() -> None:
     assert not found(SOURCES + TESTS, lambda path: re.findall(r"#\s*(?:TODO|FIXME|XXX)\b(?!.*#\d+).*", text(path)))
+
+
+def test_a_member_is_they() -> None:
+    assert not found(SOURCES, lambda path: ONE_MAN.findall(text(path)))
 
 
 def test_tests_wait_for_conditions_and_never_sleep() -> None:
