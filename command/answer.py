@@ -21,7 +21,7 @@ from rules.command import (
 from rules.describe import describe_account
 from rules.outcome import Entry, Refused
 from rules.program import Program
-from service.problem import problem_document
+from service.problem import problem_document, problem_of
 from service.stored_answer import ALL_LEFT_OUT, RenderedEntry, answer_of, shortened
 from shard_router.errors import PROBLEMS, ProblemError
 from shard_router.member_id import format_member_id, format_reference
@@ -60,8 +60,7 @@ def accepted(command: Command, rendered: RenderedEntry, *, replayed: bool = Fals
 
 def refused(envelope: Envelope, refusal: Refused) -> Answer:
     """Answer a business "no": a problem like any other, but stored and replayed."""
-    errors = [{"pointer": refusal.pointer, "detail": refusal.detail}] if refusal.pointer else []
-    answer = problem_answer(envelope, ProblemError(refusal.reason, refusal.detail, errors))
+    answer = problem_answer(envelope, problem_of(refusal))
     return replace(answer, retry_after_s=refusal.retry_after_s) if refusal.retry_after_s is not None else answer
 
 

@@ -25,6 +25,7 @@ from service.basket import basket_command, named_holds
 from service.body import Instant, MemberReference, PurchaseBody
 from service.parse import parse_body
 from service.payload import BODY
+from service.problem import problem_of
 from service.web import PRINCIPAL, render_json
 from shard_router.errors import ProblemError
 
@@ -115,8 +116,7 @@ def _facts(standing: dict[str, Any]) -> Facts:
 def _document(evaluation: Evaluation | Refused) -> dict[str, Any]:
     """Write the answer; the problem of a refusal."""
     if isinstance(evaluation, Refused):
-        pointer, detail = evaluation.pointer, evaluation.detail
-        raise ProblemError(evaluation.reason, detail, [{"pointer": pointer, "detail": detail}] if pointer else [])
+        raise problem_of(evaluation)
     return {
         "points": evaluation.points,
         "postings": [posting_document(posting) for posting in evaluation.postings],

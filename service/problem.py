@@ -6,6 +6,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from rules.outcome import Refused
 from service.resource import methods_instead
 from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
 
@@ -65,6 +66,12 @@ def problem_headers(error: ProblemError) -> dict[str, str]:
     if error.problem.retry_after_s:
         headers["Retry-After"] = str(error.problem.retry_after_s)
     return headers
+
+
+def problem_of(refusal: Refused) -> ProblemError:
+    """The problem that a business "no" is answered with."""
+    errors = [{"pointer": refusal.pointer, "detail": refusal.detail}] if refusal.pointer else []
+    return ProblemError(refusal.reason, refusal.detail, errors)
 
 
 def malformed_parameter(name: str, detail: str) -> ProblemError:
