@@ -255,11 +255,12 @@ def reconcile(
 @token_app.command("member")
 def token_member(member: str, *, data: Data = None) -> None:
     """Print a token for one member's own data (valid for an hour)."""
+    from cluster.key import signing_key  # noqa: PLC0415
     from service.credential import mint_member_token  # noqa: PLC0415
     from shard_router.errors import MalformedIdError  # noqa: PLC0415
     from shard_router.member_id import parse_member_id  # noqa: PLC0415
 
-    private = document.signing_key(Documents(_plan(data=data).data))
+    private = signing_key(Documents(_plan(data=data).data))
     try:
         sys.stdout.write(mint_member_token(private, parse_member_id(member)) + "\n")
     except MalformedIdError as error:

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster import document
 from cluster.command_line import Commands, Data, Json, documents_of
 from cluster.errors import ClusterError
+from cluster.key import KEY_ROLES, add_key, read_credentials, revoke_key
 from cluster.node import key_in_force
 from shard_router.topology import read_topology
 
@@ -36,8 +36,8 @@ def key(
     data: Data = None,
 ) -> None:
     """Make a new API key and print it, this once, when the nodes that run know it."""
-    if role not in document.KEY_ROLES:
-        raise ClusterError(f"no role {role!r}: choose one of {', '.join(document.KEY_ROLES)}")
+    if role not in KEY_ROLES:
+        raise ClusterError(f"no role {role!r}: choose one of {', '.join(KEY_ROLES)}")
     documents = documents_of(data)
     if store is not None:
         from cluster.program import check_store  # noqa: PLC0415 - heavy, and only a bound key needs it
@@ -48,7 +48,7 @@ def key(
     elif desk:
         raise ClusterError("--desk is a right of a key that is bound by --store; others have it")
     nodes = read_topology(documents.topology).document if documents.topology.exists() else None
-    text = document.add_key(documents, role, store, desk=desk, name=name)
+    text = add_key(documents, role, store, desk=desk, name=name)
     if nodes is not None:
         asyncio.run(key_in_force(nodes, text))
     sys.stdout.write(text + "\n")
@@ -57,7 +57,7 @@ def key(
 @app.command()
 def keys(*, data: Data = None, as_json: Json = False) -> None:
     """List the API keys that are in force, without their secrets."""
-    records = document.read_credentials(documents_of(data)).keys
+    records = read_credentials(documents_of(data)).keys
     if as_json:
         shown = [record.model_dump(exclude={"sha256"}) for record in records]
         sys.stdout.write(json.dumps(shown, indent=2) + "\n")
@@ -74,5 +74,5 @@ def keys(*, data: Data = None, as_json: Json = False) -> None:
 def revoke(key: Annotated[str, typer.Argument(help="The key's id, or the key itself.")], *, data: Data = None) -> None:
     """Take an API key back: nodes refuse it within a second."""
     key_id = key.split("_")[1] if key.startswith("loy_") and key.count("_") > 1 else key
-    record = document.revoke_key(documents_of(data), key_id)
+    record = revoke_key(documents_of(data), key_id)
     Console().print(f"{record.role} key {record.id} is revoked; nodes refuse it within a second.", highlight=False)

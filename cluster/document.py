@@ -1,7 +1,7 @@
-"""The documents the nodes read: topology, credentials, their own settings; and the development keys.
+"""The documents of a data folder: where each lies, and how the topology and the settings of nodes are written.
 
-Keys and passwords are made once per data folder and kept. The topology's epoch grows whenever its content changes,
-because nodes adopt a higher epoch only.
+The topology's epoch grows whenever its content changes, because nodes adopt a higher epoch only. Credentials are
+written by key.py.
 """
 
 import json
@@ -13,22 +13,17 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from pydantic import BaseModel, RootModel
+from pydantic import RootModel
 
 from cluster.errors import ClusterError
 from cluster.files import write_atomic, write_json
 from cluster.plan import HOST, ZONES, ClusterPlan, NodePlan, RegionPlan, ShardPlan, make_plan
 from cluster.settings import read_settings
-from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
 from shard_router.document import read_document
 from shard_router.errors import DocumentError
 from shard_router.login import Logins, read_logins
 from shard_router.slot_table import ranges_of
 from shard_router.topology import RegionState, Topology, TopologyDocument
-
-KEY_ROLES: tuple[Role, ...] = ("admin", "service", "pos")
 
 _UNSAID: dict[str, Any] = {"receipts": None, "state": "active"}
 """What need not be said of a shard."""
@@ -38,13 +33,6 @@ POLL_INTERVAL_MS = 20  # an idle engine spins away 10 % of a core at 10 ms, half
 
 class RegionNumbers(RootModel[dict[str, int]]):
     """The number of every region a folder ever had."""
-
-
-class Keys(BaseModel):
-    """The raw development keys by role, and the private key (PEM) that signs members' tokens."""
-
-    keys: dict[str, str]
-    jwt_private_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +130,7 @@ def plan_of(flags: Mapping[str, Any]) -> ClusterPlan:
 
 
 def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None = None) -> None:
-    """Write all documents for the plan; keys that exist are kept, and the states of regions but for `states`.
+    """Write the topology and the settings of all nodes for the plan; regions keep their states but for `states`.
 
     A shard that joins a region the topology knows takes no new members until `write_shards` says so.
     """
@@ -150,7 +138,6 @@ def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None 
     numbers = {region.name: region.number for region in plan.regions}
     write_json(documents.regions, known_region_numbers(plan.data) | numbers)
     write_topology(documents.topology, _topology(plan), states or {})
-    ensure_keys(documents)
     for region in plan.regions:
         for group in (region.command, region.query):
             for node, zone in zip(group, cycle(ZONES), strict=False):
@@ -275,83 +262,3 @@ def _write_node(plan: ClusterPlan, node: NodePlan, region: str, extra: dict[str,
     # A JSON string or number is also a TOML one.
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
     write_atomic(documents.node(node.name), text)
-
-
-def ensure_keys(documents: Documents) -> None:
-    """Make the development keys and the signing key unless they are there."""
-    if documents.keys.exists() and documents.credentials.exists():
-        _complete_credentials(documents)
-        return
-    made = {role: new_key(role) for role in KEY_ROLES if role != "member"}
-    private = Ed25519PrivateKey.generate()
-    private_pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    credentials = CredentialDocument(
-        keys=[record for _, record in made.values()],
-        jwt_public_keys=[public_pem],
-        forward_keys=[new_secret()],
-        rejoin_keys=[new_secret()],
-    )
-    write_json(documents.credentials, credentials.model_dump(), mode=0o600)
-    keys = {"keys": {role: text for role, (text, _) in made.items()}, "jwt_private_key": private_pem}
-    write_json(documents.keys, keys, mode=0o600)
-
-
-def _complete_credentials(documents: Documents) -> None:
-    """Add what a document of an earlier version lacks."""
-    credentials = read_document(documents.credentials, CredentialDocument)
-    lists = {"forward_keys": credentials.forward_keys, "rejoin_keys": credentials.rejoin_keys}
-    missing = {name: [new_secret()] for name, secrets in lists.items() if not secrets}
-    if missing:
-        completed = credentials.model_copy(update=missing)
-        write_json(documents.credentials, completed.model_dump(), mode=0o600)
-
-
-def read_keys(documents: Documents) -> dict[str, str]:
-    """The raw development keys by role; ClusterError before the first start."""
-    return _read_keys(documents).keys
-
-
-def signing_key(documents: Documents) -> str:
-    """The private key (PEM) of member tokens."""
-    return _read_keys(documents).jwt_private_key
-
-
-def _read_keys(documents: Documents) -> Keys:
-    if not documents.keys.exists():
-        raise ClusterError(f"no keys in {documents.data}: start the system once with `loyalty up`")
-    return read_document(documents.keys, Keys)
-
-
-def add_key(
-    documents: Documents, role: Role, store: str | None = None, *, desk: bool = False, name: str | None = None
-) -> str:
-    """A new API key, which nodes know within a second; the text is shown once and not kept."""
-    if role == "member":
-        raise ClusterError("members use tokens: `loyalty token member ID`")
-    credentials = read_credentials(documents)
-    text, record = new_key(role, store, desk=desk, name=name)
-    _write_credentials(documents, credentials.model_copy(update={"keys": [*credentials.keys, record]}))
-    return text
-
-
-def revoke_key(documents: Documents, key_id: str) -> KeyRecord:
-    """Take a key out of the credentials, which nodes know within a second; ClusterError when there is none."""
-    credentials = read_credentials(documents)
-    revoked = [record for record in credentials.keys if record.id == key_id]
-    if not revoked:
-        raise ClusterError(f"no key {key_id}: `loyalty keys` lists them")
-    left = [record for record in credentials.keys if record.id != key_id]
-    _write_credentials(documents, credentials.model_copy(update={"keys": left}))
-    return revoked[0]
-
-
-def read_credentials(documents: Documents) -> CredentialDocument:
-    """The credentials in the folder; ClusterError before the first start."""
-    if not documents.credentials.exists():
-        raise ClusterError(f"no credentials in {documents.data}: start the system once with `loyalty up`")
-    return read_document(documents.credentials, CredentialDocument)
-
-
-def _write_credentials(documents: Documents, credentials: CredentialDocument) -> None:
-    write_json(documents.credentials, credentials.model_dump(), mode=0o600)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from cluster.document import Documents, read_keys
+from cluster.document import Documents
 from cluster.errors import ClusterError
+from cluster.key import read_keys
 from cluster.running import running_topology
 
 HTTP_TIMEOUT_S = 10.0

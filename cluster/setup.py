@@ -15,9 +15,10 @@ from urllib.parse import quote, urlsplit
 import typer
 
 from cdc.slot import find_primary
-from cluster.document import Documents, ensure_keys
+from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.files import alone
+from cluster.key import ensure_keys
 from cluster.login import secure, superuser_urls
 from cluster.password import Passwords, read_passwords
 from cluster.postgres import keep_for_standby, wait_streaming

@@ -16,10 +16,11 @@ from rich.text import Text
 
 from cluster import node, valkey
 from cluster.disk import Disk, disks_of
-from cluster.document import Documents, read_keys
+from cluster.document import Documents
 from cluster.door import NAME as DOOR
 from cluster.door import DoorState, read_state
 from cluster.errors import ClusterError
+from cluster.key import read_keys
 from cluster.login import CONNECT_TIMEOUT_S
 from cluster.node import Health
 from cluster.overview import ask_system, document_of, lag_ms_of, warnings_of

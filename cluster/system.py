@@ -18,6 +18,7 @@ from cluster.door import NAME as DOOR
 from cluster.door import check_door, door_process, found_well
 from cluster.errors import ClusterError
 from cluster.failover import Guard
+from cluster.key import ensure_keys
 from cluster.login import quicken_superuser, secure, superuser_urls
 from cluster.memory import memory_bytes, share_of
 from cluster.node import check_ports, check_source, node_process
@@ -57,6 +58,7 @@ class System:
         check_door(self.plan.door)
         read_program(self.plan.program)
         write_documents(self.plan)
+        ensure_keys(self.documents)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
         self._guard_pairs()
         if self.plan.door:

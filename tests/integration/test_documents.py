@@ -11,7 +11,8 @@ from aiohttp import ClientSession
 from cluster import disk
 from cluster.cli import main
 from cluster.disk import Disk, disks_of
-from cluster.document import Documents, ensure_keys
+from cluster.document import Documents
+from cluster.key import ensure_keys
 from cluster.status import read_status, render_status
 from service import credential
 from service.credential import Credentials

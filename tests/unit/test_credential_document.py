@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from cluster.document import Documents, add_key, ensure_keys
+from cluster.document import Documents
+from cluster.key import add_key, ensure_keys
 from service.credential import Credentials
 
 
