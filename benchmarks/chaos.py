@@ -95,27 +95,7 @@ async def campaign(  # noqa: PLR0913 - what makes a run
         shops.append(asyncio.create_task(beside(stop)))
     await asyncio.sleep(WARM_S)
     until = time.monotonic() + duration_s if duration_s else None
-    timeline, failovers = await world.timeline(), 0
-    for number, name in enumerate(names, 1):
-        if (until and time.monotonic() > until) or result.log.divergences:
-            break
-        if failovers >= FAILOVERS_MAX:
-            tell("      started anew: its guard has failed over often enough")
-            try:
-                await world.start_anew()
-            except (LookupError, TimeoutError) as error:
-                result.failures.append(f"not started anew: {error or 'not whole in time'}")
-                break
-            failovers = 0
-        began = time.monotonic()
-        await _one(world, name, faults[name], result)
-        before, timeline = timeline, await world.timeline() or timeline
-        failovers += max(timeline - before, 0)
-        gap = _gap(name, result.log.acknowledged_at, began, time.monotonic())
-        result.gaps.append(gap)
-        tell(f"{number:4d}  {name}: no answer for {gap.longest_s:.2f} s, whole after {gap.ended_s - began:.1f} s")
-        if result.failures:
-            break
+    await _in_turn(world, [(name, faults[name]) for name in names], result, until, tell)
     stop.set()
     for done in await asyncio.gather(*shops, return_exceptions=True):
         if isinstance(done, BaseException):
@@ -124,6 +104,33 @@ async def campaign(  # noqa: PLR0913 - what makes a run
         await link.close()
     await judge(world, result.log, result.failures)
     return result
+
+
+async def _in_turn(
+    world: World, planned: Sequence[tuple[str, Fault]], result: Result, until: float | None, tell: Tell
+) -> None:
+    """One fault after another, until the time is over, a till hears what cannot be, or the system stays broken."""
+    timeline, failovers = await world.timeline(), 0
+    for number, (name, fault) in enumerate(planned, 1):
+        if (until and time.monotonic() > until) or result.log.divergences:
+            return
+        if failovers >= FAILOVERS_MAX:
+            tell("      started anew: its guard has failed over often enough")
+            try:
+                await world.start_anew()
+            except (LookupError, TimeoutError) as error:
+                result.failures.append(f"not started anew: {error or 'not whole in time'}")
+                return
+            failovers = 0
+        began = time.monotonic()
+        await _one(world, name, fault, result)
+        before, timeline = timeline, await world.timeline() or timeline
+        failovers += max(timeline - before, 0)
+        gap = _gap(name, result.log.acknowledged_at, began, time.monotonic())
+        result.gaps.append(gap)
+        tell(f"{number:4d}  {name}: no answer for {gap.longest_s:.2f} s, whole after {gap.ended_s - began:.1f} s")
+        if result.failures:
+            return
 
 
 async def _link(world: World, status: dict[str, Any]) -> None:
