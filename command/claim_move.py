@@ -20,7 +20,7 @@ import asyncpg
 from shard_router.claim_slot import claim_slot
 from shard_router.directory import LEASE_S, hash_digest, identifier_digest
 from shard_router.pool import ShardServers
-from shard_router.server import connection_to
+from shard_router.server import connection_to, wait_for_standby
 from shard_router.statement import load_statements
 from shard_router.topology import Topology
 
@@ -201,6 +201,7 @@ async def begin_without_claims(address: str, count: int) -> None:
     """Have a shard that no topology names yet refuse all claim slots, until some come to it."""
     async with connected(address) as shard:
         await shard.execute(STATEMENTS["state_slots"], list(range(count)), [False] * count)
+        await wait_for_standby(shard)
 
 
 async def has_claims_of_others(address: str, name: str, topology: Topology) -> bool:
@@ -254,7 +255,9 @@ async def locked(shard: Any, lock: str, tables: Sequence[str], work: Callable[[]
     try:
         async with shard.transaction():
             await shard.execute(lock)
-            return await work()
+            done = await work()
+            await wait_for_standby(shard)
+            return done
     except asyncpg.LockNotAvailableError:
         await shard.execute(STATEMENTS["end_writers"], _WRITER_MAX, tables)
         return False

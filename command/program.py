@@ -17,7 +17,7 @@ from command.stock import allot
 from rules.program import Program, parse_program
 from rules.program_check import read_document
 from shard_router.pool import ShardServers
-from shard_router.server import connection_to
+from shard_router.server import connection_to, wait_for_standby
 from shard_router.statement import load_statements
 
 APPLY_WAIT_S: Final = 10.0
@@ -115,6 +115,7 @@ async def apply_program(dsns: list[str], source: str, effective_at: datetime | N
         # And one by one: when one fails, no other is in a commit that closing its connection would cancel.
         for connection in connections:
             await connection.execute(*insert)
+            await wait_for_standby(connection)
         await allot(connections, program)
     return version
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from command.claim_again import KEPT
 from command.claim_move import LOCK_TRIES, MoveError, Step, connected, locked, must_be_reconciled, no_step
+from shard_router.server import wait_for_standby
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("receipt_move.sql"))
@@ -53,6 +54,7 @@ async def keep_receipts_again(address: str) -> None:
     """Have a shard that stays after all claim receipts again."""
     async with connected(address) as shard:
         await shard.execute(STATEMENTS["take_fence_away"])
+        await wait_for_standby(shard)
 
 
 async def _fence(name: str, source: Any) -> None:
@@ -90,6 +92,7 @@ async def _put(keeper: str, address: str, rows: Sequence[tuple[Any, ...]]) -> No
             async with target.transaction():
                 await target.execute(STATEMENTS["make_room"], *columns)
                 await target.execute(STATEMENTS["put_claims"], *columns[:7])
+                await wait_for_standby(target)
             if not await target.fetchval(STATEMENTS["lacks_claims"], *columns[:6]):
                 return
     raise MoveError(f"{keeper}: purchases are recorded under the same names all the time")

@@ -21,7 +21,8 @@ RETURNING u.member_id, u.version, u.region, u.store, u.till, u.business_date, u.
 -- Who has a name already keeps it: the key decides, be it against a purchase that is recorded right now. In the order
 -- of the key, so that two registers never wait for each other in a circle. A shard that is about to go claims nothing
 -- more: it holds the table's lock before it looks, and who fences waits for it (command/receipt_move.sql). A purchase
--- that made room there for one which a restore took has its old name back, and only that.
+-- that made room there for one which a restore took has its old name back, and only that. What is claimed already may be
+-- so by an attempt that was cut short as it waited for the standby: then something is written, so that this one waits.
 WITH claimed AS (
     INSERT INTO receipt (store, till, business_date, receipt, kind, member_id, version, fingerprint)
     SELECT store, till, business_date, receipt, 'purchase', member_id, version, fingerprint
@@ -31,19 +32,22 @@ WITH claimed AS (
     ORDER BY store, till, business_date, receipt
     ON CONFLICT DO NOTHING
     RETURNING store, till, business_date, receipt, member_id || '-' || version AS subject
+),
+named_again AS (
+    DELETE FROM receipt AS r
+    USING (
+        SELECT x.ctid
+        FROM claimed AS c
+        CROSS JOIN LATERAL (
+            SELECT ctid FROM receipt AS x
+            WHERE x.store = c.store AND x.till = c.till AND x.business_date = c.business_date AND x.receipt = c.receipt
+                AND x.kind = 'purchase' AND x.subject = c.subject
+            OFFSET 0
+        ) AS x
+    ) AS found
+    WHERE r.ctid = found.ctid
 )
-DELETE FROM receipt AS r
-USING (
-    SELECT x.ctid
-    FROM claimed AS c
-    CROSS JOIN LATERAL (
-        SELECT ctid FROM receipt AS x
-        WHERE x.store = c.store AND x.till = c.till AND x.business_date = c.business_date AND x.receipt = c.receipt
-            AND x.kind = 'purchase' AND x.subject = c.subject
-        OFFSET 0
-    ) AS x
-) AS found
-WHERE r.ctid = found.ctid
+SELECT pg_logical_emit_message(true, 'loyalty-wait', '') WHERE (SELECT count(*) FROM claimed) < cardinality($1)
 
 -- name: receipt_owners
 -- Whose purchase has each of some names, by position.

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from shard_router.errors import SlotGivenError
 from shard_router.pool import Connection
+from shard_router.server import wait_for_standby
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("slot.sql"))
@@ -43,6 +44,7 @@ async def _closed(connection: Connection, lock_timeout_ms: int) -> AsyncGenerato
         await connection.execute(f"SET LOCAL lock_timeout = {lock_timeout_ms:d}")
         await connection.execute(STATEMENTS["close_slots"])
         yield
+        await wait_for_standby(connection)
 
 
 async def give_slots(
@@ -108,6 +110,7 @@ async def give_all(
 async def open_slots(connection: Connection, slots: Iterable[int]) -> None:
     """Have a shard take members in slots that it had given away: the topology says they are its own."""
     await connection.execute(STATEMENTS["open_slots"], sorted(slots))
+    await wait_for_standby(connection)
 
 
 async def given_to(connection: Connection, receiver: str) -> list[int]:
@@ -122,4 +125,5 @@ async def take_refusals(giver: Connection, receiver: Connection, region_number: 
         columns: list[list[Any]] = [list(column) for column in zip(*(tuple(row) for row in rows), strict=True)]
         await receiver.execute(STATEMENTS["take_refusals"], *columns)
         count, after = count + len(rows), rows[-1]["key"]
+    await wait_for_standby(receiver)
     return count

@@ -22,7 +22,7 @@ from rules.program import Program
 from service.detached import DetachedWrites
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardPools
-from shard_router.server import connection_to
+from shard_router.server import connection_to, wait_for_standby
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("stock.sql"))
@@ -148,6 +148,7 @@ async def give_up_stock(giver: str, receivers: Mapping[str, str]) -> None:
     """
     async with connection_to(giver, **_PATIENCE) as leaving:
         await leaving.execute(STATEMENTS["give_up_allotments"])
+        await wait_for_standby(leaving)
         for row in await leaving.fetch(STATEMENTS["open_moves"], 0.0):
             if row["receiver"] in receivers:
                 async with connection_to(receivers[row["receiver"]], **_PATIENCE) as receiver:

@@ -49,3 +49,12 @@ async def read_server(connection: asyncpg.Connection) -> tuple[Any, float]:
 async def read_slots(connection: asyncpg.Connection) -> list[Any]:
     """Its slots, on a standby the copies of the primary's."""
     return await connection.fetch(STATEMENTS["slots"])
+
+
+async def wait_for_standby(connection: Any) -> None:
+    """Return, or within a transaction have its commit return, when a standby has all that is seen here.
+
+    For steps that may be repeated: one that was cut short while it waited is there to be seen, nothing is left to be
+    written, and so nobody would wait; with the primary it would be lost after others have gone on from it.
+    """
+    await connection.execute(STATEMENTS["wait_for_standby"])

@@ -39,3 +39,7 @@ SELECT slot_name AS name, slot_type AS kind, active, synced AND NOT temporary AS
     safe_wal_size AS room_bytes
 FROM pg_replication_slots
 WHERE CASE slot_type WHEN 'physical' THEN NOT temporary AND restart_lsn IS NOT NULL ELSE true END;
+
+-- name: wait_for_standby
+-- Changes nothing. But its commit waits until a standby has it, and with it all that this server has committed before.
+SELECT pg_logical_emit_message(true, 'loyalty-wait', '');
