@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -190,6 +191,63 @@ def test_what_a_policy_is_about_exists_and_nothing_else_is_open() -> None:
         app for found in re.findall(r"key: app, operator: In, values: \[(.*?)\]", text) for app in found.split(", ")
     }
     assert named | set(re.findall(r"matchLabels: \{app: (\w+)\}", text)) == apps
+
+
+ELSEWHERE: Object = {}
+"""Another region: known by its addresses, and has no labels here."""
+ASKED = {
+    ("command", "command", 8080), ("command", "query", 8080), ("query", "command", 8080), ("query", "query", 8080),
+    ("query", "projector", 8080),  # query/look.py
+    ("command", "postgres", 5432), ("query", "postgres", 5432), ("projector", "postgres", 5432),
+    ("setup", "postgres", 5432), ("postgres", "postgres", 5432), ("postgres", "postgres", 8000),
+    ("query", "valkey", 6379), ("projector", "valkey", 6379),
+    ("command", "elsewhere", 8080), ("query", "elsewhere", 8080), ("elsewhere", "command", 8080),
+    ("elsewhere", "query", 8080),
+    ("command", "elsewhere", 5432), ("query", "elsewhere", 5432), ("setup", "elsewhere", 5432),
+    ("elsewhere", "postgres", 5432),
+    ("query", "elsewhere", 6379), ("elsewhere", "valkey", 6379),  # look-ups, and members of a region without nodes
+}  # fmt: skip
+"""Who asks whom at which port."""
+
+
+def selects(selector: Object, labels: Object) -> bool:
+    met = selector.get("matchLabels", {}).items() <= labels.items()
+    for one in selector.get("matchExpressions", []):
+        found = labels.get(one["key"])
+        met &= found in one["values"] if one["operator"] == "In" else found is not None
+    return met
+
+
+def is_peer(peer: Object, labels: Object) -> bool:
+    if labels is ELSEWHERE:
+        return "ipBlock" in peer
+    return "podSelector" in peer and "namespaceSelector" not in peer and selects(peer["podSelector"], labels)
+
+
+def is_open(side: str, own: Object, other: Object, port: int) -> bool:
+    """Whether some policy about these pods lets the other side through; of who is elsewhere none is ours."""
+    if own is ELSEWHERE:
+        return True
+    key = {"egress": "to", "ingress": "from"}[side]
+    about = [one["spec"] for one in of_kind("NetworkPolicy").values() if selects(one["spec"]["podSelector"], own)]
+    return any(
+        port in {known["port"] for known in rule["ports"]} and any(is_peer(peer, other) for peer in rule.get(key, []))
+        for spec in about
+        for rule in spec.get(side, [])
+    )
+
+
+def test_whoever_asks_another_is_let_through_on_both_sides_and_nobody_else() -> None:
+    labels = {pod(name)["metadata"]["labels"]["app"]: pod(name)["metadata"]["labels"] for name in workloads()}
+    labels |= {"postgres": {"cnpg.io/cluster": "postgres-eu-1"}, "elsewhere": ELSEWHERE}
+    let = {
+        (asker, asked, port)
+        for asker, asked in product(labels, labels)
+        for port in (8080, 5432, 8000, 6379, 9187)
+        if is_open("egress", labels[asker], labels[asked], port)
+        and is_open("ingress", labels[asked], labels[asker], port)
+    }
+    assert {one for one in let if one[:2] != ("elsewhere", "elsewhere")} == ASKED
 
 
 def test_three_servers_in_three_zones_lose_nothing_that_was_acknowledged() -> None:
