@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import structlog
 
 from cluster import question
 from cluster.claims import finish_moves, primaries_of, refuse_claims, share_claims
 from cluster.document import Documents, known_region_numbers, write_documents, write_states
 from cluster.door import forget_region, hide_region, read_state, share_traffic
+from cluster.epoch import everybody_knows
 from cluster.errors import ClusterError, StartFailed
 from cluster.growth_request import TOPIC, Request
 from cluster.node import check_ports
@@ -29,14 +29,11 @@ from cluster.shard_leaving import ShardLeaving, have_stay, take_nobody
 from cluster.slot_giving import ShardGrowth
 from cluster.system import System, apply_again, ensure_program
 from edge.decision import WHOLE
-from service.health import EPOCH_METRIC
 from shard_router.errors import DocumentError
 from shard_router.server import SERVER_ERRORS
 from shard_router.topology import TopologyDocument, read_topology
 
 _POLL_S: Final = 0.2
-_EPOCH_DEADLINE_S: Final = 30.0
-_HTTP_TIMEOUT_S: Final = 2.0
 DIAL: Final = (1, 10, WHOLE)
 """Percent of its own traffic that a new region takes, one after the other."""
 DIAL_PAUSE_S: Final = 2.0
@@ -274,21 +271,7 @@ class Growth:
         return topology
 
     async def _everybody_knows(self) -> None:
-        """Return when every node of the topology has this epoch or a later one; ClusterError names who has not."""
-        topology = self._topology()
-        urls = [url for region in topology.regions.values() for url in (*region.command, *region.query)]
-        urls += [shard.cdc for shard in topology.shards.values() if shard.cdc]
-        until = time.monotonic() + _EPOCH_DEADLINE_S
-        while behind := await self._behind(urls, topology.epoch):
-            if time.monotonic() > until:
-                raise ClusterError(
-                    f"{', '.join(behind)} did not take epoch {topology.epoch} in {_EPOCH_DEADLINE_S:.0f} s"
-                )
-            await asyncio.sleep(_POLL_S)
-
-    async def _behind(self, urls: list[str], epoch: int) -> list[str]:
-        epochs = await asyncio.gather(*(_epoch_of(url) for url in urls))
-        return [url for url, known in zip(urls, epochs, strict=True) if known is None or known < epoch]
+        await everybody_knows(self._topology())
 
 
 async def _is_done(step: Callable[[], Awaitable[Any]]) -> bool:
@@ -299,16 +282,3 @@ async def _is_done(step: Callable[[], Awaitable[Any]]) -> bool:
         structlog.get_logger().warning("begun_before_and_waits", reason=str(error) or type(error).__name__)
         return False
     return True
-
-
-async def _epoch_of(url: str) -> int | None:
-    """The epoch of the topology that a node has in force; None when it does not say."""
-    timeout = aiohttp.ClientTimeout(total=_HTTP_TIMEOUT_S)
-    try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/metrics") as answer:
-            text = await answer.text()
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        return None
-    return next(
-        (int(float(line.split()[1])) for line in text.splitlines() if line.startswith(f"{EPOCH_METRIC} ")), None
-    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.claims import refuse_claims, refuse_other_claims, share_claims
 from cluster.document import Documents, present_topology, write_topology
+from cluster.epoch import everybody_knows
 from cluster.errors import ClusterError
 from cluster.receipts import claim_receipts_again, give_receipts_away
 from cluster.shard_leaving import have_stay, take_nobody
@@ -66,7 +67,9 @@ async def _let_go(documents: Documents, primaries: Mapping[str, str], name: str)
 
 
 async def _let_join(documents: Documents, primaries: Mapping[str, str], name: str) -> str:
-    await claim_receipts_again(read_topology(documents.topology), name, [*primaries.values()])
+    topology = read_topology(documents.topology)
+    await everybody_knows(topology.document)  # a purchase that goes by an older one is claimed where it was kept before
+    await claim_receipts_again(topology, name, [*primaries.values()])
     return f"{name} takes {await share_claims(documents, primaries, joins=name):,} claim slots of others"
 
 

@@ -43,7 +43,7 @@ class World:
     """Two regions in which members live, two that come and go, and what is asked of them all."""
 
     def __init__(self, nodes: dict[str, RunningNode], folder: Path, dsns: dict[str, str], seed: int) -> None:
-        self.nodes = {name: nodes[name] for name in HOMES}
+        self.everybody, self.nodes = [*nodes.values()], {name: nodes[name] for name in HOMES}
         self.documents, self.random = Documents(folder), Random(seed)
         self.primaries = {f"{name}-1": dsn for name, dsn in dsns.items()}
         self.whole = read_topology(self.documents.topology).document
@@ -67,7 +67,7 @@ class World:
 
     async def _set_up(self, region: str, state: str | None) -> None:
         """As `cluster.setup` does, once all have heard of what was before; perhaps cut off, and done again."""
-        for node in self.nodes.values():
+        for node in self.everybody:
             node.inner.topology.look()
         self.states = {**self.states, region: state}
         regions = {
@@ -116,7 +116,7 @@ class World:
 
     async def come_to_rest(self) -> None:
         """All that is due is done."""
-        for node in self.nodes.values():
+        for node in self.everybody:
             node.inner.topology.look()
         await self.execute("UPDATE claim SET leased_until = now() - interval '1 s' WHERE leased_until IS NOT NULL")
         while await self.execute(

@@ -11,6 +11,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import typer
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from cluster import transition
 from cluster.claims import take_claims_from
@@ -24,6 +26,7 @@ from command.register import STATEMENTS
 from command.slot import enter_slots
 from command.stock import STATEMENTS as STOCK
 from command.stock import give_up_stock
+from service.health import EPOCH_METRIC
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import SlotGivenError
 from shard_router.member_id import new_member_id
@@ -57,11 +60,14 @@ class Deployment:
 
     def __init__(self, folder: Path, dsns: dict[str, str]) -> None:
         self.documents, self.dsns = Documents(folder), dsns
+        self.nodes: list[str] = []
 
     def document(self, **states: str | None) -> TopologyDocument:
         regions: dict[str, Any] = {}
         for name, state in states.items():
-            regions[name] = {"number": NUMBERS[name], "command": [], "query": []} | ({"state": state} if state else {})
+            regions[name] = {"number": NUMBERS[name], "command": self.nodes, "query": []} | (
+                {"state": state} if state else {}
+            )
         shards = {
             f"{name}-1": {
                 "region": name,
@@ -182,6 +188,37 @@ async def test_who_dies_while_a_region_joins_goes_on_with_it(
     assert deployment.topology.document.regions["sa"].state == "joining"
     assert await deployment.set_up(eu=None, us=None, sa="active") == ["sa takes 2,730 claim slots of others"]
     assert await deployment.found() == holders
+
+
+async def test_nothing_is_claimed_again_before_every_node_knows_of_the_region_that_joins(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A purchase that goes by an older topology is claimed where its store's receipts were kept until then."""
+    epoch = 1
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=f"{EPOCH_METRIC} {epoch}.0\n")
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    claimed: list[str] = []
+
+    async def claim(topology: Topology, name: str, _: object) -> None:
+        assert topology.epoch <= epoch
+        claimed.append(name)
+
+    monkeypatch.setattr(transition, "claim_receipts_again", claim)
+    monkeypatch.setattr("cluster.epoch.DEADLINE_S", 0.0)
+    async with TestServer(app) as node:
+        deployment.nodes = [str(node.make_url("")).rstrip("/")]
+        await deployment.set_up(eu=None, us=None)
+        await deployment.set_up(eu=None, us=None, sa="joining")
+        with pytest.raises(ClusterError, match=r"http://.* did not take epoch 2"):
+            await deployment.set_up(eu=None, us=None, sa="active")
+        assert (claimed, deployment.topology.document.regions["sa"].state) == ([], "joining")
+        epoch = deployment.topology.epoch
+        assert await deployment.set_up(eu=None, us=None, sa="active") == ["sa takes 2,730 claim slots of others"]
+    assert claimed == ["sa"]
 
 
 async def test_a_region_that_the_document_lacks_gives_claims_and_receipts_away(

@@ -1,0 +1,44 @@
+"""Waits until every node has a topology in force: who goes by an older one may still do what nobody looks for there."""
+
+import asyncio
+import time
+from typing import Final
+
+import aiohttp
+
+from cluster.errors import ClusterError
+from service.health import EPOCH_METRIC
+from shard_router.topology import TopologyDocument
+
+DEADLINE_S: Final = 30.0
+_POLL_S: Final = 0.2
+_HTTP_TIMEOUT_S: Final = 2.0
+
+
+async def everybody_knows(topology: TopologyDocument) -> None:
+    """Return when every node of a topology has its epoch or a later one; ClusterError names who has not."""
+    urls = [url for region in topology.regions.values() for url in (*region.command, *region.query)]
+    urls += [shard.cdc for shard in topology.shards.values() if shard.cdc]
+    until = time.monotonic() + DEADLINE_S
+    while behind := await _behind(urls, topology.epoch):
+        if time.monotonic() > until:
+            raise ClusterError(f"{', '.join(behind)} did not take epoch {topology.epoch} in {DEADLINE_S:.0f} s")
+        await asyncio.sleep(_POLL_S)
+
+
+async def _behind(urls: list[str], epoch: int) -> list[str]:
+    epochs = await asyncio.gather(*(_epoch_of(url) for url in urls))
+    return [url for url, known in zip(urls, epochs, strict=True) if known is None or known < epoch]
+
+
+async def _epoch_of(url: str) -> int | None:
+    """The epoch of the topology that a node has in force; None when it does not say."""
+    timeout = aiohttp.ClientTimeout(total=_HTTP_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/metrics") as answer:
+            text = await answer.text()
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return None
+    return next(
+        (int(float(line.split()[1])) for line in text.splitlines() if line.startswith(f"{EPOCH_METRIC} ")), None
+    )
