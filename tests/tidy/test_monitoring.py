@@ -116,6 +116,12 @@ def test_every_alert_has_its_runbook_entry_and_every_entry_its_alert() -> None:
         assert rule["labels"]["severity"] in {"page", "ticket"}
 
 
+def test_every_alert_is_seen_to_fire_where_promtool_can_be_had() -> None:
+    document = yaml.safe_load((MONITORING / "rules_test.yml").read_text(encoding="utf-8"))
+    seen = {one["alertname"] for test in document["tests"] for one in test["alert_rule_test"] if one.get("exp_alerts")}
+    assert seen == {rule["alert"] for rule in alerts()}
+
+
 def test_prometheus_asks_every_node_and_projector_of_the_topology() -> None:
     document = json.loads((PROJECT / "deploy" / "topology.json").read_text(encoding="utf-8"))
     known = {
