@@ -104,12 +104,17 @@ class Guard:
 
     async def _mend_standbys(self) -> bool:
         """Whether any standby is in need, or under repair."""
-        if any(not mending.done() for mending in self._mending.values()):
-            return True
         return any([await self._mend(standby) for standby in self._pair.standbys])
 
     async def _mend(self, standby: ServerPlan) -> bool:
-        """Repair a standby where it is in need, beside the watch: a primary that hangs would hang its copying too."""
+        """Repair a standby where it is in need, beside the watch: a primary that hangs would hang its copying too.
+
+        While one is copied the other alone acknowledges: where it hangs it is started anew at once. What would throw
+        its data away waits: they may be the last that are whole.
+        """
+        under_repair = [name for name, mending in self._mending.items() if not mending.done()]
+        if standby.name in under_repair:
+            return True
         if finished := self._mending.pop(standby.name, None):
             finished.result()
         why = self._trouble(standby) or self._away(standby)
@@ -122,11 +127,12 @@ class Guard:
             return False
         if why is None:
             self._unsay(standby)
-        elif time.monotonic() < self._pauses.get(standby.name, (0.0, 0.0))[1]:
-            return True
-        else:
+        elif (why.startswith(HANGS) or not under_repair) and time.monotonic() >= self._rests_until(standby):
             self._mending[standby.name] = asyncio.create_task(self._mend_standby(standby, why))
         return why is not None
+
+    def _rests_until(self, standby: ServerPlan) -> float:
+        return self._pauses.get(standby.name, (0.0, 0.0))[1]
 
     async def _stop_mending(self) -> None:
         await end(*self._mending.values())
@@ -138,7 +144,7 @@ class Guard:
             watched.forgive(now)
 
     async def _probe_when_due(self, now: float) -> None:
-        if now - self._probed_at >= PROBE_INTERVAL_S:
+        if now - self._probed_at >= (LOOK_INTERVAL_S if self._quorum.is_open else PROBE_INTERVAL_S):
             self._probed_at = now
             await self._probe()
 

@@ -25,6 +25,12 @@ class Quorum:
         """Whether any may take the primary's place."""
         return bool(self._whole)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether one that was killed is needed, and only until another is known to have a later write."""
+        running = self.needed - self._ended.keys()
+        return bool(running) and running != self.needed
+
     def ended(self, name: str, *, lost: bool) -> None:
         """A standby was killed, for certain; its data are gone if lost."""
         self._ended[name] = None

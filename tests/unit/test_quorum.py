@@ -29,6 +29,19 @@ def test_one_that_was_killed_need_not_be_asked_once_the_other_has_a_later_write(
     assert quorum.choose({"a": 20, "b": None}) == "a"
 
 
+def test_it_is_open_until_the_other_has_a_later_write_than_the_end_of_one_that_was_killed() -> None:
+    quorum = pair()
+    assert not quorum.is_open
+    quorum.ended("b", lost=True)
+    assert quorum.is_open
+    quorum.heard(20, {"a": 10}, quorum.gone)
+    assert quorum.is_open
+    quorum.heard(30, {"a": 20}, quorum.gone)
+    assert not quorum.is_open
+    quorum.ended("a", lost=True)
+    assert not quorum.is_open  # there is nobody to wait for
+
+
 def test_one_that_begins_again_has_to_be_asked_again() -> None:
     quorum = pair()
     quorum.ended("b", lost=False)
