@@ -127,6 +127,12 @@ class Run:
         """Part of one core."""
         return self.cpu.get(GENERATOR, 0.0)
 
+    def taking(self, name: str) -> Samples:
+        """The samples of this name, to add to."""
+        if (samples := self.samples.get(name)) is None:  # setdefault would make some for each request
+            samples = self.samples[name] = Samples()
+        return samples
+
     def of(self, group: str) -> Samples:
         """All samples of a group: `query` covers `query account`, `query member` ..."""
         chosen = [samples for name, samples in self.samples.items() if name.partition(" ")[0] == group]
@@ -170,7 +176,7 @@ async def drive(
             if meter is None and offset_ns >= warm_ns:
                 meter, run.zero_ns = Meter(processes or {}), start_ns + warm_ns
             flow = flows[number]
-            samples = run.samples.setdefault(flow.name_of(index), Samples()) if meter else None
+            samples = run.taking(flow.name_of(index)) if meter else None
             task = asyncio.create_task(_one(flow, index, start_ns + offset_ns, samples, start_ns + warm_ns))
             pending.add(task)
             task.add_done_callback(pending.discard)

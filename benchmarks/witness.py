@@ -118,7 +118,9 @@ class Witness:
             self._found(BALANCE, f"{member_id} version {version}: {after}, but {before} and {change} make {expected}")
 
     def _of(self, member_id: str) -> _Known:
-        return self._members.setdefault(member_id, _Known())
+        if (known := self._members.get(member_id)) is None:
+            known = self._members[member_id] = _Known()
+        return known
 
     def _found(self, kind: str, example: str) -> None:
         self.violations[kind] += 1
@@ -128,7 +130,7 @@ class Witness:
 
 def change_of(postings: Sequence[Mapping[str, Any]]) -> Balance:
     """What an entry's postings do to each bucket; points that go to the debt lower it."""
-    moved = Counter[str]()
+    moved: Counter[str] = Counter()
     for posting in postings:
         moved[posting["to"]] += posting["points"]
         moved[posting["from"]] -= posting["points"]
