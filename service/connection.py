@@ -13,7 +13,7 @@ from aiohttp import web
 
 from service.access import ACCESS, request_id_of
 from service.admission import Pass
-from service.door import Door, Plain, read_plain
+from service.door import Door, Plain, may_go_on, read_plain
 from service.health import DRAINING
 from service.problem import REQUEST_ID, render_problem
 from service.quick import QUICK, Ask
@@ -134,7 +134,9 @@ class _Connection(web.RequestHandler):
         self._stuck_since = 0.0
         self._answers = 0
         self._rest: int | None = 0
-        """Bytes still to come of the newest request; None when only the parser can tell."""
+        """Bytes still to come of the newest request; None when only the parser can tell, from then on."""
+        self._begun = b""
+        """A head that is not whole yet. The parser has it already; here it only tells where its request ends."""
 
     @property
     def has_asked(self) -> bool:
@@ -168,10 +170,15 @@ class _Connection(web.RequestHandler):
         if self._rest:
             self._rest = self._rest - len(data) if len(data) <= self._rest else None
         elif self._rest == 0 and data:
-            plain = read_plain(data)
-            if plain is not None and self._is_answered and not self._stuck_since and self._at_the_door(data, plain):
+            begun, self._begun = self._begun, b""
+            plain = read_plain(begun + data)
+            is_alone = not begun and self._is_answered and not self._stuck_since
+            if plain is not None and is_alone and self._at_the_door(data, plain):
                 return
-            self._rest = None if plain is None else plain.rest
+            if plain is None and may_go_on(begun + data):
+                self._begun = begun + data
+            else:
+                self._rest = None if plain is None else plain.rest
         super().data_received(data)
         if self._messages or self._waiter is None:
             self._head_since = 0.0

@@ -86,6 +86,11 @@ def read_plain(data: bytes) -> Plain | None:
     return Plain(head, end, rest) if rest >= 0 else None
 
 
+def may_go_on(data: bytes) -> bool:
+    """Whether these bytes are the begin of a head that may become plain."""
+    return len(data) < _HEAD_BYTES_MAX and _HEAD_END not in data
+
+
 def raised(rank: Rank, body: bytes) -> Rank:
     """The class of a request with this body: an earn that spends points too is a spend."""
     if rank is not Rank.EARN:

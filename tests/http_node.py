@@ -99,9 +99,14 @@ class Node:
             for part in parts:
                 writer.write(part)
                 await writer.drain()
-                for _ in range(20):
-                    await asyncio.sleep(0)  # the node reads in this loop
+                await until_read()
             return await read_answer(reader, bodiless=bodiless)
+
+
+async def until_read() -> None:
+    """What was written has been read: the node does so in this loop."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager

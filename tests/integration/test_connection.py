@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import eventually, so
 from tests.engine import free_port
-from tests.http_node import MUCH_BYTES, Node, connection, read_answer, running_node
+from tests.http_node import MUCH_BYTES, Node, connection, read_answer, running_node, until_read
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n"
@@ -227,6 +227,21 @@ async def test_who_stops_answers_first_what_is_asked(tmp_path: Path, answer: byt
         assert (await read_answer(reader)).status == (204 if answer else 200)
         assert await end(reader) == b""
         await stopping
+
+
+async def test_what_follows_a_head_in_pieces_is_answered_quickly(tmp_path: Path) -> None:
+    """Else one such head would cost a proxy's connection, which lasts for days, the quick way for good."""
+    async with running_node(tmp_path) as node, connection(node.port) as (reader, writer), asyncio.timeout(END_S):
+        request = node.request(b"{}", method="GET", target="/quick")
+        for piece in (request[:1], request[1:40], request[40:-1], request[-1:]):
+            writer.write(piece)
+            await until_read()
+        assert (await read_answer(reader)).status == 200
+        assert not node.asked
+        writer.write(request)
+        await eventually(so(lambda: bool(node.asked)))
+        node.asked[0].answer(ANSWER)
+        assert (await read_answer(reader)).status == 204
 
 
 async def test_an_answer_may_be_the_last(tmp_path: Path) -> None:
