@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
+from pydantic import ValidationError
 
 from cluster import question
 from cluster.claims import finish_moves, primaries_of, refuse_claims, share_claims
@@ -21,7 +22,7 @@ from cluster.document import Documents, known_region_numbers, write_documents, w
 from cluster.door import forget_region, hide_region, read_state, share_traffic
 from cluster.epoch import everybody_knows
 from cluster.errors import ClusterError, StartFailed
-from cluster.growth_request import TOPIC, Request
+from cluster.growth_request import TOPIC, Action, Request
 from cluster.node import check_ports
 from cluster.plan import RegionPlan, make_plan
 from cluster.question import Outcome
@@ -76,12 +77,15 @@ class Growth:
     async def _outcome(self, content: Any) -> Outcome:
         try:
             request = Request.model_validate(content)
+        except ValidationError:
+            return Outcome(done=False, words="this supervisor is of another version, and does not know how to")
+        try:
             return Outcome(done=True, words=await self._do(request))
         except _REASONS as error:
             return Outcome(done=False, words=str(error) or type(error).__name__)
 
     async def _do(self, request: Request) -> str:
-        steps = {
+        steps: dict[Action, Callable[[Request], Awaitable[str]]] = {
             "add": self._add,
             "drain": self._drain,
             "remove": self._remove,

@@ -1,7 +1,7 @@
 """What `loyalty region` and `loyalty shard` ask of the supervisor, and how long they wait for it."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel
 
@@ -11,13 +11,14 @@ TOPIC: Final = "region"
 DEADLINE_S: Final = 240.0
 
 
+Action = Literal["add", "drain", "remove", "add shard", "remove shard"]
+"""The first three of a region."""
+
+
 class Request(BaseModel):
-    """What is asked of the supervisor: of a region or, "add shard" and "remove shard", of a shard.
+    """What is asked of the supervisor. `after` is the region behind which a new one stands in the topology."""
 
-    `after` is the region behind which a new one stands in the topology.
-    """
-
-    action: str
+    action: Action
     name: str
     after: str | None = None
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from cluster import door, growth
+from cluster import door, growth, question
 from cluster.document import Documents
 from cluster.door import DoorState, forget_region, hide_region, read_state
 from cluster.errors import ClusterError
 from cluster.files import alone, write_json
 from cluster.growth import Growth
+from cluster.growth_request import TOPIC
 from cluster.shard_leaving import ShardLeaving
 
 
@@ -45,6 +46,26 @@ async def test_what_could_not_be_gone_on_with_is_tried_again_and_hinders_nothing
     await asyncio.wait_for(both.wait(), 10)
     running.cancel()
     assert done[-1] == first
+
+
+async def test_what_it_does_not_know_is_refused_and_the_next_question_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line of a later release may ask for it."""
+
+    async def done(_: object) -> None:
+        pass
+
+    with_door(tmp_path)
+    monkeypatch.setattr(growth, "finish_moves", done)
+    monkeypatch.setattr(ShardLeaving, "finish", done)
+    system: Any = SimpleNamespace(plan=SimpleNamespace(data=tmp_path))
+    running = asyncio.create_task(Growth(system).run())
+    for action, why in (("split shard", "another version"), ("drain", "there is no region mars")):
+        asked = {"action": action, "name": "mars"}
+        with pytest.raises(ClusterError, match=why):
+            await asyncio.to_thread(question.ask, tmp_path, TOPIC, asked, deadline_s=5.0, late="no outcome")
+    running.cancel()
 
 
 def with_door(data: Path, **shares: int) -> None:
