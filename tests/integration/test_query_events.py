@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from query import views
+from query import events, views
 from query.node import NODE
 from service.credential import mint_member_token
 from service.health import DRAINING
@@ -21,6 +21,7 @@ from tests.engine import ValkeyServer
 from tests.query_world import ShardPlace, World, entry, member, open_world, project
 
 ADA, BOB, EVE = member(1), member(2, region="us"), member(3)
+USUAL_RECHECK_S = events._RECHECK_S
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
 
 
@@ -41,7 +42,8 @@ class Stream:
 
 
 @pytest.fixture
-async def world(tmp_path: Path, valkey_server: ValkeyServer) -> AsyncGenerator[World]:
+async def world(tmp_path: Path, valkey_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World]:
+    monkeypatch.setattr(events, "_RECHECK_S", 0.1)  # a node that is to close waits so long for streams nobody reads
     shards = {name: ShardPlace(NOWHERE, await valkey_server.fresh_url()) for name in ("eu-1", "us-1")}
     async with open_world(tmp_path, shards, stream_comment_s=0.1, streams_max=8) as opened:
         yield opened
@@ -74,7 +76,14 @@ async def test_the_account_comes_at_once_and_with_every_change(world: World, mem
             assert (await stream.event())["id"] == str(version)
 
 
-async def test_a_deadline_is_that_of_a_streams_beginning(world: World) -> None:
+@pytest.fixture
+def at_usual_pace(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(events, "_RECHECK_S", USUAL_RECHECK_S)
+    return world
+
+
+async def test_a_deadline_is_that_of_a_streams_beginning(at_usual_pace: World) -> None:
+    world = at_usual_pace
     await project(world.shards["eu-1"].valkey, ADA, 1)
     url = f"{world.nodes['eu']}/v1/members/{format_member_id(ADA)}/events"
     headers = {"Authorization": f"Bearer {world.member_token(ADA)}", "Loyalty-Deadline-Ms": "1000"}
@@ -103,7 +112,7 @@ async def test_a_stream_begins_with_the_state_its_token_demands(
 ) -> None:
     region = "eu" if member_id == ADA else "us"
     shards = {name: ShardPlace(NOWHERE, await valkey_server.fresh_url()) for name in ("eu-1", "us-1")}
-    async with open_world(tmp_path, shards, token_wait_ms=9_000) as world:
+    async with open_world(tmp_path, shards, token_wait_ms=9_000, stream_comment_s=0.1) as world:
         valkey, reader = shards[f"{region}-1"].valkey, world.apps[region][NODE].readers[f"{region}-1"]
         await project(valkey, member_id, 3)
         await asyncio.wait_for(reader.visible.subscribed.wait(), 10)
@@ -213,7 +222,10 @@ async def test_a_relayed_stream_of_a_stopping_node_moves_at_once(world: World) -
         assert last.endswith(b"event: moving\ndata: {}\n\n")
 
 
-async def test_a_version_that_is_announced_and_not_there_is_not_asked_for_again_and_again(world: World) -> None:
+async def test_a_version_that_is_announced_and_not_there_is_not_asked_for_again_and_again(
+    at_usual_pace: World,
+) -> None:
+    world = at_usual_pace
     valkey = world.shards["eu-1"].valkey
     await project(valkey, ADA, 3)
     reader = world.apps["eu"][NODE].readers["eu-1"]
