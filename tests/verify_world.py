@@ -38,22 +38,24 @@ TABLES = (
 
 @dataclass
 class Shard:
-    """A shard's database, with a copy of every table to go back to, and its Valkey."""
+    """A shard's database, with copies of every table to go back to, and its Valkey."""
 
     connection: asyncpg.Connection
     valkey: Redis
 
-    async def keep(self) -> None:
-        await self.connection.execute("CREATE SCHEMA kept")
-        for table in TABLES:
-            await self.connection.execute(f"CREATE TABLE kept.{table} AS TABLE {table}")
-        # `verify` is what finds it when the database did not back the rules up.
+    async def lift_constraints(self) -> None:
+        """`verify` is what finds it when the database did not back the rules up."""
         await self.connection.execute(
             "ALTER TABLE account DROP CONSTRAINT account_no_negative_bucket, DROP CONSTRAINT account_sums_to_zero"
         )
 
-    async def restore(self) -> None:
-        back = (f"INSERT INTO {table} SELECT * FROM kept.{table}" for table in TABLES)  # noqa: S608 - our own names
+    async def keep(self, name: str = "kept") -> None:
+        await self.connection.execute(f"CREATE SCHEMA {name}")
+        for table in TABLES:
+            await self.connection.execute(f"CREATE TABLE {name}.{table} AS TABLE {table}")
+
+    async def restore(self, name: str = "kept") -> None:
+        back = (f"INSERT INTO {table} SELECT * FROM {name}.{table}" for table in TABLES)  # noqa: S608 - our own names
         await self.connection.execute("; ".join((f"TRUNCATE {', '.join(TABLES)}", *back)))
 
     async def fill_views(self) -> None:
@@ -108,6 +110,7 @@ async def prepared_world(postgres: PostgresServer, valkey: ValkeyServer, folder:
         shard["valkey"] = await valkey.fresh_url()
         connection = await asyncpg.connect(as_superuser(shard["servers"][0]))
         world.shards[name] = Shard(connection, Redis.from_url(shard["valkey"]))
+        await world.shards[name].lift_constraints()
         await world.shards[name].keep()
         await world.shards[name].fill_views()
     world.path.write_text(json.dumps(document))

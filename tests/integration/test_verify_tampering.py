@@ -338,6 +338,9 @@ async def prepared(
 ) -> AsyncGenerator[World]:
     async with prepared_world(postgres_server, valkey_server, tmp_path_factory.mktemp("verify")) as world:
         await see(world, tmp_path_factory.mktemp("known"))
+        for shard in world.shards.values():
+            await lengthen(shard.connection)
+            await shard.keep("long")
         yield world
 
 
@@ -351,17 +354,14 @@ async def see(world: World, known: Path) -> None:
 
 
 @pytest.fixture
-async def world(prepared: World, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World]:
+def world(prepared: World, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(view, "PATIENCE_S", 0.0)
-    yield prepared
-    for shard in prepared.shards.values():
-        await shard.restore()
+    return prepared
 
 
 async def tamper(world: World, sql: str, *, long: bool = True) -> None:
     for shard in world.shards.values():
-        if long:
-            await lengthen(shard.connection)
+        await shard.restore("long" if long else "kept")
         await shard.connection.execute(Template(Template(sql).safe_substitute(CONDITIONS)).substitute(world.names))
         await shard.fill_views()
 
