@@ -75,7 +75,7 @@ clients: setup
 LONG := tests/integration/test_guard.py tests/system/test_restore.py tests/system/test_growth.py \
 	tests/system/test_shard_growth.py tests/system/test_shard_leaving.py tests/system/test_failover.py \
 	tests/system/test_detach.py tests/integration/test_query_stand_in.py \
-	tests/integration/test_takeover_clock.py
+	tests/integration/test_takeover_clock.py tests/integration/test_moving_laws.py
 test-long: setup-all
 	@LOYALTY_LONG=1 $(BIN)/python -m pytest $(LONG) $(ARGS)
 

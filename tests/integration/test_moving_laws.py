@@ -22,12 +22,13 @@ from command.register import Register
 from shard_router.topology import TopologyDocument, TopologyWatch, read_topology
 from tests.command_node import PROGRAM, RunningNode, basket, running_regions
 from tests.engine import PostgresServer
+from tests.long import long
 from verify import receipt as receipts
 from verify.across import Across
 from verify.identifier import check_identifiers
 from verify.receipt import check_receipts
 
-SEEDS = range(2)
+SEEDS = (0, pytest.param(1, marks=long))
 FLIPS = 3
 HOMES, MOVING = ("us", "jp"), ("eu", "sa")
 PHONES = [f"+4930{number:06}" for number in range(5)]
