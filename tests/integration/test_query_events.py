@@ -290,7 +290,8 @@ async def test_a_home_node_that_begins_no_stream_is_unavailable(world: World, an
 
     server = await asyncio.start_server(odd, "127.0.0.1", 0)
     node = world.apps["eu"][NODE]
-    node.settings.deadline_ms = 500
+    if answer is None:
+        node.settings.deadline_ms = 1_000
     nodes = node.topology.current.document.regions["us"].query
     nodes.insert(0, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     async with streaming(world, BOB, last="9") as stream:
