@@ -213,12 +213,12 @@ def visible_member(request: web.Request, text: str) -> int:
 
 
 def token_of(request: web.Request) -> ConsistencyToken | None:
-    """Read the Consistency-Token, if there is one; `malformed` when it cannot be read."""
-    text = request.headers.get(TOKEN_HEADER)
-    if text is None:
+    """Read the Consistency-Token, if there is one; `malformed` when it cannot be read, as two of them cannot."""
+    texts = request.headers.getall(TOKEN_HEADER, None)
+    if texts is None:
         return None
     try:
-        return parse_token(text)
+        return parse_token(", ".join(texts))
     except MalformedIdError as error:
         raise malformed_parameter(TOKEN_HEADER, "send it as the command answered it") from error
 

@@ -248,7 +248,8 @@ class Forwarder:
         raise ProblemError("shard_unavailable", f"no node of region {region} begins a stream")
 
     def _headers(self, request: web.Request, method: str) -> dict[str, str]:
-        kept = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        # What stands there twice is one list (RFC 9110, 5.3): the home node is to see all of it.
+        kept = {name: ", ".join(request.headers.getall(name)) for name in _PASSED_ON if name in request.headers}
         kept["Accept-Encoding"] = request.headers.get("Accept-Encoding", "identity")  # what comes is handed on as it is
         request_id = request[REQUEST_ID]
         mark = request.app[CREDENTIALS].sign(_signed(self._region, method, _target(request), request_id))

@@ -107,6 +107,9 @@ CASES = {
     "two credentials": (ADA, "pos", ("Authorization: Bearer x",), "200", False),
     "a token": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.3",), "200", True),
     "a token of the future": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.4",), "503", True),
+    "two tokens": (
+        ADA, "pos", tuple(f"Consistency-Token: v1.{format_member_id(ADA)}.{one}" for one in (2, 4)), "400", False
+    ),
     "a token of another": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(EVE)}.3",), "400", False),
     "no token": (ADA, "pos", ("Consistency-Token: v1",), "400", False),
     "a token and the version known": (

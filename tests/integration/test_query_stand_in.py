@@ -105,6 +105,15 @@ async def test_a_token_is_obeyed_there_too(world: World, killable: OwnValkey, da
     assert (early.status, early.json["code"]) == (503, "not_yet_visible")
 
 
+async def test_two_tokens_are_two_at_home_too(world: World, killable: OwnValkey) -> None:
+    await project(killable.url, BOB, 1, 2, 3)
+    headers = [("Authorization", f"Bearer {world.keys['service']}")]
+    headers += [("Consistency-Token", format_token(BOB, version)) for version in (2, 4)]
+    async with world.session.get(world.nodes["eu"] + ACCOUNT, headers=headers) as answer:
+        assert (answer.status, (await answer.json(content_type=None))["code"]) == (400, "malformed")
+        assert answer.headers["Loyalty-Region"] == "us"
+
+
 @pytest.mark.parametrize("path", [ACCOUNT, f"/v1/lookup?card={CARD}"])
 async def test_what_the_home_region_has_answered_through_this_node_is_not_taken_back(
     world: World, killable: OwnValkey, database_pair: DatabasePair, path: str
