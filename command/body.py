@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final
 
-from pydantic import ConfigDict, FailFast, Field, model_validator
+from pydantic import ConfigDict, FailFast, Field, field_validator, model_validator
 
 from rules.command import ReturnedLine
 from service.body import LINES_MAX, POINTS_MAX, MemberReference, StrictModel
@@ -97,10 +97,15 @@ class AdjustmentBody(StrictModel):
     pending_until: Instant | None = None
     expires_at: Instant | None = None
 
+    @field_validator("points")
+    @classmethod
+    def _moves_something(cls, points: int) -> int:
+        if points == 0:
+            raise ValueError("must not be 0")
+        return points
+
     @model_validator(mode="after")
-    def _moves_something(self) -> "AdjustmentBody":
-        if self.points == 0:
-            raise ValueError("points must not be 0")
+    def _dates_what_is_given(self) -> "AdjustmentBody":
         if self.points < 0 and (self.pending_until or self.expires_at):
             raise ValueError("pending_until and expires_at belong to points that are given")
         return self

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import FailFast, Field, ValidationError, model_validator
 
-from command.body import EnrolBody, IdentifiersBody, TransferBody
+from command.body import AdjustmentBody, EnrolBody, IdentifiersBody, TransferBody
 from query.evaluation import EvaluationBody
 from service.body import LINES_MAX, LineBody, StrictModel
 from service.parse import ERRORS_MAX, SMALL_BYTES, parse_body, separators_max
@@ -99,6 +99,13 @@ def test_the_largest_basket_with_the_longest_texts_is_taken() -> None:
     raw = json.dumps(BASKET | {"lines": [line] * LINES_MAX}, ensure_ascii=False).encode()
     assert len(raw) < MEBIBYTE
     assert len(parse_body(EvaluationBody, raw).lines) == LINES_MAX
+
+
+def test_an_adjustment_of_nothing_is_told_by_its_field() -> None:
+    raw = json.dumps({"member": {"card": "0100000000000000008"}, "points": 0, "reason": "goodwill"}).encode()
+    with pytest.raises(ProblemError) as refused:
+        parse_body(AdjustmentBody, raw)
+    assert refused.value.errors == [{"pointer": "/points", "detail": "must not be 0"}]
 
 
 def test_a_list_a_little_too_long_is_told_by_its_name() -> None:
