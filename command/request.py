@@ -188,8 +188,8 @@ def read_key(principal: Principal, given: Sequence[str]) -> str:
 def check_till(asked: CommandRequest[BaseModel]) -> None:
     """Check what a till may say: `forbidden` for another store than its key's, `malformed` for a time nobody means."""
     bound = asked.principal.store
-    if bound is not None and getattr(asked.body, "store", bound) != bound:
-        detail = f"this key acts for store {bound} alone"
+    if bound is not None and (store := getattr(asked.body, "store", bound)) != bound:
+        detail = f"this key acts for store {bound} alone" + ("" if store else ": name it as `store`")
         raise ProblemError("forbidden", detail, [{"pointer": "/store", "detail": f"write {bound!r}"}])
     occurred_at: datetime | None = getattr(asked.body, "occurred_at", None)
     if occurred_at is not None:

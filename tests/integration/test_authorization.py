@@ -204,6 +204,13 @@ async def test_an_operation_is_for_whom_its_row_says(nodes: Nodes, operation: Op
     assert answered == dict(zip(ASKERS, ROWS[operation.operation_id], strict=True))
 
 
+async def test_a_bound_key_that_names_no_store_is_told_to(nodes: Nodes) -> None:
+    headers = {"Idempotency-Key": "no-store", "Authorization": f"Bearer {nodes.command.keys['till330']}"}
+    async with nodes.session.post(f"{nodes.command.url}/v1/members", json={}, headers=headers) as answer:
+        told = await answer.json()
+    assert (answer.status, told["detail"]) == (403, "this key acts for store 330 alone: name it as `store`")
+
+
 async def ask(nodes: Nodes, operation: Operation, asker: str) -> int:
     """The status for one asker, about a member of their own."""
     member = await nodes.member()
