@@ -172,6 +172,7 @@ class ForkServer:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), CLOSE_DEADLINE_S)
         await self._kill()
+        await self._process.wait()  # one that nobody waits for is complained of when the loop has closed
 
 
 def _of_interpreters(env: Mapping[str, str]) -> dict[str, str]:

@@ -180,3 +180,15 @@ async def test_a_fork_that_nobody_waits_for_any_more_is_ended_and_never_taken_fo
         return {one.pid for one in server.children()} == {before.pid, child.pid}
 
     await eventually(alone)
+
+
+async def test_one_that_does_not_end_in_time_is_killed_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.fork.CLOSE_DEADLINE_S", 0.0)
+    before = {child.pid for child in psutil.Process().children()}
+    server = ForkServer(node_environment(), tmp_path / "forkserver.log", (f"{MODULE}.__main__",))
+    await server.start()
+    (pid,) = {child.pid for child in psutil.Process().children()} - before
+    await server.close()
+    assert not psutil.pid_exists(pid)
