@@ -24,12 +24,12 @@ from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.cli_region import app as region_app
 from cluster.cli_shard import app as shard_app
+from cluster.cli_shard import running_folder
 from cluster.command_line import Commands, Data, Json, say, words_of
 from cluster.document import Documents
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from cluster.plan import ClusterPlan
 from cluster.progress import Progress
-from cluster.run_file import locked
 from cluster.switchover import ask
 from service.vital import running_version
 from shard_router.errors import DocumentError
@@ -54,9 +54,9 @@ def main() -> None:
     try:
         app()
     except (ClusterError, DocumentError, OSError) as error:
-        Console(stderr=True).print(
-            str(error) or type(error).__name__, style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        words = place + in_words(error) or type(error).__name__
+        Console(stderr=True).print(words, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 
@@ -146,7 +146,7 @@ def down(*, data: Data = None) -> None:
     """Stop the system on a data folder, and whatever a killed supervisor left there."""
     from cluster import run  # noqa: PLC0415
 
-    Console().print(run.stop_system(_plan(data=data).data), highlight=False)
+    say(run.stop_system(_plan(data=data).data))
 
 
 @app.command()
@@ -211,7 +211,7 @@ def rebuild(
     data: Data = None,
     region: Annotated[str | None, typer.Option(help="Only this region.")] = None,
     duty: Annotated[
-        float | None, typer.Option(min=0.01, max=1.0, help="Share of the time it works [default: the projectors' 0.5].")
+        float | None, typer.Option(min=0.01, max=1.0, help="Share of the time it works (default: the projectors' 0.5).")
     ] = None,
 ) -> None:
     """Rebuild the views from Postgres while serving."""
@@ -270,9 +270,8 @@ def token_member(member: str, *, data: Data = None) -> None:
 @app.command()
 def switchover(shard: Annotated[str, typer.Argument(help="For example eu-1.")], *, data: Data = None) -> None:
     """Make a shard's standby the primary, cleanly, and its primary the standby."""
+    running_folder(data)
     plan = _plan(data=data)
-    if not locked(plan.data):
-        raise ClusterError(f"nothing runs on {plan.data}: `loyalty up` brings it up")
     if shard not in {one.name for one in plan.shards}:
         raise ClusterError(f"no shard {shard!r}: choose one of {', '.join(one.name for one in plan.shards)}")
     sys.stdout.write(ask(plan.data, shard) + "\n")

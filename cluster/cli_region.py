@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from cluster.cli_shard import ask_supervisor as _ask
-from cluster.command_line import Commands, Data, documents_of
+from cluster.cli_shard import running_folder
+from cluster.command_line import Commands, Data
 from cluster.door import share_traffic
 from cluster.errors import ClusterError
 from cluster.growth_request import Request
@@ -30,14 +31,14 @@ def describe() -> None:
 @app.command()
 def evacuate(region: Region, *, data: Data = None) -> None:
     """Send a region's traffic to the next region, which forwards what is about the region's own members."""
-    asyncio.run(share_traffic(documents_of(data).data, region, 0))
+    asyncio.run(share_traffic(running_folder(data), region, 0))
     sys.stdout.write(f"{region} takes no traffic at the door; its shards go on. Back with `loyalty region restore`.\n")
 
 
 @app.command()
 def restore(region: Region, *, data: Data = None) -> None:
     """Give a region its traffic back."""
-    asyncio.run(share_traffic(documents_of(data).data, region, WHOLE))
+    asyncio.run(share_traffic(running_folder(data), region, WHOLE))
     sys.stdout.write(f"{region} takes all of its traffic at the door.\n")
 
 

@@ -42,9 +42,15 @@ def remove(
 
 def ask_supervisor(data: Path | None, request: Request) -> None:
     """Have the supervisor do it, and print what it says; ClusterError when nothing runs, or it refuses."""
-    folder = documents_of(data).data
-    if not locked(folder):
-        raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
+    folder = running_folder(data)
     with Console(stderr=True).status(f"{request.action} {request.name} …"):
         words = ask(folder, request)
     sys.stdout.write(words + "\n")
+
+
+def running_folder(data: Path | None) -> Path:
+    """The data folder; ClusterError when no supervisor runs on it."""
+    folder = documents_of(data).data
+    if not locked(folder):
+        raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
+    return folder

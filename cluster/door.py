@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from cluster.certificate import ensure_certificate
 from cluster.country import write_loopback_countries
 from cluster.document import Documents
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from cluster.files import alone, write_json
 from cluster.os_user import Account, choose_account
 from cluster.plan import HOST, DoorPlan
@@ -72,7 +72,7 @@ def check_door(plan: DoorPlan | None) -> None:
             file.seek(max(0, plan.geoip.stat().st_size - _METADATA_BYTES_MAX))
             is_database = _MAXMIND in file.read()
     except OSError as error:
-        raise ClusterError(f"the countries {plan.geoip} cannot be used: {error}") from error
+        raise ClusterError(f"the countries {plan.geoip} cannot be used: {in_words(error)}") from error
     if not is_database:
         raise ClusterError(f"the countries {plan.geoip} cannot be used: it is no MaxMind database")
 

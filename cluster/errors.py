@@ -13,3 +13,10 @@ class StartFailed(ClusterError):  # noqa: N818 - it says what happened
         self.reason = reason
         self.log_tail = log_tail
         super().__init__(f"{name} did not start: {reason}" + (f"\n{log_tail}" if log_tail else ""))
+
+
+def in_words(error: Exception) -> str:
+    """What an error says; one of a file without its number and the file's name, which the caller knows."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return error.strerror
+    return str(error)

@@ -17,7 +17,7 @@ from typing import Final
 import asyncpg
 
 from cdc.slot import find_primary
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from cluster.login import CONNECT_TIMEOUT_S
 from cluster.postgres import STATEMENTS
 from cluster.running import running_topology
@@ -79,7 +79,7 @@ def read_file(path: Path) -> tuple[str, Program]:
     except ProgramError as error:
         raise ClusterError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ClusterError(f"{path}: {error}") from error
+        raise ClusterError(f"{path}: {in_words(error)}") from error
 
 
 async def look_at(topology: Path) -> Shards:

@@ -122,9 +122,9 @@ def _python_path() -> list[str]:
 
 def stop_system(data: Path) -> str:
     """Stop the supervisor of a data folder, or what one left behind; tells in words what was stopped."""
-    if not data.exists():
-        return f"nothing was ever started in {data}"
     run = read_run(data)
+    if run is None and not locked(data):
+        return f"nothing was ever started in {data}"
     running = run is not None and locked(data) and run.supervisor.alive()
     if run is not None and running:
         os.kill(run.supervisor.pid, signal.SIGTERM)

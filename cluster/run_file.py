@@ -115,7 +115,9 @@ def exclusive(data: Path) -> Generator[None]:
 
 
 def locked(data: Path) -> bool:
-    """Whether a supervisor lives on the data folder."""
+    """Whether a supervisor lives on the data folder; makes nothing there."""
+    if not (data / "lock").exists():
+        return False
     try:
         with exclusive(data):
             return False

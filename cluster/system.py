@@ -16,7 +16,7 @@ from cluster import postgres, valkey
 from cluster.document import Documents, write_documents
 from cluster.door import NAME as DOOR
 from cluster.door import check_door, door_process, found_well
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from cluster.failover import Guard
 from cluster.key import ensure_keys
 from cluster.login import quicken_superuser, secure, superuser_urls
@@ -246,7 +246,7 @@ def read_program(path: Path | None) -> str:
         text = file.read_text(encoding="utf-8")
         parse_program(text)
     except (OSError, ProgramError) as error:
-        raise ClusterError(f"the program {file} cannot be used: {error}") from error
+        raise ClusterError(f"the program {file} cannot be used: {in_words(error)}") from error
     return text
 
 

@@ -38,9 +38,13 @@ def parse_document(content: str | bytes, model: type[Model]) -> Model:
 def describe_faults(error: ValidationError) -> str:
     """What pydantic found wrong, in one line, without what was given: it may be a secret."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    shown = [": ".join(filter(None, [_place(fault["loc"]), fault["msg"]])) for fault in faults[:_FAULTS_SHOWN]]
+    shown = [": ".join(filter(None, [_place(fault["loc"]), _words(fault["msg"])])) for fault in faults[:_FAULTS_SHOWN]]
     more = [f"and {len(faults) - _FAULTS_SHOWN} more"] if len(faults) > _FAULTS_SHOWN else []
     return "; ".join(shown + more)
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from cluster.cli import app
+from cluster.errors import ClusterError
 from cluster.run_file import exclusive
 from cluster.verdict import exit_code, render_verdict, verdict_document
 from tests.engine import free_port
@@ -75,6 +78,40 @@ def test_where_nothing_was_ever_started_a_command_says_so_in_one_line(tmp_path: 
     assert line.startswith("nothing was ever started in ")
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["switchover eu-1", "region add sa", "region evacuate eu", "region restore eu", "shard add eu-2", "chaos"],
+)
+def test_what_only_a_supervisor_can_do_makes_nothing_where_none_runs(tmp_path: Path, words: str) -> None:
+    done = CliRunner().invoke(app, [*words.split(), "--data", str(tmp_path)])
+    assert isinstance(done.exception, ClusterError)
+    assert str(done.exception).startswith(f"nothing runs on {tmp_path}")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_down_makes_nothing_where_nothing_was_started(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["down", "--data", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (0, f"nothing was ever started in {tmp_path}\n")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("words", ["program check none.toml", "up --program none.toml", "up --data mine/data"])
+def test_a_file_that_is_not_there_is_told_in_words(tmp_path: Path, words: str) -> None:
+    (tmp_path / "mine").touch()
+    told = loyalty(tmp_path, *words.split())
+    assert (told.returncode, told.stdout) == (1, "")
+    (line,) = told.stderr.splitlines()
+    assert line.endswith((": No such file or directory", ": Not a directory"))
+    assert (line.count(str(tmp_path)) <= 1, "Errno" in line) == (True, False)
+
+
+def test_a_wrong_setting_is_told_in_words(tmp_path: Path) -> None:
+    told = loyalty(tmp_path, "up", "--regions", "EU!")
+    assert told.stderr.splitlines()[-1].endswith(
+        "are wrong: regions: 'EU!' is no region name (2 to 16 of a-z and 0-9, a letter first)"
+    )
+
+
 def test_a_program_that_cannot_be_shown_leaves_the_operators_file_as_it_was(tmp_path: Path) -> None:
     mine = tmp_path / "program.toml"
     mine.write_text("# mine\n")
@@ -87,6 +124,15 @@ def test_the_program_tells_its_version_and_shows_flags_without_a_type(tmp_path: 
     shown = loyalty(tmp_path, "up", "--help").stdout
     assert "--detach" in shown
     assert "<bool>" not in shown
+
+
+def test_no_help_has_brackets_that_the_screen_takes_for_markup() -> None:
+    def helps(command: Any) -> Iterator[str]:
+        yield from (one.help for one in command.params if getattr(one, "help", None))
+        for part in getattr(command, "commands", {}).values():
+            yield from helps(part)
+
+    assert [text for text in helps(typer.main.get_command(app)) if "[" in text] == []
 
 
 def test_the_verdict_counts_promises_as_its_lines_do() -> None:
