@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 from rules.counting import is_undone
@@ -13,6 +14,7 @@ from rules.text import composed
 from shard_router.member_id import format_member_id
 from verify.basket import wrong_basket, wrong_not_applied
 from verify.books import PURCHASES, READABLE, RECEIPTS, Books, MemberRows, ReadEntry
+from verify.finding import Finding
 from verify.stream import Row, attempt
 
 _KIND_OF_RECEIPT: Final = {
@@ -28,6 +30,9 @@ _KIND_OF_RECEIPT: Final = {
 
 _OF_TILLS: Final = frozenset({"purchase_recorded", "purchase_returned"})
 
+Receipt = tuple[int, str]
+"""Version of the entry and kind."""
+_NAME: Final = itemgetter("store", "till", "business_date", "receipt", "subject")
 Name = tuple[Any, ...]
 """Store, till, business date, receipt and subject; None where what names it does not say."""
 
@@ -37,8 +42,8 @@ def check_receipts(books: Books, rows: MemberRows) -> None:
     finding = books[RECEIPTS]
     finding.checked += len(rows.receipts)
     kinds = {row["version"]: row["kind"] for row in rows.journal}
-    bought = {row["version"]: row for row in rows.purchases}
-    receipts = Counter((row["version"], row["kind"]) for row in rows.receipts)
+    bought = {row["version"] for row in rows.purchases}
+    receipts = [(row["version"], row["kind"]) for row in rows.receipts]
     without = {entry.detail.get("revokes") for entry in rows.entries.values()}
     without |= {one.version for one in rows.entries.values() if one.kind == "purchase_returned" and "why" in one.detail}
     wanted = {
@@ -46,29 +51,44 @@ def check_receipts(books: Books, rows: MemberRows) -> None:
         for version, kind in kinds.items()
         if kind in _KIND_OF_RECEIPT and version not in without
     }
+    if len(receipts) != len(wanted) or wanted.symmetric_difference(receipts):
+        _tell_receipts(finding, rows, wanted, Counter(receipts))
+    if {version for version, kind in wanted if kind == "purchase"} != bought:
+        _tell_purchases(finding, rows, wanted, bought)
+    for receipt in rows.receipts:
+        attempt(books[READABLE], f"{rows.name}-{receipt['version']}: document", _check_name, books, rows, receipt)
+        _check_day(books, rows, receipt)
+
+
+def _tell_receipts(finding: Finding, rows: MemberRows, wanted: set[Receipt], receipts: Counter[Receipt]) -> None:
+    kinds = {row["version"]: row["kind"] for row in rows.journal}
     for version, kind in sorted(wanted | receipts.keys()):
         times = receipts[version, kind]
         if (version, kind) not in wanted:
             finding.fault(f"{rows.name}-{version}: a receipt of kind {kind}, the entry is {kinds.get(version, 'none')}")
         elif times != 1:
             finding.fault(f"{rows.name}-{version}: {times} receipts of kind {kind}, not 1")
-    for version in sorted(bought.keys() | {version for version, kind in wanted if kind == "purchase"}):
+
+
+def _tell_purchases(finding: Finding, rows: MemberRows, wanted: set[Receipt], bought: set[int]) -> None:
+    kinds = {row["version"]: row["kind"] for row in rows.journal}
+    for version in sorted(bought | {version for version, kind in wanted if kind == "purchase"}):
         if (version, "purchase") not in wanted:
             finding.fault(f"{rows.name}-{version}: a purchase, the entry is {kinds.get(version, 'none')}")
         elif version not in bought:
             finding.fault(f"{rows.name}-{version}: an entry of a purchase that is not there")
-    for receipt in rows.receipts:
-        attempt(books[READABLE], f"{rows.name}-{receipt['version']}: document", _check_name, books, rows, receipt)
-        _check_day(books, rows, receipt)
 
 
 def _check_name(books: Books, rows: MemberRows, receipt: Row) -> None:
-    found = _composed(receipt[name] for name in ("store", "till", "business_date", "receipt", "subject"))
+    found = _NAME(receipt)
     if receipt["kind"] == "return" and not receipt["subject"]:
         found = found[:-1]  # recorded by the first release, which did not name the purchase here
     if receipt["kind"] == "purchase" and receipt["subject"] == f"{rows.member_id}-{receipt['version']}":
         found = (*found[:-1], "")  # it made room for another's purchase of that name (see receipt.py)
-    wanted = _composed(_name_of(rows, receipt["version"]))
+    wanted = _name_of(rows, receipt["version"])
+    if found == wanted:
+        return
+    found, wanted = _composed(found), _composed(wanted)
     if any(should is not None and is_ != should for is_, should in zip(found, wanted, strict=False)):
         words = " ".join(str(part) for part in wanted if part is not None)
         is_ = " ".join(map(str, found))
