@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 LATE_S: Final = 0.02
 """A timer that fires so much late tells of a busy event loop."""
 
-Words = tuple[str | int, ...]
+Words = tuple[str | int | bytes, ...]
 _pack = cast("Callable[[Words], bytes]", hiredis.pack_command)  # its stub knows one word only
 
 
@@ -69,7 +69,7 @@ class ValkeyConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._reader = hiredis.Reader()
 
-    def ask_one(self, *words: str | int) -> "asyncio.Future[Any]":
+    def ask_one(self, *words: str | int | bytes) -> "asyncio.Future[Any]":
         """Send a command; the answer is its reply, within the timeout.
 
         RedisError or OSError when it is refused or the connection fails, TimeoutError when time is up.

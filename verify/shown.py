@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-from redis.asyncio import Redis
 
+from query.valkey import ValkeyConnection, Words
 from query.views import HEADER_SIZE
 from shard_router.member_id import parse_member_id
 
@@ -84,34 +84,34 @@ def digest_of(rows: str, number: int) -> str:
     return f"{rows}{number % 2 ** (8 * _SIZE):032x}"
 
 
-async def stored_views(client: Redis, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+async def stored_views(client: ValkeyConnection, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
     """The stored values of some keys; of what is no text nothing."""
     asked = list(keys)
-    values: list[Any] = await client.mget(asked) if asked else []
+    values = await client.ask_one("MGET", *asked) if asked else []
     return [(key, value or b"") for key, value in zip(asked, values, strict=True)]
 
 
-async def stored_items(client: Redis, keys: Iterable[bytes | str]) -> list[Any]:
+async def stored_items(client: ValkeyConnection, keys: Iterable[bytes | str]) -> list[Any]:
     """The entries of some activity views with their versions, oldest first; an exception for what is no such list."""
-    pipeline = client.pipeline(transaction=False)
-    for key in keys:
-        pipeline.zrange(key, 0, -1, withscores=True)
-    return await pipeline.execute(raise_on_error=False)
+    asked: list[Words] = [("ZRANGE", key, 0, -1, "WITHSCORES") for key in keys]
+    replies: list[Any] = await client.ask(asked) if asked else []
+    return [
+        one if isinstance(one, Exception) else [*zip(one[::2], map(float, one[1::2]), strict=True)] for one in replies
+    ]
 
 
-async def keys_of_views(client: Redis) -> AsyncGenerator[set[bytes]]:
+async def keys_of_views(client: ValkeyConnection) -> AsyncGenerator[set[bytes]]:
     """The keys of all views, some at a time."""
-    cursor: Any = 0
+    cursor = b"0"
     while True:
-        found: Any = await client.scan(cursor, match="[aempi]:*", count=KEYS_AT_ONCE)
-        cursor = found[0]
-        if found[1]:
-            yield set(found[1])
-        if not cursor:
+        cursor, keys = await client.ask_one("SCAN", cursor, "MATCH", "[aempi]:*", "COUNT", KEYS_AT_ONCE)
+        if keys:
+            yield set(keys)
+        if cursor == b"0":
             return
 
 
-async def add_views(client: Redis, hashes: Hashes, sums: Sums, keys: set[bytes]) -> int:
+async def add_views(client: ValkeyConnection, hashes: Hashes, sums: Sums, keys: set[bytes]) -> int:
     """Add some views to the sums of their members; how many of them are nobody's."""
     lists = [key for key in keys if key.startswith(b"e:")]
     nobodys = 0

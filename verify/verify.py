@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-import redis.asyncio
 from redis.exceptions import ConnectionError as ValkeyConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as ValkeyTimeoutError
 
+from query.valkey import ValkeyConnection
 from shard_router.directory import Directory
 from shard_router.errors import LoyaltyError, ProblemError
 from shard_router.login import Logins
@@ -39,6 +39,7 @@ from verify.view import Views
 POOL_SIZE_MAX: Final = 4
 STATEMENT_TIMEOUT_MS: Final = 600_000
 STANDBY_PATIENCE_S: Final = 10.0
+VALKEY_PATIENCE_S: Final = 10.0  # for a thousand keys or their values, beside other work
 SERVER_PATIENCE_S: Final = 5.0  # one probe may take a second, and a busy machine more than that to connect
 FAULTS: Final = (ProblemError, RedisError, *SERVER_ERRORS)
 UNREACHABLE: Final = (OSError, TimeoutError, ValkeyConnectionError, ValkeyTimeoutError)
@@ -135,7 +136,7 @@ async def _check_ledger(servers: ShardServers, audit: Audit) -> list[Finding]:
 
 async def views_of(servers: ShardServers, audit: Audit) -> list[Finding]:
     """Check the views of a shard."""
-    client: redis.asyncio.Redis = redis.asyncio.from_url(audit.topology.document.shards[audit.shard].valkey)
+    client = ValkeyConnection(audit.topology.document.shards[audit.shard].valkey, timeout_s=VALKEY_PATIENCE_S)
     async with servers.primary() as connection:
         incarnation = await connection.fetchval(STATEMENTS["incarnation"])
     memory = Memory(audit.known_views, fingerprint("views", incarnation))
@@ -144,7 +145,7 @@ async def views_of(servers: ShardServers, audit: Audit) -> list[Finding]:
         memory.save()
     finally:
         memory.close()
-        await client.aclose()
+        await client.close()
     return findings
 
 

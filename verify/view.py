@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-from redis.asyncio import Redis
 
+from query.valkey import ValkeyConnection, Words
 from query.views import (
     HEADER_SIZE,
     RECENT_ENTRIES,
@@ -130,7 +130,7 @@ class Page:
 class Views:
     """The views of one shard, and what was found of them so far."""
 
-    def __init__(self, servers: ShardServers, client: Redis, where: str, memory: Memory) -> None:
+    def __init__(self, servers: ShardServers, client: ValkeyConnection, where: str, memory: Memory) -> None:
         self._servers, self._client = servers, client
         self._memory, self._hashes = memory, Hashes(memory.secret)
         self.findings = {check: Finding(check, where) for check in (*CHECKS, GHOSTS)}
@@ -188,7 +188,7 @@ class Views:
             page.wanted = wanted = await wanted_views(connection, page.members)
             rows = await connection.fetch(of_members("shown_digests", page.members), page.members)
         page.digests = {row["member_id"]: row["digest"] for row in rows}
-        found: list[Any] = await self._client.mget(list(wanted.views)) if wanted.views else []
+        found: list[Any] = await self._client.ask_one("MGET", *wanted.views) if wanted.views else []
         wrong = dict(wanted.wrong)
         for (key, value), view in zip(wanted.views.items(), found, strict=True):
             words = _difference(value, view, ordered=not key.startswith("i:"))
@@ -305,7 +305,7 @@ def _difference(value: bytes, view: bytes | None, *, ordered: bool) -> str | Non
     return None if body == value[HEADER_SIZE:] else "has other content"
 
 
-async def _differing_activity(client: Redis, wanted: dict[str, Items]) -> Wrong:
+async def _differing_activity(client: ValkeyConnection, wanted: dict[str, Items]) -> Wrong:
     wrong: Wrong = {}
     for (key, items), found in zip(wanted.items(), await stored_items(client, wanted), strict=True):
         words = "is no list of entries" if isinstance(found, Exception) else _difference_of_items(items, found)
@@ -322,14 +322,13 @@ def _difference_of_items(items: Items, found: Items) -> str | None:
     return f"entry {others[-1]} has other content" if others else None
 
 
-async def _ghosts(servers: ShardServers, client: Redis, keys: set[bytes]) -> Wrong:
+async def _ghosts(servers: ShardServers, client: ValkeyConnection, keys: set[bytes]) -> Wrong:
     """The views of what is no row, or not any more."""
     async with servers.primary() as connection:
         suspects = sorted(keys - await _with_row(connection, keys))
-    pipeline = client.pipeline(transaction=False)
-    for key in suspects:
-        pipeline.type(key)
-    there = [key for key, kind in zip(suspects, await pipeline.execute(), strict=True) if kind != b"none"]
+    asked: list[Words] = [("TYPE", key) for key in suspects]
+    kinds = await client.ask(asked) if asked else []
+    there = [key for key, kind in zip(suspects, kinds, strict=True) if kind != b"none"]
     return {key.decode(errors="replace"): await _leads_to(client, key) for key in there}
 
 
@@ -362,11 +361,11 @@ def _name_of_row(key: bytes) -> tuple[Any, ...] | None:
     return tuple(ids) if is_name else None
 
 
-async def _leads_to(client: Redis, key: bytes) -> str:
+async def _leads_to(client: ValkeyConnection, key: bytes) -> str:
     """What a view without a row still tells; a look-up must not find anybody by it."""
     leads = "there is no such row"
     with suppress(Exception):  # whatever stands there
         if key.startswith(b"i:"):
-            member = orjson.loads((await client.get(key) or b"")[HEADER_SIZE:])["member_id"]
+            member = orjson.loads((await client.ask_one("GET", key) or b"")[HEADER_SIZE:])["member_id"]
             leads = f"still leads to {member}, {leads}"
     return leads
