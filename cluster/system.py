@@ -175,7 +175,12 @@ class System:
         self.pairs[shard.name] = pair
         self.supervisor.note(pair.primary.name, "preparing")
         await postgres.create_primary(tools, pair.primary, self.passwords[SUPERUSER])
-        await pair.run_primary()
+        if postgres.is_standby(pair.primary):
+            self.supervisor.note(pair.primary.name, "the primary's data are gone: takes its place")
+            await pair.run(pair.primary)
+            await pair.promote(pair.primary)
+        else:
+            await pair.run_primary()
         url = await secure_primary([postgres.server_address(pair.primary)], self.passwords, name=shard.name)
         await quicken_superuser(url, self.passwords[SUPERUSER])
         if pair.standbys:

@@ -42,6 +42,18 @@ def test_after_a_promotion_the_older_timeline_is_set_aside_to_be_cloned(tmp_path
     assert (tmp_path / "postgres-1.outdated").exists()
 
 
+def test_of_a_pair_that_lost_its_primary_the_standby_is_left_and_acknowledged_all(tmp_path: Path) -> None:
+    gone = ServerPlan(name="postgres-1", folder=tmp_path / "postgres-1", port=1)
+    third = ServerPlan(name="postgres-3", folder=tmp_path / "postgres-3", port=3)
+    left = server(tmp_path, 2, standby=True)
+    assert names(order_by_role([gone, left])) == ["postgres-2", "postgres-1"]
+    with pytest.raises(ClusterError, match="promote one"):
+        order_by_role([gone, left, third])  # the other standby is lost too, and may have acknowledged alone
+    third.folder.mkdir()
+    with pytest.raises(ClusterError, match="promote one"):
+        order_by_role([gone, left])  # there were three once
+
+
 def test_two_standbys_are_no_shard(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="promote one"):
         order_by_role([server(tmp_path, 1, standby=True), server(tmp_path, 2, standby=True)])
