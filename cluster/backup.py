@@ -89,9 +89,8 @@ def _put_back(plan: ClusterPlan, shard: Path, backup: Path, recovery: str) -> No
     postgres.give_all(tools, building)
     aside = shard / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     aside.mkdir()
-    for server in (shard / "postgres-1", shard / "postgres-2"):
-        if server.exists():
-            server.rename(aside / server.name)
+    for server in sorted(shard.glob("postgres-[0-9]")):  # a third may be the primary, or have gone another way since
+        server.rename(aside / server.name)
     building.rename(shard / "postgres-1")
 
 

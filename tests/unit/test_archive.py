@@ -5,7 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.archive import archive_settings, recovery_text
+from cluster.backup import restore
+from cluster.plan import make_plan
 from cluster.postgres import PostgresTools
+from cluster.settings import ClusterSettings
 
 INSTANT = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
 
@@ -35,3 +38,20 @@ def test_a_recovery_goes_to_an_instant_to_the_end_of_the_archive_or_to_that_of_t
     assert "recovery_target_action = 'promote'" in to_instant
     assert "recovery_target_time" not in recovery_text(tmp_path, None)
     assert "recovery_target = 'immediate'" in recovery_text(None, None)
+
+
+def test_a_restore_sets_every_server_of_the_shard_aside(tmp_path: Path) -> None:
+    """One of three that stayed would take the restored one's place: its timeline is the higher."""
+    plan = make_plan(ClusterSettings(data=tmp_path / "data", regions=["eu"], standbys=2), {}, None)
+    shard = plan.data / "servers" / "eu-1"
+    for number in (1, 2, 3):
+        (shard / f"postgres-{number}").mkdir(parents=True)
+        (shard / f"postgres-{number}" / "PG_VERSION").write_text(str(number))
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    (backup / "PG_VERSION").write_text("18")
+    restore(plan, "eu-1", backup, None)
+    (aside,) = shard.glob("before-restore-*")
+    assert {path.name for path in aside.iterdir()} == {"postgres-1", "postgres-2", "postgres-3"}
+    (restored,) = shard.glob("postgres-*")
+    assert (restored.name, (restored / "PG_VERSION").read_text()) == ("postgres-1", "18")
