@@ -7,7 +7,7 @@ posts the same commands with the same keys, and nothing happens twice.
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,20 +78,21 @@ def told(counted: Mapping[str, int]) -> str:
     )
 
 
-def curl_lines(status: Mapping[str, Any], member_id: str) -> list[str]:
-    """A key, and three commands with it to try on the running system."""
+def curl_lines(status: Mapping[str, Any], member_id: str, now: datetime) -> list[str]:
+    """A key, and three commands with it to try on the running system: another purchase after each demo."""
     region = next(iter(status["regions"].values()))
     query, command = (status["door"] or region[side] for side in ("query", "command"))
-    key = '-H "Authorization: Bearer $KEY"'
-    now = datetime.combine(datetime.now(UTC).date(), time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    key, json = '-H "Authorization: Bearer $KEY"', "-H 'Content-Type: application/json'"
+    receipt = f"try-{now:%y%m%d%H%M%S}"
     purchase = (
-        f'{{"member": {{"member_id": "{member_id}"}}, "store": "330", "till": "1", "receipt": "1", '
-        f'"occurred_at": "{now}", "currency": "EUR", "lines": [{{"sku": "coffee", "quantity": 1, "amount": 1299}}]}}'
+        f'{{"member": {{"member_id": "{member_id}"}}, "store": "330", "till": "1", "receipt": "{receipt}", '
+        f'"occurred_at": "{now:%Y-%m-%dT%H:%M:%SZ}", "currency": "EUR", '
+        f'"lines": [{{"sku": "coffee", "quantity": 1, "amount": 1299}}]}}'
     )
     return [
         f"KEY={status['keys']['service']}",
         f"curl {key} {query}/v1/members/{member_id}/account",
-        f"curl {key} -H 'Idempotency-Key: try-1' --json '{purchase}' {command}/v1/purchases",
+        f"curl {key} -H 'Idempotency-Key: {receipt}' {json} -d '{purchase}' {command}/v1/purchases",
         f"curl {key} '{query}/v1/members/{member_id}/activity?page_size=3'",
     ]
 

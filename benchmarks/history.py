@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import orjson
 
@@ -43,17 +43,26 @@ class Return:
 Event = Purchase | Return
 
 
+def check_files(paths: Iterable[Path]) -> None:
+    """Pass when all files can be read; HistoryError names the first that cannot."""
+    for path in paths:
+        _open(path).close()
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise HistoryError(f"{path}: {error.strerror}") from error
+
+
 def read_json_lines(paths: Iterable[Path]) -> Iterator[Purchase]:
     """The purchases of JSON Lines files in API shape (`POST /v1/purchases`).
 
     HistoryError names a broken line, or a file that cannot be read.
     """
     for path in paths:
-        try:
-            file = path.open("rb")
-        except OSError as error:
-            raise HistoryError(f"{path}: {error.strerror}") from error
-        with file:
+        with _open(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _purchase(line, f"{path}, line {number}")

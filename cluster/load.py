@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from benchmarks import targets as course_of_targets
 from benchmarks.board import Board
 from benchmarks.compare import compare_runs, read_runs, table
 from benchmarks.deployment import Deployment
+from benchmarks.history import check_files
 from benchmarks.host import Host
 from cluster import run
 from cluster.bench_host import host_of, start_once
@@ -42,7 +43,8 @@ KEY_VARIABLES = ("LOYALTY_SERVICE_KEY", "LOYALTY_ADMIN_KEY", "LOYALTY_POS_KEY")
 
 
 def replay_files(plan: ClusterPlan, targets: Sequence[str] | None, files: Sequence[Path]) -> int:
-    """Replay JSON Lines files; 0 when at least one purchase was accepted."""
+    """Replay JSON Lines files; 0 when at least one purchase was accepted. When one is missing none is posted."""
+    check_files(files)
 
     async def post() -> Board:
         return await tours.replay_files(await _deployment(targets, plan), files, Console())
@@ -161,7 +163,7 @@ def _invite(status: StatusReport, member_id: str, console: Console) -> None:
     for name, region in status.topology.regions.items():
         console.print(f"  {name}: commands {region.command[0]}  queries {region.query[0]}", highlight=False)
     console.print("Try:")
-    for line in tours.curl_lines(status.document(), member_id):
+    for line in tours.curl_lines(status.document(), member_id, datetime.now(UTC)):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 

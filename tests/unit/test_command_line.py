@@ -89,6 +89,13 @@ def test_what_only_a_supervisor_can_do_makes_nothing_where_none_runs(tmp_path: P
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_file_that_is_missing_is_told_before_another_is_posted(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").touch()
+    files = [str(tmp_path / name) for name in ("one.jsonl", "two.jsonl")]
+    done = CliRunner().invoke(app, ["replay", *files, "--data", str(tmp_path)])
+    assert (str(done.exception), done.stdout) == (f"{files[1]}: No such file or directory", "")
+
+
 def test_down_makes_nothing_where_nothing_was_started(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["down", "--data", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (0, f"nothing was ever started in {tmp_path}\n")

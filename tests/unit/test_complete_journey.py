@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.complete_journey import Journey, arrange, spread, stores_toml, whole_days
-from benchmarks.demo import program_stores, program_with_stores
+from benchmarks.demo import curl_lines, program_stores, program_with_stores
 from benchmarks.history import Event, Purchase, Return
 
 MILK, GAS, CORN = 11, 22, 33
@@ -160,3 +160,11 @@ def test_a_program_gets_the_stores_it_does_not_know() -> None:
     extended = program_with_stores(program, {"330": "us", "367": "eu"})
     assert program_stores(extended) == {"330": "us", "367": "eu"}
     assert stores_toml({"330": "us"}, {"330": "us"}) == ""
+
+
+def test_each_demo_has_a_purchase_of_its_own_to_try_with_any_curl() -> None:
+    status = {"door": "http://door", "regions": {"eu": {}}, "keys": {"service": "loy_x"}}
+    moments = [datetime(2026, 11, 28, 10, 0, second, tzinfo=UTC) for second in (0, 1)]
+    one, other = (curl_lines(status, "047SKAJT3E9PTJ", moment)[2] for moment in moments)
+    assert "--json" not in one
+    assert [text.count("try-261128100000") for text in (one, other)] == [2, 0]
