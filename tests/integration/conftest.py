@@ -13,7 +13,9 @@ from query import announcement, replica
 from service import forward, health
 from shard_router import pool
 from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node
+from tests.engine import PostgresServer, ValkeyServer
 from tests.query_servers import OwnValkey, own_valkey
+from tests.query_world import ShardPlace
 
 PATIENCE_S = 5.0
 USUAL: dict[tuple[Any, str], float] = {
@@ -47,6 +49,21 @@ async def client(database: str) -> AsyncGenerator[asyncpg.Connection]:
     connection = await asyncpg.connect(database)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def second_database(postgres_server: PostgresServer) -> AsyncGenerator[str]:
+    """Another fresh migrated database, of another shard."""
+    dsn = await postgres_server.create_database()
+    yield dsn
+    await postgres_server.drop_database(dsn)
+
+
+@pytest.fixture
+async def two_shards(database: str, second_database: str, valkey_server: ValkeyServer) -> dict[str, ShardPlace]:
+    """A shard in each of two regions, in which nobody lives."""
+    databases = {"eu-1": database, "us-1": second_database}
+    return {name: ShardPlace([dsn], await valkey_server.fresh_url()) for name, dsn in databases.items()}
 
 
 @pytest.fixture

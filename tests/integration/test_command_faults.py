@@ -26,17 +26,17 @@ from shard_router.errors import ProblemError
 from shard_router.member_id import parse_member_id, slot_of
 from tests.command_node import REWARDS, RunningNode, basket, running_command_node, value
 from tests.conftest import eventually
-from tests.engine import PostgresServer, as_superuser
+from tests.engine import as_superuser
 
 PHONE = "+4930111111"
 
 
 @pytest.fixture
-async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
-    second = await postgres_server.create_database()
-    async with running_command_node(database, tmp_path, program=REWARDS, second=second, deadline_ms=3_000) as running:
+async def node(database: str, second_database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
+    async with running_command_node(
+        database, tmp_path, program=REWARDS, second=second_database, deadline_ms=3_000
+    ) as running:
         yield running
-    await postgres_server.drop_database(second)
 
 
 def shard_of(node: RunningNode, member_id: str) -> str:

@@ -16,7 +16,6 @@ from command.fingerprint import Fingerprint
 from rules.command import Line, Receipt, RecordPurchase, ReturnedLine, ReturnPurchase
 from shard_router.member_id import parse_member_id, slot_of
 from tests.command_node import REWARDS, RunningNode, basket, running_command_node, value
-from tests.engine import PostgresServer
 from tests.integration.test_command_saga import balance, two_far_apart
 from verify.across import Across
 from verify.referral import check_referrals
@@ -34,11 +33,9 @@ ON CONFLICT DO NOTHING
 
 
 @pytest.fixture
-async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
-    second = await postgres_server.create_database()
-    async with running_command_node(database, tmp_path, program=REWARDS, second=second) as running:
+async def node(database: str, second_database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
+    async with running_command_node(database, tmp_path, program=REWARDS, second=second_database) as running:
         yield running
-    await postgres_server.drop_database(second)
 
 
 @dataclass

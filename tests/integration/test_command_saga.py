@@ -13,15 +13,12 @@ from command.stock import allot
 from rules.program import parse_program
 from shard_router.member_id import parse_member_id
 from tests.command_node import REWARDS, RunningNode, basket, dsns, running_command_node, value
-from tests.engine import PostgresServer
 
 
 @pytest.fixture
-async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
-    second = await postgres_server.create_database()
-    async with running_command_node(database, tmp_path, program=REWARDS, second=second) as running:
+async def node(database: str, second_database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
+    async with running_command_node(database, tmp_path, program=REWARDS, second=second_database) as running:
         yield running
-    await postgres_server.drop_database(second)
 
 
 async def two_far_apart(node: RunningNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,17 +59,15 @@ class System:
 
 
 @pytest.fixture
-async def system(tmp_path: Path, postgres_server: PostgresServer, database: str) -> AsyncGenerator[System]:
-    second = await postgres_server.create_database()
-    system = System(tmp_path, [database, second])
+def system(tmp_path: Path, database: str, second_database: str) -> System:
+    system = System(tmp_path, [database, second_database])
     regions = {name: {"number": number, "command": [], "query": []} for number, name in enumerate(("eu", "us"), 1)}
     shards = {
         f"{region}-1": {"region": region, "slots": [[0, 4095]], "servers": [dsn], "valkey": "redis://none"}
         for region, dsn in zip(regions, system.dsns, strict=True)
     }
     (tmp_path / "topology.json").write_text(json.dumps({"epoch": 1, "regions": regions, "shards": shards}))
-    yield system
-    await postgres_server.drop_database(second)
+    return system
 
 
 async def test_check_says_what_would_change_and_apply_does_it_on_every_shard(system: System) -> None:

@@ -11,7 +11,6 @@ import pytest
 from yarl import URL
 
 from shard_router.member_id import format_member_id
-from tests.engine import PostgresServer, ValkeyServer
 from tests.query_world import START, ShardPlace, World, entry, member, open_world, write_row
 
 ADA, BOB = member(1), member(2, region="us")
@@ -24,13 +23,9 @@ KEYS = [
 
 
 @pytest.fixture
-async def world(tmp_path: Path, postgres_server: PostgresServer, valkey_server: ValkeyServer) -> AsyncGenerator[World]:
-    databases = [await postgres_server.create_database() for _ in range(2)]
-    places = [ShardPlace([database], await valkey_server.fresh_url()) for database in databases]
-    async with open_world(tmp_path, {"eu-1": places[0], "us-1": places[1]}) as opened:
+async def world(tmp_path: Path, two_shards: dict[str, ShardPlace]) -> AsyncGenerator[World]:
+    async with open_world(tmp_path, two_shards) as opened:
         yield opened
-    for database in databases:
-        await postgres_server.drop_database(database)
 
 
 async def store(

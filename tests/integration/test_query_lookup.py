@@ -14,7 +14,6 @@ from shard_router.member_id import format_member_id, slot_of
 from shard_router.token import format_token
 from shard_router.topology import Topology
 from tests.conftest import eventually
-from tests.engine import PostgresServer, ValkeyServer
 from tests.query_world import START, ShardPlace, World, member, open_world, project, put_view, write_member, write_row
 
 ADA, BOB = member(1), member(2, region="us")
@@ -61,13 +60,9 @@ region = "us"
 
 
 @pytest.fixture
-async def world(tmp_path: Path, postgres_server: PostgresServer, valkey_server: ValkeyServer) -> AsyncGenerator[World]:
-    databases = [await postgres_server.create_database() for _ in range(2)]
-    places = [ShardPlace([database], await valkey_server.fresh_url()) for database in databases]
-    async with open_world(tmp_path, {"eu-1": places[0], "us-1": places[1]}) as opened:
+async def world(tmp_path: Path, two_shards: dict[str, ShardPlace]) -> AsyncGenerator[World]:
+    async with open_world(tmp_path, two_shards) as opened:
         yield opened
-    for database in databases:
-        await postgres_server.drop_database(database)
 
 
 @pytest.fixture

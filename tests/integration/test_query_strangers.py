@@ -10,7 +10,6 @@ from query.operation import OPERATIONS
 from service.openapi import Operation
 from shard_router.card import new_card
 from shard_router.member_id import compose_member_id, format_member_id, format_reference
-from tests.engine import PostgresServer, ValkeyServer
 from tests.query_world import REGIONS, Reply, ShardPlace, World, member, open_world, write_member, write_row
 
 ADA, BOB, EVE = member(1), member(2, region="us"), member(3)
@@ -20,16 +19,13 @@ OF_OTHERS = [one for one in OPERATIONS if "member" in one.roles and "_id}" in on
 
 
 @pytest.fixture
-async def world(tmp_path: Path, postgres_server: PostgresServer, valkey_server: ValkeyServer) -> AsyncGenerator[World]:
-    databases = [await postgres_server.create_database() for _ in range(2)]
-    places = [ShardPlace([database], await valkey_server.fresh_url()) for database in databases]
-    async with open_world(tmp_path, {"eu-1": places[0], "us-1": places[1]}) as opened:
-        for place, member_id in ((places[0], ADA), (places[0], EVE), (places[1], BOB)):
+async def world(tmp_path: Path, two_shards: dict[str, ShardPlace]) -> AsyncGenerator[World]:
+    eu, us = two_shards.values()
+    async with open_world(tmp_path, two_shards) as opened:
+        for place, member_id in ((eu, ADA), (eu, EVE), (us, BOB)):
             await write_member(place.primary, member_id)
             await write_row(place.primary, "identifier", _row("phone", PHONES[member_id], member_id))
         yield opened
-    for database in databases:
-        await postgres_server.drop_database(database)
 
 
 def _row(kind: str, value: str, member_id: int) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from rules.command import ReversePurchase
 from shard_router.member_id import parse_member_id
 from shard_router.server import connection_to
 from tests.command_node import PROGRAM, Reply, RunningNode, basket, dsns, running_command_node
-from tests.engine import PostgresServer
 from tests.integration.test_command_faults import envelope
 
 STORE = "330"
@@ -23,11 +22,9 @@ WORTH = PROGRAM.replace('per_unit = "1"', 'per_unit = "1"\nworth = { points = 1,
 
 
 @pytest.fixture
-async def node(postgres_server: PostgresServer, database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
-    second = await postgres_server.create_database()
-    async with running_command_node(database, tmp_path, program=WORTH, second=second) as running:
+async def node(database: str, second_database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
+    async with running_command_node(database, tmp_path, program=WORTH, second=second_database) as running:
         yield running
-    await postgres_server.drop_database(second)
 
 
 async def members(node: RunningNode) -> tuple[str, str]:
