@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -243,25 +243,21 @@ async def shop(answered: Callable[[str], Awaitable[None]]) -> AsyncGenerator[Dep
     """A node of one region that accepts every purchase, once `answered` returns for its key."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError):
-            while True:
-                start = (await reader.readuntil(b"\r\n\r\n")).decode()
-                lines = dict(line.split(": ", 1) for line in start.split("\r\n")[1:-2])
-                await reader.readexactly(int(lines.get("Content-Length", 0)))
-                await answered(lines.get("Idempotency-Key", ""))
-                body = b'{"points_earned":1,"purchase_id":"p","account":{"member_id":"m","version":1}}'
-                writer.write(head("201 Created", "Loyalty-Region: eu", f"Content-Length: {len(body)}") + body)
-        writer.close()
+        while True:
+            start = (await reader.readuntil(b"\r\n\r\n")).decode()
+            lines = dict(line.split(": ", 1) for line in start.split("\r\n")[1:-2])
+            await reader.readexactly(int(lines.get("Content-Length", 0)))
+            await answered(lines.get("Idempotency-Key", ""))
+            body = b'{"points_earned":1,"purchase_id":"p","account":{"member_id":"m","version":1}}'
+            writer.write(head("201 Created", "Loyalty-Region: eu", f"Content-Length: {len(body)}") + body)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    nodes = {"command_nodes": [url], "query_nodes": [url]}
-    deployment = Deployment.of_status({"keys": {"admin": "key"}, "regions": {"eu": nodes}})
-    try:
-        yield deployment
-    finally:
-        deployment.regions["eu"].close()
-        server.close()
+    async with listening(serve) as url:
+        nodes = {"command_nodes": [url], "query_nodes": [url]}
+        deployment = Deployment.of_status({"keys": {"admin": "key"}, "regions": {"eu": nodes}})
+        try:
+            yield deployment
+        finally:
+            deployment.regions["eu"].close()
 
 
 async def test_nobody_waits_for_another_shopper_and_each_posts_in_order() -> None:
