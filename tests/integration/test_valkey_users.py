@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+from query.valkey import ValkeyConnection
 from query.views import VISIBLE_CHANNEL
 from shard_router.login import ValkeyRole
 from shard_router.pool import ShardServers
@@ -94,10 +95,11 @@ async def test_query_nodes_read_views_and_write_nothing(server: OwnValkey) -> No
 @pytest.mark.skipif(os.geteuid() != 0, reason="it would run as us anyway")
 async def test_verify_finds_views_of_nobody_by_the_projectors_login(server: OwnValkey, database: str) -> None:
     servers = ShardServers("eu-1", [database], size_max=2, statement_timeout_ms=10_000)
-    async with as_user(server, "projector") as client:
-        await client.set("m:777", "x")
-        found = await _ghosts(servers, client, {b"m:777", b"m:778", b"i:card:1"})
-        await client.unlink("m:777")
+    client = ValkeyConnection(engine.as_valkey_user(server.url, "projector"), timeout_s=10)
+    await client.ask_one("SET", "m:777", "x")
+    found = await _ghosts(servers, client, {b"m:777", b"m:778", b"i:card:1"})
+    await client.ask_one("UNLINK", "m:777")
+    await client.close()
     await servers.close()
     assert [*found] == ["m:777"]
 
