@@ -47,6 +47,8 @@ async def test_the_change_slot_is_kept_on_the_standby_for_a_failover(database_pa
     await create_slot(database_pair.primary, "kept")
 
     async def synced() -> bool:
+        """What copies slots sleeps for up to half a minute when it found nothing to do; a reload wakes it."""
+        await fetch(database_pair.standby, "SELECT pg_reload_conf()")
         return bool(await fetch(database_pair.standby, "SELECT 1 FROM pg_replication_slots WHERE slot_name = 'kept'"))
 
     await eventually(synced, deadline_s=40)
