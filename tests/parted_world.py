@@ -81,7 +81,10 @@ class Parted:
 
         async def answered() -> bool:
             found.append(await self.nodes[region].post(path, body, key=key))
-            return found[-1].status != 503 and not (found[-1].status == 409 and found[-1].code == "in_progress")
+            if found[-1].status != 503 and not (found[-1].status == 409 and found[-1].code == "in_progress"):
+                return True
+            await self.change("UPDATE claim SET leased_until = now() WHERE leased_until IS NOT NULL")  # as 30 s would
+            return False
 
         await eventually(answered, deadline_s=60)
         return found[-1]
