@@ -72,7 +72,7 @@ clients: setup
 
 # A quarter of an hour of what `make test` has shorter tests of, or none: servers that fail under a guard, restores,
 # regions and shards that join and go under load, a start that is not ready in time, streams whose region is away.
-LONG := tests/integration/test_guard.py tests/system/test_restore.py tests/system/test_growth.py \
+LONG := tests/integration/test_guard.py tests/system/test_restore.py tests/system/test_growth.py tests/system/test_documents.py \
 	tests/system/test_shard_growth.py tests/system/test_shard_leaving.py tests/system/test_failover.py \
 	tests/system/test_detach.py tests/integration/test_query_stand_in.py \
 	tests/integration/test_takeover_clock.py tests/integration/test_moving_laws.py

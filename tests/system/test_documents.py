@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.long import long
+
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/tills.md", "docs/phones.md", "docs/operate.md")
 SHELLS = {"bash": ("bash", "--norc", "--noprofile", "-i", "-s"), "zsh": ("zsh", "-f", "-i", "-s")}
@@ -37,7 +39,7 @@ def test_no_block_has_a_comment_that_a_prompt_would_not_take(page: str) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=long)])
 def test_the_commands_of_the_documents_can_be_pasted_twice(
     running: tuple[Path, int], tmp_path: Path, shell: str
 ) -> None:
