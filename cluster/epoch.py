@@ -4,9 +4,8 @@ import asyncio
 import time
 from typing import Final
 
-import aiohttp
-
 from cluster.errors import ClusterError
+from cluster.figure import read_figure
 from service.health import EPOCH_METRIC
 from shard_router.topology import TopologyDocument
 
@@ -27,18 +26,5 @@ async def everybody_knows(topology: TopologyDocument) -> None:
 
 
 async def _behind(urls: list[str], epoch: int) -> list[str]:
-    epochs = await asyncio.gather(*(_epoch_of(url) for url in urls))
+    epochs = await asyncio.gather(*(read_figure(url, EPOCH_METRIC, timeout_s=_HTTP_TIMEOUT_S) for url in urls))
     return [url for url, known in zip(urls, epochs, strict=True) if known is None or known < epoch]
-
-
-async def _epoch_of(url: str) -> int | None:
-    """The epoch of the topology that a node has in force; None when it does not say."""
-    timeout = aiohttp.ClientTimeout(total=_HTTP_TIMEOUT_S)
-    try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/metrics") as answer:
-            text = await answer.text()
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        return None
-    return next(
-        (int(float(line.split()[1])) for line in text.splitlines() if line.startswith(f"{EPOCH_METRIC} ")), None
-    )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiohttp
 import asyncpg
 from rich.console import Group
 from rich.table import Table
@@ -20,6 +19,7 @@ from cluster.document import Documents
 from cluster.door import NAME as DOOR
 from cluster.door import DoorState, read_state
 from cluster.errors import ClusterError
+from cluster.figure import read_figure
 from cluster.key import read_keys
 from cluster.login import CONNECT_TIMEOUT_S
 from cluster.node import Health
@@ -223,17 +223,8 @@ async def _ask_connected(connection: asyncpg.Connection, url: str, health: Shard
 
 async def _lag_ms(cdc_url: str) -> int | None:
     """The projector's own figure for how long a commit takes to be visible."""
-    timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
-    try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{cdc_url}/metrics") as answer:
-            text = await answer.text()
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        return None
-    for line in text.splitlines():
-        if line.startswith((f"{LAG_METRIC} ", f"{LAG_METRIC}{{")):
-            lag_s = float(line.rpartition(" ")[2])
-            return None if math.isnan(lag_s) else round(lag_s * 1000)
-    return None
+    lag_s = await read_figure(cdc_url, LAG_METRIC, timeout_s=HTTP_TIMEOUT_S)
+    return None if lag_s is None or math.isnan(lag_s) else round(lag_s * 1000)
 
 
 def render_status(report: StatusReport) -> Group:
