@@ -24,8 +24,7 @@ from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.cli_region import app as region_app
 from cluster.cli_shard import app as shard_app
-from cluster.cli_shard import running_folder
-from cluster.command_line import Commands, Data, Json, say, words_of
+from cluster.command_line import Commands, Data, Json, running_folder, say, words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError, in_words
 from cluster.plan import ClusterPlan

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli_shard import ask_supervisor as _ask
-from cluster.cli_shard import running_folder
-from cluster.command_line import Commands, Data
+from cluster.command_line import Commands, Data, running_folder
 from cluster.door import share_traffic
 from cluster.errors import ClusterError
 from cluster.growth_request import Request

@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.command_line import Commands, Data, documents_of
-from cluster.errors import ClusterError
+from cluster.command_line import Commands, Data, running_folder
 from cluster.growth_request import Request, ask
-from cluster.run_file import locked
 
 app = Commands(help="Shards of a running system.", no_args_is_help=True)
 
@@ -46,11 +44,3 @@ def ask_supervisor(data: Path | None, request: Request) -> None:
     with Console(stderr=True).status(f"{request.action} {request.name} …"):
         words = ask(folder, request)
     sys.stdout.write(words + "\n")
-
-
-def running_folder(data: Path | None) -> Path:
-    """The data folder; ClusterError when no supervisor runs on it."""
-    folder = documents_of(data).data
-    if not locked(folder):
-        raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
-    return folder

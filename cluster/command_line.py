@@ -10,6 +10,8 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from cluster.document import Documents
+from cluster.errors import ClusterError
+from cluster.run_file import locked
 from cluster.settings import read_settings
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
@@ -58,6 +60,14 @@ def words_of(flags: Mapping[str, Any]) -> list[str]:
 def documents_of(data: Path | None) -> Documents:
     """The documents of the data folder that a flag, a variable or the settings name."""
     return Documents(read_settings({"data": data}).data.expanduser().resolve())
+
+
+def running_folder(data: Path | None) -> Path:
+    """The data folder; ClusterError when no supervisor runs on it."""
+    folder = documents_of(data).data
+    if not locked(folder):
+        raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
+    return folder
 
 
 def instant_of(text: str) -> datetime:
