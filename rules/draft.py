@@ -47,7 +47,7 @@ class Draft:
 
     def open_redemption(self, reward: str, quantity: int, expires_at: datetime | None) -> int:
         """Keep what this entry's postings spent so far as a redemption named by its version."""
-        lots = tuple(Lot(posting.points, posting.expires_at) for posting in self.postings)
+        lots = tuple(Lot(one.points, one.expires_at) for one in self.postings if one.target is Bucket.SPENT)
         redemption = Redemption(self.version, reward, quantity, expires_at, lots)
         self.account = replace(self.account, redemptions=(*self.account.redemptions, redemption))
         return redemption.version
@@ -112,9 +112,18 @@ class Draft:
             self.post(Posting(moved, Bucket.HELD, Bucket.SPENT, reason, lot.expires_at, hold=hold.version))
             left -= moved
 
-    def give_back(self, lots: Iterable[Lot], reason: str, now: datetime) -> int:
-        """Spent points come back into lots with their own expiry; what has expired meanwhile expires at once."""
-        return self._bring_back(tuple(lots), Bucket.SPENT, reason, now)
+    def give_back(self, lots: Iterable[Lot], reason: str, now: datetime, program: Program) -> int:
+        """Spent points come back into lots with their own expiry; what has expired meanwhile expires at once.
+
+        By inactivity, an activity that came in time has kept them alive like all others.
+        """
+        return self._bring_back(tuple(self._alive(lot, program) for lot in lots), Bucket.SPENT, reason, now)
+
+    def _alive(self, lot: Lot, program: Program) -> Lot:
+        active_at = instant(self.counters.get("active_at")) if _by_inactivity(program) else None
+        if active_at is None or lot.expires_at is None or active_at >= lot.expires_at:
+            return lot
+        return replace(lot, expires_at=max(lot.expires_at, program.expires_at(active_at) or active_at))
 
     def _bring_back(
         self, lots: Sequence[Lot], source: Bucket, reason: str, now: datetime, hold: int | None = None

@@ -14,6 +14,7 @@ from rules.draft import Draft
 from rules.earn import share
 from rules.facts import Facts
 from rules.outcome import Reason, Refused
+from rules.program import Program
 from rules.state import Bucket, Hold, Lot, Posting
 from rules.value import value
 
@@ -32,8 +33,11 @@ class Payment:
 NO_PAYMENT: Final = Payment(0, 0, (), {}, 0)
 
 
-def pay(draft: Draft, command: RecordPurchase, currency: Currency, facts: Facts) -> Payment | Refused:
-    """Spend a purchase's holds, as far as the due takes them, and its points. Without a worth holds are spent whole."""
+def pay(draft: Draft, command: RecordPurchase, currency: Currency, program: Program, facts: Facts) -> Payment | Refused:
+    """Spend a purchase's holds, as far as the due takes them, and its points. Without a worth holds are spent whole.
+
+    What is spent is kept alive first, like all points, by the program in force now: it may come back.
+    """
     if not command.capture_holds and not command.pay_with_points:
         return NO_PAYMENT
     holds = _holds(draft, command, facts)
@@ -42,11 +46,14 @@ def pay(draft: Draft, command: RecordPurchase, currency: Currency, facts: Facts)
     held, due = sum(hold.points for hold in holds), sum(line.amount for line in command.lines)
     amount = min(currency.amount_of(held + command.pay_with_points), due)
     needed = currency.points_for(amount) if currency.worth else held
-    _capture(draft, holds, min(held, needed))
+    captured = min(held, needed)
+    if captured or command.pay_with_points:
+        draft.keep_alive(program, command.occurred_at, command.receipt.store)
+    _capture(draft, command.capture_holds, captured)
     refused = _spend(draft, command, currency, held=held, room=max(needed - held, 0))
     if refused:
         return refused
-    spent = list(draft.postings)
+    spent = [posting for posting in draft.postings if posting.target is Bucket.SPENT]
     released = sum(draft.release(hold, "hold_released", command.received_at) for hold in holds)
     return _payment(spent, amount, released)
 
@@ -66,10 +73,10 @@ def _holds(draft: Draft, command: RecordPurchase, facts: Facts) -> list[Hold] | 
     return holds
 
 
-def _capture(draft: Draft, holds: Sequence[Hold], points: int) -> None:
-    """Spend so many points of holds, in their order."""
+def _capture(draft: Draft, versions: Sequence[int], points: int) -> None:
+    """Spend so many points of open holds, in their order."""
     left = points
-    for hold in holds:
+    for hold in filter(None, map(draft.account.hold, versions)):
         spent = min(left, hold.points)
         draft.spend_held(hold, spent, "captured")
         left -= spent

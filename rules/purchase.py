@@ -35,7 +35,7 @@ def record_purchase(account: Account, command: RecordPurchase, program: Program,
     if refused or currency is None:
         return refused or _wrong_currency(command, ruling)
     draft, store = Draft(account), command.receipt.store
-    payment = pay(draft, command, currency, facts)
+    payment = pay(draft, command, currency, program, facts)
     if isinstance(payment, Refused):
         return payment
     paid = paid_amounts(command, payment) if payment.points else (0,) * len(command.lines)

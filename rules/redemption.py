@@ -34,6 +34,7 @@ def redeem_reward(account: Account, command: RedeemReward, program: Program, fac
         return refused
     points = reward.points * command.quantity
     draft = Draft(account)
+    draft.keep_alive(program, command.received_at, command.store)  # what is spent too: it may come back
     if draft.take(points, Bucket.SPENT, "redeemed") < points:
         return insufficient(account, points)
     expires_at = None
@@ -42,7 +43,6 @@ def redeem_reward(account: Account, command: RedeemReward, program: Program, fac
         expires_at = end_of_day(command.received_at.astimezone(zone).date() + timedelta(days=reward.valid_days), zone)
     version = draft.open_redemption(reward.code, command.quantity, expires_at)
     draft.counters = counters.with_redeemed(draft.counters, reward.code, command.quantity)
-    draft.keep_alive(program, command.received_at, command.store)
     entry = draft.entry(
         "reward_redeemed",
         occurred_at=command.received_at,
@@ -102,7 +102,7 @@ def use_redemption(account: Account, command: UseRedemption, program: Program, f
     return Accepted(entry)
 
 
-def cancel_redemption(account: Account, command: CancelRedemption, _program: Program, facts: Facts) -> Outcome:
+def cancel_redemption(account: Account, command: CancelRedemption, program: Program, facts: Facts) -> Outcome:
     """Give the points back. `detail` names what goes back on the shelf."""
     redemption = account.redemption(command.redemption)
     if redemption is None:
@@ -112,7 +112,7 @@ def cancel_redemption(account: Account, command: CancelRedemption, _program: Pro
         return refused
     draft = Draft(account)
     draft.close_redemption(redemption.version)
-    points = draft.give_back(redemption.lots, "redemption_cancelled", command.received_at)
+    points = draft.give_back(redemption.lots, "redemption_cancelled", command.received_at, program)
     draft.counters = counters.with_redeemed(draft.counters, redemption.reward, -redemption.quantity)
     entry = draft.entry(
         "redemption_cancelled",

@@ -110,7 +110,7 @@ def _take_back(account: Account, purchase: Purchase, slip: _Slip, program: Progr
     home, money_before = document.get("home"), money_back(facts.purchase.document)
     reversal = reverse(document)
     draft = Draft(account)
-    given = _give_back(draft, document, reversal, slip.received_at)
+    given = _give_back(draft, document, reversal, slip.received_at, program)
     taken = reversal.taken.items()
     forgiven = sum(_reverse(draft, points, reason, document, slip.policy) for reason, points in taken)
     undone = sum(reversal.taken.values())
@@ -169,11 +169,11 @@ def _returned(command: ReturnPurchase) -> Counter[int]:
     return returned
 
 
-def _give_back(draft: Draft, document: PurchaseDocument, reversal: Reversal, now: datetime) -> int:
+def _give_back(draft: Draft, document: PurchaseDocument, reversal: Reversal, now: datetime, program: Program) -> int:
     """Points that paid come back first, so that what is taken next finds them."""
     lots = parse_lots(payment_of(document)["lots"])
     back = [Lot(points, lots[index].expires_at) for index, points in reversal.given.items() if points]
-    return draft.give_back(back, "paid_returned", now)
+    return draft.give_back(back, "paid_returned", now, program)
 
 
 def _reverse(draft: Draft, points: int, reason: str, document: PurchaseDocument, on_return: str) -> int:

@@ -136,10 +136,10 @@ def _limited(command: SendTransfer, facts: Facts) -> Refused | None:
     return too_many(facts.wrong_guesses, command.received_at, guesses_max=STRANGERS_MAX, what=what)
 
 
-def return_transfer(account: Account, command: ReturnTransfer, _program: Program, _facts: Facts) -> Outcome:
+def return_transfer(account: Account, command: ReturnTransfer, program: Program, _facts: Facts) -> Outcome:
     """The spent lots come back, as those of a cancelled transfer do."""
     draft = Draft(account)
-    returned = draft.give_back(command.lots, "transfer_returned", command.received_at)
+    returned = draft.give_back(command.lots, "transfer_returned", command.received_at, program)
     if account.status != "open":
         draft.take(draft.account.available, Bucket.EXPIRED, "forfeited")
     entry = draft.entry(

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from rules.command import AdjustPoints, CaptureHold, PlaceHold, RedeemReward, SettleAccount, VoidHold
+from rules.command import AdjustPoints, CancelRedemption, CaptureHold, PlaceHold, RedeemReward, SettleAccount, VoidHold
 from rules.dates import end_of_day
 from rules.decide import decide
 from tests.rules_world import NOW, Member, later, line, moves, program
@@ -226,6 +226,37 @@ def test_under_inactivity_an_activity_before_a_hold_s_points_expired_keeps_them_
     entry = member.buy(line(1000), at=later(days=-2), received_at=NOW)
     renewed = [(one.points, one.source, one.expires_at) for one in entry.postings if one.reason == "renewed"]
     assert renewed == [(10, "held", member.program.expires_at(NOW))]
+
+
+REWARDED = '[[rewards]]\ncode = "r"\nname = "R"\npoints = 10\n'
+
+
+@pytest.mark.parametrize("bought_between", [0, 1])
+def test_under_inactivity_what_is_spent_is_kept_alive_too_should_it_come_back(bought_between: int) -> None:
+    """By its purchase, and by any that follows in time."""
+    member = Member(program(REWARDED, points=MONTH + "\nworth = { points = 1, amount = 1 }"))
+    member.ok(AdjustPoints(40, "gift", NOW))
+    hold = member.ok(PlaceHold(10, None, later(days=28))).version
+    redeemed = member.ok(RedeemReward("r", 1, "code", later(days=28))).version
+    paid = member.buy(line(500), at=later(days=28), capture_holds=(hold,), pay_with_points=5).version
+    if bought_between:
+        member.buy(line(100), at=later(days=45))
+    at = later(days=70 if bought_between else 50)
+    member.ok(CancelRedemption(redeemed, at))
+    member.bring_back(paid, (1, 1), at=at)
+    alive_until = member.program.expires_at(later(days=45 if bought_between else 28))
+    assert (member.now.available, member.now.expired) == (41 if bought_between else 40, 0)
+    assert {lot.expires_at for lot in member.now.lots} == {alive_until}
+
+
+def test_under_inactivity_what_is_spent_ends_a_month_after_the_last_activity_that_came_in_time() -> None:
+    member = Member(program(REWARDED, points=MONTH))
+    member.ok(AdjustPoints(10, "gift", NOW))
+    redeemed = member.ok(RedeemReward("r", 1, "code", NOW)).version
+    member.buy(line(100), at=later(days=90))
+    assert moves(member.ok(CancelRedemption(redeemed, later(days=91)))) == [
+        (10, "spent", "available"), (10, "available", "expired"),
+    ]  # fmt: skip
 
 
 def test_a_program_that_does_not_count_activity_notes_none() -> None:
