@@ -110,9 +110,10 @@ class Lookup:
         own = topology.shards_in(self._region)
         foreign = [name for name in topology.document.shards if name not in own]
         unreachable: list[BaseException] = []
-        for names in (own, foreign):
-            asked = (ask(self._readers[name]) for name in names if name != but_on)
-            answers = await asyncio.gather(*asked, return_exceptions=True)
+        # All at once, for a shard may leave the topology meanwhile.
+        groups = [[self._readers[name] for name in names if name != but_on] for names in (own, foreign)]
+        for readers in groups:
+            answers = await asyncio.gather(*map(ask, readers), return_exceptions=True)
             for answer in answers:
                 if isinstance(answer, BaseException):
                     unreachable.append(answer)

@@ -23,8 +23,8 @@ from query.views import DamagedViewError
 from rules.version import VERSION_MAX, incarnation_of, includes
 from shard_router.ending import end
 from shard_router.errors import LoyaltyError, ProblemError
-from shard_router.pool import ShardPools
-from shard_router.topology import Topology, TopologyWatch
+from shard_router.pool import ShardPools, ShardServers
+from shard_router.topology import Shard, Topology, TopologyWatch
 
 Source = Literal["cache", "replica", "primary"]
 
@@ -218,6 +218,14 @@ async def _look_for(server: Server, member_id: int, version: int) -> tuple[bool,
     return row["there"], row["incarnation"]
 
 
+class _Known(NamedTuple):
+    """A shard's reader, and what it was made of."""
+
+    valkey: str
+    servers: ShardServers
+    reader: ShardReader
+
+
 class Readers:
     """The readers of all shards, following the topology. Only shards of the own region are subscribed to."""
 
@@ -230,13 +238,13 @@ class Readers:
             statement_timeout_ms=settings.statement_timeout_ms,
             zone=settings.zone,
         )
-        self._shards: dict[str, tuple[str, ShardReader]] = {}
+        self._shards: dict[str, _Known] = {}
         self._subscriptions: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
 
     def __getitem__(self, shard: str) -> ShardReader:
-        return self._shards[shard][1]
+        return self._shards[shard].reader
 
     def start(self) -> None:
         """Make the readers and subscribe. A server that was overtaken may answer reads without an error for ever."""
@@ -248,23 +256,21 @@ class Readers:
         """Stop the subscriptions and close every connection."""
         await end(*self._subscriptions.values(), *filter(None, [self._watching]))
         await asyncio.gather(*self._closing, return_exceptions=True)
-        await asyncio.gather(*(reader.cache.close() for _, reader in self._shards.values()))
+        await asyncio.gather(*(known.reader.cache.close() for known in self._shards.values()))
         await self._pools.close()
 
     def _adopt(self, topology: Topology) -> None:
+        """Follow a topology, as the pools have before. What was shown of a shard holds whoever shows it from now on."""
+        for name in self._shards.keys() - topology.document.shards.keys():
+            self._hang_up(name)
+            del self._shards[name]
         for name, shard in topology.document.shards.items():
-            known = self._shards.get(name)
-            if known and known[0] == shard.model_dump_json(include={"servers", "valkey"}):
-                continue
-            self._forget(name)
-            is_ours = shard.region == self._settings.region
-            made = self._make(name, shard.valkey, is_ours=is_ours)
-            self._shards[name] = (shard.model_dump_json(include={"servers", "valkey"}), made)
-            if is_ours:
-                run = self[name].visible.run()
-                self._subscriptions[name] = asyncio.get_running_loop().create_task(run)
+            known, servers = self._shards.get(name), self._pools[name]
+            if known is None or (known.valkey, known.servers) != (shard.valkey, servers):
+                self._shards[name] = _Known(shard.valkey, servers, self._make(name, shard, servers, known))
 
-    def _forget(self, name: str) -> None:
+    def _hang_up(self, name: str) -> None:
+        """Leave the Valkey of a shard, if there is one."""
         if task := self._subscriptions.pop(name, None):
             task.cancel()
         if name in self._shards:
@@ -272,13 +278,27 @@ class Readers:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
-    def _make(self, name: str, valkey: str, *, is_ours: bool) -> ShardReader:
-        settings, servers = self._settings, self._pools[name]
-        deadline_ms = settings.cache_deadline_ms if is_ours else max(settings.cache_deadline_ms, _FAR_DEADLINE_MS)
-        cache = Cache(valkey, deadline_ms=deadline_ms, batch_keys_max=settings.batch_keys_max)
-        visible = Announcements(valkey, waiters_max=settings.waiters_max)
+    def _make(self, name: str, shard: Shard, servers: ShardServers, known: "_Known | None") -> ShardReader:
+        if known and known.valkey == shard.valkey:
+            cache, visible = known.reader.cache, known.reader.visible
+        else:
+            self._hang_up(name)
+            cache, visible = self._connect(name, shard)
+        settings = self._settings
         standby, primary = (
             Server(servers, role, lag_ms_max=settings.standby_lag_ms_max, timeout_ms=settings.statement_timeout_ms)
             for role in ("replica", "primary")
         )
-        return ShardReader(cache, visible, standby, primary)
+        made = ShardReader(cache, visible, standby, primary)
+        if known:
+            made.shown, visible.announced = known.reader.shown, known.reader.visible.announced
+        return made
+
+    def _connect(self, name: str, shard: Shard) -> tuple[Cache, Announcements]:
+        settings, is_ours = self._settings, shard.region == self._settings.region
+        deadline_ms = settings.cache_deadline_ms if is_ours else max(settings.cache_deadline_ms, _FAR_DEADLINE_MS)
+        cache = Cache(shard.valkey, deadline_ms=deadline_ms, batch_keys_max=settings.batch_keys_max)
+        visible = Announcements(shard.valkey, waiters_max=settings.waiters_max)
+        if is_ours:
+            self._subscriptions[name] = asyncio.get_running_loop().create_task(visible.run())
+        return cache, visible

@@ -1,6 +1,6 @@
 """A small world for query nodes: shards with rows written by SQL, views as a projector writes them, served nodes."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -121,6 +121,17 @@ async def open_world(folder: Path, shards: dict[str, ShardPlace], **settings: An
             stack.push_async_callback(server.close)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield World(shards, nodes, apps, keys, signing_key, session)
+
+
+def change_topology(world: World, change: Callable[[dict[str, Any]], None]) -> None:
+    """Have the node of eu go by a changed topology; the others see it within a second."""
+    watch = world.apps["eu"][NODE].topology
+    document = orjson.loads(watch.path.read_bytes())
+    change(document)
+    document["epoch"] += 1
+    watch.path.write_bytes(orjson.dumps(document))
+    watch.look()
+    assert (watch.trouble, watch.current.epoch) == (None, document["epoch"])
 
 
 def reader_of(world: World) -> ShardReader:
@@ -272,4 +283,4 @@ def _topology(shards: dict[str, ShardPlace], nodes: dict[str, str]) -> dict[str,
         }
         for name, place in shards.items()
     }
-    return {"epoch": 1, "regions": regions, "shards": rows}
+    return {"epoch": 1, "regions": regions, "shards": rows, "claims": [min(regions)]}

@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from query.node import NODE
 from rules.version import SPAN
 from shard_router.incarnation import begin_incarnation
 from shard_router.member_id import format_member_id
 from tests.conftest import DatabasePair, eventually
+from tests.engine import ValkeyServer, as_valkey_user
 from tests.integration.test_query_events import streaming
 from tests.integration.test_query_lookup import PROGRAM
 from tests.query_servers import OwnValkey, proxy_of
@@ -22,6 +25,7 @@ from tests.query_world import (
     ShardPlace,
     World,
     add_entry,
+    change_topology,
     member,
     open_world,
     project,
@@ -143,6 +147,46 @@ async def test_valkey_behind_what_the_primary_has_shown_is_not_believed(
     assert version_in(await world.get(PATHS[0], headers=token)) == 4
     for path in PATHS:
         assert version_in(await world.get(path)) == 4, path
+
+
+async def test_what_was_shown_is_kept_when_the_shard_gets_another_valkey_and_other_servers(
+    world: World, database_pair: DatabasePair, killable: OwnValkey, valkey_server: ValkeyServer
+) -> None:
+    empty = as_valkey_user(await valkey_server.fresh_url(), "query")
+
+    def move(document: dict[str, Any]) -> None:
+        shard = document["shards"]["eu-1"]
+        document["shards"]["eu-1"] = shard | {"valkey": empty, "servers": shard["servers"][::-1]}
+
+    async with replay_paused(database_pair):
+        await show_four(world, database_pair, killable)
+        change_topology(world, move)
+        for path in PATHS:
+            reply = await world.get(path)
+            assert (version_in(reply), reply.headers["Loyalty-Source"]) == (4, "primary"), path
+
+
+async def test_what_was_announced_is_kept_when_the_shard_gets_another_valkey(
+    world: World, database_pair: DatabasePair, valkey_server: ValkeyServer
+) -> None:
+    empty = as_valkey_user(await valkey_server.fresh_url(), "query")
+    async with replay_paused(database_pair):
+        await add_entry(database_pair.primary, ADA, 4)
+        reader_of(world).visible.announce(f"{ADA}:4".encode())
+        change_topology(world, lambda document: document["shards"]["eu-1"].update(valkey=empty))
+        assert version_in(await world.get(PATHS[0])) == 4
+
+
+async def test_servers_are_asked_when_nothing_changed_but_where_they_stand(
+    tmp_path: Path, database_pair: DatabasePair, killable: OwnValkey
+) -> None:
+    await write_member(database_pair.primary, ADA, versions=3)
+    place = ShardPlace([database_pair.primary, database_pair.standby], killable.url)
+    async with open_world(tmp_path, {"eu-1": place}, zone="a") as world:
+        await eventually(lambda: replayed(reader_of(world), ADA, 3))
+        change_topology(world, lambda document: document["shards"]["eu-1"].update(zones=["b", "a"]))
+        await asyncio.gather(*world.apps["eu"][NODE].readers._pools._closing)
+        await eventually(lambda: replayed(reader_of(world), ADA, 3))
 
 
 async def test_a_stream_never_begins_with_less_than_was_shown(

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from tests.query_world import (
     ShardPlace,
     World,
     add_entry,
+    change_topology,
     member,
     open_world,
     project,
@@ -93,6 +95,22 @@ async def test_without_the_view_its_standby_answers(world: World) -> None:
     assert (reply.status, reply.json["version"], reply.headers["Loyalty-Source"]) == (200, 3, "replica")
     gone = await world.get(f"/v1/members/{format_member_id(EVE)}/account")
     assert (gone.status, gone.json["code"]) == (404, "member_not_found")
+
+
+async def test_a_region_that_went_and_came_back_is_read_as_before(world: World) -> None:
+    us: dict[str, Any] = {}
+
+    def leave(document: dict[str, Any]) -> None:
+        us.update(region=document["regions"].pop("us"), shard=document["shards"].pop("us-1"))
+
+    def come(document: dict[str, Any]) -> None:
+        document["regions"]["us"], document["shards"]["us-1"] = us["region"], us["shard"]
+
+    change_topology(world, leave)
+    change_topology(world, come)
+    kill_home(world)
+    reply = await world.get(ACCOUNT)
+    assert (reply.status, reply.json["version"], reply.headers["Loyalty-Source"]) == (200, 3, "replica")
 
 
 async def test_a_token_is_obeyed_there_too(world: World, killable: OwnValkey, database_pair: DatabasePair) -> None:
