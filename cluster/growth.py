@@ -26,8 +26,8 @@ from cluster.growth_request import TOPIC, Action, Request
 from cluster.node import check_ports
 from cluster.plan import RegionPlan, make_plan
 from cluster.question import Outcome
+from cluster.shard_growth import ShardGrowth
 from cluster.shard_leaving import ShardLeaving, have_stay, take_nobody
-from cluster.slot_giving import ShardGrowth
 from cluster.system import System, apply_again, ensure_program
 from edge.decision import WHOLE
 from shard_router.errors import DocumentError

@@ -1,6 +1,6 @@
 """A second shard taken out of a region of a running system: one in which nobody ever lived.
 
-Its claims go to others. Then it gives its slots to the region's other shard as it once got them (slot_giving.py), all
+Its claims go to others. Then it gives its slots to the region's other shard as it once got them (shard_growth.py), all
 of them or, where somebody lives in any, none: from then on nobody is enrolled here, and there nobody is yet, as that
 shard's own word of having given them is taken back only once every node knows whose they are. Last the topology lacks
 it. Cut short anywhere, it is gone on with when asked again, or by the next `loyalty up`; `shard add` turns it back.
@@ -18,7 +18,7 @@ from cluster.document import write_documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan, RegionPlan, ShardPlan, plan_shard
 from cluster.postgres import CONNECT_TIMEOUT_S
-from cluster.slot_giving import (
+from cluster.shard_growth import (
     LOCK_TIMEOUT_MS,
     SHARD_NAME,
     alone,

@@ -198,7 +198,7 @@ CREATE TABLE incarnation (
     reconciled_at timestamptz
 );
 
--- Slots that this shard has given to another one of its region (cluster/slot_giving.py): nobody is enrolled here in them.
+-- Slots that this shard has given to another one of its region (cluster/shard_growth.py): nobody is enrolled here in them.
 -- Enrolments look here under a shared lock of their own, so that none is under way while slots are given (command/slot.sql).
 CREATE TABLE given_slot (
     slot integer PRIMARY KEY,

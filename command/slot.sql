@@ -1,4 +1,4 @@
--- How slots without members go to another shard (cluster/slot_giving.py) while enrolments run (command/slot.py).
+-- How slots without members go to another shard (cluster/shard_growth.py) while enrolments run (command/slot.py).
 -- A slot is bits 45 to 56 of a member id, the region's number what is above (shard_router/member_id.py).
 
 -- name: enter_slots

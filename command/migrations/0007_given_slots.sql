@@ -1,4 +1,4 @@
--- Slots that this shard has given to another one of its region (cluster/slot_giving.py): nobody is enrolled here in them.
+-- Slots that this shard has given to another one of its region (cluster/shard_growth.py): nobody is enrolled here in them.
 CREATE TABLE given_slot (
     slot integer PRIMARY KEY,
     receiver text NOT NULL,
