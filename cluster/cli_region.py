@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli_shard import ask_supervisor as _ask
-from cluster.command_line import Commands, Data, running_folder
+from cluster.command_line import Commands, Data, ask_supervisor, running_folder
 from cluster.door import share_traffic
 from cluster.errors import ClusterError
 from cluster.growth_request import Request
@@ -51,16 +50,16 @@ def add(
     """Add a region to the running system; it serves when this returns. Asked again, it goes on where it stopped."""
     if not REGION_NAME.fullmatch(region):
         raise ClusterError(f"{region!r} is no region name (2 to 16 of a-z and 0-9, a letter first)")
-    _ask(data, Request(action="add", name=region, after=after))
+    ask_supervisor(data, Request(action="add", name=region, after=after))
 
 
 @app.command()
 def drain(region: Region, *, data: Data = None) -> None:
     """Have a region take no new members, and nothing at the door."""
-    _ask(data, Request(action="drain", name=region))
+    ask_supervisor(data, Request(action="drain", name=region))
 
 
 @app.command()
 def remove(region: Region, *, data: Data = None) -> None:
     """Take a drained region out in which nobody ever lived. Asked again, it goes on where it stopped."""
-    _ask(data, Request(action="remove", name=region))
+    ask_supervisor(data, Request(action="remove", name=region))

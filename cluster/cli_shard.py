@@ -1,14 +1,11 @@
 """`loyalty shard`: how a region of a running system grows, and shrinks again. cluster/cli.py takes it in."""
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cluster.command_line import Commands, Data, running_folder
-from cluster.growth_request import Request, ask
+from cluster.command_line import Commands, Data, ask_supervisor
+from cluster.growth_request import Request
 
 app = Commands(help="Shards of a running system.", no_args_is_help=True)
 
@@ -36,11 +33,3 @@ def remove(
 ) -> None:
     """Take a shard out that was added and in which nobody ever lived. Asked again, it goes on where it stopped."""
     ask_supervisor(data, Request(action="remove shard", name=shard))
-
-
-def ask_supervisor(data: Path | None, request: Request) -> None:
-    """Have the supervisor do it, and print what it says; ClusterError when nothing runs, or it refuses."""
-    folder = running_folder(data)
-    with Console(stderr=True).status(f"{request.action} {request.name} …"):
-        words = ask(folder, request)
-    sys.stdout.write(words + "\n")

@@ -1,5 +1,6 @@
 """What the commands of `loyalty` have in common: how they describe themselves, what they ask, and how they answer."""
 
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from cluster.document import Documents
 from cluster.errors import ClusterError
+from cluster.growth_request import Request, ask
 from cluster.run_file import locked
 from cluster.settings import read_settings
 
@@ -68,6 +71,14 @@ def running_folder(data: Path | None) -> Path:
     if not locked(folder):
         raise ClusterError(f"nothing runs on {folder}: `loyalty up` brings it up")
     return folder
+
+
+def ask_supervisor(data: Path | None, request: Request) -> None:
+    """Have the supervisor do it, and print what it says; ClusterError when nothing runs, or it refuses."""
+    folder = running_folder(data)
+    with Console(stderr=True).status(escape(f"{request.action} {request.name} …")):
+        words = ask(folder, request)
+    sys.stdout.write(words + "\n")
 
 
 def instant_of(text: str) -> datetime:
