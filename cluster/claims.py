@@ -6,7 +6,7 @@ Primaries are given by the names of their shards, all of those of the topology; 
 from collections.abc import Mapping, Sequence
 
 from cluster.document import Documents, write_claim_slots
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from cluster.system import System
 from command.claim_move import CUT_SHORT, begin_without_claims, has_claims_of_others, move_claims
 from shard_router.claim_slot import shared_out
@@ -83,4 +83,4 @@ async def _move(
     try:
         return await move_claims(primaries, topology.claim_shards, wanted, say)
     except CUT_SHORT as error:
-        raise ClusterError(f"claims could not be moved: {error}. Asked for again, it goes on.") from error
+        raise ClusterError(f"claims could not be moved: {in_words(error)}. Asked for again, it goes on.") from error

@@ -31,7 +31,7 @@ from cluster.plan import ClusterPlan
 from cluster.progress import Progress
 from cluster.switchover import ask
 from service.vital import running_version
-from shard_router.errors import DocumentError
+from shard_router.errors import LoyaltyError
 
 app = Commands(
     no_args_is_help=True,
@@ -52,9 +52,13 @@ def main() -> None:
     """Entry point of the `loyalty` program."""
     try:
         app()
-    except (ClusterError, DocumentError, OSError) as error:
+    except Exception as error:
+        from shard_router.server import SERVER_ERRORS  # noqa: PLC0415 - most commands start faster without it
+
+        if not isinstance(error, (ClusterError, LoyaltyError, *SERVER_ERRORS)):
+            raise
         place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        words = place + in_words(error) or type(error).__name__
+        words = place + in_words(error)
         Console(stderr=True).print(words, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 

@@ -21,7 +21,7 @@ from cluster.claims import finish_moves, primaries_of, refuse_claims, share_clai
 from cluster.document import Documents, known_region_numbers, write_documents, write_states
 from cluster.door import forget_region, hide_region, read_state, share_traffic
 from cluster.epoch import everybody_knows
-from cluster.errors import ClusterError, StartFailed
+from cluster.errors import ClusterError, StartFailed, in_words
 from cluster.growth_request import TOPIC, Action, Request
 from cluster.node import check_ports
 from cluster.plan import RegionPlan, make_plan
@@ -82,7 +82,7 @@ class Growth:
         try:
             return Outcome(done=True, words=await self._do(request))
         except _REASONS as error:
-            return Outcome(done=False, words=str(error) or type(error).__name__)
+            return Outcome(done=False, words=_words_of(error))
 
     async def _do(self, request: Request) -> str:
         steps: dict[Action, Callable[[Request], Awaitable[str]]] = {
@@ -278,11 +278,16 @@ class Growth:
         await everybody_knows(self._topology())
 
 
+def _words_of(error: Exception) -> str:
+    words = in_words(error)
+    return f"a server failed: {words}. Asked for again, it goes on." if isinstance(error, SERVER_ERRORS) else words
+
+
 async def _is_done(step: Callable[[], Awaitable[Any]]) -> bool:
     """Do something; False when it must wait."""
     try:
         await step()
     except _REASONS as error:
-        structlog.get_logger().warning("begun_before_and_waits", reason=str(error) or type(error).__name__)
+        structlog.get_logger().warning("begun_before_and_waits", reason=in_words(error))
         return False
     return True

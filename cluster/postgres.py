@@ -25,7 +25,7 @@ from cluster.os_user import Account, choose_account, reachable_copy
 from cluster.plan import HOST, ServerPlan
 from cluster.process import ProcessSpec, describe_exit, run_to_end
 from shard_router.login import POSTGRES_USERS
-from shard_router.server import SERVER_ERRORS
+from shard_router.server import SERVER_ERRORS, trouble_of
 from shard_router.statement import load_statements
 
 STANDBY_USER = POSTGRES_USERS["standby"]
@@ -299,7 +299,7 @@ async def answers(url: str) -> str | None:
     except asyncpg.InvalidAuthorizationSpecificationError:
         return None
     except SERVER_ERRORS as error:
-        return str(error) or type(error).__name__
+        return trouble_of(error)
     await connection.close()
     return None
 

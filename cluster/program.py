@@ -118,7 +118,7 @@ async def _versions(url: str) -> dict[int, Version]:
         finally:
             await connection.close()
     except SERVER_ERRORS as error:
-        raise ClusterError(f"{url.rpartition('@')[2]}: {error}") from error
+        raise ClusterError(f"{url.rpartition('@')[2]}: {in_words(error)}") from error
     return {row["version"]: Version(*row) for row in rows}
 
 
@@ -139,4 +139,4 @@ async def apply_everywhere(shards: Shards, source: str, at: datetime | None) -> 
     except ApplyUnderWayError as error:
         raise ClusterError(str(error)) from error
     except SERVER_ERRORS as error:
-        raise ClusterError(f"not every shard has it yet ({error}): apply it again") from error
+        raise ClusterError(f"not every shard has it yet ({in_words(error)}): apply it again") from error

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from cluster.document import Documents
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from cluster.key import read_keys
 from cluster.running import running_topology
 
@@ -88,5 +88,5 @@ async def _patiently(session: aiohttp.ClientSession, method: str, url: str) -> A
                 raise ClusterError(f"the projector at {url} answered {answer.status}: {(await answer.text()).strip()}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if asyncio.get_running_loop().time() > until:
-                raise ClusterError(f"the projector at {url} does not answer: {type(error).__name__} {error}") from error
+                raise ClusterError(f"the projector at {url} does not answer: {in_words(error)}") from error
             await asyncio.sleep(POLL_S)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from cluster.document import Documents
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from command.claim_again import KEPT, claim_again_for
 from command.claim_move import CUT_SHORT
 from command.program import programs_since
@@ -30,7 +30,9 @@ async def give_receipts_away(documents: Documents, primaries: Mapping[str, str],
             giver = shard, primaries[shard]
             count += await hand_over_receipts(giver, receivers, keepers_after(topology, shard, programs))
         except CUT_SHORT as error:
-            raise ClusterError(f"receipts could not be handed over: {error}. Asked for again, it goes on.") from error
+            raise ClusterError(
+                f"receipts could not be handed over: {in_words(error)}. Asked for again, it goes on."
+            ) from error
     return count
 
 
@@ -39,7 +41,9 @@ async def claim_receipts_again(topology: Topology, region: str, primaries: Seque
     try:
         await claim_again_for(topology, region, primaries)
     except CUT_SHORT as error:
-        raise ClusterError(f"receipts could not be claimed again: {error}. Asked for again, it goes on.") from error
+        raise ClusterError(
+            f"receipts could not be claimed again: {in_words(error)}. Asked for again, it goes on."
+        ) from error
 
 
 def keepers_after(topology: Topology, giver: str, programs: Sequence[Program]) -> Callable[[str], Mapping[str, str]]:

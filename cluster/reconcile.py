@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import asyncpg
-
 from cluster.command_node import command_node
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from command.node import CommandNode
 from command.reconcile import reconcile
 from command.reconciliation import Reconciliation
 from shard_router.errors import ProblemError
 from shard_router.incarnation import begin_incarnation, ensure_incarnation, is_unreconciled
-from shard_router.server import CDC_SLOT
+from shard_router.server import CDC_SLOT, SERVER_ERRORS
 from shard_router.topology import TopologyDocument
 
 
@@ -29,9 +27,10 @@ async def reconcile_system(topology: Path, region: str | None) -> Reconciliation
             for shard in document.shards:
                 await _begin(node, shard, by_hand=document.shards[shard].region == region)
             return await reconcile(node)
-    except (ProblemError, asyncpg.PostgresError) as error:
-        why = (error.detail or error.code) if isinstance(error, ProblemError) else f"{type(error).__name__}: {error}"
-        raise ClusterError(f"not everything is reconciled: {why}\nRun `loyalty reconcile` again.") from error
+    except (ProblemError, *SERVER_ERRORS) as error:
+        raise ClusterError(
+            f"not everything is reconciled: {in_words(error)}\nRun `loyalty reconcile` again."
+        ) from error
 
 
 async def _begin(node: CommandNode, shard: str, *, by_hand: bool) -> None:

@@ -16,7 +16,7 @@ import typer
 
 from cdc.slot import find_primary
 from cluster.document import Documents
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
 from cluster.files import alone
 from cluster.key import ensure_keys
 from cluster.login import secure, superuser_urls
@@ -62,7 +62,7 @@ def main(  # noqa: PLR0913 - one for each option
         ensure_keys(documents)
         told = asyncio.run(respell_system(documents.topology, once=True))
     except (ClusterError, DocumentError, *SERVER_ERRORS) as error:
-        sys.stderr.write(f"{str(error) or type(error).__name__}\n")
+        sys.stderr.write(f"{in_words(error)}\n")
         raise typer.Exit(1) from None
     sys.stdout.write("".join(f"{line}\n" for line in (*words, *(lines_of(told) if told else ()))))
     sys.stdout.write(f"{len(document.shards)} shards are ready, program version {version}, documents in {data}\n")

@@ -278,7 +278,7 @@ async def find_primary(urls: Sequence[str], *, name: str) -> str:
         try:
             connection = await asyncpg.connect(url, timeout=postgres.CONNECT_TIMEOUT_S)
         except SERVER_ERRORS as error:
-            reasons.append(f"  {url.rpartition('@')[2]}: {str(error) or type(error).__name__}")
+            reasons.append(f"  {url.rpartition('@')[2]}: {in_words(error)}")
             continue
         try:
             if not await connection.fetchval(postgres.STATEMENTS["is_standby"]):

@@ -23,6 +23,7 @@ from cluster.plan import HOST
 from cluster.process import ProcessSpec
 from cluster.reply import first_line
 from shard_router.login import VALKEY_USERS, ValkeyRole
+from shard_router.server import trouble_of
 
 SETTINGS: Mapping[str, str] = {
     "save": '""',
@@ -125,7 +126,7 @@ async def ping(url: str, *, timeout_s: float = 1) -> str | None:
     try:
         await client.ping()
     except (RedisError, OSError) as error:
-        return str(error) or type(error).__name__
+        return trouble_of(error.__context__ if isinstance(error.__context__, OSError) else error)
     finally:
         await client.aclose()
     return None

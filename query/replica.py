@@ -96,7 +96,7 @@ class Server:
             self._resting_until = time.monotonic() + _REST_S
             raise
         except _SERVER_BUSY as error:
-            raise ProblemError("shard_unavailable", f"{self._servers.name}: {type(error).__name__}") from error
+            raise ProblemError("shard_unavailable", f"{self._servers.name}: the {self.role} is busy") from error
 
     def _tell(self, trouble: str | None) -> None:
         """Log when trouble begins or ends, not as long as it lasts."""

@@ -162,4 +162,6 @@ async def _ask(check: Check) -> str | None:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             return await check()
     except Exception as error:  # noqa: BLE001 - a check that fails in any way says not ready
-        return f"{type(error).__name__}: {error}"
+        from shard_router.server import SERVER_ERRORS, trouble_of  # noqa: PLC0415 - who reads health needs no asyncpg
+
+        return trouble_of(error) if isinstance(error, SERVER_ERRORS) else f"{type(error).__name__}: {error}"

@@ -19,6 +19,7 @@ import structlog
 from shard_router.clock import Now, Reading, ShardClock
 from shard_router.ending import end
 from shard_router.errors import ProblemError
+from shard_router.server import trouble_of
 from shard_router.statement import load_statements
 from shard_router.topology import Topology, TopologyWatch
 
@@ -161,7 +162,7 @@ class ShardServers:
             raise ProblemError("shard_unavailable", f"{self.name}: a statement took too long") from error
         except CONNECTION_ERRORS as error:
             await self._forget(server)
-            raise ProblemError("shard_unavailable", f"{self.name}: {type(error).__name__}") from error
+            raise ProblemError("shard_unavailable", f"{self.name}: {trouble_of(error)}") from error
         except SERVER_IN_NEED as error:
             raise in_need(self.name, error) from error
 

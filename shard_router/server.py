@@ -1,5 +1,7 @@
 """What a Postgres server says of itself: its role, how far behind it is, its slots, its clock and its version."""
 
+import os
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -18,6 +20,8 @@ SERVER_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, 
 """Whatever keeps a server from answering, time that is up too. The last is what asyncpg says of a connection that the
 server ended between the two messages of a statement."""
 
+_ENDED: Final = (ConnectionError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_OS_ERROR: Final = re.compile(r"\[Errno (\d+)\]")
 _PORTS: Final = {"redis": 6379, "rediss": 6379}
 _PORT: Final = 5432
 
@@ -26,6 +30,23 @@ def place_of_server(url: str) -> str:
     """Host and port of a server's address, without who connects how."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, _PORT)}"
+
+
+def trouble_of(error: BaseException) -> str:
+    """What keeps a server from answering, in words: what a driver says is about its own state, or has numbers."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and (number := error.errno or _number_within(error)):
+        return f"{error.filename}: {error.strerror}" if error.filename else os.strerror(number)
+    if isinstance(error, _ENDED) and not isinstance(error, asyncpg.ClientConfigurationError):
+        return "the connection ended"
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _number_within(error: OSError) -> int:
+    """Of one that tells of several addresses."""
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else 0
 
 
 @asynccontextmanager

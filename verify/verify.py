@@ -23,7 +23,7 @@ from shard_router.directory import Directory
 from shard_router.errors import LoyaltyError, ProblemError
 from shard_router.login import Logins
 from shard_router.pool import Connection, ShardPools, ShardServers
-from shard_router.server import SERVER_ERRORS
+from shard_router.server import SERVER_ERRORS, trouble_of
 from shard_router.topology import NOBODY, TopologyWatch
 from verify.across import ALL, Across, check_across
 from verify.finding import Finding
@@ -114,6 +114,8 @@ async def readable(check: Awaitable[list[Finding]], what: str, where: str) -> li
 
 def words_of(error: BaseException) -> str:
     """What was wrong with a server."""
+    if isinstance(error, SERVER_ERRORS):
+        return trouble_of(error)
     return str(getattr(error, "detail", "") or error)
 
 

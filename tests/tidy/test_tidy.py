@@ -21,6 +21,7 @@ SQL = re.compile(
     re.DOTALL,
 )
 ONE_MAN = re.compile(r"\b(?:he|his|him|himself)\b", re.IGNORECASE)
+OF_SERVERS = re.compile(r"\b(SERVER_ERRORS|CUT_SHORT|_REASONS)\b")  # what a driver raises is among these
 SLEEPERS = {"tests/conftest.py"}  # holds the one polling helper
 
 DEFINITIONS = (
@@ -126,6 +127,23 @@ def test_who_catches_both_of_asyncpgs_errors_catches_its_third_one() -> None:
         return both and "asyncpg.InternalClientError" not in caught
 
     assert not found(SOURCES, lambda path: [node.lineno for node in nodes(path) if two_only(node)])
+
+
+def test_what_a_driver_says_of_a_server_reaches_the_command_line_in_words() -> None:
+    """See cluster.errors.in_words: `cannot switch to state 15` helps nobody."""
+
+    def is_bare(node: ast.AST, error: str | None) -> bool:
+        value = node.value if isinstance(node, ast.FormattedValue) else None
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "str" and node.args:
+            value = node.args[0]
+        return isinstance(value, ast.Name) and value.id == error
+
+    def bare(path: Path) -> list[int]:
+        handlers = [node for node in nodes(path) if isinstance(node, ast.ExceptHandler) and node.type]
+        of_servers = [one for one in handlers if OF_SERVERS.search(ast.unparse(one.type or one))]
+        return [node.lineno for one in of_servers for node in ast.walk(one) if is_bare(node, one.name)]
+
+    assert not found((path for path in SOURCES if path.is_relative_to(PROJECT / "cluster")), bare)
 
 
 def test_a_todo_names_its_issue() -> None:

@@ -7,18 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from cluster import cli, command_line
 from cluster.cli import app
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, in_words
+from cluster.growth_request import Request
 from cluster.run_file import exclusive
 from cluster.verdict import exit_code, render_verdict, verdict_document
+from shard_router.errors import ProblemError
 from tests.engine import free_port
 from verify.finding import Finding
 
 ROOT = Path(__file__).parents[2]
+ENDED = "the connection ended"
 
 
 def loyalty(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -239,3 +244,43 @@ def is_unbound(option: Any) -> bool:
 
 def test_every_number_on_the_command_line_has_bounds() -> None:
     assert unbound(typer.main.get_command(app)) == BOUND_ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"), ENDED),
+        (asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"), ENDED),
+        (ConnectionError("unexpected connection_lost() call"), ENDED),
+        (ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 5432)"), "Connection refused"),
+        (OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 5)"), "Connection refused"),
+        (TimeoutError(), "no answer in time"),
+        (asyncpg.QueryCanceledError("canceling statement due to statement timeout"), None),
+        (asyncpg.ClientConfigurationError("invalid DSN: invalid port"), None),
+        (FileNotFoundError(2, "No such file or directory", "/nowhere"), "No such file or directory"),
+        (ProblemError("shard_unavailable", "eu-1: nobody takes writes"), "eu-1: nobody takes writes"),
+        (ClusterError("as it is"), None),
+    ],
+    ids=repr,
+)
+def test_what_kept_a_server_from_answering_is_told_in_words(
+    error: Exception, words: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    assert in_words(error) == (words or str(error))
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(words or str(error))
+
+
+def test_a_name_with_brackets_is_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command_line, "ask", lambda _, request: f"no region {request.name}")
+    with exclusive(tmp_path):
+        command_line.ask_supervisor(tmp_path, Request(action="drain", name="[/eu]"))
+    assert capsys.readouterr().out == "no region [/eu]\n"
