@@ -53,7 +53,7 @@ _PAGE: Final = """<!doctype html>
 
 
 def add_docs(app: web.Application, title: str) -> None:
-    """Register the page and its script."""
+    """Register the page, its script, and the way there from `/`."""
     configuration = escape(orjson.dumps(_CONFIGURATION).decode())
     page = _PAGE.format(title=escape(title), configuration=configuration)
 
@@ -61,8 +61,15 @@ def add_docs(app: web.Application, title: str) -> None:
         headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
         return web.Response(text=page, content_type="text/html", headers=headers)
 
+    add_route(app, "GET", "/", _point_to_docs, guard=OPEN)
     add_route(app, "GET", "/docs", answer_docs, guard=OPEN)
     add_route(app, "GET", "/docs/scalar.js", _answer_script, guard=OPEN)
+
+
+async def _point_to_docs(_request: web.Request) -> web.Response:
+    """Whoever opens the address itself: a browser goes on to the page, a program is told."""
+    words = "The API of this node, to read and to try, is at /docs; for programs at /openapi.json.\n"
+    return web.Response(status=302, headers={"Location": "docs"}, text=words)
 
 
 async def _answer_script(request: web.Request) -> web.Response:

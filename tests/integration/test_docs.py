@@ -30,6 +30,9 @@ async def urls(tmp_path: Path, database: str, valkey_url: str) -> AsyncGenerator
 async def test_every_node_serves_the_page_and_its_script_without_a_credential(urls: dict[str, str]) -> None:
     async with ClientSession(auto_decompress=False) as session:
         for url in urls.values():
+            async with session.get(f"{url}/", allow_redirects=False) as answer:
+                assert (answer.status, answer.headers["Location"]) == (302, "docs")
+                assert "/openapi.json" in await answer.text()
             async with session.get(f"{url}/docs") as answer:
                 page = await answer.text()
                 assert (answer.status, answer.content_type) == (200, "text/html")
