@@ -1,6 +1,7 @@
 """Our own processes: command nodes, query nodes and projectors, each a Python module with one settings file."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -80,8 +81,9 @@ async def health(base_url: str) -> Health:
         status, text = await _get(f"{base_url}/readyz?verbose", HTTP_TIMEOUT_S)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         return Health(f"no answer at {base_url} ({type(error).__name__})")
-    warnings = tuple(line.removeprefix(WARNING_MARK).strip() for line in text.splitlines() if _warns(line))
-    words = " ".join(line for line in text.splitlines() if not _warns(line))[:300]
+    lines = _lines_of(text)
+    warnings = tuple(line.removeprefix(WARNING_MARK).strip() for line in lines if _warns(line))
+    words = " ".join(line for line in lines if not _warns(line))[:300]
     return Health(None if status == HTTPStatus.OK else words, warnings)
 
 
@@ -122,6 +124,14 @@ async def _knows(url: str, key: str) -> None:
                     if answer.status != HTTPStatus.UNAUTHORIZED:
                         return
                 await asyncio.sleep(KEY_INTERVAL_S)
+
+
+def _lines_of(text: str) -> list[str]:
+    """A line a check; one that is not ready has them in a problem document."""
+    try:
+        return json.loads(text)["checks"]
+    except (ValueError, TypeError, LookupError):
+        return text.splitlines()
 
 
 def _warns(line: str) -> bool:

@@ -13,7 +13,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from service.problem import render_problem
 from shard_router.clock import REFUSED_FROM_S, SAID_FROM_S, ShardClock
+from shard_router.errors import ProblemError
 from shard_router.topology import TopologyWatch
 
 Check = Callable[[], Awaitable[str | None]]
@@ -104,16 +106,18 @@ async def answer_livez(request: web.Request) -> web.Response:
 
 
 async def answer_readyz(request: web.Request) -> web.Response:
-    """Say whether every check passes; `?verbose` names each."""
+    """Say whether every check passes; `?verbose` names each. Not ready is a problem, with those lines as `checks`."""
     wrong = await find_troubles(request.app)
-    ready = not wrong
-    status = 200 if ready else 503
-    if "verbose" not in request.query:
-        return web.Response(status=status, text="ok" if ready else "not ready")
-    names = dict.fromkeys((*request.app[CHECKS], *wrong))
-    lines = [f"[{'-' if name in wrong else '+'}] {name}: {wrong.get(name, 'ok')}" for name in names]
-    lines += [f"{WARNING_MARK} {name}: {words}" for name, words in find_warnings(request.app).items()]
-    return web.Response(status=status, text="\n".join(lines) + "\n")
+    lines: list[str] = []
+    if "verbose" in request.query:
+        names = dict.fromkeys((*request.app[CHECKS], *wrong))
+        lines = [f"[{'-' if name in wrong else '+'}] {name}: {wrong.get(name, 'ok')}" for name in names]
+        lines += [f"{WARNING_MARK} {name}: {words}" for name, words in find_warnings(request.app).items()]
+    if not wrong:
+        return web.Response(text="".join(f"{line}\n" for line in lines) or "ok")
+    why = "; ".join(f"{name}: {words}" for name, words in wrong.items())
+    error = ProblemError("shard_unavailable", f"this node is not ready: {why}")
+    return render_problem(request, error, **({"checks": lines} if lines else {}))
 
 
 async def find_troubles(app: web.Application) -> dict[str, str]:

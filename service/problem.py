@@ -49,9 +49,9 @@ def _render_http(request: web.BaseRequest, error: web.HTTPException) -> web.Resp
     return response
 
 
-def render_problem(request: web.BaseRequest, error: ProblemError) -> web.Response:
-    """The RFC 9457 answer of a problem."""
-    document = problem_document(error, request[REQUEST_ID])
+def render_problem(request: web.BaseRequest, error: ProblemError, **more: object) -> web.Response:
+    """The RFC 9457 answer of a problem, with more than every problem tells."""
+    document = problem_document(error, request[REQUEST_ID]) | more
     response = web.Response(
         status=error.problem.status, body=orjson.dumps(document), content_type=PROBLEM, headers=problem_headers(error)
     )

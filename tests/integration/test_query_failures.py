@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from cluster.node import health
 from query.announcement import Announcements
 from shard_router.member_id import format_member_id
 from shard_router.token import format_token
@@ -212,7 +213,14 @@ async def test_ready_means_that_any_server_answers(tmp_path: Path, database: str
         assert (await world.get("/readyz?verbose")).body == b"[+] shards: ok\n"
     nobody = ShardPlace([f"postgresql://nobody:x@127.0.0.1:{free_port()}/none"], nowhere)
     async with open_world(tmp_path, {"eu-1": nobody}) as world:
-        assert (await world.get("/readyz")).status == 503
+        for target in ("/readyz", "/readyz?verbose"):
+            answer = await world.get(target)
+            assert (answer.status, answer.headers["Content-Type"]) == (503, "application/problem+json")
+            assert (answer.json["code"], answer.json["retryable"]) == ("shard_unavailable", True)
+            assert "shards: " in answer.json["detail"]
+            assert "Retry-After" in answer.headers
+        (line,) = answer.json["checks"]
+        assert (await health(world.nodes["eu"])).problem == line
 
 
 @pytest.mark.usefixtures("impatient")
