@@ -4,6 +4,7 @@ A shard whose servers or Valkey are given by configuration
 is used, not started. Region numbers are part of every member id, so a region keeps the number it once had.
 """
 
+import itertools
 import os
 import shutil
 import sys
@@ -273,6 +274,14 @@ def _plan_region(
             for index, (key, shard) in enumerate(shards.items())
         ),
     )
+
+
+def must_be_next(region: RegionPlan, name: str) -> None:
+    """ClusterError where the next shard of a region has another name: who adds an eu-3 believes in an eu-2."""
+    there = {shard.name for shard in region.shards}
+    numbered = (f"{region.name}-{number}" for number in itertools.count(len(there) + 1))
+    if name != (wanted := next(one for one in numbered if one not in there)):
+        raise ClusterError(f"region {region.name} has {', '.join(sorted(there))}: its next shard is {wanted}")
 
 
 def plan_shard(plan: ClusterPlan, region: RegionPlan, name: str) -> ShardPlan:

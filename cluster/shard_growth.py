@@ -20,7 +20,7 @@ from cluster.claims import refuse_claims
 from cluster.document import Documents, write_documents, write_shards
 from cluster.errors import ClusterError
 from cluster.node import check_ports
-from cluster.plan import ClusterPlan, RegionPlan, ShardPlan, plan_shard
+from cluster.plan import ClusterPlan, RegionPlan, ShardPlan, must_be_next, plan_shard
 from cluster.postgres import CONNECT_TIMEOUT_S
 from cluster.system import System, ensure_program
 from command.slot import empty_slots, give_slots, given_to, open_slots, take_refusals
@@ -82,6 +82,7 @@ class ShardGrowth:
     async def _bring_up(self, region: RegionPlan, name: str) -> None:
         """Servers, program, topology. What does not get that far is stopped: the next attempt needs its ports."""
         before, shard = self.system.plan, plan_shard(self.system.plan, region, name)
+        must_be_next(region, name)
         if not [slot for giver in region.shards for slot in await self._empty(giver)]:
             raise ClusterError(FULL.format(region=region.name, name=name))
         added = alone(region, shard)

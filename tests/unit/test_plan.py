@@ -6,7 +6,7 @@ import pytest
 
 from cluster import node
 from cluster.errors import ClusterError
-from cluster.plan import KNOWN_REGIONS, ClusterPlan, make_plan, number_regions
+from cluster.plan import KNOWN_REGIONS, ClusterPlan, make_plan, must_be_next, number_regions
 from cluster.settings import NODES_MAX, read_settings
 
 
@@ -139,3 +139,11 @@ def test_the_door_stands_ten_ports_below_and_is_left_out_where_it_is_not_wanted(
     monkeypatch.setenv("LOYALTY_ENVOY", str(tmp_path / "none"))
     with pytest.raises(ClusterError, match="is no file"):
         plan(door=True)
+
+
+def test_a_shard_that_is_added_has_the_next_number() -> None:
+    (region,) = plan(regions="eu").regions
+    must_be_next(region, "eu-2")
+    for name in ("eu-1", "eu-3", "us-2"):
+        with pytest.raises(ClusterError, match="region eu has eu-1: its next shard is eu-2"):
+            must_be_next(region, name)
