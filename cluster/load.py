@@ -92,7 +92,7 @@ def bench(
 def targets(plan: ClusterPlan, flags: Mapping[str, Any], report: Path) -> int:
     """Measure the table of targets on this machine, on the system that runs here or one of its own; the exit code."""
     console = Console()
-    with console.status("bringing systems up on empty folders …"):
+    with _doing(console, "bringing systems up on empty folders …"):
         starts_s = [] if locked(plan.data) else [start_once(plan) for _ in range(course_of_targets.ROUNDS)]
 
     async def load() -> course_of_targets.Measured:
@@ -126,7 +126,7 @@ def demo(plan: ClusterPlan, flags: Mapping[str, Any], count: int | None, *, keep
         raise ClusterError(
             f"A system already runs on {plan.data}: stop it with `loyalty down`, or give another --data."
         )
-    with console.status("reading the shopping history …"):
+    with _doing(console, "reading the shopping history …"):
         tour = read_tour(plan)
         program = write_program(tour, plan.data / "program.toml")
     with _started(plan, {**flags, "program": program}, console):
@@ -147,7 +147,7 @@ def _tell(plan: ClusterPlan, tour: tours.Tour, count: int | None, console: Conso
         return board, await read_status(plan.data)
 
     board, status = uvloop.run(post())
-    with console.status("verifying every promise on the data at rest …"):
+    with _doing(console, "verifying every promise on the data at rest …"):
         documents = Documents(plan.data)
         findings = asyncio.run(verify_side_by_side(documents.topology, documents.logins(), documents.verified()))
     console.print(render_verdict(findings))
@@ -205,17 +205,26 @@ def _started(plan: ClusterPlan, flags: Mapping[str, Any], console: Console) -> G
     words = words_of(flags)
     before = signal.signal(signal.SIGTERM, _leave)
     try:
-        with console.status("bringing the system up …"):
+        with _doing(console, "bringing the system up …"):
             run.detach(plan, words)
         yield
     except KeyboardInterrupt:
         console.print("Stopping.")
         raise SystemExit(130) from None
     finally:
-        with console.status("stopping the system …"):
+        with _doing(console, "stopping the system …"):
             stopped = run.stop_system(plan.data)
         console.print("System stopped." if stopped == "stopped" else f"System: {stopped}.", highlight=False)
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _doing(console: Console, what: str) -> Generator[None]:
+    """Say what is being done, as long as it takes; where nothing can move, once."""
+    if not console.is_terminal:
+        console.print(what, highlight=False)
+    with console.status(what):
+        yield
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
-from cluster import cli, command_line
+from cluster import cli, command_line, load
 from cluster.cli import app
 from cluster.errors import ClusterError, in_words
 from cluster.growth_request import Request
@@ -284,3 +286,10 @@ def test_a_name_with_brackets_is_no_markup(
     with exclusive(tmp_path):
         command_line.ask_supervisor(tmp_path, Request(action="drain", name="[/eu]"))
     assert capsys.readouterr().out == "no region [/eu]\n"
+
+
+def test_what_is_being_done_is_told_once_where_nothing_can_move() -> None:
+    piped = StringIO()
+    with load._doing(Console(file=piped), "bringing the system up …"):
+        assert piped.getvalue() == "bringing the system up …\n"
+    assert piped.getvalue().count("bringing") == 1
