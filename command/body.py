@@ -31,7 +31,7 @@ class EnrolBody(StrictModel):
     """A new member; everything is optional. The answer carries the id and a card number."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"store": "330", "phone": "+4930123456", "name": "Ada Lovelace"}]}
+        json_schema_extra={"examples": [{"store": "berlin-mitte", "phone": "+4930123456", "name": "Ada Lovelace"}]}
     )
     store: Text | None = None
     card: CardNumber | None = None
@@ -66,7 +66,7 @@ class ReturnBody(StrictModel):
         json_schema_extra={
             "examples": [
                 {
-                    "store": "330",
+                    "store": "berlin-mitte",
                     "till": "1",
                     "receipt": "000502",
                     "occurred_at": "2026-11-23T09:00:00Z",
@@ -87,7 +87,7 @@ class AdjustmentBody(StrictModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"member": {"card": "0100000000000000008"}, "points": 50, "reason": "goodwill"}],
+            "examples": [{"member": {"phone": "+4930123456"}, "points": 500, "reason": "goodwill"}],
             "dependentSchemas": {name: {"properties": {"points": {"minimum": 1}}} for name in _OF_POINTS_GIVEN},
         }
     )
@@ -115,9 +115,7 @@ class HoldBody(StrictModel):
     """Points to set aside."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"member": {"card": "0100000000000000008"}, "points": 100, "expires_in_s": 600}]
-        }
+        json_schema_extra={"examples": [{"member": {"phone": "+4930123456"}, "points": 100, "expires_in_s": 600}]}
     )
     member: MemberReference
     points: Annotated[int, WholeNumber(1, POINTS_MAX)]
@@ -142,7 +140,7 @@ class TransferBody(StrictModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"from": {"card": "0100000000000000008"}, "to": {"phone": "+4930123456"}, "points": 50}]
+            "examples": [{"from": {"phone": "+4930123456"}, "to": {"phone": "+4930123457"}, "points": 50}]
         }
     )
     from_: MemberReference = Field(alias="from")
@@ -154,7 +152,7 @@ class RedemptionBody(StrictModel):
     """A reward of the program for points."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"member": {"card": "0100000000000000008"}, "reward": "coffee"}]}
+        json_schema_extra={"examples": [{"member": {"phone": "+4930123456"}, "reward": "coffee"}]}
     )
     member: MemberReference
     reward: Text
@@ -165,7 +163,9 @@ class RedemptionBody(StrictModel):
 class UseBody(StrictModel):
     """Where a reward was handed out, and the code that was shown for it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"store": "330", "till": "1", "code": "K7Q2M4XW9R"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"store": "berlin-mitte", "till": "1", "code": "K7Q2M4XW9R"}]}
+    )
     store: Text
     till: Text | None = None
     code: Text | None = Field(default=None, description="The redemption's code; a till must send it.")
@@ -212,7 +212,7 @@ class IdentifiersBody(StrictModel):
     """What a member is found by from now on: a lost card is replaced by `new_card` and its number under `remove`."""
 
     model_config = at_least_one(
-        {"new_card": True, "remove": [{"card": "0100000000000000008"}]},
+        {"new_card": True, "add": [{"email": "ada@example.com"}]},
         add={"minItems": 1},
         remove={"minItems": 1},
         new_card={"const": True},

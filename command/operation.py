@@ -40,7 +40,11 @@ ABOUT: Final = About(
     "other than 409 `in_progress` and 503; the command takes effect once. (An enrolment that names no phone, e-mail or "
     "card: send it to a node of the same region again.) A purchase also has a permanent natural key (store, till, "
     "business date, receipt): the same receipt under a new key gets the first answer again. The business date is the "
-    "day of `occurred_at` at the store. A return's natural key has its purchase too: one slip may take back from two.",
+    "day of `occurred_at` at the store. A return's natural key has its purchase too: one slip may take back from two."
+    "\n\n"
+    "**To try:** send the example of `POST /v1/members` first, then that of `POST /v1/adjustments`. The other examples "
+    "name that member by phone, have points to spend, and a store of the default program; ids and codes come from the "
+    "answers. A transfer needs a second member: the same enrolment with `+4930123457`. A new `Idempotency-Key` each.",
 )
 
 _ANY: Final = (

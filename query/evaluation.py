@@ -30,8 +30,8 @@ from service.web import PRINCIPAL, render_json
 from shard_router.errors import ProblemError
 
 _EXAMPLE: Final[dict[str, Any]] = {
-    "member": {"card": "0100000000000000008"},
-    "store": "330",
+    "member": {"phone": "+4930123456"},
+    "store": "berlin-mitte",
     "till": "1",
     "receipt": "000431",
     "occurred_at": "2026-11-22T10:00:00Z",

@@ -18,6 +18,7 @@ ABOUT: Final = About(
     "that the command was lost to a disaster: forget the token, and ask again without it.\n\n"
     "**Poll cheaply:** keep the `ETag` and send it in `If-None-Match`: 304 says that nothing changed. Or listen to "
     "`/v1/members/{member_id}/events`.\n\n"
+    "**To try:** the examples ask about the member that the example of `POST /v1/members` of a command node enrols.\n\n"
     "Any node takes any member's request and hands it to the member's home region when that is another one.",
 )
 
@@ -145,8 +146,8 @@ OPERATIONS: Final = (
         roles=("pos", "service"),
         problems=_MEMBER_READ,
         parameters=(
-            _identifier("card", "A card number.", examples=["0100770000123456786"]),
-            _identifier("phone", "E.164, like `+493012345678`; a blank is taken for an unescaped plus sign."),
+            _identifier("card", "A card number."),
+            _identifier("phone", "E.164; a blank is taken for an unescaped plus sign.", examples=["+4930123456"]),
             _identifier("email", "An e-mail address, in any case and composition; a blank is a plus sign too."),
             _TOKEN,
             _IF_NONE_MATCH,

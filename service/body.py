@@ -38,7 +38,7 @@ class StrictModel(BaseModel):
 class MemberReference(StrictModel):
     """How a till names a member: exactly one of these."""
 
-    model_config = exactly_one({"card": "0100000000000000008"})
+    model_config = exactly_one({"phone": "+4930123456"})
     member_id: Annotated[Text, EntityId] | None = None
     card: CardNumber | None = None
     phone: Phone | None = None
@@ -74,8 +74,8 @@ class PurchaseBody(StrictModel):
         json_schema_extra={
             "examples": [
                 {
-                    "member": {"card": "0100000000000000008"},
-                    "store": "330",
+                    "member": {"phone": "+4930123456"},
+                    "store": "berlin-mitte",
                     "till": "1",
                     "receipt": "000431",
                     "occurred_at": "2026-11-22T10:00:00Z",

@@ -24,7 +24,7 @@ from tests.query_world import ShardPlace, World, open_world
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 SECONDS = int(os.environ.get("LOYALTY_CAMPAIGN_S", "8"))
 ROLES = ("admin",) if SECONDS < 30 else ("admin", "service", "pos", "till330", "member")
-CARD_EXAMPLE = "0100000000000000008"
+WHO_EXAMPLE = '{"phone":"+4930123456"}'
 
 pytestmark = [
     pytest.mark.skipif(not SCHEMATHESIS.exists(), reason="Schemathesis is not installed here"),
@@ -57,8 +57,8 @@ async def nodes(tmp_path: Path, database: str, valkey_url: str) -> AsyncGenerato
         existing = {
             f"pur_{MEMBER_EXAMPLE}-7": bought["purchase_id"],
             MEMBER_EXAMPLE: member["member_id"],
-            CARD_EXAMPLE: member["card"],
-            "0100770000123456786": member["card"],
+            WHO_EXAMPLE: f'{{"card":"{member["card"]}"}}',
+            "berlin-mitte": "330",
         }
         yield Nodes(command, query, existing, doomed["member_id"])
 

@@ -22,7 +22,7 @@ from service.shape import MEMBER_EXAMPLE
 from tests.command_node import RunningNode, running_command_node
 from tests.query_world import ShardPlace, World, open_world
 
-CARD_EXAMPLE = "0100000000000000008"
+WHO_EXAMPLE = '{"phone":"+4930123456"}'
 AT_ONCE = 16
 PATIENCE_MS = 60_000  # a 503 would be that of a busy machine
 DEEP = 5_000
@@ -110,7 +110,9 @@ async def check_node(url: str, credential: str, member: dict[str, Any]) -> None:
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {credential}"}) as session:
         async with session.get(f"{url}/openapi.json") as answer:
             text = await answer.text()
-        document = json.loads(text.replace(MEMBER_EXAMPLE, member["member_id"]).replace(CARD_EXAMPLE, member["card"]))
+        document = json.loads(
+            text.replace(MEMBER_EXAMPLE, member["member_id"]).replace(WHO_EXAMPLE, f'{{"card":"{member["card"]}"}}')
+        )
         operations = [(path, method) for path, methods in document["paths"].items() for method in methods]
         calls = [call for path, method in operations for call in mutations(document, path, method)]
         calls.sort(key=lambda call: call.method == "DELETE")  # the member is needed until then

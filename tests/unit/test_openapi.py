@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 import command.operation
 import service.body
+from benchmarks.demo import program_stores
+from cluster.system import DEFAULT_PROGRAM
 from command import body
 from query.http import HANDLERS
 from query.operation import ABOUT, OPERATIONS
@@ -173,6 +175,19 @@ def test_examples_keep_to_their_models(operation: Operation) -> None:
         call: dict[str, Any] = DOCUMENT["paths"][operation.path][operation.method.lower()]
         content = call["responses"]["200"]["content"]["application/json"]
         operation.answer_model.model_validate(content["example"])
+
+
+def test_examples_name_the_member_that_the_first_example_enrols_and_a_store_of_the_default_program() -> None:
+    """So that all of them work when they are sent as they stand, one after the other."""
+    operations = (*command.operation.OPERATIONS, *OPERATIONS)
+    models = [one.request_model for one in operations if one.request_model]
+    bodies = [model.model_config.get("json_schema_extra") for model in models]
+    examples = [example for extra in bodies if isinstance(extra, dict) for example in extra.get("examples", [])]
+    enrolled = examples[0]["phone"]
+    named = [example[name] for example in examples for name in ("member", "from") if name in example]
+    assert (len(named) > 4, {*map(str, named)}) == (True, {str({"phone": enrolled})})
+    stores = program_stores(DEFAULT_PROGRAM.read_text(encoding="utf-8"))
+    assert {example["store"] for example in examples if "store" in example} <= stores.keys()
 
 
 def test_an_operation_without_handler_is_refused() -> None:
