@@ -15,8 +15,8 @@ import aiohttp
 from service.credential import new_key
 from tests.conftest import eventually
 from tests.engine import as_login, as_valkey_user, free_port
+from tests.project import PROJECT
 
-ROOT = Path(__file__).parents[1]
 START_DEADLINE_S = 90
 SLOT_OF_TESTS = "projector"
 
@@ -38,7 +38,14 @@ class CdcNode:
     async def spawn(self) -> None:
         with (self.folder / "cdc.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cdc", "--config", str(self.folder / "cdc.toml"), cwd=ROOT, stdout=log, stderr=log
+                sys.executable,
+                "-m",
+                "cdc",
+                "--config",
+                str(self.folder / "cdc.toml"),
+                cwd=PROJECT,
+                stdout=log,
+                stderr=log,
             )
 
     async def end(self, number: signal.Signals) -> int:

@@ -1,16 +1,18 @@
 """Members with all kinds of views, and what their views should be."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import orjson
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from cdc.project import Operations
 from cdc.rebuild import Rebuild
 from cdc.rows import read_members
-from cdc.sink import Session
+from cdc.sink import Outcome, Session
 from shard_router.member_id import compose_member_id
 from shard_router.pool import ShardServers
 from tests.conftest import eventually
@@ -88,3 +90,23 @@ async def rebuilding(
     with suppress(asyncio.CancelledError):
         await running
     await servers.close()
+
+
+def rebuilt(valkey: Redis) -> Callable[[], Awaitable[bool]]:
+    async def complete() -> bool:
+        return await valkey.hget(MARK, "complete") == b"1"
+
+    return complete
+
+
+class WatchedSession(Session):
+    """Notes how much it is given at a time, and loses its connection once."""
+
+    sizes: list[int]
+    breaks_at: int
+
+    def refill(self, operations: Operations) -> Outcome:
+        self.sizes.append(operations.size)
+        if len(self.sizes) == self.breaks_at:
+            raise RedisConnectionError("lost")
+        return super().refill(operations)

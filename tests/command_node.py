@@ -18,15 +18,18 @@ from aiohttp import ClientResponse, ClientSession, web
 
 from command.__main__ import build
 from command.courier import Courier
+from command.envelope import Envelope
 from command.node import CommandNode
 from command.program import apply_program, learn_program
 from command.request import COURIER, NODE
 from command.settings import CommandSettings
+from rules.command import AdjustPoints
 from service.credential import mint_member_token
-from shard_router.member_id import parse_member_id
+from shard_router.member_id import parse_member_id, slot_of
 from tests.engine import as_login, as_superuser, free_port
 from tests.http_node import NodeServer
 from tests.keys import write_credentials
+from tests.sql import fetch
 
 PROGRAM = """
 [program]
@@ -48,6 +51,8 @@ code = "331"
 name = "Store 331"
 region = "eu"
 """
+SILVER = PROGRAM + '[[tiers]]\ncode = "basic"\n[[tiers]]\ncode = "silver"\nthreshold = 10\n'
+GOLD = SILVER + '[[tiers]]\ncode = "gold"\nthreshold = 20\n'
 REWARDS = (
     PROGRAM
     + """
@@ -300,3 +305,49 @@ async def _served(settings: CommandSettings, ahead_s: float = 0.0) -> AsyncGener
         yield str(server.make_url("")).rstrip("/"), app
         await asyncio.wait_for(node.close(), 10)
         await node.pools.close()
+
+
+async def told(node: RunningNode, path: str) -> tuple[int, str]:
+    """What a path answers that needs no credential."""
+    async with node.session.get(node.url + path) as answer:
+        return answer.status, await answer.text()
+
+
+def envelope(member_id: str, **fields: Any) -> Envelope:
+    """A command as a lane takes it, without HTTP; one point for the member unless told otherwise."""
+    number = parse_member_id(member_id)
+    given: dict[str, Any] = {
+        "command": AdjustPoints(1, "test", datetime.now(UTC)),
+        "slot": slot_of(number),
+        "deadline": time.monotonic() + 5,
+        "request_id": "test",
+        "credential": "test",
+        "member_id": number,
+    }
+    return Envelope(**given | fields)
+
+
+async def two_far_apart(node: RunningNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two members on different shards."""
+    home = node.inner.topology.current.shard_of
+    first = await node.enrol(**fields)
+    while home(parse_member_id((second := await node.enrol())["member_id"])) == home(
+        parse_member_id(first["member_id"])
+    ):
+        pass
+    return first, second
+
+
+async def balance(node: RunningNode, member: dict[str, Any]) -> dict[str, Any]:
+    """The balance as the next command's answer shows it."""
+    return (await node.give(member["member_id"], 1)).json["account"]["balance"]
+
+
+async def change(node: RunningNode, statement: str) -> None:
+    """Execute a statement on every shard, as a node may."""
+    for dsn in dsns_of(node):
+        await fetch(dsn, statement)
+
+
+def dsns_of(node: RunningNode) -> list[str]:
+    return [place.servers[0] for place in node.inner.topology.current.document.shards.values()]

@@ -17,12 +17,13 @@ from aiohttp import ClientError, ClientSession
 
 from command.program import apply_program
 from shard_router.login import POSTGRES_USERS, PostgresRole
-from tests.cdc_node import ROOT, CdcNode, cdc_node, write_topology
+from tests.cdc_node import CdcNode, cdc_node, write_topology
 from tests.command_node import PROGRAM, Reply, basket
 from tests.conftest import eventually
 from tests.engine import as_valkey_user, embedded_valkey, free_port
 from tests.keys import write_credentials
 from tests.patroni_world import DEADLINE_S, SLOT, Member, Shard, need_patroni, patroni_shard
+from tests.project import PROJECT
 from verify.verify import verify
 
 TARGETS_S = {"primary killed": 10, "primary frozen": 30}
@@ -157,7 +158,7 @@ async def command_node(shard: Shard, folder: Path) -> AsyncGenerator[Node]:
     (folder / "command.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     argv = (sys.executable, "-m", "command", "--config", str(folder / "command.toml"))
     with (folder / "command.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(*argv, cwd=ROOT, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(*argv, cwd=PROJECT, stdout=log, stderr=log)
     try:
         async with ClientSession() as session:
             node = Node(f"http://127.0.0.1:{settings['port']}", keys["service"], session)

@@ -23,12 +23,54 @@ from rules.version import place_of
 from service.credential import mint_member_token
 from shard_router.errors import ProblemError
 from shard_router.member_id import compose_member_id, format_member_id
+from tests.conftest import eventually
 from tests.engine import as_login, as_valkey_user, free_port
 from tests.http_node import NodeServer
 from tests.keys import write_credentials
 
 START = datetime(2026, 11, 1, 9, tzinfo=UTC)
 REGIONS = {"eu": 1, "us": 2}
+
+PROGRAM = """
+[program]
+code = "main-street"
+name = "Main Street"
+currency = "EUR"
+
+[[tiers]]
+code = "basic"
+[[tiers]]
+code = "silver"
+name = "Silver"
+threshold = 500
+multiplier = "1.25"
+
+[[rewards]]
+code = "mug"
+name = "A mug"
+points = 45
+[[rewards]]
+code = "coffee"
+name = "A coffee"
+points = 10
+
+[[stores]]
+code = "berlin-1"
+name = "Berlin Mitte"
+region = "eu"
+lat = 52.5200
+lon = 13.4050
+[[stores]]
+code = "paris-1"
+name = "Paris Nord"
+region = "eu"
+lat = 48.8566
+lon = 2.3522
+[[stores]]
+code = "boston-1"
+name = "Boston"
+region = "us"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,3 +326,14 @@ def _topology(shards: dict[str, ShardPlace], nodes: dict[str, str]) -> dict[str,
         for name, place in shards.items()
     }
     return {"epoch": 1, "regions": regions, "shards": rows, "claims": [min(regions)]}
+
+
+def version_in(reply: Reply) -> int:
+    """The member's version that an answer shows."""
+    assert reply.status == 200, reply.body
+    return int(reply.headers["ETag"].removeprefix('W/"').rstrip('"').partition("-")[0])
+
+
+async def until_replayed(world: World, member_id: int, version: int) -> None:
+    """Wait until the standby shows a version."""
+    await eventually(lambda: has(reader_of(world).standby, member_id, version))

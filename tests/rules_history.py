@@ -1,6 +1,6 @@
 """Programs, baskets and histories of members by chance, for laws. The books are checked after every command."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -52,6 +52,8 @@ expiries = st.sampled_from(
     ['kind = "none"', 'kind = "rolling", months = 1, round = "none"', 'kind = "rolling", months = 2',
      'kind = "fixed_dates", dates = ["12-31", "02-29"]', 'kind = "inactivity", months = 1']
 )  # fmt: skip
+
+LONG_AGO = NOW - timedelta(days=3650)
 
 
 @st.composite
@@ -227,3 +229,21 @@ def story(journal: list[Entry]) -> list[Any]:
     return [
         (entry.kind, entry.version, entry.occurred_at, entry.postings, entry.points, entry.detail) for entry in journal
     ]
+
+
+def parts_of(data: st.DataObject, document: dict[str, Any]) -> Iterator[tuple[int, Decimal]]:
+    """All of a basket in any parts and order."""
+    left = {one["line"]: Decimal(one["quantity"]) for one in document["lines"]}
+    while left:
+        number = data.draw(st.sampled_from(sorted(left)))
+        part = data.draw(st.one_of(st.just(left[number]), st.decimals("0.001", left[number], places=3)))
+        yield number, part
+        left[number] -= part
+        if not left[number]:
+            del left[number]
+
+
+def versions(*parts: tuple[datetime, Program]) -> Program:
+    """The newest of some versions, knowing all."""
+    numbered = [(since, Program(one.document, number)) for number, (since, one) in enumerate(parts, start=1)]
+    return numbered[-1][1].with_history(numbered)

@@ -9,7 +9,17 @@ from typing import Any
 import orjson
 
 from rules.codec import COUNTED, parse_state, posting_document, state_row
-from rules.command import Command, EnrolMember, Line, Receipt, RecordPurchase, ReturnedLine, ReturnPurchase
+from rules.command import (
+    CaptureHold,
+    Command,
+    EnrolMember,
+    Line,
+    PlaceHold,
+    Receipt,
+    RecordPurchase,
+    ReturnedLine,
+    ReturnPurchase,
+)
 from rules.decide import Facts, decide
 from rules.fold import FoldedEntry, fold
 from rules.outcome import Accepted, Entry, NothingToDo, Purchase, Refused
@@ -205,3 +215,22 @@ def _moves_expired_points(entry: Entry, posting: Posting) -> bool:
     at = entry.occurred_at if entry.kind in BY_TIME else entry.account.changed_at
     expired = posting.expires_at is not None and posting.expires_at <= at
     return expired and posting.source is Bucket.AVAILABLE and posting.target is not Bucket.EXPIRED
+
+
+def policy(**keys: str) -> str:
+    return "[tier_policy]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def spend(member: Member, points: int) -> None:
+    hold = member.ok(PlaceHold(points, None, NOW)).version
+    member.ok(CaptureHold(hold, None, NOW))
+
+
+def campaign(code: str, effect: str, **keys: str) -> str:
+    return f'[[campaigns]]\ncode = "{code}"\neffect = {{ {effect} }}\n' + "".join(
+        f"{key} = {value}\n" for key, value in keys.items()
+    )

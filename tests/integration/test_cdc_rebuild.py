@@ -10,20 +10,31 @@ from pathlib import Path
 import asyncpg
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cdc import rows
-from cdc.project import Operations
 from cdc.rebuild import Rebuild, RebuildSettings
 from cdc.rows import NotReady, Rows
-from cdc.sink import Outcome, Position, Session
+from cdc.sink import Position, Session
 from command.migrate import create_slot
 from query.views import header
 from shard_router.pool import Connection, ShardServers
 from tests.cdc_node import SLOT_OF_TESTS, CdcNode, cdc_node
-from tests.cdc_world import ADD_ENTRIES, DEADLINE_S, LONG, MARK, MEMBERS, fill, rebuilding, settled, views_of
+from tests.cdc_world import (
+    ADD_ENTRIES,
+    DEADLINE_S,
+    LONG,
+    MARK,
+    MEMBERS,
+    WatchedSession,
+    fill,
+    rebuilding,
+    rebuilt,
+    settled,
+    views_of,
+)
 from tests.conftest import DatabasePair, eventually
 from tests.engine import skip_where_settings_are_fixed
+from tests.sql import replay_paused
 
 ALICE, BOB = MEMBERS[:2]
 KEY = f"m:{ALICE}"
@@ -38,30 +49,6 @@ def shows(valkey: Redis, key: str, version: int) -> Callable[[], Awaitable[bool]
     return shown
 
 
-def rebuilt(valkey: Redis) -> Callable[[], Awaitable[bool]]:
-    async def complete() -> bool:
-        return await valkey.hget(MARK, "complete") == b"1"
-
-    return complete
-
-
-@asynccontextmanager
-async def paused_replay(standby: str) -> AsyncGenerator[None]:
-    """The standby receives and flushes, and shows nothing new."""
-    connection = await asyncpg.connect(standby)
-
-    async def paused() -> bool:
-        return await connection.fetchval("SELECT pg_get_wal_replay_pause_state()") == "paused"
-
-    await connection.execute("SELECT pg_wal_replay_pause()")
-    try:
-        await eventually(paused)
-        yield
-    finally:
-        await connection.execute("SELECT pg_wal_replay_resume()")
-        await connection.close()
-
-
 async def test_a_rebuild_loses_no_change_that_its_standby_has_not_replayed(
     tmp_path: Path, database_pair: DatabasePair, valkey_url: str, valkey: Redis
 ) -> None:
@@ -74,7 +61,7 @@ async def test_a_rebuild_loses_no_change_that_its_standby_has_not_replayed(
         await node.start()
         await eventually(node.complete)
         for version in (2, 3, 4):
-            async with paused_replay(database_pair.standby):
+            async with replay_paused(database_pair.standby):
                 await client.execute(UPDATE_MEMBER, ALICE, version, json.dumps({"erased": version}))
                 await eventually(shows(valkey, KEY, version))
                 await valkey.flushdb()
@@ -96,7 +83,7 @@ async def test_a_standby_is_read_once_it_shows_all_that_was_delivered(
         async with reading.reader(bound) as connection:
             return await connection.fetchval("SELECT pg_is_in_recovery()")
 
-    async with paused_replay(database_pair.standby):
+    async with replay_paused(database_pair.standby):
         await client.execute(INSERT_MEMBER, ALICE)
         bound = await reading.bound()
         assert not await reads_standby()
@@ -218,19 +205,6 @@ async def test_a_reading_that_replay_cancels_is_tried_again(
         await eventually(rebuilt(valkey))
     session.close()
     assert servers.conflicts == 0
-
-
-class WatchedSession(Session):
-    """Notes how much it is given at a time, and loses its connection once."""
-
-    sizes: list[int]
-    breaks_at: int
-
-    def refill(self, operations: Operations) -> Outcome:
-        self.sizes.append(operations.size)
-        if len(self.sizes) == self.breaks_at:
-            raise RedisConnectionError("lost")
-        return super().refill(operations)
 
 
 async def test_a_rebuild_handles_so_many_views_at_a_time_and_begins_again_where_a_write_failed(

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from typing import Any, Self
+from typing import Self
 
 import asyncpg
 import pytest
@@ -28,6 +28,7 @@ from tests.engine import (
     server_folder,
     skip_where_settings_are_fixed,
 )
+from tests.sql import fetch
 
 
 class Shown:
@@ -201,22 +202,14 @@ async def test_a_failover_slot_of_a_former_life_is_dropped_on_a_standby_and_stay
         postgres.configure(tools, server, settings)
         async with running(spec):
             await secure(url, PASSWORDS)
-            await value_of(url, "SELECT pg_create_logical_replication_slot('cdc', 'pgoutput', false, false, true)")
+            await fetch(url, "SELECT pg_create_logical_replication_slot('cdc', 'pgoutput', false, false, true)")
             with Shown([url]) as shown:
                 assert (await shown.look())["loyalty_slot_active a cdc"] == 0
         postgres.mark_standby(tools, server.folder)
         gone = ServerPlan(name="gone", folder=folder / "gone", port=free_port())
         postgres.configure(tools, server, settings | postgres.standby_settings(gone, PASSWORD))
         async with running(spec):
-            assert await value_of(url, "SELECT count(*) FROM pg_replication_slots") == 1
+            assert len(await fetch(url, "SELECT 1 FROM pg_replication_slots")) == 1
             with Shown([url]) as shown:
                 assert (await shown.look())["loyalty_server_primary a"] == 0
-            assert await value_of(url, "SELECT count(*) FROM pg_replication_slots") == 0
-
-
-async def value_of(url: str, sql: str) -> Any:
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetchval(sql)
-    finally:
-        await connection.close()
+            assert not await fetch(url, "SELECT 1 FROM pg_replication_slots")

@@ -11,7 +11,7 @@ from cdc.project import Operations, project
 from cdc.sink import OPERATIONS_PER_CALL, Emptied, Fenced, Position, Progress, Session, Sink
 from cdc.source import Change
 from query.views import RECENT_ENTRIES, header
-from tests.unit.test_project import ALICE, BOB, identifier, journal, member
+from tests.change import ALICE, BOB, identifier, journal, member
 
 MARK = "projector:eu-1"
 HERE = Position("system-1", 100)

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -15,8 +14,8 @@ from cdc.source import Batch
 from command.migrate import create_slot
 from tests.conftest import eventually
 from tests.engine import as_superuser
+from tests.project import PROJECT
 
-ROOT = Path(__file__).parents[2]
 LONG = "".join(chr(0x4E00 + n * 7919 % 20_000) for n in range(20_000))  # does not compress: lies out of line
 SOURCES = ("pgoutput", "debezium")
 DEADLINE_S = 60
@@ -40,7 +39,7 @@ class Recorder:
     async def start(self, *, die_after: int = 0) -> None:
         pipe = asyncio.subprocess.PIPE
         self._child = await asyncio.create_subprocess_exec(
-            *self._argv, str(die_after), cwd=ROOT, stdout=pipe, stderr=pipe
+            *self._argv, str(die_after), cwd=PROJECT, stdout=pipe, stderr=pipe
         )
 
     async def finish(self) -> tuple[int, list[list[Any]]]:

@@ -13,9 +13,8 @@ from command.migrate import create_slot
 from shard_router.errors import ProblemError
 from shard_router.pool import Connection, ShardServers
 from tests.cdc_node import SLOT_OF_TESTS
-from tests.cdc_world import MARK, MEMBERS, fill, rebuilding, settled
+from tests.cdc_world import MARK, MEMBERS, WatchedSession, fill, rebuilding, rebuilt, settled
 from tests.conftest import eventually
-from tests.integration.test_cdc_rebuild import WatchedSession, rebuilt
 
 
 class LeavingServers(ShardServers):

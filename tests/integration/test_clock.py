@@ -6,12 +6,7 @@ from pathlib import Path
 import asyncpg
 
 from shard_router.member_id import parse_member_id
-from tests.command_node import RunningNode, running_nodes
-
-
-async def told(node: RunningNode, path: str) -> tuple[int, str]:
-    async with node.session.get(node.url + path) as answer:
-        return answer.status, await answer.text()
+from tests.command_node import running_nodes, told
 
 
 async def test_a_clock_some_seconds_off_is_told_and_what_it_decides_has_the_primarys_time(

@@ -21,7 +21,9 @@ from shard_router.server import connection_to
 from shard_router.topology import parse_topology
 from tests.command_node import PROGRAM, running_command_node
 from tests.conftest import eventually
-from tests.engine import PostgresServer, free_port, skip_where_settings_are_fixed
+from tests.engine import PostgresServer, free_port
+from tests.project import PROJECT
+from tests.sql import without_standby
 
 OLD_ANSWER = """
 INSERT INTO idempotency (key, credential, fingerprint, status, answer, answered_at)
@@ -33,21 +35,6 @@ SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'loyalty' AND wait_event = 'SyncRep'
 """
 CANCELLED = WAITING.replace("count(*)", "count(pg_cancel_backend(pid))")
-
-
-@asynccontextmanager
-async def without_standby(server: PostgresServer) -> AsyncGenerator[None]:
-    """Every commit waits for a standby that does not come."""
-    skip_where_settings_are_fixed()
-    connection = await asyncpg.connect(server.url)
-    try:
-        await connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        await connection.execute("SELECT pg_reload_conf()")
-        yield
-    finally:
-        await connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        await connection.execute("SELECT pg_reload_conf()")
-        await connection.close()
 
 
 def write_node(folder: Path, dsn: str, port: int) -> str:
@@ -69,7 +56,7 @@ async def command_process(folder: Path) -> AsyncGenerator[asyncio.subprocess.Pro
     with (folder / "log").open("wb") as log:
         node = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "command", "--config", str(folder / "node.toml"),
-            cwd=Path(__file__).parents[2], stdout=log, stderr=log,
+            cwd=PROJECT, stdout=log, stderr=log,
         )  # fmt: skip
         try:
             yield node

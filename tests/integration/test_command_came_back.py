@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from command.settler import settle_due
 from shard_router.card import new_card
 from shard_router.member_id import parse_member_id, slot_of
-from tests.command_node import PROGRAM, RunningNode, basket, running_command_node, running_regions
+from tests.command_node import PROGRAM, RunningNode, basket, change, dsns_of, running_command_node, running_regions
 from tests.engine import PostgresServer
+from tests.sql import fetch
 
 BONUSES = (
     PROGRAM
@@ -35,12 +35,9 @@ LINES = [{"sku": "a", "quantity": 1, "amount": 100}]
 
 
 @pytest.fixture
-async def node(postgres_server: PostgresServer, tmp_path: Path) -> AsyncGenerator[RunningNode]:
-    dsns = [await postgres_server.create_database() for _ in range(2)]
-    async with running_command_node(dsns[0], tmp_path, program=BONUSES, second=dsns[1]) as running:
+async def node(database: str, second_database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
+    async with running_command_node(database, tmp_path, program=BONUSES, second=second_database) as running:
         yield running
-    for dsn in dsns:
-        await postgres_server.drop_database(dsn)
 
 
 async def first_basket(node: RunningNode, member: dict[str, Any]) -> int:
@@ -172,20 +169,3 @@ async def test_who_was_known_by_a_key_is_known_as_long_as_the_key_is_in_the_docu
 async def former(node: RunningNode) -> list[Any]:
     """What is kept of those who left, on all shards."""
     return [row for dsn in dsns_of(node) for row in await fetch(dsn, "SELECT * FROM former_identifier")]
-
-
-async def change(node: RunningNode, statement: str) -> None:
-    for dsn in dsns_of(node):
-        await fetch(dsn, statement)
-
-
-def dsns_of(node: RunningNode) -> list[str]:
-    return [place.servers[0] for place in node.inner.topology.current.document.shards.values()]
-
-
-async def fetch(dsn: str, statement: str) -> list[Any]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return await connection.fetch(statement)
-    finally:
-        await connection.close()

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -15,16 +14,15 @@ from structlog.testing import capture_logs
 
 from command.courier import Errand
 from command.deadline import Deadlines
-from command.envelope import Envelope
 from command.lane import _Waiting
 from command.program import apply_program
 from command.store import BatchConflictError
 from rules.codec import instant_text
-from rules.command import AdjustPoints, CloseMember, ReceiveTransfer, ReturnReferral, SettleAccount
+from rules.command import CloseMember, ReceiveTransfer, ReturnReferral, SettleAccount
 from rules.state import Lot
 from shard_router.errors import ProblemError
-from shard_router.member_id import parse_member_id, slot_of
-from tests.command_node import REWARDS, RunningNode, basket, running_command_node, value
+from shard_router.member_id import parse_member_id
+from tests.command_node import REWARDS, RunningNode, basket, envelope, running_command_node, value
 from tests.conftest import eventually
 from tests.engine import as_superuser
 
@@ -41,19 +39,6 @@ async def node(database: str, second_database: str, tmp_path: Path) -> AsyncGene
 
 def shard_of(node: RunningNode, member_id: str) -> str:
     return node.inner.topology.current.shard_of(parse_member_id(member_id))
-
-
-def envelope(member_id: str, **fields: Any) -> Envelope:
-    number = parse_member_id(member_id)
-    given: dict[str, Any] = {
-        "command": AdjustPoints(1, "test", datetime.now(UTC)),
-        "slot": slot_of(number),
-        "deadline": time.monotonic() + 5,
-        "request_id": "test",
-        "credential": "test",
-        "member_id": number,
-    }
-    return Envelope(**given | fields)
 
 
 async def test_commands_follow_a_shard_whose_servers_changed(node: RunningNode, tmp_path: Path) -> None:

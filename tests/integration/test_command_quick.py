@@ -18,8 +18,8 @@ from service.place import SHARE
 from tests.command_node import RunningNode, basket, running_command_node
 from tests.conftest import eventually, so
 from tests.http_node import Answer, connection, quickly_taken, read_answer
-from tests.integration.test_overload import held_table
 from tests.odd_request import Plain, converse, odd_request
+from tests.sql import held_table
 
 USUAL = "TE: trailers"
 NOBODY = "04G0000000000X"

@@ -15,8 +15,7 @@ from command.envelope import Envelope, ReceiptKey
 from command.fingerprint import Fingerprint
 from rules.command import Line, Receipt, RecordPurchase, ReturnedLine, ReturnPurchase
 from shard_router.member_id import parse_member_id, slot_of
-from tests.command_node import REWARDS, RunningNode, basket, running_command_node, value
-from tests.integration.test_command_saga import balance, two_far_apart
+from tests.command_node import REWARDS, RunningNode, balance, basket, running_command_node, two_far_apart, value
 from verify.across import Across
 from verify.referral import check_referrals
 

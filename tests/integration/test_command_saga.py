@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -11,31 +10,13 @@ import pytest
 from command.program import apply_program
 from command.stock import allot
 from rules.program import parse_program
-from shard_router.member_id import parse_member_id
-from tests.command_node import REWARDS, RunningNode, basket, dsns, running_command_node, value
+from tests.command_node import REWARDS, RunningNode, balance, basket, dsns, running_command_node, two_far_apart, value
 
 
 @pytest.fixture
 async def node(database: str, second_database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
     async with running_command_node(database, tmp_path, program=REWARDS, second=second_database) as running:
         yield running
-
-
-async def two_far_apart(node: RunningNode, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two members on different shards."""
-    home = node.inner.topology.current.shard_of
-    first = await node.enrol(**fields)
-
-    while home(parse_member_id((second := await node.enrol())["member_id"])) == home(
-        parse_member_id(first["member_id"])
-    ):
-        pass
-    return first, second
-
-
-async def balance(node: RunningNode, member: dict[str, Any]) -> dict[str, Any]:
-    """The balance as the next command's answer shows it."""
-    return (await node.give(member["member_id"], 1)).json["account"]["balance"]
 
 
 async def test_a_transfer_between_shards_arrives_once_and_nothing_is_lost(node: RunningNode) -> None:

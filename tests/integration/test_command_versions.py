@@ -13,7 +13,7 @@ import pytest
 from cluster.system import ensure_program
 from command.program import VERSIONS_KNOWN, ProgramCache, apply_program
 from shard_router.topology import TopologyWatch
-from tests.command_node import PROGRAM, Reply, RunningNode, basket, running_command_node
+from tests.command_node import GOLD, PROGRAM, SILVER, Reply, RunningNode, basket, running_command_node
 from tests.engine import PostgresServer
 from verify.ledger import check_ledger
 from verify.part import Audit
@@ -222,8 +222,6 @@ async def found_right(node: RunningNode, folder: Path) -> None:
     assert [(one.check, one.examples) for one in findings if not one.ok] == []
 
 
-SILVER = PROGRAM + '[[tiers]]\ncode = "basic"\n[[tiers]]\ncode = "silver"\nthreshold = 10\n'
-GOLD = SILVER + '[[tiers]]\ncode = "gold"\nthreshold = 20\n'
 NOT_YET = "UPDATE program SET effective_at = now() + interval '10 s' WHERE version = 2"
 """What a server says of the newest version whose clock is that far behind the one that had it in force."""
 

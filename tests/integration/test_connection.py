@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import eventually, so
 from tests.engine import free_port
 from tests.http_node import MUCH_BYTES, Node, connection, read_answer, running_node, until_read
+from tests.project import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n"
 HALF = b"GET /livez HTTP/1.1\r\nHost: no"
 END_S = 10

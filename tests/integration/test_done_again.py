@@ -18,7 +18,7 @@ from command.stock import give_up_stock
 from shard_router.server import connection_to
 from tests.command_node import PROGRAM
 from tests.engine import PostgresServer
-from tests.integration.test_command_background import without_standby
+from tests.sql import without_standby
 
 GIVER, RECEIVER = "giver", "receiver"
 CLAIM = (["S"], ["1"], [datetime.now(UTC).date()], ["r-1"], [1 << 57], [2], [UUID(int=1)])

@@ -18,9 +18,10 @@ from shard_router.token import format_token, parse_token
 from tests.command_node import running_command_node
 from tests.conftest import eventually
 from tests.engine import ValkeyServer, free_port
+from tests.project import PROJECT
 from tests.query_world import ShardPlace, World, member, open_world, project
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+EXAMPLES = PROJECT / "docs" / "examples"
 ADA = member(1)
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

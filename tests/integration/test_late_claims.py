@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +14,18 @@ from service.forward import DEADLINE_HEADER
 from shard_router.directory import Identifier
 from shard_router.member_id import new_member_id, parse_member_id
 from shard_router.server import connection_to
-from tests.command_node import RunningNode
+from tests.command_node import RunningNode, change, dsns_of, running_command_node
 from tests.engine import as_superuser
-from tests.integration.test_command_came_back import change, dsns_of, fetch
-from tests.integration.test_command_came_back import node as node  # noqa: PLC0414
+from tests.sql import fetch
 
 PHONE: Identifier = ("phone", "+4930123456")
 RUN_OUT = "UPDATE claim SET leased_until = now() - interval '1 s' WHERE leased_until IS NOT NULL"
+
+
+@pytest.fixture
+async def node(database: str, second_database: str, tmp_path: Path) -> AsyncGenerator[RunningNode]:
+    async with running_command_node(database, tmp_path, second=second_database) as running:
+        yield running
 
 
 @asynccontextmanager

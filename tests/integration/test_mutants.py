@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.campaign import Verdict, run_mutants
-from tests.mutants.mutant import FOLDER, PROJECT, Mutant, all_mutants, read_mutant
+from tests.mutants.mutant import FOLDER, Mutant, all_mutants, read_mutant
+from tests.project import PROJECT
 
 MUTANTS = all_mutants()
 CAUGHT = read_mutant(FOLDER / "cluster_asynchronous_promoted.patch")

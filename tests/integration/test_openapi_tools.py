@@ -14,8 +14,8 @@ import pytest
 import command.operation
 import query.operation
 from service.openapi import describe
+from tests.project import PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
 TOOLS = Path(os.environ.get("LOYALTY_CLIENT_TOOLS", PROJECT / ".clients"))
 DOCUMENTS = {
     "command": describe(command.operation.OPERATIONS, command.operation.ABOUT),

@@ -2,19 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import pytest
 
 from service.admission import LIMIT_MIN, TARGET_S
 from service.web import GATES
 from tests.command_node import running_command_node
 from tests.conftest import eventually
-from tests.engine import as_superuser
 from tests.http_node import Node, connection, read_answer, running_node, until_read
+from tests.sql import held_table
 
 
 @pytest.fixture
@@ -89,18 +87,6 @@ async def test_bytes_of_a_body_that_look_like_a_request_are_none(node: Node, beg
         await until_read()
         writer.write(node.request(b"{}", target="/thing", method="GET"))
         assert (await read_answer(reader)).json == {"query": {}}
-
-
-@asynccontextmanager
-async def held_table(dsn: str) -> AsyncGenerator[None]:
-    """A shard that does nothing: whoever reads an account waits."""
-    holder: Any = await asyncpg.connect(as_superuser(dsn))
-    try:
-        async with holder.transaction():
-            await holder.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
-            yield
-    finally:
-        await holder.close()
 
 
 async def test_a_shard_that_does_nothing_is_given_a_batch_to_do_and_the_others_are_refused(

@@ -6,7 +6,6 @@ A node keeps the plan it made first. So the plan must be right for tables that a
 
 from collections.abc import AsyncGenerator, Iterator
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -17,8 +16,8 @@ from command.load import LOCK_ACCOUNTS, OPTIONAL, load_statement
 from command.record import COMMON, record_statement
 from shard_router.pool import INDEXED
 from shard_router.statement import load_statements
+from tests.project import PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
 FILES = (
     "command/load.sql",
     "command/record.sql",

@@ -5,14 +5,7 @@ import asyncpg
 from command.migrate import create_slot
 from tests.conftest import DatabasePair, eventually
 from tests.engine import PostgresServer
-
-
-async def fetch(url: str, sql: str, *arguments: object) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetch(sql, *arguments)
-    finally:
-        await connection.close()
+from tests.sql import fetch
 
 
 async def test_what_the_primary_commits_the_standby_shows(database_pair: DatabasePair) -> None:

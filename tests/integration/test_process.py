@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.project import PROJECT
+
 DEADLINE_S = 60
 # Work that leaves a thread which never ends, and a log on a device without room.
 LEAVES_A_THREAD = """

@@ -18,7 +18,8 @@ from service.credential import Credentials
 from shard_router.statement import load_statements
 from tests.command_node import PROGRAM, basket, running_command_node, topology_of_operator
 from tests.engine import PostgresServer
-from tests.integration.test_postgres_pair import fetch
+from tests.project import PROJECT
+from tests.sql import fetch
 
 DOUBLED = PROGRAM.replace('per_unit = "1"', 'per_unit = "2"')
 STATEMENTS = load_statements(Path(command.program.__file__).with_name("program.sql"))
@@ -42,7 +43,7 @@ class System:
         """Exit code and everything that was printed."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "cluster", *words,
-            cwd=self.folder, env={"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
+            cwd=self.folder, env={"PYTHONPATH": str(PROJECT), "COLUMNS": "200"},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         printed, _ = await process.communicate()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from shard_router.incarnation import begin_incarnation
 from shard_router.member_id import format_member_id
 from tests.conftest import DatabasePair, eventually
 from tests.engine import ValkeyServer, as_valkey_user
-from tests.integration.test_query_events import streaming
-from tests.integration.test_query_lookup import PROGRAM
+from tests.event_stream import streaming
 from tests.query_servers import OwnValkey, proxy_of
 from tests.query_world import (
+    PROGRAM,
     START,
-    Reply,
     ShardPlace,
     World,
     add_entry,
@@ -31,9 +29,11 @@ from tests.query_world import (
     project,
     reader_of,
     replayed,
+    version_in,
     write_member,
     write_row,
 )
+from tests.sql import replay_paused
 
 ADA = member(1)
 PATH = f"/v1/members/{format_member_id(ADA)}"
@@ -55,28 +55,6 @@ async def has_program(world: World) -> bool:
     return (await world.get("/v1/tiers")).status == 200
 
 
-@asynccontextmanager
-async def replay_paused(pair: DatabasePair) -> AsyncGenerator[None]:
-    await execute(pair.standby, "SELECT pg_wal_replay_pause()")
-    try:
-        yield
-    finally:
-        await execute(pair.standby, "SELECT pg_wal_replay_resume()")
-
-
-async def execute(dsn: str, sql: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
-
-
-def version_in(reply: Reply) -> int:
-    assert reply.status == 200, reply.body
-    return int(reply.headers["ETag"].removeprefix('W/"').rstrip('"').partition("-")[0])
-
-
 async def show_four(world: World, pair: DatabasePair, valkey: OwnValkey) -> None:
     """The primary and Valkey have version 4, the node shows it, the standby has 3."""
     await add_entry(pair.primary, ADA, 4)
@@ -87,7 +65,7 @@ async def show_four(world: World, pair: DatabasePair, valkey: OwnValkey) -> None
 async def test_a_standby_that_has_not_replayed_what_was_shown_is_not_believed(
     world: World, database_pair: DatabasePair, killable: OwnValkey
 ) -> None:
-    async with replay_paused(database_pair):
+    async with replay_paused(database_pair.standby):
         await show_four(world, database_pair, killable)
         await killable.stop()
         for path in PATHS:
@@ -104,7 +82,7 @@ async def test_a_standby_that_has_not_replayed_what_was_announced_is_not_believe
     """Another node may have shown it."""
     reader = reader_of(world)
     await asyncio.wait_for(reader.visible.subscribed.wait(), 10)
-    async with replay_paused(database_pair):
+    async with replay_paused(database_pair.standby):
         await add_entry(database_pair.primary, ADA, 4)
         await project(killable.url, ADA, 4)
 
@@ -192,7 +170,7 @@ async def test_servers_are_asked_when_nothing_changed_but_where_they_stand(
 async def test_a_stream_never_begins_with_less_than_was_shown(
     world: World, database_pair: DatabasePair, killable: OwnValkey
 ) -> None:
-    async with replay_paused(database_pair):
+    async with replay_paused(database_pair.standby):
         await add_entry(database_pair.primary, ADA, 4)
         await project(killable.url, ADA, 4)
         async with streaming(world, ADA) as stream:
@@ -215,7 +193,7 @@ async def test_without_anyone_who_has_it_the_shard_is_unavailable_until_the_stan
         async with open_world(tmp_path, {"eu-1": place}, statement_timeout_ms=200) as world:
             await write_member(database_pair.primary, ADA, versions=3)
             await eventually(lambda: replayed(reader_of(world), ADA, 3))
-            async with replay_paused(database_pair):
+            async with replay_paused(database_pair.standby):
                 await show_four(world, database_pair, killable)
                 await killable.stop()
                 proxy.freeze()
@@ -260,7 +238,7 @@ async def test_what_the_primary_does_not_have_is_not_waited_for(
     assert version_in(await world.get(PATHS[0])) == 9
     async with Redis.from_url(killable.url) as client:
         await client.flushdb()
-    async with replay_paused(database_pair):
+    async with replay_paused(database_pair.standby):
         for _ in range(2):
             assert version_in(await world.get(PATHS[0])) == 3
     await project(killable.url, ADA, 1, 2, 3)
@@ -278,7 +256,7 @@ async def test_a_command_that_the_standby_has_not_replayed_is_known(world: World
         "answer": '{"hold_id":"hld_x"}',
         "answered_at": START,
     }
-    async with replay_paused(database_pair):
+    async with replay_paused(database_pair.standby):
         await write_row(database_pair.primary, "idempotency", stored)
         reply = await world.get("/v1/commands/till-1")
         assert (reply.json["status"], reply.headers["Loyalty-Source"]) == ("done", "primary")

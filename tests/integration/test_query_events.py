@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -18,27 +18,12 @@ from shard_router.member_id import format_member_id
 from shard_router.token import format_token
 from tests.conftest import eventually
 from tests.engine import ValkeyServer
+from tests.event_stream import Stream, streaming
 from tests.query_world import ShardPlace, World, entry, member, open_world, project
 
 ADA, BOB, EVE = member(1), member(2, region="us"), member(3)
 USUAL_RECHECK_S = events._RECHECK_S
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
-
-
-class Stream:
-    """The events of a response, read one by one."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.response = response
-
-    async def block(self) -> dict[str, str]:
-        lines = (await asyncio.wait_for(self.response.content.readuntil(b"\n\n"), 10)).decode().splitlines()
-        return dict(line.split(": ", 1) for line in lines if line)
-
-    async def event(self) -> dict[str, str]:
-        while "event" not in (block := await self.block()):
-            pass
-        return block
 
 
 @pytest.fixture
@@ -47,18 +32,6 @@ async def world(tmp_path: Path, valkey_server: ValkeyServer, monkeypatch: pytest
     shards = {name: ShardPlace(NOWHERE, await valkey_server.fresh_url()) for name in ("eu-1", "us-1")}
     async with open_world(tmp_path, shards, stream_comment_s=0.1, streams_max=8) as opened:
         yield opened
-
-
-@asynccontextmanager
-async def streaming(
-    world: World, member_id: int, *, last: str | None = None, credential: str | None = None
-) -> AsyncGenerator[Stream]:
-    headers = {"Authorization": f"Bearer {credential or world.member_token(member_id)}"}
-    if last is not None:
-        headers["Last-Event-ID"] = last
-    url = f"{world.nodes['eu']}/v1/members/{format_member_id(member_id)}/events"
-    async with world.session.get(url, headers=headers) as response:
-        yield Stream(response)
 
 
 @pytest.mark.parametrize(("member_id", "shard"), [(ADA, "eu-1"), (BOB, "us-1")])

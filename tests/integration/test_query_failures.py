@@ -5,7 +5,6 @@ import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from cluster.node import health
@@ -26,6 +25,7 @@ from tests.query_world import (
     replayed,
     write_member,
 )
+from tests.sql import replay_paused
 
 ADA = member(1)
 ACCOUNT = f"/v1/members/{format_member_id(ADA)}/account"
@@ -164,13 +164,10 @@ async def test_a_standby_that_stopped_replaying_is_passed_over_for_a_demanded_ve
     await project(killable.url, ADA, 3)
     standby = reader_of(world).standby
     await standby.fetch("measure_lag", 0.0)
-    await execute(database_pair.standby, "SELECT pg_wal_replay_pause()")
-    try:
+    async with replay_paused(database_pair.standby):
         await add_entry(database_pair.primary, ADA, 4)
         reply = await world.get(ACCOUNT, headers={"Consistency-Token": format_token(ADA, 4)})
         assert (reply.status, reply.json["version"], reply.headers["Loyalty-Source"]) == (200, 4, "primary")
-    finally:
-        await execute(database_pair.standby, "SELECT pg_wal_replay_resume()")
 
 
 async def test_a_standby_beyond_its_budget_is_skipped(
@@ -181,16 +178,13 @@ async def test_a_standby_beyond_its_budget_is_skipped(
     async with open_world(tmp_path, {"eu-1": place}, standby_lag_ms_max=0) as world:
         await eventually(lambda: replayed(reader_of(world), ADA, 2))
         assert (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
-        await execute(database_pair.standby, "SELECT pg_wal_replay_pause()")
-        try:
+        async with replay_paused(database_pair.standby):
             await add_entry(database_pair.primary, ADA, 3)
 
             async def skipped() -> bool:
                 return (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "primary"
 
             await eventually(skipped)
-        finally:
-            await execute(database_pair.standby, "SELECT pg_wal_replay_resume()")
 
 
 async def test_with_no_server_left_the_views_still_answer(tmp_path: Path, valkey_url: str) -> None:
@@ -248,11 +242,3 @@ async def test_a_frozen_standby_costs_a_moment_and_no_answer(tmp_path: Path, dat
             return (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
 
         await eventually(back)
-
-
-async def execute(dsn: str, sql: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()

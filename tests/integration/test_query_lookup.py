@@ -14,49 +14,20 @@ from shard_router.member_id import format_member_id, slot_of
 from shard_router.token import format_token
 from shard_router.topology import Topology
 from tests.conftest import eventually
-from tests.query_world import START, ShardPlace, World, member, open_world, project, put_view, write_member, write_row
+from tests.query_world import (
+    PROGRAM,
+    START,
+    ShardPlace,
+    World,
+    member,
+    open_world,
+    project,
+    put_view,
+    write_member,
+    write_row,
+)
 
 ADA, BOB = member(1), member(2, region="us")
-PROGRAM = """
-[program]
-code = "main-street"
-name = "Main Street"
-currency = "EUR"
-
-[[tiers]]
-code = "basic"
-[[tiers]]
-code = "silver"
-name = "Silver"
-threshold = 500
-multiplier = "1.25"
-
-[[rewards]]
-code = "mug"
-name = "A mug"
-points = 45
-[[rewards]]
-code = "coffee"
-name = "A coffee"
-points = 10
-
-[[stores]]
-code = "berlin-1"
-name = "Berlin Mitte"
-region = "eu"
-lat = 52.5200
-lon = 13.4050
-[[stores]]
-code = "paris-1"
-name = "Paris Nord"
-region = "eu"
-lat = 48.8566
-lon = 2.3522
-[[stores]]
-code = "boston-1"
-name = "Boston"
-region = "us"
-"""
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
 import pytest
 from redis.asyncio import Redis
 
@@ -21,15 +19,15 @@ from tests.query_world import (
     World,
     add_entry,
     entry,
-    has,
     member,
     open_world,
     project,
     put_view,
-    reader_of,
+    until_replayed,
     write_member,
     write_row,
 )
+from tests.sql import replay_paused
 
 ADA = member(1)
 TEXT = format_member_id(ADA)
@@ -49,23 +47,6 @@ def eu(world: World) -> ShardPlace:
     return world.shards["eu-1"]
 
 
-@asynccontextmanager
-async def replay_paused(pair: DatabasePair) -> AsyncGenerator[None]:
-    """The standby stays where it is."""
-    connection = await asyncpg.connect(pair.standby)
-    await connection.execute("SELECT pg_wal_replay_pause()")
-    try:
-        yield
-    finally:
-        await connection.execute("SELECT pg_wal_replay_resume()")
-        await connection.close()
-
-
-async def replayed(world: World, member_id: int, version: int) -> None:
-    """Wait until the standby shows a version."""
-    await eventually(lambda: has(reader_of(world).standby, member_id, version))
-
-
 async def test_an_account_comes_from_the_view_with_its_version(world: World, eu: ShardPlace) -> None:
     await project(eu.valkey, ADA, 3)
     reply = await world.get(ACCOUNT)
@@ -77,7 +58,7 @@ async def test_an_account_comes_from_the_view_with_its_version(world: World, eu:
 
 async def test_without_a_view_the_standby_answers(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=2)
-    await replayed(world, ADA, 2)
+    await until_replayed(world, ADA, 2)
     primary_reads = await world.metric("loyalty_query_primary_reads_total")
     reply = await world.get(ACCOUNT)
     assert (reply.status, reply.headers["Loyalty-Source"], reply.json["version"]) == (200, "replica", 2)
@@ -114,7 +95,7 @@ async def test_a_token_waits_for_its_notification(world: World, eu: ShardPlace) 
 
 async def test_a_view_that_stays_behind_gives_way_to_the_standby(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=5)
-    await replayed(world, ADA, 5)
+    await until_replayed(world, ADA, 5)
     await project(eu.valkey, ADA, 4)
     reply = await world.get(ACCOUNT, headers={"Consistency-Token": format_token(ADA, 5)})
     assert (reply.status, reply.json["version"], reply.headers["Loyalty-Source"]) == (200, 5, "replica")
@@ -140,7 +121,7 @@ async def test_a_token_that_does_not_fit_is_malformed(world: World, eu: ShardPla
 
 async def test_pages_join_without_gap_or_repeat_across_view_and_standby(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=75)
-    await replayed(world, ADA, 75)
+    await until_replayed(world, ADA, 75)
     await project(eu.valkey, ADA, *range(26, 76))
     path, seen, sources = f"{ACTIVITY}?page_size=20", [], []
     while path:
@@ -157,8 +138,8 @@ async def test_a_page_never_skips_entries_that_a_server_does_not_have_yet(
     world: World, eu: ShardPlace, database_pair: DatabasePair
 ) -> None:
     await write_member(eu.primary, ADA, versions=4)
-    await replayed(world, ADA, 4)
-    async with replay_paused(database_pair):
+    await until_replayed(world, ADA, 4)
+    async with replay_paused(database_pair.standby):
         for version in range(5, 64):
             await add_entry(eu.primary, ADA, version)
         await project(eu.valkey, ADA, *range(14, 64))
@@ -173,7 +154,7 @@ async def test_a_page_never_skips_entries_that_a_server_does_not_have_yet(
 
 async def test_an_old_page_is_not_waited_for(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=75)
-    await replayed(world, ADA, 75)
+    await until_replayed(world, ADA, 75)
     await project(eu.valkey, ADA, *range(26, 76))
     token = {"Consistency-Token": format_token(ADA, 75)}
     first = (await world.get(f"{ACTIVITY}?page_size=50", headers=token)).json
@@ -209,7 +190,7 @@ async def test_half_an_erasure_shows_a_member_nothing_of_the_demanded_version(wo
 
 async def test_items_are_the_same_from_view_and_standby(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=3)
-    await replayed(world, ADA, 3)
+    await until_replayed(world, ADA, 3)
     from_standby = await world.get(ACTIVITY)
     await project(eu.valkey, ADA, 1, 2, 3)
     from_view = await world.get(ACTIVITY)
@@ -219,7 +200,7 @@ async def test_items_are_the_same_from_view_and_standby(world: World, eu: ShardP
 
 async def test_a_hole_in_the_recent_entries_is_noticed(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=6)
-    await replayed(world, ADA, 6)
+    await until_replayed(world, ADA, 6)
     await project(eu.valkey, ADA, 1, 2, 3, 5, 6)
     reply = await world.get(ACTIVITY)
     assert [item["version"] for item in reply.json["items"]] == [6, 5, 4, 3, 2, 1]
@@ -228,7 +209,7 @@ async def test_a_hole_in_the_recent_entries_is_noticed(world: World, eu: ShardPl
 
 async def test_an_entry_made_between_two_pages_disturbs_neither(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=4)
-    await replayed(world, ADA, 4)
+    await until_replayed(world, ADA, 4)
     first = (await world.get(f"{ACTIVITY}?page_size=2")).json
     await add_entry(eu.primary, ADA, 5)
     second = (await world.get(f"{ACTIVITY}?page_size=2&page_token={first['next_page_token']}")).json
@@ -262,7 +243,7 @@ async def test_a_page_token_belongs_to_one_member(world: World, eu: ShardPlace) 
 
 async def test_what_one_may_not_see_answers_like_what_does_not_exist(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA)
-    await replayed(world, ADA, 1)
+    await until_replayed(world, ADA, 1)
     stranger = world.member_token(member(2))
     missing, far, damaged = format_member_id(member(3)), format_member_id(member(1, region="us")), TEXT[:-1] + "*"
     for suffix in ("", "/account", "/activity", "/rewards", "/events"):
@@ -277,7 +258,7 @@ async def test_what_one_may_not_see_answers_like_what_does_not_exist(world: Worl
 
 async def test_a_member_sees_himself(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA)
-    await replayed(world, ADA, 1)
+    await until_replayed(world, ADA, 1)
     reply = await world.get(f"/v1/members/{TEXT}", credential=world.member_token(ADA))
     assert reply.status == 200
     assert reply.json == {"profile": {"name": "Ada"}, "account": (await world.get(ACCOUNT)).json}
@@ -296,7 +277,7 @@ async def test_a_purchase_is_found_by_its_id(world: World, eu: ShardPlace) -> No
     assert (await world.get("/v1/purchases/pur_x-1")).json["code"] == "purchase_not_found"
     await write_member(eu.primary, ADA, versions=3)
     await write_purchase(eu, version=2, changed_version=3)
-    await replayed(world, ADA, 3)
+    await until_replayed(world, ADA, 3)
     reply = await world.get(path, headers={"Consistency-Token": format_token(ADA, 3)})
     assert (reply.status, reply.headers["ETag"], reply.json["purchase_id"]) == (200, 'W/"3"', f"pur_{TEXT}-2")
     assert reply.json["business_date"] == "2026-11-01"

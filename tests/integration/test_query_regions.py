@@ -3,38 +3,19 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from query.node import NODE
 from shard_router.member_id import format_member_id
 from tests.conftest import eventually
 from tests.engine import ValkeyServer
+from tests.frozen_node import frozen
 from tests.query_world import Reply, ShardPlace, World, member, open_world, project
 
 ADA, BOB = member(1), member(2, region="us")
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
 IN_FLIGHT_MAX = 16
-
-
-class FrozenNode:
-    """Takes connections and questions; answers none before it thaws."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.thawed = asyncio.Event()
-
-    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                self.asked += not head.startswith(b"GET /livez ")
-                await self.thawed.wait()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
 
 
 @pytest.fixture
@@ -43,19 +24,6 @@ async def world(tmp_path: Path, valkey_server: ValkeyServer) -> AsyncGenerator[W
     async with open_world(tmp_path, shards, in_flight_max=IN_FLIGHT_MAX) as opened:
         await project(shards["eu-1"].valkey, ADA, 1)
         yield opened
-
-
-@asynccontextmanager
-async def frozen(world: World) -> AsyncGenerator[FrozenNode]:
-    node = FrozenNode()
-    server = await asyncio.start_server(node.take, "127.0.0.1", 0)
-    nodes = world.apps["eu"][NODE].topology.current.document.regions["us"].query
-    nodes[:] = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"]
-    try:
-        yield node
-    finally:
-        node.thawed.set()
-        server.close()
 
 
 async def ask(world: World, member_id: int) -> Reply:

@@ -10,11 +10,15 @@ from redis.asyncio import Redis
 
 from rules.version import SPAN
 from shard_router.incarnation import begin_incarnation
+from shard_router.member_id import format_member_id
 from shard_router.token import format_token
 from tests.conftest import DatabasePair
-from tests.integration.test_query_events import streaming
-from tests.integration.test_query_reads import ACCOUNT, ACTIVITY, ADA, TEXT, replayed
-from tests.query_world import ShardPlace, World, add_entry, open_world, project, write_member
+from tests.event_stream import streaming
+from tests.query_world import ShardPlace, World, add_entry, member, open_world, project, until_replayed, write_member
+
+ADA = member(1)
+TEXT = format_member_id(ADA)
+ACCOUNT, ACTIVITY = f"/v1/members/{TEXT}/account", f"/v1/members/{TEXT}/activity"
 
 
 @pytest.fixture
@@ -63,11 +67,11 @@ async def test_a_token_of_the_lost_future_is_told_so(world: World, eu: ShardPlac
 async def test_a_token_of_a_state_that_was_kept_is_as_good_as_before(world: World, eu: ShardPlace) -> None:
     await write_member(eu.primary, ADA, versions=5)
     number = await restored(eu.primary)
-    await replayed(world, ADA, 5)
+    await until_replayed(world, ADA, 5)
     reply = await world.get(ACCOUNT, headers=token(5))
     assert (reply.status, reply.json["version"]) == (200, 5)
     await add_entry(eu.primary, ADA, number * SPAN + 6)
-    await replayed(world, ADA, number * SPAN + 6)
+    await until_replayed(world, ADA, number * SPAN + 6)
     for version in (4, 5, number * SPAN + 6):
         reply = await world.get(ACCOUNT, headers=token(version))
         assert (reply.status, reply.json["version"]) == (200, number * SPAN + 6), version
@@ -93,7 +97,7 @@ async def test_a_page_that_goes_on_over_the_restore_leaves_nothing_out(world: Wo
     for place in (6, 7):
         await add_entry(eu.primary, ADA, number * SPAN + place)
         written.insert(0, number * SPAN + place)
-    await replayed(world, ADA, written[0])
+    await until_replayed(world, ADA, written[0])
     for in_view in (False, True):
         if in_view:
             await project(eu.valkey, ADA, *reversed(written))
@@ -126,7 +130,7 @@ async def test_an_etag_of_the_lost_future_never_matches(world: World, eu: ShardP
     number = await restored(eu.primary)
     await add_entry(eu.primary, ADA, number * SPAN + 6)
     await _forget_views(eu)
-    await replayed(world, ADA, number * SPAN + 6)
+    await until_replayed(world, ADA, number * SPAN + 6)
     reply = await world.get(ACCOUNT, headers={"If-None-Match": lost})
     assert (reply.status, reply.headers["ETag"]) == (200, f'W/"{number * SPAN + 6}"')
 

@@ -16,10 +16,9 @@ from shard_router.member_id import format_member_id
 from shard_router.token import format_token
 from tests.conftest import DatabasePair, eventually
 from tests.engine import free_port
+from tests.event_stream import Stream
+from tests.frozen_node import FrozenNode, frozen
 from tests.http_node import NodeServer
-from tests.integration.test_query_backwards import replay_paused, version_in
-from tests.integration.test_query_events import Stream
-from tests.integration.test_query_regions import FrozenNode, frozen
 from tests.long import long
 from tests.query_servers import OwnValkey
 from tests.query_world import (
@@ -32,8 +31,10 @@ from tests.query_world import (
     project,
     put_view,
     replayed,
+    version_in,
     write_member,
 )
+from tests.sql import replay_paused
 
 ADA, BOB, EVE = member(1), member(2, region="us"), member(3, region="us")
 NOWHERE = ["postgresql://nobody:x@127.0.0.1:1/none"]
@@ -137,7 +138,7 @@ async def test_what_the_home_region_has_answered_through_this_node_is_not_taken_
     world: World, killable: OwnValkey, database_pair: DatabasePair, path: str
 ) -> None:
     await put_view(killable.url, views.identifier_key("card", CARD), 1, views.identifier_view({"member_id": BOB}))
-    async with replay_paused(database_pair):
+    async with replay_paused(database_pair.standby):
         await add_entry(database_pair.primary, BOB, 4)
         await project(killable.url, BOB, 1, 2, 3, 4)
         assert (await world.get(path)).headers["ETag"].startswith('W/"4')

@@ -16,7 +16,7 @@ from query.system import SYSTEM
 from query.system_shape import System
 from tests.conftest import DatabasePair, eventually
 from tests.engine import ValkeyServer, free_port
-from tests.integration.test_query_regions import FrozenNode
+from tests.frozen_node import FrozenNode
 from tests.query_world import Reply, ShardPlace, World, open_world, write_row
 
 NOWHERE = "postgresql://nobody:x@127.0.0.1:1/none"

@@ -15,8 +15,8 @@ from shard_router.member_id import new_member_id, parse_member_id
 from shard_router.server import connection_to
 from tests.command_node import RunningNode, dsns
 from tests.engine import PostgresServer
-from tests.integration.test_receipt_conflict import STORE, buy, claim_all, journal, members, rows
-from tests.integration.test_receipt_conflict import node as node  # noqa: PLC0414
+from tests.receipt_world import STORE, buy, claim_all, journal, members, rows
+from tests.receipt_world import node as node  # noqa: PLC0414
 
 CONFLICT = ["member_enrolled", "purchase_recorded", "purchase_returned receipt_conflict"]
 STANDS = ["member_enrolled", "purchase_recorded"]

@@ -8,8 +8,8 @@ import pytest
 from command.migrate import migrate
 from shard_router.statement import load_statements
 from tests.engine import PostgresServer
+from tests.project import PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
 FILES = sorted(
     file
     for folder in ("shard_router", "command", "query", "cdc", "verify")

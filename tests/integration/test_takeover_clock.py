@@ -26,11 +26,9 @@ from shard_router.errors import ProblemError
 from shard_router.member_id import new_member_id
 from shard_router.pool import ShardPools, ShardServers
 from shard_router.topology import TopologyWatch
-from tests.command_node import RunningNode, basket, running_command_node
+from tests.command_node import GOLD, SILVER, RunningNode, basket, running_command_node, told
 from tests.conftest import eventually
 from tests.engine import PostgresServer, embedded_postgres, engine_name, in_database, server_folder
-from tests.integration.test_clock import told
-from tests.integration.test_command_versions import GOLD, SILVER
 from tests.long import long
 
 PRIMARY, STANDBY = SERVERS = ("postgres-1", "postgres-2")

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.project import PROJECT
 
 
 def test_the_type_checker_refuses_to_change_a_value(tmp_path: Path) -> None:
     source = tmp_path / "change.py"
     source.write_text("from rules.state import Lot\nlot = Lot(5)\nlot.points = 6\n")
-    command = [sys.executable, "-m", "pyright", "--project", str(ROOT), str(source)]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, cwd=ROOT)
+    command = [sys.executable, "-m", "pyright", "--project", str(PROJECT), str(source)]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, cwd=PROJECT)
     assert 'Cannot assign to attribute "points"' in checked.stdout, checked.stdout + checked.stderr

@@ -2,7 +2,6 @@
 
 import re
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,6 +15,7 @@ from rules.outcome import Entry
 from rules.program import Program
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology, TopologyDocument
+from tests.project import PROJECT
 from tests.query_world import member as member_id_of
 from tests.rules_history import LAW, History, programs
 from tests.rules_world import NOW, Member
@@ -136,6 +136,6 @@ def test_what_the_rules_write_is_never_found_wrong(data: st.DataObject, first: P
 
 
 def test_every_kind_of_entry_that_the_rules_write_is_known() -> None:
-    sources = "\n".join(path.read_text() for path in (Path(__file__).parents[2] / "rules").glob("*.py"))
+    sources = "\n".join(path.read_text() for path in (PROJECT / "rules").glob("*.py"))
     written = set(re.findall(r'\.entry\(\s*"(\w+)"', sources)) | {"tier_changed", "tier_renewed"}
     assert written == set(_POINTS)

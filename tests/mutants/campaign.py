@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from tests.mutants.mutant import PROJECT, Mutant
+from tests.mutants.mutant import Mutant
+from tests.project import PROJECT
 
 DEADLINE_S = 300.0
 BASELINE_DEADLINE_S = 1800.0

@@ -5,7 +5,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
 SOURCE = re.compile(r"^--- a/(\S+)$", re.MULTILINE)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.long import long
+from tests.project import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/tills.md", "docs/phones.md", "docs/operate.md")
 SHELLS = {"bash": ("bash", "--norc", "--noprofile", "-i", "-s"), "zsh": ("zsh", "-f", "-i", "-s")}
 NOT_HERE = ("make demo", "make test")  # the tests cannot run themselves

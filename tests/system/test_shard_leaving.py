@@ -11,9 +11,10 @@ import pytest
 from tests.conftest import eventually
 from tests.long import long
 from tests.system.conftest import loyalty
-from tests.system.test_shard_growth import NOBODY, SOMEBODY_EVERYWHERE, System, again, enrol, shard, told, topology
-from tests.system.test_shard_growth import alone as alone  # noqa: PLC0414
-from tests.system.test_shard_growth import eu as eu  # noqa: PLC0414
+from tests.system.one_region import NOBODY, SOMEBODY_EVERYWHERE, again, enrol, shard, told, topology
+from tests.system.one_region import alone as alone  # noqa: PLC0414
+from tests.system.one_region import eu as eu  # noqa: PLC0414
+from tests.system.till import System
 
 
 @asynccontextmanager

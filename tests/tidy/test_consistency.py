@@ -1,12 +1,12 @@
 """docs/consistency.md tells of tests: each row has one that is there, and each of them has a row."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "consistency.md").read_text(encoding="utf-8")
+from tests.project import PROJECT
+
+PAGE = (PROJECT / "docs" / "consistency.md").read_text(encoding="utf-8")
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and "| test |" not in line]
-TESTS = (ROOT / "tests" / "integration" / "test_consistency.py").read_text(encoding="utf-8")
+TESTS = (PROJECT / "tests" / "integration" / "test_consistency.py").read_text(encoding="utf-8")
 
 
 def test_every_row_has_a_test_that_is_there() -> None:
@@ -14,7 +14,7 @@ def test_every_row_has_a_test_that_is_there() -> None:
     for row in ROWS:
         (named,) = re.findall(r"`([^`]+)`", row.rsplit("|", 2)[1])
         there = (
-            (ROOT / "tests" / "integration" / named).is_file() if named.endswith(".py") else f"def {named}(" in TESTS
+            (PROJECT / "tests" / "integration" / named).is_file() if named.endswith(".py") else f"def {named}(" in TESTS
         )
         assert there, f"{named}: no such test"
 

@@ -11,8 +11,8 @@ from cluster.archive import archive_settings
 from cluster.password import FILES
 from cluster.postgres import SETTINGS, PostgresTools
 from shard_router.topology import read_topology
+from tests.project import PASSWORDS_NEEDED, PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 DEPLOY = PROJECT / "deploy"
 # Where a server listens and who may enter differ by nature; the roles the embedded system
 # writes into a server's file when it starts it.
@@ -88,18 +88,9 @@ def test_compose_holds_no_password_and_no_default_for_one() -> None:
     assert not re.findall(r"PASSWORD:|PASSWORD:-|requirepass", text)
 
 
-NEEDED = {
-    "postgres": {"postgres_superuser", "postgres_standby"},
-    "valkey": {"valkey_projector", "valkey_query"},
-    "command": {"postgres_node"},
-    "query": {"postgres_reader", "valkey_query"},
-    "cdc": {"postgres_projector", "valkey_projector"},
-}
-
-
-@pytest.mark.parametrize("part", NEEDED)
+@pytest.mark.parametrize("part", PASSWORDS_NEEDED)
 def test_a_service_gets_the_passwords_it_needs_and_no_other(part: str) -> None:
     text = (PROJECT / "compose.yml").read_text(encoding="utf-8")
     (block,) = re.findall(rf"^x-{part}: &{part}\b.*(?:\n  .*)*", text, re.MULTILINE)
     (given,) = re.findall(r"secrets: \[(.*?)\]", block)
-    assert set(given.split(", ")) == NEEDED[part]
+    assert set(given.split(", ")) == PASSWORDS_NEEDED[part]

@@ -17,9 +17,9 @@ import yaml
 from cluster.password import FILES
 from cluster.postgres import SETTINGS
 from shard_router.topology import read_topology
-from tests.tidy.test_deploy import NEEDED
+from tests.project import PASSWORDS_NEEDED, PROJECT
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+DEPLOY = PROJECT / "deploy"
 PLACE = DEPLOY / "kubernetes"
 MADE_BY_HAND = {"logins", "credentials", "postgres-superuser"}
 PODS = ("command", "query", "projector-eu-1", "valkey-eu-1")
@@ -144,7 +144,7 @@ def test_every_reference_leads_to_something() -> None:
 @pytest.mark.parametrize("name", PODS)
 def test_a_pod_gets_the_passwords_it_needs_and_no_other(name: str) -> None:
     (secret,) = [one["secret"] for one in pod(name)["spec"]["volumes"] if one["name"] == "logins"]
-    assert {one["key"] for one in secret["items"]} == NEEDED[PARTS[name]] <= set(FILES)
+    assert {one["key"] for one in secret["items"]} == PASSWORDS_NEEDED[PARTS[name]] <= set(FILES)
     assert all(one["key"] == one["path"] for one in secret["items"])
 
 

@@ -23,8 +23,8 @@ from query.settings import QuerySettings
 from service.credential import Credentials
 from service.health import REGISTRY
 from service.web import build_app
+from tests.project import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 MONITORING = PROJECT / "deploy" / "monitoring"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "loyalty.json"
 SUFFIXES = {"counter": ["_total"], "info": ["_info"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}

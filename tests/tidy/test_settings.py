@@ -1,7 +1,6 @@
 """The README's table of settings (API.md): one table, and it lists them all."""
 
 import re
-from pathlib import Path
 
 import pytest
 import typer
@@ -13,8 +12,8 @@ from cluster.cli import app
 from cluster.settings import ClusterSettings
 from command.settings import CommandSettings
 from query.settings import QuerySettings
+from tests.project import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 PACKAGES = ("benchmarks", "cdc", "cluster", "command", "edge", "query", "service", "shard_router", "verify")
 OF_THE_IMAGE = {"LOYALTY_BUILD_REVISION", "LOYALTY_BUILD_VERSION"}
 """Written into it by the Dockerfile, not set by people."""

@@ -2,15 +2,14 @@
 
 import ast
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+from tests.project import PACKAGES, PROJECT
+
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 MODULE_DOCSTRING_LINES_MAX = 10
@@ -161,6 +160,16 @@ def test_tests_wait_for_conditions_and_never_sleep() -> None:
         return [call.lineno for call in sleeps if ast.unparse(call.args[0]) != "0"]  # sleep(0) only yields
 
     assert not found((path for path in TESTS if name(path) not in SLEEPERS), naps)
+
+
+def test_no_test_module_takes_anything_from_another() -> None:
+    """What several need stands beside them, in a module of its own."""
+
+    def borrowed(path: Path) -> list[str]:
+        taken = (node.module or "" for node in nodes(path) if isinstance(node, ast.ImportFrom))
+        return [module for module in taken if module.startswith("tests.") and ".test_" in module]
+
+    assert not found(TESTS, borrowed)
 
 
 def test_importing_a_module_has_no_effect() -> None:

@@ -13,9 +13,8 @@ import pytest
 import typer.main
 
 from cluster.cli import app
-from tests.tidy.test_tidy import PACKAGES
+from tests.project import PACKAGES, PROJECT
 
-PROJECT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [
         *(PROJECT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")),

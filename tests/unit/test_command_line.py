@@ -21,17 +21,12 @@ from cluster.growth_request import Request
 from cluster.run_file import exclusive
 from cluster.verdict import exit_code, render_verdict, verdict_document
 from shard_router.errors import ProblemError
+from tests.command_line import loyalty
 from tests.engine import free_port
+from tests.project import PROJECT
 from verify.finding import Finding
 
-ROOT = Path(__file__).parents[2]
 ENDED = "the connection ended"
-
-
-def loyalty(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "cluster", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def stopped_system(folder: Path) -> Path:
@@ -69,7 +64,7 @@ def stopped_system(folder: Path) -> Path:
     ids=" ".join,
 )
 def test_where_nothing_runs_a_command_says_so_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
-    (tmp_path / "mine.toml").write_bytes((ROOT / "rules" / "main_street.toml").read_bytes())
+    (tmp_path / "mine.toml").write_bytes((PROJECT / "rules" / "main_street.toml").read_bytes())
     told = loyalty(tmp_path, *words, "--data", str(stopped_system(tmp_path)))
     assert (told.returncode, told.stdout) == (1, "")
     (line,) = told.stderr.splitlines()
@@ -205,7 +200,7 @@ def test_an_instant_needs_its_zone(tmp_path: Path) -> None:
 def test_a_command_imports_only_what_it_needs() -> None:
     heavy = {"asyncpg", "redis", "benchmarks", "command", "query", "cdc", "verify"}
     program = f"import sys, cluster.cli; print(*sorted({heavy!r} & sys.modules.keys()))"
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert told.stdout.split() == []
 
 

@@ -19,10 +19,11 @@ from edge.hcl import quoted
 from query.settings import QuerySettings
 from service.settings import NodeSettings
 from shard_router.topology import read_topology
+from tests.command_line import loyalty
 from tests.edge_world import NUMBERS, card_of, member_of, three_regions, topology
-from tests.unit.test_command_line import ROOT, loyalty
+from tests.project import PROJECT
 
-EXAMPLES = ROOT / "deploy" / "edge"
+EXAMPLES = PROJECT / "deploy" / "edge"
 EXAMPLE_WORDS = {
     "envoy": ("--host", "0.0.0.0", "--folder", "/etc/loyalty-door"),  # noqa: S104 - text only
     "cloudflare": (),
@@ -45,7 +46,7 @@ def resource(text: str, kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("target", EXAMPLE_WORDS)
 def test_the_examples_are_what_is_rendered_and_say_how_far_they_were_tried(tmp_path: Path, target: str) -> None:
-    words = ("--topology", str(ROOT / "deploy" / "topology.json"), "--output", str(tmp_path / "out"))
+    words = ("--topology", str(PROJECT / "deploy" / "topology.json"), "--output", str(tmp_path / "out"))
     told = loyalty(tmp_path, "edge", "render", "--for", target, *words, *EXAMPLE_WORDS[target])
     assert (told.returncode, told.stdout, told.stderr) == (0, "", f"{STANDINGS[target]}\n")
     written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
@@ -78,13 +79,13 @@ def test_no_example_is_left_over() -> None:
     ids=lambda case: " ".join(case) if isinstance(case, tuple) else "",
 )
 def test_what_cannot_be_rendered_is_said_in_one_line(tmp_path: Path, words: tuple[str, ...], why: str) -> None:
-    document = ("--topology", str(ROOT / "deploy" / "topology.json"))
+    document = ("--topology", str(PROJECT / "deploy" / "topology.json"))
     told = loyalty(tmp_path, "edge", "render", "--for", "envoy", *document, *words)
     assert (told.returncode, told.stdout, told.stderr) == (1, "", f"{why}\n")
 
 
 def test_a_region_is_dialled_up_by_its_share(tmp_path: Path) -> None:
-    path = ROOT / "deploy" / "topology.json"
+    path = PROJECT / "deploy" / "topology.json"
     words = ("--for", "envoy", "--topology", str(path), "--share", "us=10", "--output", str(tmp_path / "door"))
     assert loyalty(tmp_path, "edge", "render", *words).returncode == 0
     listening = Listening(folder=tmp_path / "door", port=8400, admin_port=8401)
@@ -95,7 +96,7 @@ def test_a_region_is_dialled_up_by_its_share(tmp_path: Path) -> None:
 
 
 def test_one_file_is_printed_as_it_is(tmp_path: Path) -> None:
-    document = ("--topology", str(ROOT / "deploy" / "topology.json"))
+    document = ("--topology", str(PROJECT / "deploy" / "topology.json"))
     told = loyalty(tmp_path, "edge", "render", "--for", "aws", *document)
     assert told.stdout == (EXAMPLES / "aws.tf").read_text()
 

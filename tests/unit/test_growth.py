@@ -16,6 +16,7 @@ from cluster.files import alone, write_json
 from cluster.growth import Growth
 from cluster.growth_request import TOPIC
 from cluster.shard_leaving import ShardLeaving
+from tests.project import PROJECT
 
 
 @pytest.mark.parametrize("first", ["claims", "shard"])
@@ -70,7 +71,7 @@ async def test_what_it_does_not_know_is_refused_and_the_next_question_is_heard(
 
 def with_door(data: Path, **shares: int) -> None:
     """What a running system of three regions has written down."""
-    shutil.copy(Path(__file__).parents[2] / "deploy" / "topology.json", Documents(data).topology)
+    shutil.copy(PROJECT / "deploy" / "topology.json", Documents(data).topology)
     write_json(Documents(data).door_state, DoorState(url="http://door", admin_port=1, shares=shares).model_dump())
 
 

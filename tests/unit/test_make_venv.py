@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "deploy" / "make_venv.py"
+from tests.project import PROJECT
+
+SCRIPT = PROJECT / "deploy" / "make_venv.py"
 made = runpy.run_path(str(SCRIPT))
 
 

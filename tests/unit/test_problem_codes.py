@@ -1,18 +1,17 @@
 """One table answers every problem: nothing raises a code that is not in it, and none there is unused."""
 
 import ast
-from pathlib import Path
 
 from rules.outcome import Reason
 from shard_router.errors import PROBLEMS
+from tests.project import PROJECT
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("rules", "shard_router", "service", "command", "query", "cdc", "cluster")
 RAISING = {"ProblemError", "parse_or"}
 TREES = [
     ast.parse(path.read_text(encoding="utf-8"))
     for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
+    for path in sorted((PROJECT / package).rglob("*.py"))
     if path.name != "errors.py"
 ]
 

@@ -1,15 +1,14 @@
 """Reasons of refusals, tied to the table of problems and to what the operations say they may answer."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from command.operation import OPERATIONS
 from rules.outcome import Reason
 from shard_router.errors import PROBLEMS
+from tests.project import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 SOURCES = "\n".join(
     path.read_text(encoding="utf-8") for package in ("rules", "command") for path in (PROJECT / package).glob("*.py")
 )

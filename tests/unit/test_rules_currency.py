@@ -17,8 +17,7 @@ from rules.program_compare import compare_programs
 from rules.state import Account
 from rules.stored import full_purchase, short_purchase
 from tests.rules_history import LAW
-from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
-from tests.unit.test_rules_earn import campaign
+from tests.rules_world import NOW, TIERS, Member, campaign, earned, later, line, program, purchase
 from verify.basket import wrong_basket
 
 WORTH = "worth = { points = 100, amount = 100 }\n"

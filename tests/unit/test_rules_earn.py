@@ -10,13 +10,7 @@ from rules.counters import on_day
 from rules.document import explanation_of
 from rules.evaluate import Evaluation, evaluate
 from rules.outcome import Refused
-from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
-
-
-def campaign(code: str, effect: str, **keys: str) -> str:
-    return f'[[campaigns]]\ncode = "{code}"\neffect = {{ {effect} }}\n' + "".join(
-        f"{key} = {value}\n" for key, value in keys.items()
-    )
+from tests.rules_world import NOW, TIERS, Member, campaign, earned, later, line, program, purchase
 
 
 @pytest.mark.parametrize(

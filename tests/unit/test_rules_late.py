@@ -13,10 +13,8 @@ from rules.decide import decide
 from rules.evaluate import Evaluation, evaluate
 from rules.outcome import Accepted, Refused
 from rules.program import Program
-from tests.rules_history import LAW, baskets, live, programs
-from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase, returned
-from tests.unit.test_rules_return import spend
-from tests.unit.test_rules_versions import LONG_AGO, versions
+from tests.rules_history import LAW, LONG_AGO, baskets, live, programs, versions
+from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase, returned, spend
 
 THEN, NOON = later(days=-3), later(days=-1)
 PLUS_TEN = '[[campaigns]]\ncode = "ten"\neffect = { fixed = 10 }\n'

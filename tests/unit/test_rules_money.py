@@ -14,8 +14,7 @@ from rules.offer import exact_sum, item_parts
 from rules.outcome import Entry
 from rules.program import Program
 from tests.rules_history import LAW, baskets, programs
-from tests.rules_world import NOW, TIERS, Member, earned, later, line, moves, program
-from tests.unit.test_rules_earn import campaign
+from tests.rules_world import NOW, TIERS, Member, campaign, earned, later, line, moves, program
 
 WORTH = "worth = { points = 1, amount = 1 }\n"
 EFFECTS = ("fixed = 10", "fixed_per_item = 10", 'multiply = "3"', 'per_unit = "2"')

@@ -2,15 +2,10 @@
 
 import pytest
 
-from rules.command import AdjustPoints, CaptureHold, Line, PlaceHold
-from tests.rules_world import NOW, Member, later, line, moves, program, purchase, returned
+from rules.command import AdjustPoints, Line, PlaceHold
+from tests.rules_world import NOW, Member, later, line, moves, program, purchase, returned, spend
 
 WORTH = "worth = { points = 100, amount = 100 }\n"
-
-
-def spend(member: Member, points: int) -> None:
-    hold = member.ok(PlaceHold(points, None, NOW)).version
-    member.ok(CaptureHold(hold, None, NOW))
 
 
 def test_parts_reverse_the_proportion_floored_over_all_lines_and_the_last_part_the_rest() -> None:

@@ -1,6 +1,5 @@
 """Laws of returns over random programs, baskets and ways to bring them back."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -13,20 +12,8 @@ from hypothesis import strategies as st
 from rules.command import AdjustPoints, PlaceHold
 from rules.outcome import Entry
 from rules.program import Program
-from tests.rules_history import LAW, baskets, lines, programs
+from tests.rules_history import LAW, baskets, lines, parts_of, programs
 from tests.rules_world import NOW, Member, purchase
-
-
-def parts_of(data: st.DataObject, document: dict[str, Any]) -> Iterator[tuple[int, Decimal]]:
-    """All of a basket in any parts and order."""
-    left = {one["line"]: Decimal(one["quantity"]) for one in document["lines"]}
-    while left:
-        number = data.draw(st.sampled_from(sorted(left)))
-        part = data.draw(st.one_of(st.just(left[number]), st.decimals("0.001", left[number], places=3)))
-        yield number, part
-        left[number] -= part
-        if not left[number]:
-            del left[number]
 
 
 @LAW

@@ -1,24 +1,16 @@
 """Tiers: what counts, when one is reached, what the end of its period brings."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from rules.command import AdjustPoints, SettleAccount
 from rules.describe import describe_account
-from tests.rules_world import NOW, TIERS, Member, earned, later, line, program
-
-
-def policy(**keys: str) -> str:
-    return "[tier_policy]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+from tests.rules_world import NOW, TIERS, Member, at, earned, later, line, policy, program
 
 
 def tier(member: Member) -> dict[str, object]:
     return describe_account(member.now, member.program, "m")["tier"]
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def test_reaching_a_threshold_upgrades_at_once_for_the_next_entry_until_the_window_ends() -> None:

@@ -7,8 +7,7 @@ import pytest
 from rules.command import SettleAccount
 from rules.counters import Counters
 from rules.state import TierStanding
-from tests.rules_world import NOW, TIERS, Member, later, line, program
-from tests.unit.test_rules_tier import at, policy
+from tests.rules_world import NOW, TIERS, Member, at, later, line, policy, program
 
 
 def codes(member: Member) -> list[str]:

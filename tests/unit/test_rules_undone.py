@@ -12,9 +12,8 @@ from rules.outcome import Entry
 from rules.program import Program
 from rules.tier import qualifying
 from rules.unsettled import unsettled
-from tests.rules_history import LAW, baskets, live, programs
+from tests.rules_history import LAW, baskets, live, parts_of, programs
 from tests.rules_world import NOW, TIERS, Member, earned, later, line, program, purchase
-from tests.unit.test_rules_return_laws import parts_of
 
 WELCOME = '[[campaigns]]\ncode = "welcome"\nwhen = { first_purchase = true }\neffect = { fixed = 25 }\n'
 REFERRAL = "[referral]\nreferrer = 200\nnewcomer = 100\n"

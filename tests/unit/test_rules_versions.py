@@ -10,16 +10,8 @@ from rules.decide import decide
 from rules.evaluate import Evaluation, evaluate
 from rules.outcome import Entry
 from rules.program import Program
-from tests.rules_history import LAW, History, baskets, live, programs, story
+from tests.rules_history import LAW, LONG_AGO, History, baskets, live, programs, story, versions
 from tests.rules_world import NOW, TIERS, Member, later, line, program, purchase
-
-LONG_AGO = NOW - timedelta(days=3650)
-
-
-def versions(*parts: tuple[datetime, Program]) -> Program:
-    """The newest of some versions, knowing all."""
-    numbered = [(since, Program(one.document, number)) for number, (since, one) in enumerate(parts, start=1)]
-    return numbered[-1][1].with_history(numbered)
 
 
 def test_a_program_without_history_has_always_been_in_force() -> None:

@@ -16,8 +16,7 @@ from rules.describe import describe_account
 from rules.outcome import Entry
 from rules.program import Program
 from tests.rules_history import LAW
-from tests.rules_world import NOW, TIERS, Member, earned, later, line, program
-from tests.unit.test_rules_earn import campaign
+from tests.rules_world import NOW, TIERS, Member, campaign, earned, later, line, program
 
 ZONES = {
     "berlin": "Europe/Berlin",

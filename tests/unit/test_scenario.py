@@ -10,6 +10,7 @@ from benchmarks.course import flood_notes, recovery_s
 from benchmarks.load import Run, Samples
 from benchmarks.peer import Peak
 from benchmarks.scenario import Scenario, ScenarioError, names, read_scenario
+from tests.project import PROJECT
 
 
 @pytest.mark.parametrize("name", names())
@@ -20,7 +21,7 @@ def test_each_scenario_that_comes_along_can_be_read(name: str) -> None:
 
 
 def test_the_scenarios_of_the_readme_are_those_that_come_along() -> None:
-    readme = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    readme = (PROJECT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert not [name for name in known_names() if f"`{name}`" not in readme]
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-SERVICE = Path(__file__).parents[2] / "service"
+from tests.project import PROJECT
+
+SERVICE = PROJECT / "service"
 
 
 @pytest.mark.parametrize(("told", "version"), [("9.9.9", "9.9.9"), ("", "unknown")])
