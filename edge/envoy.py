@@ -29,9 +29,17 @@ STRANGERS: Final = (
     "x-envoy-upstream-rq-timeout-ms",
 )
 """What only the door itself may say."""
+MEMORY_BYTES_MAX: Final = 1 << 30  # 10,000 connections and some 900 bodies whose end is missing
 _BODY_BYTES_MAX: Final = 1_048_576  # as the nodes'
+_BUFFER_BYTES_MAX: Final = 65_536  # of a connection; a body that is waited for has its own bound
 _HEADERS_KB_MAX: Final = 32
+_STREAMS: Final = {  # of one connection, as Envoy advises for strangers
+    "max_concurrent_streams": 100,
+    "initial_stream_window_size": 65_536,
+    "initial_connection_window_size": 1_048_576,
+}
 _ARRIVAL: Final = "10s"  # of a head, and of a whole request: nodes wait no longer for a body
+_MEMORY: Final = "fixed_heap"
 # Half the world's countries in one expression; Envoy's own bound of 100 refuses the whole route table.
 _BOUNDS: Final = {"re2.max_program_size.error_level": 4_096, "re2.max_program_size.warn_level": 4_096}
 
@@ -55,6 +63,7 @@ class Listening:
     key: Path | None = None
     access_log: Path | None = None
     pages: Pages = field(default_factory=Pages)
+    memory_bytes_max: int = MEMORY_BYTES_MAX
 
 
 def render_envoy(door: Door, listening: Listening) -> dict[str, Json]:
@@ -83,24 +92,48 @@ def _file(path: Path) -> Json:
 
 
 def _bootstrap(listening: Listening, region: str) -> Json:
-    connections = "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
     return {
         "node": {"id": "door", "cluster": "loyalty", "metadata": {"standing": STANDING}},
         "admin": {"address": _socket("127.0.0.1", listening.admin_port)},
         "dynamic_resources": {"cds_config": _file(listening.folder / CLUSTERS)},
         "static_resources": {"listeners": [_listener(listening, region)]},
         "layered_runtime": {"layers": [{"name": "bounds", "static_layer": _BOUNDS}]},
-        "overload_manager": {
-            "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": TYPE + connections,
-                        "max_active_downstream_connections": CONNECTIONS_MAX,
-                    },
-                }
-            ]
-        },
+        "overload_manager": _bounds(listening.memory_bytes_max),
+    }
+
+
+def _bounds(memory_bytes_max: int) -> Json:
+    """How many connections, and how much memory: past that strangers would have the kernel end the door for all."""
+    return {
+        "refresh_interval": "0.25s",
+        # From a quarter of the longest body on; of streams in one connection the largest are ended first.
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 18},
+        "resource_monitors": [
+            _monitor(
+                "global_downstream_max_connections",
+                "downstream_connections.v3.DownstreamConnectionsConfig",
+                {"max_active_downstream_connections": CONNECTIONS_MAX},
+            ),
+            _monitor(_MEMORY, "fixed_heap.v3.FixedHeapConfig", {"max_heap_size_bytes": memory_bytes_max}),
+        ],
+        "actions": [
+            _action("shrink_heap", {"threshold": {"value": 0.8}}),
+            _action("reset_high_memory_stream", {"scaled": {"scaling_threshold": 0.8, "saturation_threshold": 0.9}}),
+            _action("stop_accepting_requests", {"threshold": {"value": 0.9}}),
+        ],
+    }
+
+
+def _monitor(name: str, message: str, content: Json) -> Json:
+    typed = {"@type": f"{TYPE}extensions.resource_monitors.{message}", **content}
+    return {"name": f"envoy.resource_monitors.{name}", "typed_config": typed}
+
+
+def _action(name: str, trigger: Json) -> Json:
+    """What is done where memory runs short."""
+    return {
+        "name": f"envoy.overload_actions.{name}",
+        "triggers": [{"name": f"envoy.resource_monitors.{_MEMORY}", **trigger}],
     }
 
 
@@ -114,7 +147,7 @@ def _listener(listening: Listening, region: str) -> Json:
     return {
         "name": "door",
         "address": _socket(listening.host, listening.port),
-        "per_connection_buffer_limit_bytes": _BODY_BYTES_MAX,
+        "per_connection_buffer_limit_bytes": _BUFFER_BYTES_MAX,
         "filter_chains": [{"filters": filters, **secure}],
     }
 
@@ -129,6 +162,7 @@ def _connections(listening: Listening, region: str) -> Json:
     return {
         "stat_prefix": "door",
         "codec_type": "AUTO",
+        "http2_protocol_options": _STREAMS,
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "loyalty"},
         "use_remote_address": True,
         "internal_address_config": {},

@@ -59,6 +59,10 @@ class Front:
     folder: Path
     admin_port: int
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     async def ask(self, method: str, path: str, *, source: str = "127.0.0.1", **headers: str) -> Any:
         """Who answered; the client's address is `source`, and no connection is used twice."""
         _, told = await self.ask_whole(method, path, source=source, headers=headers)
@@ -101,7 +105,7 @@ async def stand_in(region: str, side: str) -> AsyncGenerator[StandIn]:
 
 
 @asynccontextmanager
-async def running_front(folder: Path, geoip: Path | None = None) -> AsyncGenerator[Front]:
+async def running_front(folder: Path, geoip: Path | None = None, **bounds: int) -> AsyncGenerator[Front]:
     assert ENVOY is not None
     async with AsyncExitStack() as stack:
         sides = [(region, side) for region in NUMBERS for side in ("command", "query")]
@@ -109,7 +113,7 @@ async def running_front(folder: Path, geoip: Path | None = None) -> AsyncGenerat
         door = make_door(topology({pair: node.url for pair, node in nodes.items()}))
         log = folder / "access.log"
         pages = Pages((PAGE,), "Request-Id, Allow")
-        listening = Listening(folder, free_port(), free_port(), geoip=geoip, access_log=log, pages=pages)
+        listening = Listening(folder, free_port(), free_port(), geoip=geoip, access_log=log, pages=pages, **bounds)
         for name, document in render_envoy(door, listening).items():
             write_json(folder / name, document)
         told = (folder / "envoy.log").open("wb")
@@ -217,7 +221,7 @@ NEVER_PASSED_ON = {
 
 
 async def sent(front: Front, request: bytes) -> Answer:
-    async with connection(int(front.url.rpartition(":")[2])) as (reader, writer), asyncio.timeout(10):
+    async with connection(front.port) as (reader, writer), asyncio.timeout(10):
         writer.write(request)
         return await read_answer(reader)
 
@@ -248,11 +252,34 @@ async def test_a_page_that_nodes_let_in_reads_what_the_door_answers_itself(front
 
 async def test_a_body_that_does_not_arrive_is_waited_for_no_longer_than_by_a_node(front: Front) -> None:
     request = POST + b"Content-Length: 100\r\n\r\n{"
-    async with connection(int(front.url.rpartition(":")[2])) as (reader, writer), asyncio.timeout(30):
+    async with connection(front.port) as (reader, writer), asyncio.timeout(30):
         writer.write(request)
         answer = await read_answer(reader)
     assert (answer.status, answer.json["code"]) == (400, "malformed")
     assert "request_overall_timeout" in answer.json["detail"]
+
+
+async def test_bodies_that_never_end_are_refused_before_they_take_the_memory_of_the_door(tmp_path: Path) -> None:
+    """Strangers who need no credential for it, each with a body that lacks its end."""
+    head = b"POST /v1/members HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    async with running_front(tmp_path, memory_bytes_max=32 << 20) as front, AsyncExitStack() as strangers:
+
+        async def status() -> Any:
+            response, told = await front.ask_whole("POST", "/v1/members")
+            return response.status, told.get("code"), response.headers.get("Retry-After")
+
+        async def is_full() -> bool:
+            _, writer = await strangers.enter_async_context(connection(front.port))
+            writer.write(head + bytes(900_000))
+            return await status() == (503, "unknown_outcome", "2")
+
+        await eventually(is_full)
+        await strangers.aclose()
+
+        async def is_taken() -> bool:
+            return (await status())[0] == 200
+
+        await eventually(is_taken)
 
 
 async def test_whoever_speaks_the_old_http_is_let_in(front: Front) -> None:
