@@ -136,7 +136,7 @@ async def test_what_was_shown_is_kept_when_the_shard_gets_another_valkey_and_oth
         shard = document["shards"]["eu-1"]
         document["shards"]["eu-1"] = shard | {"valkey": empty, "servers": shard["servers"][::-1]}
 
-    async with replay_paused(database_pair):
+    async with replay_paused(database_pair.standby):
         await show_four(world, database_pair, killable)
         change_topology(world, move)
         for path in PATHS:
@@ -148,7 +148,7 @@ async def test_what_was_announced_is_kept_when_the_shard_gets_another_valkey(
     world: World, database_pair: DatabasePair, valkey_server: ValkeyServer
 ) -> None:
     empty = as_valkey_user(await valkey_server.fresh_url(), "query")
-    async with replay_paused(database_pair):
+    async with replay_paused(database_pair.standby):
         await add_entry(database_pair.primary, ADA, 4)
         reader_of(world).visible.announce(f"{ADA}:4".encode())
         change_topology(world, lambda document: document["shards"]["eu-1"].update(valkey=empty))
