@@ -6,6 +6,7 @@ room. What is no HTTP, or breaks before there is a request, gets a problem docum
 
 import asyncio
 import resource
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from service.access import ACCESS, request_id_of
 from service.admission import Pass
+from service.crowd import Crowd
 from service.door import Door, Plain, may_go_on, read_plain
 from service.health import DRAINING
 from service.problem import REQUEST_ID, render_problem
@@ -50,7 +52,7 @@ class _Server(web.Server):
         )
         self._kwargs["keepalive_timeout"] = settings.idle_timeout_s
         self._app, self._settings = app, settings
-        self.door = Door(app[GATES], app[PATHS], settings.region)
+        self.door, self.crowd = Door(app[GATES], app[PATHS], settings.region), Crowd()
         self._open = set[_Connection]()
         self._open_max = min(settings.connections_max, _file_limit() // 2)
         self._looking = self._loop.create_task(self._look_for_ever())
@@ -121,10 +123,10 @@ class _Connection(web.RequestHandler):
     def __init__(self, server: _Server, app: web.Application, **arguments: Any) -> None:
         super().__init__(server, **arguments)
         self._app = app
-        self._door = server.door
+        self._door, self._crowd = server.door, server.crowd
         self._quick = app.get(QUICK)
         self.is_asked = False
-        """Whether a request is being answered of which aiohttp knows nothing."""
+        """Whether a request is being answered, or waits before the door, of which aiohttp knows nothing."""
         self._behind = b""
         """What came meanwhile."""
         self._closes = False
@@ -161,19 +163,32 @@ class _Connection(web.RequestHandler):
         return self.asks_nothing and since > 0 and now - since > head_s
 
     def data_received(self, data: bytes) -> None:
-        """Refuse what there is no room for; note when a head begins that is not whole yet."""
+        """Take what has come, or let it wait while there is a crowd before the door."""
         if self.is_asked and data:
             self._behind += data
             assert self.transport is not None
             self.transport.pause_reading()  # what one reading brings is all that is kept
-            return
+        elif data and self._crowd.is_there and self._rest == 0 and not self._begun and self._is_free:
+            self.is_asked = True
+            self._crowd.join(partial(self._wait_no_more, data))
+        else:
+            self._take(data)
+
+    def _wait_no_more(self, data: bytes) -> None:
+        self.is_asked = False
+        if self.transport is not None and not self.transport.is_closing():
+            self._take(data)
+            if not self.is_asked:
+                self._go_on(closes=False)
+
+    def _take(self, data: bytes) -> None:
+        """Refuse what there is no room for; note when a head begins that is not whole yet."""
         if self._rest:
             self._rest = self._rest - len(data) if len(data) <= self._rest else None
         elif self._rest == 0 and data:
             begun, self._begun = self._begun, b""
             plain = read_plain(begun + data)
-            is_alone = not begun and self._is_answered and not self._stuck_since
-            if plain is not None and is_alone and self._at_the_door(data, plain):
+            if plain is not None and not begun and self._is_free and self._at_the_door(data, plain):
                 return
             if plain is None and may_go_on(begun + data):
                 self._begun = begun + data
@@ -202,9 +217,9 @@ class _Connection(web.RequestHandler):
             held.leave()
 
     @property
-    def _is_answered(self) -> bool:
-        """Whether every request has its whole answer: then the next one may be answered at once."""
-        return self._answers == self._request_count and not self._messages
+    def _is_free(self) -> bool:
+        """Whether every request has its whole answer, and the client takes it: then the next one may be answered."""
+        return self._answers == self._request_count and not self._messages and not self._stuck_since
 
     def _at_the_door(self, data: bytes, plain: Plain) -> bool:
         """Whether a request needs aiohttp no more: the door has refused it, or it is answered quickly."""
@@ -212,6 +227,7 @@ class _Connection(web.RequestHandler):
             return False  # the usual way tells the client to come back elsewhere
         entered = self._door.ask(data, plain)
         if isinstance(entered, bytes):
+            self._crowd.refused()
             self._write(entered)
             return True
         self._held = entered  # whatever the quick way does, it is given back
@@ -219,15 +235,16 @@ class _Connection(web.RequestHandler):
             self.is_asked = self._quick(Ask(data, plain, entered, self))
         if self.is_asked:
             self._held = None
-            self.keep_alive(val=True)  # ends the wait for the next request: this is it
         return self.is_asked
 
-    def _process_keepalive(self) -> None:
+    def _process_keepalive(self, *, is_read: bool = False) -> None:
         """Close a connection whose time is over, unless it has asked: after a long turn it lies in the socket."""
-        if self._loop.time() < self._next_keepalive_close_time:
+        if self.is_asked:
+            self._keepalive_handle = None  # the answer begins a new time
+        elif is_read or self._loop.time() < self._next_keepalive_close_time:
             super()._process_keepalive()
         else:
-            self._keepalive_handle = self._loop.call_later(_READ_S, super()._process_keepalive)
+            self._keepalive_handle = self._loop.call_later(_READ_S, partial(self._process_keepalive, is_read=True))
 
     def answered(self, ask: Ask, answer: bytes | None, *, closes: bool) -> None:
         """Send the answer to what was asked, or let aiohttp take it; then what came meanwhile."""
@@ -241,8 +258,13 @@ class _Connection(web.RequestHandler):
         else:
             ask.held.leave()
             self._write(answer)
+        self._go_on(closes=answer is not None and (closes or self._closes))
+
+    def _go_on(self, *, closes: bool) -> None:
+        """Close the connection, at once or as aiohttp does it, or take what came meanwhile."""
+        assert self.transport is not None
         behind, self._behind = self._behind, b""
-        if answer is not None and (closes or self._closes):
+        if closes:
             self.transport.close()
         elif self._closes:
             super().close()
