@@ -36,9 +36,8 @@ Result = TypeVar("Result")
 _ANSWER_S: Final = 0.5
 """Of its time, what an enrolment keeps for its answer."""
 
-_NAMED: Final = re.compile(
-    rb'(?:"(?:card|member_id)"\s*:\s*"|/(?:(?:pur|hld|red)_)?)([0-9A-Za-z]{14,19})(?![0-9A-Za-z])'
-)
+_IN_PATH: Final = re.compile(rb"\w+ /[^ ]*?/(?:(?:pur|hld|red)_)?([0-9A-Za-z]{14,19})(?![0-9A-Za-z])")
+_IN_BODY: Final = re.compile(rb'"(?:card|member_id)"\s*:\s*"([0-9A-Za-z]{14,19})(?![0-9A-Za-z])')
 
 
 @value
@@ -190,7 +189,7 @@ class CommandNode:
 
     def shard_shown(self, data: bytes) -> str | None:
         """The shard of this region that a request most likely goes to, by the first id or card in its bytes."""
-        named = _NAMED.search(data)
+        named = _IN_PATH.match(data) or _IN_BODY.search(data)
         text = named[1].decode() if named else ""
         try:
             if len(text) == CARD_DIGITS:

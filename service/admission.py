@@ -96,7 +96,11 @@ class Gate:
     def enter(self, rank: Rank) -> None:
         """Take room; `overloaded` when there is none for this class. Whoever enters leaves, whatever happens."""
         if not self.admits(rank):
-            raise ProblemError("overloaded", f"{self.name} has as much under way as it gets done in time")
+            raise overloaded(self.name)
+        self.take()
+
+    def take(self) -> None:
+        """Take room that there is."""
         self.taken += 1
         self._most_taken = max(self._most_taken, self.taken)
 
@@ -162,15 +166,24 @@ class Gates:
 
     def enter(self, rank: Rank, data: bytes = b"") -> "Pass":
         """Let a request in, to its shard too where `data` shows it; `overloaded` when one has no room."""
+        entered = self.ask(rank, data)
+        if isinstance(entered, str):
+            raise overloaded(entered)
+        return entered
+
+    def ask(self, rank: Rank, data: bytes) -> "Pass | str":
+        """The same, but the name of what has no room: in a flood an exception is a good part of a refusal."""
         self.turns.look()
+        node = self.node
+        if not node.admits(rank):  # before anything is looked for in the bytes
+            return node.name
+        shard = self._shards.get(self.shard_of(data) or "") if data else None
+        if shard is not None and not shard.admits(rank):
+            return shard.name
         held = Pass(rank)
-        try:
-            held.enter(self.node)  # before anything is looked for in the bytes
-            if data and (shard := self._shards.get(self.shard_of(data) or "")):
-                held.enter(shard)
-        except ProblemError:
-            held.leave()
-            raise
+        held.take(node)
+        if shard is not None:
+            held.take(shard)
         return held
 
     def _show(self, gate: Gate) -> Gate:
@@ -178,6 +191,11 @@ class Gates:
         self._limits.labels(gate.name).set_function(lambda: gate.limit)
         self._taken.labels(gate.name).set_function(lambda: gate.taken)
         return gate
+
+
+def overloaded(name: str) -> ProblemError:
+    """What is said where the limit of this name is reached."""
+    return ProblemError("overloaded", f"{name} has as much under way as it gets done in time")
 
 
 @lru_cache(maxsize=1024)  # looking labels up costs more than counting
@@ -223,6 +241,11 @@ class Pass:
         if gate not in self._held:
             gate.enter(self.rank)
             self._held.append(gate)
+
+    def take(self, gate: Gate) -> None:
+        """Take room in one that has it."""
+        gate.take()
+        self._held.append(gate)
 
     def leave(self) -> None:
         """Leave them all; again does nothing."""

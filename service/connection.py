@@ -170,7 +170,7 @@ class _Connection(web.RequestHandler):
             self.transport.pause_reading()  # what one reading brings is all that is kept
         elif data and self._crowd.is_there and self._rest == 0 and not self._begun and self._is_free:
             self.is_asked = True
-            self._crowd.join(partial(self._wait_no_more, data))
+            self._crowd.join(self._wait_no_more, data)
         else:
             self._take(data)
 
@@ -178,7 +178,7 @@ class _Connection(web.RequestHandler):
         self.is_asked = False
         if self.transport is not None and not self.transport.is_closing():
             self._take(data)
-            if not self.is_asked:
+            if (self._behind or self._closes) and not self.is_asked:
                 self._go_on(closes=False)
 
     def _take(self, data: bytes) -> None:

@@ -20,33 +20,35 @@ class Crowd:
     """Those before the door of one node; used from its event loop."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
+        self.is_there = False
+        """Whether whoever comes now has to wait."""
+        self._waiting: deque[tuple[Callable[[bytes], None], bytes]] = deque()
         self._left = AT_ONCE
         self._comes_back = False
-
-    @property
-    def is_there(self) -> bool:
-        """Whether whoever comes now has to wait."""
-        return self._left <= 0
 
     def refused(self) -> None:
         """Count one who was refused in this turn."""
         self._left -= 1
-        self._come_back()
+        if self._left <= 0:
+            self.is_there = True
+        if not self._comes_back:
+            self._come_back()
 
-    def join(self, ask: Callable[[], None]) -> None:
+    def join(self, ask: Callable[[bytes], None], data: bytes) -> None:
         """Have somebody ask in a later turn, after all who wait already; to be called while there is a crowd."""
-        self._waiting.append(ask)
+        self._waiting.append((ask, data))
 
     def _come_back(self) -> None:
-        if not self._comes_back:
-            self._comes_back = True
-            asyncio.get_running_loop().call_soon(self._turn)
+        self._comes_back = True
+        asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         self._comes_back = False
-        self._left = max(AT_ONCE, len(self._waiting) // _PART)
-        if self._waiting:
+        waiting = self._waiting
+        self._left = max(AT_ONCE, len(waiting) // _PART)
+        if waiting:
             self._come_back()
-        while self._waiting and self._left > 0:
-            self._waiting.popleft()()
+        while waiting and self._left > 0:
+            ask, data = waiting.popleft()
+            ask(data)
+        self.is_there = self._left <= 0

@@ -16,25 +16,26 @@ import orjson
 from aiohttp.helpers import rfc822_formatted_time
 
 from service.access import id_in_head
-from service.admission import Gates, Pass, Rank
+from service.admission import Gates, Pass, Rank, overloaded
 from service.problem import problem_document
-from shard_router.errors import PROBLEMS, ProblemError
 
 _HEAD_END: Final = b"\r\n\r\n"
-_LENGTH_NAME: Final = b"\r\ncontent-length:"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})(?=\r\n)")
 _HEAD: Final = re.compile(
     rb"[A-Z]++ [!-~]++ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n){1,100}+"
 )
 """A request line and header fields by the letter of RFC 9112: what a parser may take otherwise is left to a parser."""
 _HEAD_BYTES_MAX: Final = 8_190  # aiohttp refuses a longer line, and more than 128 of them
-_NOT_PLAIN: Final = re.compile(rb"\r\n(?:transfer-encoding|upgrade|expect)")
-_NOT_HERE: Final = re.compile(rb"\r\n(?:origin|connection: *close)")
+_TOLD: Final = re.compile(rb"\r\n(content-length:|transfer-encoding|upgrade|expect|origin|connection:(?= *close))")
+"""What is looked for in a head, in one go."""
+_LENGTH_NAME: Final = b"content-length:"
+_NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect"})
+_NOT_HERE: Final = frozenset({b"origin", b"connection:"})
 """Headers whose answer has more to it."""
 _SPENDING: Final = (b'"capture_holds"', b'"pay_with_points"')
 _PARAMETER: Final = re.compile(r"{\w+(?::[^{}]*)?}")
 _SEGMENT: Final = r"[^/?\\s]+"
-_DETAILS_MAX: Final = 256  # one for each limit of a node
+_NAMES_MAX: Final = 256  # one for each limit of a node
 
 
 class Path(NamedTuple):
@@ -46,11 +47,15 @@ class Path(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """A request's head in lower case, where it ends in the bytes, and how many bytes of its body are still to come."""
+    """A request's head in lower case, where it ends in the bytes, and how many bytes of its body are still to come.
+
+    `told` are those of its headers that matter here.
+    """
 
     head: bytes
     end: int
     rest: int
+    told: list[bytes]
 
 
 class Door:
@@ -60,17 +65,18 @@ class Door:
         self._gates, self._region = gates, region
         by_rank = itertools.groupby(sorted(paths, key=lambda path: path.rank), key=lambda path: path.rank)
         groups = [f"(?P<{rank.name}>{'|'.join(map(_pattern, some))})" for rank, some in by_rank]
+        self._ranks = {rank.name: rank for rank in Rank}
         self._known = re.compile(f"(?:{'|'.join(groups) or '(?!)'})(?:\\?\\S*)? HTTP/1\\.1(?=\r\n)".encode())
 
     def ask(self, data: bytes, plain: Plain) -> Pass | bytes | None:
         """What is held for a whole request, or the answer that refuses it; None where the usual way decides."""
         known = self._known.match(data)
-        if known is None or plain.rest or _NOT_HERE.search(plain.head):
+        if known is None or plain.rest or not _NOT_HERE.isdisjoint(plain.told):
             return None
-        try:
-            return self._gates.enter(raised(Rank[known.lastgroup or ""], data), data)
-        except ProblemError as error:
-            return _refusal(error.code, error.detail, self._region, id_in_head(data[: plain.end], plain.head))
+        entered = self._gates.ask(raised(self._ranks[known.lastgroup or ""], data), data)
+        if isinstance(entered, str):
+            return _refusal(entered, self._region, id_in_head(data[: plain.end], plain.head))
+        return entered
 
 
 def read_plain(data: bytes) -> Plain | None:
@@ -79,11 +85,13 @@ def read_plain(data: bytes) -> Plain | None:
     if end < len(_HEAD_END) or not _HEAD.fullmatch(data, 0, end):
         return None
     head = data[:end].lower()
-    lengths, length = head.count(_LENGTH_NAME), _LENGTH.search(head)
-    if lengths > 1 or (lengths and not length) or _NOT_PLAIN.search(head):
+    told = _TOLD.findall(head)
+    lengths = told.count(_LENGTH_NAME)
+    length = _LENGTH.search(head) if lengths else None
+    if lengths > 1 or (lengths and not length) or not _NOT_PLAIN.isdisjoint(told):
         return None
     rest = end + 2 + (int(length[1]) if length else 0) - len(data)
-    return Plain(head, end, rest) if rest >= 0 else None
+    return Plain(head, end, rest, told) if rest >= 0 else None
 
 
 def may_go_on(data: bytes) -> bool:
@@ -102,9 +110,9 @@ def _pattern(path: Path) -> str:
     return f"{path.method} {_PARAMETER.sub(_SEGMENT, path.template)}"
 
 
-def _refusal(code: str, detail: str, region: str, request_id: str) -> bytes:
-    """The bytes of a problem's answer, as the usual way gives it."""
-    head, body_before, body_after = _parts(code, detail, region)
+def _refusal(full: str, region: str, request_id: str) -> bytes:
+    """The bytes of the answer where the limit of this name is reached, as the usual way gives it."""
+    head, body_before, body_after = _parts(full, region)
     given = request_id.encode()
     length = len(body_before) + len(given) + len(body_after)
     return b"%b\r\nRequest-Id: %b\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b%b%b" % (
@@ -112,16 +120,15 @@ def _refusal(code: str, detail: str, region: str, request_id: str) -> bytes:
     )  # fmt: skip
 
 
-@lru_cache(maxsize=_DETAILS_MAX)
-def _parts(code: str, detail: str, region: str) -> tuple[bytes, bytes, bytes]:
+@lru_cache(maxsize=_NAMES_MAX)
+def _parts(full: str, region: str) -> tuple[bytes, bytes, bytes]:
     """Status line and headers, and what comes before and after the request id in the body."""
-    problem = PROBLEMS[code]
-    assert problem.status == 503  # noqa: PLR2004
-    document = problem_document(ProblemError(code, detail), "")
+    error = overloaded(full)
+    document = problem_document(error, "")
     rest = {name: value for name, value in document.items() if name != "request_id"}
     before, after = orjson.dumps(rest)[:-1] + b',"request_id":"', b'"}'
     head = (
         f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n"
-        f"Retry-After: {problem.retry_after_s}\r\nServer: loyalty\r\nLoyalty-Region: {region}"
+        f"Retry-After: {error.problem.retry_after_s}\r\nServer: loyalty\r\nLoyalty-Region: {region}"
     )
     return head.encode(), before, after

@@ -154,7 +154,7 @@ async def test_a_shard_that_does_nothing_is_given_a_batch_to_do_and_the_others_a
         codes = {answer.code for answer in answers if answer.status != 201}
         done = sum(answer.status == 201 for answer in answers)
         assert codes == {"overloaded"}
-        assert done >= LIMIT_MIN
+        assert done > 0.8 * LIMIT_MIN  # earns have 0.85 of it
         assert gate.taken == 0
         reply = await node.give(member, 1)
         assert reply.json["account"]["balance"]["available"] == done + 1
