@@ -31,13 +31,17 @@ def with_metric(counters: Counters, program: Program, day: date, change: int) ->
     """The counters with `change` of the metric on a day; what lies before any window goes."""
     if not change:
         return counters
-    policy = program.tier_policy
-    kept = policy.return_days + (_YEAR_DAYS if policy.window.kind == "calendar_year" else 31 * policy.window.months)
     days = add_on_day(_days(counters, program), day, (change,))
-    oldest, start = days[-2] - kept, 0
+    oldest, start = days[-2] - days_kept(program), 0
     while days[start] < oldest:
         start += 2
     return {**counters, "metric": [program.tier_policy.metric, *days[start:]]}
+
+
+def days_kept(program: Program) -> int:
+    """How many days of the metric are kept: no window reaches farther back, nor what a return may count out of one."""
+    window = program.tier_policy.window
+    return program.tier_policy.return_days + (_YEAR_DAYS if window.kind == "calendar_year" else 31 * window.months)
 
 
 def without_metric(counters: Counters, metric: str, day: date, change: int) -> Counters:

@@ -6,6 +6,7 @@ transfer, a newcomer or a receipt only what all shards say under that name is he
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -135,16 +136,21 @@ async def _check_programs(across: Across) -> list[Finding]:
     """Every shard must hold the same programs; the newest of them tells the stock of rewards."""
     finding = Finding("every shard holds the same programs", ALL)
     held: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    instants: defaultdict[int, dict[str, datetime]] = defaultdict(dict)
     for shard, connection in across.connections.items():
         for row in await connection.fetch(STATEMENTS["programs"]):
             held[row["version"]][shard] = row["source"]
+            instants[row["version"]][shard] = row["effective_at"]
     for version, sources in held.items():
         finding.checked += 1
         missing = across.connections.keys() - sources
+        since = instants[version]
         if missing:
             finding.fault(f"program {version}: not on {', '.join(sorted(missing))}; apply it again")
         elif len(set(sources.values())) > 1:
             finding.fault(f"program {version}: another text on {', '.join(_fewest(sources))}")
+        elif len(set(since.values())) > 1:
+            finding.fault(f"program {version}: counts from another instant on {', '.join(_fewest(since))}")
     if not held:
         return [finding]
     newest = max(held)
@@ -152,10 +158,10 @@ async def _check_programs(across: Across) -> list[Finding]:
     return [finding, await _check_stock(across, program)] if program else [finding]
 
 
-def _fewest(sources: dict[str, str]) -> list[str]:
-    """The shards whose text the fewest have."""
-    times = Counter(sources.values())
-    return [shard for shard, source in sources.items() if times[source] == min(times.values())]
+def _fewest(said: Mapping[str, Hashable]) -> list[str]:
+    """The shards that say what the fewest say."""
+    times = Counter(said.values())
+    return [shard for shard, one in said.items() if times[one] == min(times.values())]
 
 
 async def _check_stock(across: Across, program: Program) -> Finding:

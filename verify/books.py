@@ -64,6 +64,11 @@ class ReadEntry:
     account_after: dict[str, Any]
     moved: Counter[str]
 
+    @property
+    def is_short(self) -> bool:
+        """Whether it was written in the short form of today (rules/stored.py), so by no version of long ago."""
+        return self.row["postings"].startswith("[[")
+
 
 @dataclass(slots=True)
 class MemberRows:

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final
 
-from rules.codec import instant_text
+from rules.codec import instant, instant_text
 from rules.counters import (
     COUNT_MAX,
     DAYS_KEPT,
@@ -19,15 +19,22 @@ from rules.counters import (
     without_thanks,
 )
 from rules.counting import limited_points
-from rules.document import CountedDocument
+from rules.document import CountedDocument, PurchaseDocument, at_home
+from rules.reversal import came_back_whole, money_back
 from rules.state import Account
-from verify.books import COUNTED, Books, MemberRows
+from rules.tier import days_kept
+from verify.books import COUNTED, Books, MemberRows, ReadEntry
 from verify.stream import attempt
 
 _DAYS_KEPT: Final = 4_096  # ten years of them
 
 REDEEMED: Final = {"reward_redeemed": 1, "redemption_cancelled": -1}
 """What an entry counts of a reward."""
+
+_ACTIVITIES: Final = frozenset(
+    {"points_adjusted", "referral_credited", "reward_redeemed", "transfer_sent", "transfer_received", "hold_captured"}
+)
+"""Entries that keep points alive where they expire by inactivity, beside purchases that earn or spend."""
 
 Days = dict[int, tuple[int, ...]]
 """Values by the ordinal of their day."""
@@ -42,6 +49,8 @@ def check_counted(books: Books, rows: MemberRows, stored: Account) -> None:
         _came_back(rows, stored),
         _brought(rows, stored),
         _wrong_sent(books, rows, stored),
+        _wrong_activity(books, rows, stored),
+        _wrong_metric(books, rows, stored.counters),
         _unsettled(books, rows, stored),
     )
     words = attempt(finding, rows.name, partial(next, wrong, None))
@@ -63,16 +72,81 @@ def _brought(rows: MemberRows, stored: Account) -> Iterator[str]:
 
 
 def _wrong_sent(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:
-    """What was sent to others on the latest day of it."""
+    """What was sent to others on the latest day of it; the first version did not count that."""
     day, points = stored.counters.get("sent", (0, 0))
-    sent = 0
+    sent: dict[int, int] = {day: 0}
+    latest = day
     for entry in rows.entries.values():
         program = books.programs.get(entry.row["program_version"])
         if entry.kind == "transfer_sent" and program is not None:
-            on_day = program.business_date(entry.row["recorded_at"]).toordinal() == day
-            sent += entry.detail["sent"] if on_day else 0
-    if sent != points:
-        yield f"{points} points counted as sent on a day, {sent} in the journal"
+            on = program.business_date(entry.row["recorded_at"]).toordinal()
+            sent[on] = sent.get(on, 0) + entry.detail["sent"]
+            latest = on if entry.is_short else latest
+    if sent[day] != points or latest > day:
+        yield f"{points} points counted as sent on a day, {sent[latest]} in the journal"
+
+
+def _wrong_activity(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:
+    """Where points expire by inactivity, the latest activity is known; the first version did not count that."""
+    by_inactivity = {version for version, one in books.programs.items() if one.points.expiry.kind == "inactivity"}
+    if not by_inactivity:
+        return
+    known, latest = instant(stored.counters.get("active_at")), None
+    for entry in rows.entries.values():
+        in_force = entry.detail.get("shown_by", entry.row["program_version"])
+        if _is_activity(entry) and entry.is_short and in_force in by_inactivity:
+            latest = max(latest or entry.row["occurred_at"], entry.row["occurred_at"])
+    if latest and (known is None or known < latest):
+        yield f"last active at {known}, in the journal at {latest}"
+
+
+def _is_activity(entry: ReadEntry) -> bool:
+    """Whether an entry earned or spent."""
+    if entry.kind == "purchase_recorded":
+        return bool(entry.moved["program>"] or entry.moved[">spent"])
+    return entry.kind in _ACTIVITIES
+
+
+def _wrong_metric(books: Books, rows: MemberRows, counters: Counters) -> Iterator[str]:
+    """What counts for tiers, by day, is what the purchases noted, less what came back of them.
+
+    A program that counts another metric begins with nothing, so where there were two no more than that is known.
+    """
+    notes: list[tuple[int, str, int]] = []
+    newest = 0
+    for row in rows.purchases:
+        document = rows.purchase(row)
+        note = document.get("counted")
+        if note is None or "applied" not in note:
+            return  # earlier versions noted less than they counted
+        newest = max(newest, _ordinal(note["day"]))
+        if "metric" in note:
+            notes.append((_ordinal(note["day"]), note["metric"], _left(document, note["metric"])))
+    metrics = {name for _, name, _ in notes}
+    name, *flat = counters.get("metric") or [next(iter(metrics), None)]
+    counted: Days = {}
+    for day, of, value in notes:
+        if of == name and value:
+            _add(counted, day, (value,))
+    told = _days(flat, width=2)
+    if told != counted:
+        kept = min(map(days_kept, books.programs.values()), default=-1) if metrics == {name} else -1
+        for day in counted.keys() | told.keys():
+            if _differ(told.get(day), counted.get(day), exact=day >= newest - kept):
+                words = f"by the purchases {counted.get(day)}"
+                yield f"{told.get(day)} {name} of {date.fromordinal(day)} counted for tiers, {words}"
+
+
+def _left(document: PurchaseDocument, metric: str) -> int:
+    """What a purchase counts for tiers, less what came back of it."""
+    match metric:
+        case "points":
+            return document["points_earned"] - sum([sum(line["reversed"].values()) for line in document["lines"]])
+        case "amount":
+            home, money = document.get("home"), document.get("money", document["amount"])
+            return at_home(home, money) - (at_home(home, money_back(document)) if document["returns"] else 0)
+        case _:
+            return 1 - came_back_whole(document)
 
 
 def _unsettled(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:

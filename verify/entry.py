@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from rules.codec import instant_text
 from rules.describe import describe_account
+from rules.detail import DETAILS
 from rules.state import Account
 from service.stored_answer import OWN_WORDS, is_shortened
 from verify.books import ANSWERS, EFFECT, RULED, SHOWN, Books, MemberRows, ReadEntry
@@ -63,6 +64,20 @@ _DETAIL: Final[dict[str, dict[str, str]]] = {
 }
 """Which points of an entry's detail are which way of its postings."""
 
+_TOLD_TOO: Final = {"hold_captured": {"captured", "released"}, "hold_voided": {"released"}}
+_ALWAYS_TOLD: Final = {
+    kind: layout.__required_keys__ | _TOLD_TOO.get(kind, frozenset()) for kind, layout in DETAILS.items()
+}
+"""Keys of an entry's detail that are never missing: answers and later commands read them."""
+_NAMES_ITSELF: Final = {"hold_placed": "hold", "reward_redeemed": "redemption", "transfer_sent": "transfer"}
+"""Where an entry tells its own version."""
+_ENDS_HOLD: Final = frozenset({"hold_captured", "hold_voided", "hold_lapsed"})
+_NOT_TOLD: Final = {
+    "purchase_recorded": ("points_earned", "program>", 1),
+    "purchase_returned": ("points_reversed", ">program", -1),
+}
+"""What is told only where it is not the entry's points, or those below zero."""
+
 SLACK: Final = timedelta(hours=1)
 """Clocks of nodes and servers differ, and a new version waits for a standby before it is seen."""
 
@@ -82,14 +97,35 @@ def check_effect(books: Books, entry: ReadEntry) -> None:
     if kind not in _POINTS:
         finding.fault(f"{entry.name}: no such kind of entry as {kind}")
         return
+    if missing := _ALWAYS_TOLD[kind] - entry.detail.keys():
+        finding.fault(f"{entry.name}: tells no {', '.join(sorted(missing))}")
+        return
     told = {"points": (entry.row["points"], _sum(_POINTS[kind], entry))}
     for name, way in _DETAIL.get(kind, {}).items():
         if name in entry.detail:
             told[name] = entry.detail[name], entry.moved[way]
+    told |= attempt(finding, entry.name, _told_apart, entry) or {}
     for name, (says, should) in told.items():
         if says != should:
             finding.fault(f"{entry.name}: {name} says {says}, the postings of this {kind} {should}")
             return
+
+
+def _told_apart(entry: ReadEntry) -> dict[str, tuple[Any, Any]]:
+    """What an answer made from an entry says beside that: its own name, the hold that ended, points of a basket."""
+    detail, kind = entry.detail, entry.kind
+    told: dict[str, tuple[Any, Any]] = {}
+    if name := _NAMES_ITSELF.get(kind):
+        told[name] = detail[name], entry.version
+    if kind in _ENDS_HOLD:
+        ended = {one.get("hold") for one in entry.postings if one["from"] == "held" != one["to"]}
+        told["hold"] = {detail["hold"]}, ended
+    if kind in _NOT_TOLD and entry.is_short:
+        name, way, sign = _NOT_TOLD[kind]
+        told[name] = detail.get(name, sign * entry.row["points"]), entry.moved[way]
+    if kind == "purchase_recorded" and "released" in detail:
+        told["captured"] = sum(one["points"] for one in detail["captured"]), entry.moved["held>spent"]
+    return told
 
 
 def _sum(terms: tuple[str, ...], entry: ReadEntry) -> int:

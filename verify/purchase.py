@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import date
 from functools import partial
 from operator import itemgetter
 from typing import Any, Final
@@ -28,6 +29,8 @@ _KIND_OF_RECEIPT: Final = {
 }
 """The receipt of each of these entries, unless another one revokes it or no till sent it; other kinds have none."""
 
+_NO_DATE: Final = date(1970, 1, 1)
+"""Of documents that are named uniquely without one."""
 _OF_TILLS: Final = frozenset({"purchase_recorded", "purchase_returned"})
 
 Receipt = tuple[int, str]
@@ -121,13 +124,13 @@ def _name_of(rows: MemberRows, version: int) -> Name:
         case "purchase_returned" if entry:
             return _name_of_return(rows, entry)
         case "transfer_received" if entry:
-            return format_member_id(entry.detail["sender"]), "-", None, str(entry.detail["transfer"]), ""
+            return format_member_id(entry.detail["sender"]), "-", _NO_DATE, str(entry.detail["transfer"]), ""
         case "transfer_returned" if entry:
-            return rows.name, "-", None, str(entry.detail["transfer"]), ""
+            return rows.name, "-", _NO_DATE, str(entry.detail["transfer"]), ""
         case "transfer_revoked" if entry:
-            return rows.name, "-", None, str(entry.detail["revokes"]), ""
+            return rows.name, "-", _NO_DATE, str(entry.detail["revokes"]), ""
         case "referral_credited" | "referral_returned" if entry:
-            return (format_member_id(entry.detail["referee"]), "-")
+            return format_member_id(entry.detail["referee"]), "-", _NO_DATE, None, ""
         case _:
             return ()
 

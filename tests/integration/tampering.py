@@ -87,6 +87,35 @@ FOUND = {
     "a claim under another slot": "UPDATE claim SET slot = (slot + 1) % 4096 WHERE value = '+4930111'",
     "a card elsewhere": "UPDATE identifier SET member_id = $ada WHERE kind = 'card' AND member_id = $bea",
 }
+RECEIPTS = {
+    "two purchases name one": """
+        UPDATE receipt SET receipt = 'other' WHERE $FIRST; UPDATE purchase SET receipt = 'ada-2' WHERE $FIRST
+    """,
+    "a purchase without": "DELETE FROM receipt WHERE $FIRST",
+    "an entry without its purchase": "DELETE FROM purchase WHERE $FIRST",
+    "a purchase without its entry": "UPDATE purchase SET version = 900 WHERE $FIRST",
+    "one of nothing": """
+        INSERT INTO receipt SELECT '330', '9', now(), 'x', 'purchase', $ada, 900, fingerprint FROM receipt WHERE $FIRST
+    """,
+    "a second one": """
+        INSERT INTO receipt SELECT store, '9', business_date, receipt, kind, member_id, version, fingerprint
+        FROM receipt WHERE $FIRST
+    """,
+    "one of another kind": "UPDATE receipt SET kind = 'return' WHERE $FIRST",
+    "a transfer received under a day": "UPDATE receipt SET business_date = now() WHERE kind = 'transfer'",
+    "thanks received under a day": "UPDATE receipt SET business_date = now() WHERE kind = 'referral'",
+    "a return under another name": "UPDATE receipt SET till = '9' WHERE receipt = 'back-1'",
+    "a return of another purchase": "UPDATE receipt SET subject = $ada || '-900' WHERE receipt = 'back-1'",
+    "a purchase with a subject": "UPDATE receipt SET subject = 'x' WHERE $FIRST",
+    "one of another day": """
+        UPDATE receipt SET business_date = '2020-01-01' WHERE $FIRST;
+        UPDATE purchase SET business_date = '2020-01-01' WHERE $FIRST
+    """,
+    "a return of another day": "UPDATE receipt SET business_date = '2020-01-01' WHERE receipt = 'back-1'",
+    "a transfer that could come twice": "DELETE FROM receipt WHERE kind = 'transfer'",
+    "a transfer under another name": "UPDATE receipt SET receipt = '900' WHERE kind = 'transfer'",
+    "a referral under another name": "UPDATE receipt SET store = 'x' || store WHERE kind = 'referral'",
+}
 CONFLICTS = {
     "every receipt is unique over all shards": {
         "on two": """

@@ -1,6 +1,7 @@
 """Whatever the rules write, `verify` finds nothing wrong with it: no false alarm under any program and history."""
 
 import re
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -8,18 +9,20 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.codec import posting_document, state_row
-from rules.command import CloseMember
+from rules.codec import instant_text, posting_document, state_row
+from rules.command import AdjustPoints, CloseMember
 from rules.describe import describe_account
 from rules.outcome import Entry
 from rules.program import Program
+from rules.stored import short_postings
 from shard_router.member_id import format_member_id
 from shard_router.topology import Topology, TopologyDocument
 from tests.project import PROJECT
 from tests.query_world import member as member_id_of
 from tests.rules_history import LAW, History, programs
-from tests.rules_world import NOW, Member
-from verify.books import Books, MemberRows
+from tests.rules_world import NOW, Member, later
+from tests.rules_world import program as program_with
+from verify.books import COUNTED, Books, MemberRows
 from verify.entry import _POINTS
 from verify.ledger import check_member
 
@@ -79,7 +82,7 @@ def journal_row(entry: Entry, program: Program) -> dict[str, Any]:
         "recorded_at": entry.account.changed_at,
         "store": entry.store,
         "points": entry.points,
-        "postings": orjson.dumps([posting_document(posting) for posting in entry.postings]),
+        "postings": orjson.dumps(short_postings([posting_document(posting) for posting in entry.postings])).decode(),
         "detail": orjson.dumps(detail),
         "account_after": orjson.dumps(shown),
     }
@@ -115,7 +118,7 @@ def receipt_row(entry: Entry, program: Program) -> dict[str, Any] | None:
         case "transfer_received":
             name = ("transfer", format_member_id(detail["sender"]), "-", str(detail["transfer"]))
         case "referral_credited":
-            name = ("referral", format_member_id(detail["referee"]), "-", "2")
+            name = ("referral", format_member_id(detail["referee"]), "-", str(detail["purchase"]))
         case "referral_returned":
             name = ("referral_return", format_member_id(detail["referee"]), "-", "3")
         case _:
@@ -133,6 +136,18 @@ def test_what_the_rules_write_is_never_found_wrong(data: st.DataObject, first: P
     books = Books("eu-1", TOPOLOGY, {1: first, 2: second})
     check_member(books, rows_of(member, deciding))
     assert [(one.check, one.examples) for one in books.findings.values() if not one.ok] == []
+
+
+def test_an_activity_that_is_forgotten_is_found() -> None:
+    """A basket that comes late would expire sooner."""
+    rules = program_with(points='expiry = { kind = "inactivity", months = 1 }')
+    member = Member(rules, member_id=ADA)
+    member.ok(AdjustPoints(10, "gift", later(days=1)))
+    for counters in ({}, {"active_at": instant_text(NOW)}):
+        member.account = replace(member.now, counters=counters)
+        books = Books("eu-1", TOPOLOGY, {1: rules})
+        check_member(books, rows_of(member, [rules] * len(member.journal)))
+        assert [one.check for one in books.findings.values() if not one.ok] == [COUNTED]
 
 
 def test_every_kind_of_entry_that_the_rules_write_is_known() -> None:
