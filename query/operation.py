@@ -209,7 +209,7 @@ OPERATIONS: Final = (
                 "idempotency_key",
                 "path",
                 "The command's Idempotency-Key, percent-encoded.",
-                {"type": "string", "examples": ["till-7-20261122-000431"]},
+                {"type": "string", "examples": ["berlin-mitte-7-record_purchase"]},
             ),
         ),
         answer_headers=("Loyalty-Source", "Cache-Control"),

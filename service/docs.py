@@ -30,6 +30,7 @@ _CONFIGURATION: Final = {
     "hideClientButton": True,
     "documentDownloadType": "json",
     "defaultOpenAllTags": True,
+    "authentication": {"preferredSecurityScheme": "apiKey"},  # a field for it, instead of "none selected"
 }
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "

@@ -13,7 +13,7 @@ What an operation declares is also enforced: its roles, and that no undeclared q
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 import orjson
@@ -218,7 +218,8 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
 def _parameters(operation: Operation) -> Iterable[Parameter]:
     yield from operation.parameters
     if operation.idempotent:
-        yield IDEMPOTENCY_KEY
+        example = f"berlin-mitte-7-{operation.operation_id}"  # one each: two commands under one key are refused
+        yield replace(IDEMPOTENCY_KEY, schema=IDEMPOTENCY_KEY.schema | {"examples": [example]})
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -299,7 +300,7 @@ IDEMPOTENCY_KEY: Final = Parameter(
     "header",
     "Names this attempt: 1-255 visible ASCII characters, bare or quoted. Send the same key with the same body again "
     "after a timeout or a 503; the command takes effect once.",
-    {"type": "string", "pattern": KEY, "examples": ["till-7-20261122-000431"]},
+    {"type": "string", "pattern": KEY},
     required=True,
 )
 
@@ -343,7 +344,8 @@ _SECURITY: Final = {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "loy_<id>_<secret>",
-        "description": "A key of a till (`pos`, may be bound to one store), a `service` or an `admin`.",
+        "description": "A key of a till (`pos`, may be bound to one store), a `service` or an `admin`. Of a system on "
+        "this machine: `loyalty key service`.",
     },
     "memberToken": {
         "type": "http",
