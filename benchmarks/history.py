@@ -75,5 +75,6 @@ def _purchase(line: bytes, place: str) -> Purchase:
         shopper = orjson.dumps(body["member"]).decode()
         store = str(body["store"])
     except (ValueError, KeyError, TypeError) as error:
-        raise HistoryError(f"{place}: no purchase in API shape ({type(error).__name__}: {error})") from error
+        why = {KeyError: f"{error} is missing", TypeError: "it is no object"}.get(type(error), str(error))
+        raise HistoryError(f"{place}: no purchase in API shape: {why}") from error
     return Purchase(shopper, store, "line-" + hashlib.sha256(natural_key).hexdigest()[:32], body)

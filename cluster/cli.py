@@ -24,7 +24,7 @@ from cluster.cli_load import app as load_app
 from cluster.cli_program import app as program_app
 from cluster.cli_region import app as region_app
 from cluster.cli_shard import app as shard_app
-from cluster.command_line import Commands, Data, Json, running_folder, say, words_of
+from cluster.command_line import Commands, Data, Json, running_folder, say, screen, words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError, in_words
 from cluster.plan import ClusterPlan
@@ -162,7 +162,7 @@ def status(*, data: Data = None, as_json: Json = False) -> None:
         sys.stdout.write(json.dumps(report.document(), indent=2) + "\n")
     else:
         for part in render_status(report).renderables:
-            Console().print(part, soft_wrap=isinstance(part, Text))  # a path broken in two cannot be copied
+            screen().print(part, soft_wrap=isinstance(part, Text))  # a path broken in two cannot be copied
     if not report.ready:
         raise typer.Exit(1)
 
@@ -189,7 +189,7 @@ def verify(
     if as_json:
         sys.stdout.write(json.dumps(verdict_document(findings), indent=2) + "\n")
     else:
-        Console().print(render_verdict(findings))
+        screen().print(render_verdict(findings))
     raise typer.Exit(exit_code(findings))
 
 

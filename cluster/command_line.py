@@ -1,5 +1,6 @@
 """What the commands of `loyalty` have in common: how they describe themselves, what they ask, and how they answer."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -17,6 +18,7 @@ from cluster.growth_request import Request, ask
 from cluster.run_file import locked
 from cluster.settings import read_settings
 
+WIDE = 160  # the longest row of `status` or `verify`, some more
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (default .loyalty/data here).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -90,6 +92,14 @@ def instant_of(text: str) -> datetime:
     if moment is None or moment.tzinfo is None:
         raise typer.BadParameter("write the instant with its zone, like 2026-12-01T00:00:00Z", param_hint="--at")
     return moment
+
+
+def screen() -> Console:
+    """The terminal; a file, which has no width of its own, is as wide as the rows of our tables."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
+    return console
 
 
 def say(text: str) -> None:

@@ -28,7 +28,7 @@ from benchmarks.history import check_files
 from benchmarks.host import Host
 from cluster import run
 from cluster.bench_host import host_of, start_once
-from cluster.command_line import words_of
+from cluster.command_line import screen, words_of
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.files import read_json, write_atomic, write_json
@@ -121,7 +121,7 @@ def compare(a: Path, b: Path) -> int:
 
 def demo(plan: ClusterPlan, flags: Mapping[str, Any], count: int | None, *, keep: bool | None) -> int:
     """Bring the system up, replay, verify, say what to try, and stay until Ctrl-C or be done; the exit code."""
-    console = Console()
+    console = screen()
     if locked(plan.data):
         raise ClusterError(
             f"A system already runs on {plan.data}: stop it with `loyalty down`, or give another --data."

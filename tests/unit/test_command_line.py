@@ -288,3 +288,12 @@ def test_what_is_being_done_is_told_once_where_nothing_can_move() -> None:
     with load._doing(Console(file=piped), "bringing the system up …"):
         assert piped.getvalue() == "bringing the system up …\n"
     assert piped.getvalue().count("bringing") == 1
+
+
+def test_what_goes_to_a_file_is_not_broken_at_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    promise = "every receipt has its one entry and every purchase its receipt"
+    command_line.screen().print(render_verdict([Finding(promise, "eu-1", 1)]))
+    assert promise in capsys.readouterr().out
