@@ -75,6 +75,7 @@ def _purchase(line: bytes, place: str) -> Purchase:
         shopper = orjson.dumps(body["member"]).decode()
         store = str(body["store"])
     except (ValueError, KeyError, TypeError) as error:
-        why = {KeyError: f"{error} is missing", TypeError: "it is no object"}.get(type(error), str(error))
+        why = f"{error} is missing" if isinstance(error, KeyError) else "it is no object"
+        why = str(error) if isinstance(error, ValueError) else why
         raise HistoryError(f"{place}: no purchase in API shape: {why}") from error
     return Purchase(shopper, store, "line-" + hashlib.sha256(natural_key).hexdigest()[:32], body)
