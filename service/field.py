@@ -87,6 +87,13 @@ def _quantity(value: Any) -> Decimal:
     return _decimal(str(value))
 
 
+def _whole(number: float) -> int:
+    """28.999999999999996 is no 29, and still less a 28."""
+    if not number.is_integer():
+        raise ValueError("not a whole number")
+    return int(number)
+
+
 @dataclass(frozen=True, slots=True)
 class WholeNumber:
     """Of an int: a number without a fraction, from `least` to `most`; 1 and 1.0 are one number in JSON."""
@@ -97,9 +104,9 @@ class WholeNumber:
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Check it without a call of Python, unless it is written with a fraction."""
         whole = core_schema.int_schema(strict=True, ge=self.least, le=self.most)
-        written_so = core_schema.float_schema(strict=True, ge=self.least, le=self.most, multiple_of=1)
+        written_so = core_schema.float_schema(strict=True, ge=self.least, le=self.most)  # multiple_of would be lenient
         return core_schema.union_schema(
-            [whole, core_schema.no_info_after_validator_function(int, written_so)],
+            [whole, core_schema.no_info_after_validator_function(_whole, written_so)],
             mode="left_to_right",
             custom_error_type="whole_number",
             custom_error_message=f"send a whole number from {self.least} to {self.most}",

@@ -1,7 +1,7 @@
 """The fields of bodies: what people write is accepted, what only looks like it is not, and schema and check agree."""
 
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 from unicodedata import normalize
 
 import pytest
@@ -52,6 +52,12 @@ QUANTITIES_REFUSED = (
     "1_000", "\u0661", " 1", "1 ", "+1", "-1", "1e0", ".5", "5.", "", "0", "0.000", 0, -1, 0.0005, "1.0000",
     "1234567890", 1234567890, 10**30, 1e-7, 1e300, True, None, [], {}, "1\n", "NaN", "Infinity",
 )  # fmt: skip
+
+WHOLE_REFUSED = (
+    28.999999999999996, 0.99999999999, 1e-12, 1000000.0005, -4.999999999999999, 1.5, 101.0, -101, 1e300, float("nan"),
+    float("inf"), "1", True, None,
+)  # fmt: skip
+"""Nearly whole is what tills get that multiply 0.29 by 100."""
 
 
 def accepts(kind: Any, value: Any) -> bool:
@@ -214,3 +220,14 @@ def test_the_form_of_a_phone_number_is_final(text: str) -> None:
     if accepts(field.Phone, text):
         canonical = canonical_phone(text)
         assert canonical_phone(canonical) == canonical
+
+
+@pytest.mark.parametrize("value", WHOLE_REFUSED)
+def test_a_number_that_is_nearly_whole_is_none(value: Any) -> None:
+    assert not accepts(Annotated[int, field.WholeNumber(-100, 100)], value)
+
+
+@pytest.mark.parametrize("value", [29, 29.0, -0.0, -100, 100.0])
+def test_a_whole_number_is_one_however_it_is_written(value: float) -> None:
+    taken = TypeAdapter(Annotated[int, field.WholeNumber(-100, 100)]).validate_python(value)
+    assert (taken, type(taken)) == (value, int)
