@@ -57,14 +57,17 @@ async def list_activity(request: web.Request) -> web.StreamResponse:
     token = request.query.get("page_token")
     top = decode_activity_page(member_id, token) if token is not None else None
     question = ActivityQuestion(member_id, top, page_size(request.query.get("page_size")))
-    return await _answer_member(request, as_seen_by(request[PRINCIPAL], question), page_from=top or 0)
+    return await _answer_member(request, as_seen_by(request[PRINCIPAL], question), page_from=top or 0, is_newest=top is None)
 
 
 async def get_purchase(request: web.Request) -> web.StreamResponse:
     """Answer a purchase."""
     reference = _purchase_of(request)
     return await _answer_member(
-        request, as_seen_by(request[PRINCIPAL], PurchaseQuestion(reference)), missing="purchase_not_found"
+        request,
+        as_seen_by(request[PRINCIPAL], PurchaseQuestion(reference)),
+        missing="purchase_not_found",
+        is_newest=False,
     )
 
 
@@ -248,10 +251,15 @@ def respond(request: web.Request, body: bytes, *, etag: str, source: str) -> web
 
 
 async def _answer_member(
-    request: web.Request, question: Question, *, missing: str = "member_not_found", page_from: int = 0
+    request: web.Request,
+    question: Question,
+    *,
+    missing: str = "member_not_found",
+    page_from: int = 0,
+    is_newest: bool = True,
 ) -> web.StreamResponse:
     node: QueryNode = request.app[NODE]
-    if from_home := await node.ask_home(request, question.member_id, missing=missing):
+    if from_home := await node.ask_home(request, question.member_id, missing=missing, is_newest=is_newest):
         return from_home
     at_least = max(demanded_version(request, question.member_id), page_from)
     answer = await node.read(request, question, at_least=at_least, may_wait=not page_from)

@@ -84,10 +84,12 @@ class QueryNode:
         *,
         body: bytes | None = None,
         missing: str = "member_not_found",
+        is_newest: bool = True,
     ) -> web.Response | None:
         """Answer from a member's region; None when this node is to answer: it is ours, or no node there does.
 
-        `body` is the request's, when it has one.
+        `body` is the request's, when it has one. `is_newest`: the ETag tells all of what is known of the member. Then an
+        answer that shows less than this node has shown is none: another node there knew more.
         """
         region = self.elsewhere(member_id, missing=missing)
         if region is None:
@@ -98,8 +100,11 @@ class QueryNode:
             request, region, slot=slot_of(member_id), deadline=deadline - own_s, body=body
         )
         if answer and (shown := _VERSION.fullmatch(answer.headers.get("ETag", ""))):
-            found = parse_member_id(shown[2]) if shown[2] else member_id
-            self.reader_of(found).shown.note(found, int(shown[1]))
+            found, version = parse_member_id(shown[2]) if shown[2] else member_id, int(shown[1])
+            heights = self.reader_of(found).shown
+            if is_newest and version < heights.of(found):
+                return None
+            heights.note(found, version)
         return answer
 
     async def relay_from_home(

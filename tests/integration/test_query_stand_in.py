@@ -148,6 +148,22 @@ async def test_what_the_home_region_has_answered_through_this_node_is_not_taken_
         assert (version_in(reply), reply.headers["Loyalty-Source"]) == (4, "primary")
 
 
+async def test_a_home_node_that_shows_less_than_the_one_before_is_not_believed(
+    world: World, killable: OwnValkey, database_pair: DatabasePair
+) -> None:
+    async with replay_paused(database_pair.standby):
+        await add_entry(database_pair.primary, BOB, 4)
+        await project(killable.url, BOB, 1, 2, 3, 4)
+        assert version_in(await world.get(ACCOUNT)) == 4
+        await killable.stop()
+        port = free_port()
+        async with home_again(world, port):
+            move_home(world, f"http://127.0.0.1:{port}")
+            for path in (ACCOUNT, PATH, f"{PATH}/activity"):
+                reply = await world.get(path)
+                assert (version_in(reply), reply.headers["Loyalty-Region"]) == (4, "eu"), path
+
+
 async def test_a_member_sees_what_they_may_and_nobody_else(world: World, killable: OwnValkey) -> None:
     await project(killable.url, BOB, 3)
     kill_home(world)
