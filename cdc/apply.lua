@@ -111,6 +111,11 @@ local function put_identifier(key, value, repair)
   end
 end
 
+-- As in views.py: the rest of an identifier's key is a phone number, an address or a card.
+local function in_logs(key)
+  return string.match(key, '^i:%a+') or key
+end
+
 local function is_of_another_type(problem)
   return string.find(tostring(type(problem) == 'table' and problem.err or problem), 'WRONGTYPE', 1, true)
 end
@@ -133,7 +138,7 @@ local function apply(keys, args)
       redis.call('DEL', key)
       done, problem = pcall(put, key, ...)
     end
-    if not done then failed[#failed + 1] = key .. ': ' .. tostring(type(problem) == 'table' and problem.err or problem) end
+    if not done then failed[#failed + 1] = in_logs(key) .. ': ' .. tostring(type(problem) == 'table' and problem.err or problem) end
   end
   for i = 2, last_view do
     try(put_view, keys[i], args[at], repair)

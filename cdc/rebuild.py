@@ -23,7 +23,7 @@ from cdc.project import Operations, project
 from cdc.rows import STATEMENTS, Bound, NotReady, Overtaken, Rows, gone, rows_after, without_row
 from cdc.sink import Emptied, Fenced, Session
 from cdc.source import Change
-from query.views import HEADER_SIZE
+from query.views import HEADER_SIZE, in_logs
 from shard_router.errors import ProblemError
 from shard_router.pool import ShardServers
 
@@ -255,7 +255,8 @@ class Rebuild:
     async def _restore(self, session: Session, bound: Bound, lowered: list[str]) -> None:
         self.state.complete = False
         self.state.lowered += len(lowered)
-        structlog.get_logger().warning("views_lowered", count=len(lowered), examples=lowered[:_EXAMPLES_MAX])
+        examples = [in_logs(key) for key in lowered[:_EXAMPLES_MAX]]
+        structlog.get_logger().warning("views_lowered", count=len(lowered), examples=examples)
         truth = await self._answer(bound, partial(self._rows.settled_truth, lowered))
         if truth is None:
             raise NotReady("what was committed while views were lowered does not show yet")

@@ -57,7 +57,9 @@ async def list_activity(request: web.Request) -> web.StreamResponse:
     token = request.query.get("page_token")
     top = decode_activity_page(member_id, token) if token is not None else None
     question = ActivityQuestion(member_id, top, page_size(request.query.get("page_size")))
-    return await _answer_member(request, as_seen_by(request[PRINCIPAL], question), page_from=top or 0, is_newest=top is None)
+    return await _answer_member(
+        request, as_seen_by(request[PRINCIPAL], question), page_from=top or 0, is_newest=top is None
+    )
 
 
 async def get_purchase(request: web.Request) -> web.StreamResponse:

@@ -88,7 +88,7 @@ class QueryNode:
     ) -> web.Response | None:
         """Answer from a member's region; None when this node is to answer: it is ours, or no node there does.
 
-        `body` is the request's, when it has one. `is_newest`: the ETag tells all of what is known of the member. Then an
+        `body` is the request's, when it has one. `is_newest`: the ETag tells all that is known of the member. Then an
         answer that shows less than this node has shown is none: another node there knew more.
         """
         region = self.elsewhere(member_id, missing=missing)

@@ -58,6 +58,11 @@ def mark_key(shard: str) -> str:
     return f"projector:{shard}"
 
 
+def in_logs(key: str) -> str:
+    """A key as a log may name it: that of an identifier holds a phone number, an address or a card."""
+    return ":".join(key.split(":")[:2]) if key.startswith("i:") else key
+
+
 def header(version: int) -> bytes:
     """The header of a stored value: 16 digits."""
     return b"%016d" % version

@@ -198,6 +198,13 @@ def test_what_cannot_be_written_is_reported_and_the_rest_applied(session: Sessio
     assert valkey.exists(f"m:{ALICE}")
 
 
+def test_what_is_told_of_an_identifier_that_cannot_be_written_names_nobody(session: Session, valkey: Redis) -> None:
+    valkey.sadd("gone:i:phone:+49:1", "rubbish")
+    (failure,) = apply(session, identifier(7))
+    assert failure.startswith("i:phone: ")
+    assert "+49" not in failure
+
+
 def test_a_zombie_is_fenced(session: Session, valkey_url: str, valkey: Redis) -> None:
     apply(session, member(ALICE, 1))
     Session(valkey_url, MARK).open(HERE).close()
