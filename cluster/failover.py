@@ -343,7 +343,15 @@ class Guard:
 
     async def _fence(self, server: ServerPlan) -> bool:
         kept = await self._supervisor.release(server.name)
-        return kept is None or await fence(kept.child, server.folder)
+        return kept is None or await self._gone(server, kept)
+
+    async def _gone(self, server: ServerPlan, kept: Kept) -> bool:
+        """Kill it; what cannot be killed is not forgotten, or it would count as gone the next time."""
+        gone = await fence(kept.child, server.folder)
+        if not gone:
+            kept.tasks = ()
+            self._supervisor.kept[server.name] = kept
+        return gone
 
     async def _switch_over(self) -> Outcome:
         """Change the roles on purpose: the primary ends cleanly, so the standby has all of it."""
