@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 
 import asyncpg
@@ -18,14 +17,14 @@ from cdc.slot import STATEMENTS as SLOTS
 from cluster.errors import ClusterError
 from cluster.fence import fence, is_stopped
 from cluster.login import CONNECT_TIMEOUT_S
-from cluster.pair import STATEMENTS, Pair
+from cluster.pair import STATEMENTS, Pair, received
 from cluster.plan import ServerPlan
 from cluster.quorum import Quorum
 from cluster.reading import Reading, damaged_pages, pause_s
 from cluster.supervisor import READY, Kept, Supervisor
 from cluster.switchover import Outcome, is_asked, tell
 from cluster.waking import Waking
-from cluster.watched import DAMAGED, DIES, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room
+from cluster.watched import DAMAGED, DIES, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room, kind_of
 from shard_router.ending import end
 from shard_router.server import SERVER_ERRORS
 
@@ -173,7 +172,7 @@ class Guard:
                     self._pair.url(server), timeout=CONNECT_TIMEOUT_S, server_settings=settings
                 )
                 try:
-                    await self._ask(connection, is_primary=server is self._pair.primary)
+                    await self._ask(connection, watched, is_primary=server is self._pair.primary)
                     watched.damaged_pages = int(await connection.fetchval(STATEMENTS["damaged_pages"]))
                 finally:
                     connection.terminate()
@@ -184,10 +183,15 @@ class Guard:
         else:
             watched.answered()
 
-    async def _ask(self, connection: asyncpg.Connection, *, is_primary: bool) -> None:
+    async def _ask(self, connection: asyncpg.Connection, watched: Watched, *, is_primary: bool) -> None:
         if not is_primary:
             await connection.fetch(SLOTS["drop_stale_slots"], True)  # noqa: FBT003
+            if lacks_slots := not (await received(connection)).has_slots:
+                await connection.execute(STATEMENTS["reload"])
+            watched.lacks_slots = lacks_slots
             return
+        if any(self._watched[standby.name].lacks_slots for standby in self._pair.standbys):
+            await connection.execute(STATEMENTS["log_snapshot"])
         gone = self._quorum.gone
         written = int(await connection.fetchval(STATEMENTS["write"]) or 0)
         rows = await connection.fetch(STATEMENTS["streaming"])
@@ -230,7 +234,7 @@ class Guard:
         while self._failovers and now - self._failovers[0] > FAILOVERS_WITHIN_S:
             self._failovers.popleft()
         if len(self._failovers) >= FAILOVERS_MAX:
-            self._say(former, f"{_kind(why)}; {FAILOVERS_MAX} failovers in ten minutes: look at it first")
+            self._say(former, f"{kind_of(why)}; {FAILOVERS_MAX} failovers in ten minutes: look at it first")
             return False
         self._failovers.append(now)
         self._supervisor.note(former.name, f"{why}: a standby takes its place")
@@ -248,7 +252,9 @@ class Guard:
     async def _do_without(self, why: str) -> bool:
         """No standby provably has all: what hangs is started anew where it is, the primary first. It loses nothing."""
         if why.startswith(SERVES):
-            self._say(self._pair.primary, f"{_kind(why)}; no standby with room provably has all that was acknowledged")
+            self._say(
+                self._pair.primary, f"{kind_of(why)}; no standby with room provably has all that was acknowledged"
+            )
             return False
         await self._stop_mending()
         for server in (self._pair.primary, *self._pair.standbys):
@@ -260,16 +266,23 @@ class Guard:
                     self._watched[server.name] = Watched()
                     self._forgive(time.monotonic())
                     return True
-        self._say(self._pair.primary, f"{_kind(why)}; no standby with room provably has all that was acknowledged")
+        self._say(self._pair.primary, f"{kind_of(why)}; no standby with room provably has all that was acknowledged")
         return False
 
-    async def _chosen(self) -> ServerPlan | None:
+    async def _chosen(self, *, with_slots: bool = False) -> ServerPlan | None:
+        """Who may take the primary's place, of several one with the slots; nobody where none has those asked for."""
         standbys = self._pair.standbys
-        received = await asyncio.gather(*(self._pair.received(standby) for standby in standbys))
-        names = [standby.standby for standby in standbys]
+        heard = dict(zip(standbys, await asyncio.gather(*map(self._pair.received, standbys)), strict=True))
         unable = {standby.standby for standby in standbys if not self._is_able(standby)}
-        name = self._quorum.choose(dict(zip(names, received, strict=True)), unable)
+        without = {standby.standby for standby, found in heard.items() if not (found and found.has_slots)}
+        if with_slots and not {standby.standby for standby in standbys if self._streams(standby)} - unable - without:
+            return None
+        positions = {standby.standby: found and found.position for standby, found in heard.items()}
+        name = self._quorum.choose(positions, unable, without)
         return next((standby for standby in standbys if standby.standby == name), None)
+
+    def _streams(self, standby: ServerPlan) -> bool:
+        return time.monotonic() - self._watched[standby.name].streamed_at < 2 * PROBE_INTERVAL_S
 
     def _is_able(self, standby: ServerPlan) -> bool:
         """Whether its disk lets it take the primary's place."""
@@ -356,38 +369,32 @@ class Guard:
     async def _switch_over(self) -> Outcome:
         """Change the roles on purpose: the primary ends cleanly, so the standby has all of it."""
         former, began_at = self._pair.primary, time.monotonic()
-        standby = await self._chosen()
-        if standby is None or not await self._slots_copied(standby):
-            words = (
-                f"{self._pair.name} has no standby that could take over now: it streams, or copies the slots, not yet"
-            )
-            return Outcome(done=False, words=words)
-        self._supervisor.note(former.name, f"{standby.name} takes its place, as asked")
+        if await self._chosen(with_slots=True) is None:
+            words = "has no standby that could take over now: it streams, or copies the slots, not yet"
+            return Outcome(done=False, words=f"{self._pair.name} {words}")
+        self._supervisor.note(former.name, "a standby takes its place, as asked")
         await self._pair.write_out()
         projector = await self._supervisor.hold(self._projector)  # a server that stops waits until it has all there is
+        standby = None
         try:
-            kept = self._supervisor.kept[former.name]
-            await self._supervisor.stop([former.name])
-            await fence(kept.child, former.folder)
-            standby = await self._chosen() or standby  # it ended cleanly: it sent all it had before, to both
-        except BaseException:
-            if projector:
+            standby = await self._end(former)
+        finally:
+            if projector and standby is None:
                 self._supervisor.take_back(projector)
-            raise
+        if standby is None:
+            words = f"{former.name} is still the primary of {self._pair.name}: its standbys went away"
+            return Outcome(done=False, words=words)
         await self._change_roles(former, standby, projector)
         took_s = time.monotonic() - began_at
         return Outcome(done=True, words=f"{standby.name} is the primary of {self._pair.name} (after {took_s:.1f} s)")
 
-    async def _slots_copied(self, standby: ServerPlan) -> bool:
-        with suppress(*SERVER_ERRORS):
-            connection = await asyncpg.connect(self._pair.url(standby), timeout=CONNECT_TIMEOUT_S)
-            try:
-                return bool(await connection.fetchval(STATEMENTS["slots_copied"]))
-            finally:
-                await connection.close()
-        return False
-
-
-def _kind(why: str) -> str:
-    """A trouble without its figures, so that it is told once."""
-    return why if why.startswith(DAMAGED) else why.partition(" for ")[0]
+    async def _end(self, former: ServerPlan) -> ServerPlan | None:
+        """End the primary cleanly: it sends all it has. Who takes its place; where nobody may, it runs again."""
+        kept = self._supervisor.kept[former.name]
+        await self._supervisor.stop([former.name])
+        if not await self._gone(former, kept):
+            raise ClusterError(f"{former.name} cannot be killed")
+        standby = await self._chosen()
+        if standby is None:
+            await self._pair.run(former)
+        return standby

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 
@@ -36,6 +37,13 @@ PROMOTE_TIMEOUT_S = 15.0
 PROMOTE_POLL_S = 0.01  # pg_promote itself looks ten times a second
 CHECKPOINT_TIMEOUT_S = 5.0
 ASK_TIMEOUT_S = 2.5
+
+
+class Received(NamedTuple):
+    """How far a standby has the primary's WAL on its disk, and whether it has copies of the slots to go on with."""
+
+    position: int
+    has_slots: bool
 
 
 @dataclass(slots=True)
@@ -157,11 +165,11 @@ class Pair:
         async with _session(self.url(standby)) as server:
             await server.execute(STATEMENTS["reload"])
 
-    async def received(self, standby: ServerPlan) -> int | None:
-        """How far a standby has the primary's WAL on its disk; None when it does not answer."""
+    async def received(self, standby: ServerPlan) -> Received | None:
+        """What a standby has; None when it does not answer."""
         with suppress(*SERVER_ERRORS):
             async with asyncio.timeout(ASK_TIMEOUT_S), _session(self.url(standby)) as server:
-                return await server.fetchval(STATEMENTS["received"])
+                return await received(server)
         return None
 
     async def follow(self, former: ServerPlan, begins: Callable[[], None]) -> None:
@@ -199,6 +207,12 @@ class Pair:
         shutil.rmtree(_aside(server), ignore_errors=True)
         server.folder.rename(_aside(server))
         return True
+
+
+async def received(standby: asyncpg.Connection) -> Received:
+    """What the standby has that this connection goes to."""
+    (row,) = await standby.fetch(STATEMENTS["received"])
+    return Received(row["position"], row["has_slots"])
 
 
 def _aside(server: ServerPlan) -> Path:

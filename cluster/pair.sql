@@ -16,12 +16,21 @@ SELECT pg_create_physical_replication_slot($1, true)
 WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1);
 
 -- name: reload
+-- It also wakes what copies slots to a standby, which sleeps for up to 30 s after it could do nothing.
 SELECT pg_reload_conf();
 
 -- name: received
--- On a standby: the end of the WAL it has on its disk. What it copied counts too, before it has streamed.
+-- On a standby: the end of the WAL it has on its disk (what it copied counts too, before it has streamed), and whether it
+-- could go on with the slots where the primary is. Not by the view: each probe is a session's first.
 SELECT ((CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
-    ELSE pg_current_wal_flush_lsn() END) - '0/0'::pg_lsn)::bigint;
+    ELSE pg_current_wal_flush_lsn() END) - '0/0'::pg_lsn)::bigint AS position,
+    (SELECT coalesce(bool_and(synced AND NOT temporary AND invalidation_reason IS NULL), false)
+        FROM pg_get_replication_slots() WHERE slot_type = 'logical' AND failover) AS has_slots;
+
+-- name: log_snapshot
+-- Of a primary: a standby keeps its copy of a slot only when the slot has passed a snapshot that was logged after the
+-- copy was begun. By itself a primary logs one in 15 s.
+SELECT pg_log_standby_snapshot();
 
 -- name: has_projector_slot
 SELECT true FROM pg_replication_slots WHERE slot_name = $1;
@@ -43,11 +52,6 @@ SELECT session.application_name AS name, coalesce((sender.flush_lsn - '0/0'::pg_
 FROM pg_stat_get_wal_senders() AS sender
 CROSS JOIN LATERAL pg_stat_get_activity(sender.pid) AS session
 WHERE starts_with(session.application_name, 'standby') AND sender.state = 'streaming';
-
--- name: slots_copied
--- On a standby: whether it could go on with every slot where the primary is. True where there is none to copy.
-SELECT coalesce(bool_and(synced AND NOT temporary AND invalidation_reason IS NULL), false)
-FROM pg_replication_slots WHERE slot_type = 'logical' AND failover;
 
 -- name: damaged_pages
 -- How many pages had a wrong checksum when they were read, since the server was made or crashed. 0 stands for what all

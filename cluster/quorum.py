@@ -60,14 +60,16 @@ class Quorum:
             elif any(flushed >= after for other, flushed in streaming.items() if other not in self._ended):
                 self.needed.discard(name)
 
-    def choose(self, received: Mapping[str, int | None], unable: Collection[str] = ()) -> str | None:
+    def choose(
+        self, received: Mapping[str, int | None], unable: Collection[str] = (), lesser: Collection[str] = ()
+    ) -> str | None:
         """The standby that provably has all that was acknowledged, given how far those that answer have come.
 
-        `unable` are those that cannot be promoted for another reason.
+        `unable` are those that cannot be promoted for another reason, `lesser` those that are only where no other can.
         """
         known = {name: position for name, position in received.items() if position is not None}
         if any(name not in known for name in self.needed):
             return None
         furthest = max((known[name] for name in known), default=0)
         able = [name for name in known if name in self._whole and name not in unable and known[name] == furthest]
-        return min(able, default=None)
+        return min(able, key=lambda name: (name in lesser, name), default=None)

@@ -105,10 +105,10 @@ class Reading:
         )
 
     async def _impossible_pages(self, standby: ServerPlan) -> set[str]:
-        end = await self._pair.received(standby)
-        if end is None:
+        found = await self._pair.received(standby)
+        if found is None:
             raise TimeoutError(f"{standby.name} does not say where its WAL ends")
-        return set(await asyncio.to_thread(impossible_pages, standby.folder, end + BEYOND, RATE_MIB * MIB))
+        return set(await asyncio.to_thread(impossible_pages, standby.folder, found.position + BEYOND, RATE_MIB * MIB))
 
 
 def damaged_pages(error: BaseException) -> int:

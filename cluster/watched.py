@@ -48,6 +48,8 @@ class Watched:
     """By its own count of those that were read."""
     found_pages: int = 0
     """Those that were found damaged when it was read through, or copied."""
+    lacks_slots: bool = True
+    """Of a standby: it is not known to have copies to go on with."""
     told: str = ""
     """What was said of it last."""
     answered_at: float = field(default_factory=time.monotonic)
@@ -99,6 +101,11 @@ class Watched:
         if state in {READY, self.told} and silent_s > SILENT_MAX_S and not self.complaints:
             return f"it has not answered for {silent_s:.0f} s"
         return None
+
+
+def kind_of(why: str) -> str:
+    """A trouble without its figures, so that it is told once."""
+    return why if why.startswith(DAMAGED) else why.partition(" for ")[0]
 
 
 def _of_folder(folder: Path) -> str | None:

@@ -1,5 +1,6 @@
 """Three servers under their guard: what befalls a second one while the first is being mended."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -7,10 +8,12 @@ import signal
 import psutil
 import pytest
 
+from cluster import switchover
+from cluster.plan import ServerPlan
 from tests import engine
 from tests.conftest import eventually, so
 from tests.long import long
-from tests.pair_world import DEADLINE_S, guarded_pair
+from tests.pair_world import DEADLINE_S, GuardedPair, guarded_pair
 
 pytestmark = [
     pytest.mark.skipif(engine.engine_name() != "embedded", reason="containers have no supervisor of ours"),
@@ -37,4 +40,32 @@ async def test_a_standby_that_hangs_is_started_anew_while_the_other_is_copied() 
         await eventually(so(lambda: world.said("it is frozen: started anew") == 1), deadline_s=DEADLINE_S)
         assert copy.is_running()
         copy.resume()
+        await world.whole()
+
+
+async def has_slots(world: GuardedPair, standby: ServerPlan) -> bool:
+    """Whether a standby has copied the slot; it is moved on, as a projector would, for the copy to be kept."""
+    async with world.session(database="loyalty") as primary:
+        await primary.execute("SELECT pg_replication_slot_advance('loyalty_cdc', pg_current_wal_flush_lsn())")
+    found = await world.pair.received(standby)
+    return found is not None and found.has_slots
+
+
+@long
+async def test_a_switchover_takes_the_standby_that_has_the_slots() -> None:
+    """One that was copied just now has them not, and it may be as far, and the first by name."""
+    async with guarded_pair(standbys=2) as world:
+        async with world.session(database="loyalty") as database:
+            slot = "SELECT pg_create_logical_replication_slot('loyalty_cdc', 'pgoutput', false, false, true)"
+            await database.execute(slot)
+        first, second = world.pair.standbys
+        async with world.session(first) as session:
+            await session.execute("ALTER SYSTEM SET sync_replication_slots = off")
+
+        async def second_alone() -> bool:  # the guard has the first read its settings
+            return not await has_slots(world, first) and await has_slots(world, second)
+
+        await eventually(second_alone, deadline_s=DEADLINE_S)
+        await asyncio.to_thread(switchover.ask, world.supervisor.data, world.pair.name)
+        assert world.pair.primary is second
         await world.whole()

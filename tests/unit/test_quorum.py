@@ -12,6 +12,12 @@ def test_of_two_the_one_that_is_further_is_promoted() -> None:
     assert pair().choose({"a": 13, "b": 12}) == "a"
 
 
+def test_of_two_that_are_as_far_the_one_that_also_has_the_slots_is_promoted() -> None:
+    assert pair().choose({"a": 10, "b": 10}, lesser={"a"}) == "b"
+    assert pair().choose({"a": 11, "b": 10}, lesser={"a"}) == "a"
+    assert pair().choose({"a": 10, "b": 10}, unable={"b"}, lesser={"a"}) == "a"
+
+
 def test_where_one_cannot_be_asked_nobody_is_promoted_it_may_have_acknowledged_alone() -> None:
     assert pair().choose({"a": 10, "b": None}) is None
     assert pair().choose({"a": 10}) is None
