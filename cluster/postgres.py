@@ -52,6 +52,8 @@ SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
     "jit": "off",
     "io_method": "sync",  # no io workers: six servers share one small machine
+    "io_max_concurrency": "1",  # so nobody has more than one under way; the default keeps 6 MiB for it
+    "max_pred_locks_per_transaction": "10",  # nothing is SERIALIZABLE; the default keeps 3 MiB for it
     "max_parallel_workers_per_gather": "0",
     "random_page_cost": "1.1",
     "wal_level": "logical",
@@ -232,7 +234,8 @@ def configure(tools: PostgresTools, server: ServerPlan, extra: Mapping[str, str]
 
 def settings_text(settings: Mapping[str, str]) -> str:
     """Settings as they stand in a file."""
-    return "".join(f"{name} = {_quote(value)}\n" for name, value in settings.items())
+    escaped = {name: value.replace("\\", "\\\\").replace("'", "''") for name, value in settings.items()}
+    return "".join(f"{name} = '{value}'\n" for name, value in escaped.items())
 
 
 def role_settings(server: ServerPlan, others: Sequence[ServerPlan], password: str) -> dict[str, str]:
@@ -267,10 +270,6 @@ def standby_settings(primary: ServerPlan, password: str, name: str = "standby") 
         "primary_slot_name": name,
         "sync_replication_slots": "on",
     }
-
-
-def _quote(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def postgres_process(tools: PostgresTools, server: ServerPlan, *, password: str, log: Path) -> ProcessSpec:
