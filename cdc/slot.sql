@@ -1,4 +1,5 @@
--- The replication slot: the only offset of the pipeline.
+-- The replication slot: the only offset of the pipeline. Views of it are asked for by their own sources, which a new
+-- session need not read from the catalogues, nor one that stays keep in memory.
 
 -- name: timeline_of_primary
 -- NULL of a standby. Of two servers that take writes, the one on the lower timeline was overtaken by a failover.
@@ -19,9 +20,9 @@ SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint;
 SELECT (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint AS confirmed,
        (restart_lsn - '0/0'::pg_lsn)::bigint AS floor,
        active_pid,
-       (plugin = 'pgoutput' AND database = current_database()) AS ours,
+       (plugin = 'pgoutput' AND datoid = (SELECT oid FROM pg_database WHERE datname = current_database())) AS ours,
        (wal_status = 'lost' OR invalidation_reason IS NOT NULL) AS lost
-FROM pg_replication_slots WHERE slot_name = $1;
+FROM pg_get_replication_slots() WHERE slot_name = $1;
 
 -- name: create_slot
 -- A failover slot: hot standbys keep a copy, so that a promoted one goes on from where this one was.
@@ -35,12 +36,12 @@ SELECT pg_drop_replication_slot($1);
 -- at the first of its name that is no copy, for ever; whoever keeps the servers may not know (Patroni before 4.2 and
 -- CloudNativePG 1.30 do not). Physical ones that keep WAL, for ever, only if $1: they are theirs who made them.
 SELECT slot_name, pg_drop_replication_slot(slot_name)
-FROM pg_get_replication_slots()  -- the view's own source, which a new session need not read from the catalogues
+FROM pg_get_replication_slots()
 WHERE pg_is_in_recovery() AND NOT active AND NOT synced AND (failover OR ($1 AND slot_type = 'physical' AND restart_lsn IS NOT NULL));
 
 -- name: continuity
 -- Of a primary: whether it has the slot. Of a standby: which timeline it streams, null while it does not.
-SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1) AS has_slot,
+SELECT EXISTS (SELECT FROM pg_get_replication_slots() WHERE slot_name = $1) AS has_slot,
     (SELECT received_tli FROM pg_stat_get_wal_receiver() WHERE status = 'streaming') AS streams
 
 -- name: terminate
@@ -61,10 +62,10 @@ SELECT (pg_current_wal_lsn() - slot.restart_lsn)::bigint AS retained_bytes,
        coalesce(backend.wait_event_type IN ('Activity', 'Client'), false) AS waits,
        EXISTS (
            SELECT FROM unnest(string_to_array(current_setting('synchronized_standby_slots', true), ',')) AS named (name)
-           LEFT JOIN pg_replication_slots AS standby ON standby.slot_name = btrim(name, ' "')
+           LEFT JOIN pg_get_replication_slots() AS standby ON standby.slot_name = btrim(name, ' "')
            WHERE coalesce((standby.restart_lsn - '0/0'::pg_lsn)::bigint < $2, true)
        ) AS held_up
-FROM pg_replication_slots AS slot
-LEFT JOIN pg_stat_replication AS sender ON sender.pid = slot.active_pid
-LEFT JOIN pg_stat_activity AS backend ON backend.pid = slot.active_pid
+FROM pg_get_replication_slots() AS slot
+LEFT JOIN pg_stat_get_wal_senders() AS sender ON sender.pid = slot.active_pid
+LEFT JOIN pg_stat_get_activity(slot.active_pid) AS backend ON backend.pid = slot.active_pid
 WHERE slot.slot_name = $1;

@@ -2,17 +2,18 @@
 -- `ends_at` is where this server's WAL ends.
 SELECT
     (SELECT max(number) FROM incarnation) AS number,
-    EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1) AS has_slot,
+    EXISTS (SELECT FROM pg_get_replication_slots() WHERE slot_name = $1) AS has_slot,
     EXISTS (SELECT FROM journal) AS has_entries,
     (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS ends_at
 
 -- name: find_continuity
 -- The slot that only proves: its name tells which journal of which database it stood beside. Null without a journal.
+-- Names as text: of `name[]` asyncpg asks the catalogues, which cost each session 15 ms and 2 MiB.
 SELECT
     name,
-    EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = name) AS proven,
+    EXISTS (SELECT FROM pg_get_replication_slots() WHERE slot_name = name) AS proven,
     array(
-        SELECT slot_name FROM pg_replication_slots
+        SELECT slot_name::text FROM pg_get_replication_slots()
         WHERE slot_type = 'physical' AND NOT active AND slot_name <> name AND slot_name ~ ('^' || $1 || '_[0-9]+_[0-9]+$')
     ) AS outdated
 FROM (

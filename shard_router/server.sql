@@ -1,4 +1,5 @@
--- What each server of a shard says of itself, for operators. Any login of ours may ask.
+-- What each server of a shard says of itself, for operators. Any login of ours may ask. Views of senders and slots are
+-- asked for by their own sources: a session that stays would keep a megabyte to have read their catalogues.
 
 -- name: server
 -- `timeline` of a standby is that of its last checkpoint, which may be an older one. A logical walsender counts as no
@@ -21,10 +22,10 @@ SELECT pg_is_in_recovery() AS standby,
     current_setting('synchronous_standby_names') LIKE '%*%' AS anybody_acknowledges,
     current_setting('synchronized_standby_slots') <> '' AS decoding_waits,
     CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') THEN
-        (SELECT count(*) FROM pg_stat_replication AS sender
+        (SELECT count(*) FROM pg_stat_get_wal_senders() AS sender
             WHERE sender.state = 'streaming' AND sender.sync_state IN ('sync', 'quorum')
                 AND NOT EXISTS (
-                    SELECT FROM pg_replication_slots AS slot
+                    SELECT FROM pg_get_replication_slots() AS slot
                     WHERE slot.active_pid = sender.pid AND slot.slot_type = 'logical'
                 ))
     END AS synchronous_standbys;
@@ -37,7 +38,7 @@ SELECT slot_name AS name, slot_type AS kind, active, synced AND NOT temporary AS
     coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn, 0)
         ::bigint AS retained_bytes,
     safe_wal_size AS room_bytes
-FROM pg_replication_slots
+FROM pg_get_replication_slots()
 WHERE CASE slot_type WHEN 'physical' THEN NOT temporary AND restart_lsn IS NOT NULL ELSE true END;
 
 -- name: wait_for_standby
