@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import asyncpg
 import structlog
 
+from shard_router.array import know_arrays
 from shard_router.clock import Now, Reading, ShardClock
 from shard_router.ending import end
 from shard_router.errors import ProblemError
@@ -27,6 +28,7 @@ PROBE_TIMEOUT_S: Final = 1.0
 WATCH_INTERVAL_S: Final = 1.0
 ACQUIRE_TIMEOUT_S: Final = 2.0
 LOCK_TIMEOUT_MS: Final = 2_000  # a batch under way needs milliseconds; who waits longer waits for one that is stuck
+IDLE_SESSION_S: Final = 60.0  # it keeps 2 MiB of its server; what is asked every second keeps one alive
 IDLE_IN_TRANSACTION_MS: Final = 10_000  # a node that froze between two statements must not keep its locks
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("pool.sql"))
 _PROBE_BACKOFF_S: Final = 0.25  # a shard without a primary is asked four times a second, not once per request
@@ -255,7 +257,9 @@ class ShardServers:
                 server,
                 min_size=0,
                 max_size=self._size_max,
+                max_inactive_connection_lifetime=IDLE_SESSION_S,
                 timeout=PROBE_TIMEOUT_S,
+                init=know_arrays,
                 reset=_keep_as_it_is,
                 server_settings={
                     "application_name": "loyalty",

@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 
 from command.migrate import migrate
+from shard_router.array import know_arrays
 from shard_router.statement import load_statements
 from tests.engine import PostgresServer
 from tests.project import PROJECT
@@ -17,6 +18,7 @@ FILES = sorted(
     if file.name not in {"schema.sql", "memory.sql"}  # memory.sql is SQLite's
 )
 
+ASKED_FOR_TYPES = "SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE strpos(statement, $1) > 0)"
 CATALOGUE = {
     "columns": """
         SELECT table_name, column_name, data_type, is_nullable, column_default
@@ -63,6 +65,8 @@ async def test_migrating_again_changes_nothing(database: str) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
 async def test_every_statement_prepares(database: str, file: Path) -> None:
     connection = await asyncpg.connect(database)
+    await know_arrays(connection)
     for statement in load_statements(file).values():
         await connection.prepare(statement)
+    assert not await connection.fetchval(ASKED_FOR_TYPES, "typeinfo_tree")  # else shard_router/array.py lacks a type
     await connection.close()
