@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -71,8 +72,9 @@ def held_by_kind(data: Path) -> dict[str, Held]:
     def note(process: psutil.Process, kind: str) -> None:
         kind = kind_of(named[process.pid]) if process.pid in named else kind
         found[kind] += held_by(process.pid)
-        for child in process.children():
-            note(child, "the process to fork from" if kind == "supervisor" else kind)
+        with suppress(psutil.NoSuchProcess):  # a session of Postgres that has ended meanwhile
+            for child in process.children():
+                note(child, "the process to fork from" if kind == "supervisor" else kind)
 
     note(psutil.Process(run["supervisor"]["pid"]), "supervisor")
     for pid, name in named.items():  # a server of Postgres may have outlived who started it
