@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from rules.codec import instant, instant_text
-from rules.counters import Counters, add_on_day, take_off_day, with_value
+from rules.counters import COUNT_MAX, Counters, add_on_day, take_off_day, with_value
 from rules.dates import add_months
 from rules.program import Program
 from rules.state import Account, TierStanding
@@ -62,7 +62,7 @@ def qualifying(counters: Counters, program: Program, day: date, *, ended: bool =
         start += 2
     while ended and end > start and days[end - 2] > day.toordinal():
         end -= 2
-    return max(sum(days[start + 1 : end : 2]), 0)
+    return min(max(sum(days[start + 1 : end : 2]), 0), COUNT_MAX)
 
 
 def latest_day(counters: Counters, program: Program, moment: datetime) -> date:

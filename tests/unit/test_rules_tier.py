@@ -190,3 +190,14 @@ def test_the_whole_journal_says_how_the_tier_changed() -> None:
         if "tier" in entry.detail
     ]
     assert told == ["basic>gold", "gold>silver", "silver>basic"]
+
+
+@pytest.mark.parametrize("days", [2, 5])
+def test_what_counts_in_a_window_stays_a_number_that_can_be_stored(days: int) -> None:
+    """One basket a day of all the money that a till may send, in a currency that is worth much at home."""
+    much = '[[currencies]]\ncode = "KWD"\nper_unit = "1000"\n'
+    member = Member(program(TIERS, policy(metric='"amount"'), much, points='per_unit = "0.000001"'))
+    for day in range(days):
+        member.buy(*(line(10**12) for _ in range(1000)), at=later(days=day), currency="KWD")
+    shown = describe_account(member.now, member.program, "x")
+    assert (shown["tier"]["code"], shown["tier"]["qualifying_points"]) == ("gold", 2**62)
