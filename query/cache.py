@@ -7,7 +7,7 @@ means that something does not exist; only a server of Postgres can say that.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -65,6 +65,13 @@ class Cache:
             unknown.set_result(None)
             return unknown
         return self._values.get(key)
+
+    def tell(self, key: str, told: Callable[[bytes | None], object]) -> None:
+        """The same for who is told in the turn in which the answer comes, and never in this one."""
+        if self.breaker.is_open:
+            asyncio.get_running_loop().call_soon(told, None)
+        else:
+            self._values.tell(key, told)
 
     async def get_together(self, *keys: str) -> list[bytes | None]:
         """Read several values, none older than the one before it: nearly always as of one instant."""

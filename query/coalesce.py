@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
-Asked = list[tuple[K, "asyncio.Future[V]"]]
+Asker = Callable[[V], object]
+Asked = list[tuple[K, "asyncio.Future[V] | Asker[V]"]]
 
 
 class Coalescer(Generic[K, V]):
@@ -38,13 +39,23 @@ class Coalescer(Generic[K, V]):
 
     def get(self, key: K) -> "asyncio.Future[V]":
         """Ask for one key. The future is the caller's own, so cancelling it disturbs nobody."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[V] = loop.create_future()
-        self._waiting.append((key, future))
+        future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._ask(key, future)
+        return future
+
+    def tell(self, key: K, told: "Asker[V]") -> None:
+        """Ask for one key, where `instead` stands for an error; the answer is told in the turn in which it comes.
+
+        A future would wake its asker one turn of the event loop later.
+        """
+        assert self._instead is not None
+        self._ask(key, told)
+
+    def _ask(self, key: K, asker: "asyncio.Future[V] | Asker[V]") -> None:
+        self._waiting.append((key, asker))
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._leave)
-        return future
+            asyncio.get_running_loop().call_soon(self._leave)
 
     def _leave(self) -> None:
         self._scheduled = False
@@ -67,19 +78,28 @@ class Coalescer(Generic[K, V]):
         except BaseException as error:  # noqa: BLE001 - whatever it is, every asker hears of it
             self._answer_all(batch, error)
         else:
-            for (_, future), value in zip(batch, values, strict=True):
-                if not future.done():
-                    future.set_result(value)
+            for (_, asker), value in zip(batch, values, strict=True):
+                _give(asker, value)
         self._leave()
 
     def _answer_all(self, batch: "Asked[K, V]", error: BaseException) -> None:
         value = self._instead(error) if self._instead else None
         if self._instead:  # whoever waits for the next call would fare no better, only later
             batch, self._waiting = batch + self._waiting, []
-        for _, future in batch:
-            if future.done():
-                continue
+        for _, asker in batch:
             if self._instead:
-                future.set_result(value)  # pyright: ignore[reportArgumentType] - it came from `instead`
-            else:
-                future.set_exception(error)
+                _give(asker, value)  # pyright: ignore[reportArgumentType] - it came from `instead`
+            elif isinstance(asker, asyncio.Future) and not asker.done():
+                asker.set_exception(error)
+
+
+def _give(asker: "asyncio.Future[V] | Asker[V]", value: V) -> None:
+    """Hand an answer over; whoever fails over it disturbs nobody else."""
+    if isinstance(asker, asyncio.Future):
+        if not asker.done():
+            asker.set_result(value)
+        return
+    try:
+        asker(value)
+    except Exception as error:  # noqa: BLE001 - as the event loop takes what a callback raises
+        asyncio.get_running_loop().call_exception_handler({"message": "an answer was not taken", "exception": error})

@@ -127,24 +127,31 @@ class QuickRead:
     def _ask_account(self, one: _Asked) -> None:
         """Ask for the account, and for a member whether they are erased: the last answer is no older than the first."""
         cache = one.reader.cache
-        account, last = cache.get(views.account_key(one.member_id)), None
         if one.principal.role == "member":
-            last = cache.get(views.profile_key(one.member_id))
-        (last or account).add_done_callback(partial(self._told, one, account, last))
+            account = cache.get(views.account_key(one.member_id))
+            cache.tell(views.profile_key(one.member_id), partial(self._told_both, one, account))
+        else:
+            cache.tell(views.account_key(one.member_id), partial(self._told, one))
 
-    def _told(
-        self,
-        one: _Asked,
-        account: "asyncio.Future[bytes | None]",
-        profile: "asyncio.Future[bytes | None] | None",
-        _last: "asyncio.Future[bytes | None]",
-    ) -> None:
+    def _told_both(self, one: _Asked, account: "asyncio.Future[bytes | None]", profile: bytes | None) -> None:
+        value: bytes | None = None
+        try:
+            key = views.profile_key(one.member_id)
+            if profile is not None and account.done() and not views.is_erased(views.split(key, profile)[1]):
+                value = account.result()
+        except LoyaltyError:
+            value = None
+        finally:
+            self._told(one, value)  # None: only the usual way can tell
+
+    def _told(self, one: _Asked, account: bytes | None) -> None:
         self._places.leave(one.principal)
         answer: bytes | None = None
         try:
-            seen = _seen(one.member_id, account, profile)
-            if seen and one.reader.may_show(one.member_id, seen[0], at_least=one.at_least):
-                answer = self._rendered(one, *seen)
+            if account is not None:
+                version, body = views.split(views.account_key(one.member_id), account)
+                if one.reader.may_show(one.member_id, version, at_least=one.at_least):
+                    answer = self._rendered(one, version, body)
         except LoyaltyError:
             answer = None
         finally:
@@ -200,18 +207,3 @@ def _demanded(given: Mapping[bytes, bytes], member_id: int) -> int | None:
         return 0
     token = parse_token(given[_TOKEN].decode("ascii"))
     return token.version if token.member_id == member_id else None
-
-
-def _seen(
-    member_id: int, account: "asyncio.Future[bytes | None]", profile: "asyncio.Future[bytes | None] | None"
-) -> tuple[int, bytes] | None:
-    """Version and body that may be shown, None where only the usual way can tell; DamagedViewError as it finds them."""
-    value = account.result() if account.done() else None
-    if value is None:
-        return None
-    version, body = views.split(views.account_key(member_id), value)
-    if profile is not None:
-        stored = profile.result()
-        if stored is None or views.is_erased(views.split(views.profile_key(member_id), stored)[1]):
-            return None
-    return version, body

@@ -53,6 +53,33 @@ async def test_while_calls_are_under_way_the_next_one_gathers() -> None:
     assert calls.batches == [[0], [1, 2, 3, 4]]
 
 
+async def test_who_is_to_be_told_hears_in_the_turn_of_the_answer_and_fails_alone() -> None:
+    calls = Calls()
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    coalescer = Coalescer[int, int](calls.fetch, batch_max=100, instead=lambda _: 0)
+    order: list[str] = []
+    first = coalescer.get(1)
+    first.add_done_callback(lambda _: order.append("woken"))
+    coalescer.tell(2, lambda value: order.append(f"told {value}"))
+    coalescer.tell(3, lambda value: order.append(f"{value // 0}"))
+    coalescer.tell(4, lambda value: order.append(f"told {value}"))
+    assert await first == 10
+    assert order == ["told 20", "told 40", "woken"]
+    assert [type(failure["exception"]) for failure in failures] == [ZeroDivisionError]
+
+
+async def test_who_is_to_be_told_hears_of_what_stands_for_an_answer() -> None:
+    async def refuse(keys: list[int]) -> list[int]:
+        raise OSError(keys)
+
+    coalescer = Coalescer[int, int](refuse, batch_max=100, instead=lambda _: -1)
+    told: list[int] = []
+    coalescer.tell(1, told.append)
+    assert await coalescer.get(2) == -1
+    assert told == [-1]
+
+
 async def test_one_asker_that_gives_up_disturbs_no_other() -> None:
     calls = Calls()
     coalescer = Coalescer[int, int](calls.fetch, batch_max=100)
