@@ -48,6 +48,7 @@ LOG_BYTES_MAX = 32 * 1024 * 1024  # about 130,000 answers
 LOG_MODE = 0o640
 LOG_TAIL_LINES = 15
 LOG_TAIL_BYTES = 16 * 1024
+ANSWERED = '"event":"answered"'  # service/access.py
 PROBE_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 5.0
 KILL_DEADLINE_S = 5.0
@@ -141,12 +142,15 @@ def prepare_child(account: Account | None, death_signal: signal.Signals) -> Call
     return prepare
 
 
-async def wait_ready(spec: ProcessSpec, child: Child) -> None:
-    """Return when the probe is content; StartFailed when the process ends first or its deadline passes."""
+async def wait_ready(spec: ProcessSpec, child: Child, *, log_from: int = 0) -> None:
+    """Return when the probe is content; StartFailed when the process ends first or its deadline passes.
+
+    What stands in its log before `log_from`, in bytes, is of an earlier start.
+    """
     deadline, before = asyncio.get_running_loop().time() + spec.ready_deadline_s, ""
     while True:
         if child.returncode is not None:
-            raise StartFailed(spec.name, describe_exit(child.returncode), log_tail(spec.log))
+            raise StartFailed(spec.name, describe_exit(child.returncode), log_tail(spec.log, since=log_from))
         reason = await probe(spec)
         if reason is None:
             return
@@ -154,7 +158,7 @@ async def wait_ready(spec: ProcessSpec, child: Child) -> None:
             deadline, before = asyncio.get_running_loop().time() + spec.ready_deadline_s, reason
         if asyncio.get_running_loop().time() > deadline:
             late = f"not ready after {spec.ready_deadline_s:.0f} s ({reason})"
-            raise StartFailed(spec.name, late, log_tail(spec.log))
+            raise StartFailed(spec.name, late, log_tail(spec.log, since=log_from))
         await asyncio.sleep(PROBE_INTERVAL_S)
 
 
@@ -223,11 +227,17 @@ def rotate_log(path: Path) -> None:
         os.truncate(path, 0)
 
 
-def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """The last lines of a log, empty when there is none."""
+def log_size(path: Path) -> int:
+    """How long a log is, in bytes; none is 0."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def log_tail(path: Path, lines: int = LOG_TAIL_LINES, *, since: int = 0) -> str:
+    """The last lines of a log, empty when there is none. Answers tell nobody why a node does not start."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
-            return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+            file.seek(max(since, path.stat().st_size - LOG_TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+            return "\n".join([line for line in text.splitlines() if ANSWERED not in line][-lines:])
     except OSError:
         return ""

@@ -1,5 +1,6 @@
 """What a person sees while the system comes up: one line per process, or plain lines when nobody watches."""
 
+import re
 import time
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+PROGRESS_LINE = re.compile(r" *\d+\.\d s  ")  # as `note` prints it
 SETTLED = ("ready", "stopped")
 
 

@@ -18,6 +18,7 @@ from cluster.node import PROJECT, node_environment
 from cluster.password import ensure_passwords
 from cluster.plan import ClusterPlan
 from cluster.process import log_tail, open_log
+from cluster.progress import PROGRESS_LINE
 from cluster.run_file import Identity, RunRecord, exclusive, locked, read_run, stop_orphans, wait_gone
 from cluster.supervisor import Listener, Supervisor
 from cluster.system import System
@@ -108,12 +109,19 @@ def detach(plan: ClusterPlan, arguments: Sequence[str], program: Sequence[str] =
         if run is not None and run.ready and run.supervisor.pid == child.pid:
             return
         if child.poll() is not None:
-            raise ClusterError(log_tail(log, 40).strip())
+            raise ClusterError(_last_words(log_tail(log, 40)))
         time.sleep(POLL_INTERVAL_S)
     raise ClusterError(
         f"not ready after {DETACH_DEADLINE_S:.0f} s; it goes on in the background: `loyalty status` tells how far "
         f"it is, `loyalty down` ends it, {log} says what it does"
     )
+
+
+def _last_words(told: str) -> str:
+    """Why it ended, without what it told of its progress before."""
+    lines = told.splitlines()
+    begin = max((place + 1 for place, line in enumerate(lines) if PROGRESS_LINE.match(line)), default=0)
+    return "\n".join(lines[begin:] or lines).strip()
 
 
 def _python_path() -> list[str]:

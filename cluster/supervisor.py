@@ -18,6 +18,7 @@ from cluster.process import (
     ProcessSpec,
     describe_exit,
     kill_group,
+    log_size,
     probe,
     rotate_log,
     spawn,
@@ -89,13 +90,14 @@ class Supervisor:
     async def start(self, spec: ProcessSpec) -> None:
         """Start a process and keep it; returns when it is ready, StartFailed when it does not come up."""
         self._bound_log(spec.name, spec.log)
+        log_from = log_size(spec.log)
         child = await self._born(spec)
         record = ProcessRecord("starting", str(spec.log), port=spec.port, stop_signal=int(spec.stop_signal))
         kept = Kept(spec, child, record, self._now())
         self.kept[spec.name] = kept
         self.run.processes[spec.name] = record
         self._remember(kept)
-        await wait_ready(spec, child)
+        await wait_ready(spec, child, log_from=log_from)
         self.note(spec.name, READY)
         self._keep(kept)
 

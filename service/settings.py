@@ -1,12 +1,13 @@
 """Settings of every process: flags, then LOYALTY_* variables, then the TOML file named by --config."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from shard_router.document import describe_faults
 from shard_router.errors import DocumentError
@@ -16,7 +17,13 @@ LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lambda v: str(v).lower())
 ]
 ANY_ORIGIN: Final = "*"
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s*]+)$")]
+_ORIGIN: Final = re.compile(r"\*|https?://[^/\s*]+")
+
+
+def _origin(text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError("an origin is like https://app.example, without a path; * is any")
+    return text
 
 
 def _listed(value: Any) -> Any:
@@ -24,7 +31,7 @@ def _listed(value: Any) -> Any:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
-Origins = Annotated[tuple[Origin, ...], BeforeValidator(_listed)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_listed)]
 
 
 def read_origins(text: str) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster import run
 from cluster.errors import StartFailed
-from cluster.process import ProcessSpec, wait_ready
+from cluster.process import ProcessSpec, log_size, log_tail, wait_ready
 
 ROUNDS = 8  # each takes PROBE_INTERVAL_S, which is more than the deadline
 
@@ -37,3 +38,19 @@ async def test_a_rebuild_that_goes_on_is_waited_for(tmp_path: Path) -> None:
 async def test_what_does_not_get_on_is_given_up(tmp_path: Path, says: Iterator[str]) -> None:
     with pytest.raises(StartFailed, match="not ready after"):
         await started(tmp_path, says)
+
+
+def test_the_end_of_a_log_tells_why_a_node_did_not_start_and_not_whom_it_has_answered(tmp_path: Path) -> None:
+    log = tmp_path / "eu-command.log"
+    log.write_text("a setting is wrong\n" + '{"event":"answered","status":200}\n' * 30)
+    assert log_tail(log) == "a setting is wrong"
+    before = log_size(log)
+    with log.open("a") as more:
+        more.write("another one is\n")
+    assert log_tail(log, since=before) == "another one is"
+
+
+def test_a_start_in_the_background_that_fails_tells_why_and_not_how_far_it_came() -> None:
+    told = "  20.9 s  eu-command: starting\n  22.9 s  ap-1-valkey: stopped\nus-1-cdc did not start: exited with 1\nwhy"
+    assert run._last_words(told) == "us-1-cdc did not start: exited with 1\nwhy"
+    assert run._last_words(told[:32].rstrip()) == "20.9 s  eu-command: starting"
