@@ -128,6 +128,15 @@ async def _supervisor_killed(world: World) -> None:
     await world.loyalty("up", "--detach", *world.up)
 
 
+async def _folder_lost_unwatched(world: World) -> None:
+    """Nobody sees it go: the next `up` finds nothing but standbys."""
+    folder = world.folder(await world.server(standby=False))
+    world.supervisor().kill()
+    await asyncio.sleep(SHORT_S)
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    await world.loyalty("up", "--detach", *world.up)
+
+
 async def _supervisor_frozen(world: World) -> None:
     world.freeze(world.supervisor())
     await asyncio.sleep(LONG_S)
@@ -281,6 +290,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "everything stopped and started": _restarted,
     "supervisor killed": _supervisor_killed,
     "supervisor frozen": _supervisor_frozen,
+    "primary's folder lost while no supervisor runs": _folder_lost_unwatched,
     "switchover": _switched_over,
     "rebuild": _rebuilt,
     "program applied": _program_applied,

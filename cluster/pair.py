@@ -36,6 +36,7 @@ STATEMENTS = load_statements(Path(__file__).with_name("pair.sql"))
 PROMOTE_TIMEOUT_S = 15.0
 PROMOTE_POLL_S = 0.01  # pg_promote itself looks ten times a second
 CHECKPOINT_TIMEOUT_S = 5.0
+REPLAY_TIMEOUT_S, REPLAY_POLL_S = 600.0, 0.05
 ASK_TIMEOUT_S = 2.5
 
 
@@ -148,6 +149,28 @@ class Pair:
                 if other is not promoted:
                     await server.execute(STATEMENTS["make_standby_slot"], other.standby)
         self.servers.sort(key=lambda one: one is not promoted)
+
+    async def outlive(self) -> None:
+        """Of the standbys that a lost primary has left, make the one that has most the primary.
+
+        Any of them may have acknowledged alone: all have to come up and tell. StartFailed where one does not.
+        """
+        left = [server for server in self.servers if server.folder.exists()]
+        self.servers.sort(key=lambda one: one in left)  # they follow the one that is away, not each other
+        found: list[tuple[Received, ServerPlan]] = []
+        for standby in left:
+            await self.run(standby)
+            found.append((await self._all_it_has(standby), standby))
+        _, furthest = max(found, key=lambda one: one[0])
+        await self.supervisor.stop([standby.name for standby in left if standby is not furthest])
+        await self.promote(furthest)
+
+    async def _all_it_has(self, standby: ServerPlan) -> Received:
+        """What a standby has that no primary tells anything: how far its own WAL goes, once it has come to its end."""
+        async with asyncio.timeout(REPLAY_TIMEOUT_S), _session(self.url(standby)) as server:
+            while not await server.fetchval(STATEMENTS["waits_for_more"]):  # noqa: ASYNC110 - a server is asked
+                await asyncio.sleep(REPLAY_POLL_S)
+            return await received(server)
 
     async def has_projector_slot(self) -> bool:
         """Whether the primary had a copy of the projector's slot, or has it by now."""

@@ -27,6 +27,11 @@ SELECT ((CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), 
     (SELECT coalesce(bool_and(synced AND NOT temporary AND invalidation_reason IS NULL), false)
         FROM pg_get_replication_slots() WHERE slot_type = 'logical' AND failover) AS has_slots;
 
+-- name: waits_for_more
+-- On a standby: whether it has replayed all the WAL that lies there, and asks its primary for more.
+SELECT wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')
+FROM pg_stat_activity WHERE backend_type = 'startup';
+
 -- name: log_snapshot
 -- Of a primary: a standby keeps its copy of a slot only when the slot has passed a snapshot that was logged after the
 -- copy was begun. By itself a primary logs one in 15 s.

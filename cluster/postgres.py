@@ -349,38 +349,6 @@ async def _recovering(url: str) -> bool | None:
     return None
 
 
-def order_by_role(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
-    """The servers, primary first. A former primary whose standby was promoted is set aside, to be cloned anew.
-
-    Where the primary's folder is gone its only standby is first, to be promoted: nothing was acknowledged without it.
-    Of two a person has to tell which one has more.
-    """
-    made = [server for server in servers if server.folder.exists()]
-    primaries = [server for server in made if not is_standby(server)]
-    if not made:
-        return tuple(servers)
-    alone = [*made[0].folder.parent.glob("postgres-[0-9]")] == [made[0].folder] and len(servers) == 2  # noqa: PLR2004
-    if not primaries and not alone:
-        raise ClusterError(f"{made[0].folder.parent} holds only standbys: promote one (remove its standby.signal)")
-    primary = max(primaries or made, key=lambda server: _timeline(server.folder))
-    for outdated in primaries:
-        if outdated is not primary:
-            aside = outdated.folder.with_name(outdated.folder.name + ".outdated")
-            shutil.rmtree(aside, ignore_errors=True)
-            outdated.folder.rename(aside)
-    return (primary, *(server for server in servers if server is not primary))
-
-
-def is_standby(server: ServerPlan) -> bool:
-    """Whether its folder is a standby's."""
-    return (server.folder / "standby.signal").exists()
-
-
-def _timeline(folder: Path) -> int:
-    histories = (folder / "pg_wal").glob("*.history")
-    return max((int(path.stem, 16) for path in histories), default=1)
-
-
 def remove_stale_pid(server: ServerPlan) -> None:
     """Drop the postmaster.pid of a postmaster that is gone: its number may belong to a stranger by now."""
     path = server.folder / "postmaster.pid"

@@ -25,6 +25,7 @@ from cluster.node import check_ports, check_source, node_process
 from cluster.pair import Pair
 from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ClusterPlan, NodePlan, RegionPlan, ShardPlan
+from cluster.role import is_standby, order_by_role
 from cluster.supervisor import Supervisor
 from rules.program import ProgramError, parse_program
 from shard_router.login import Logins, complete
@@ -168,17 +169,16 @@ class System:
 
     async def _start_servers(self, shard: ShardPlan) -> None:
         tools = postgres.find_tools(self.plan.pg_bin, self.plan.data)
-        ordered = list(postgres.order_by_role(shard.servers))
+        ordered = list(order_by_role(shard.servers))
         archive = self.plan.archive / shard.name if self.plan.archive else None
         share = share_of(memory_bytes(), sum(len(one.servers) for one in self.plan.shards))
         pair = Pair(shard.name, ordered, tools, self.passwords, self.documents.log, self.supervisor, archive, share)
         self.pairs[shard.name] = pair
         self.supervisor.note(pair.primary.name, "preparing")
         await postgres.create_primary(tools, pair.primary, self.passwords[SUPERUSER])
-        if postgres.is_standby(pair.primary):
-            self.supervisor.note(pair.primary.name, "the primary's data are gone: takes its place")
-            await pair.run(pair.primary)
-            await pair.promote(pair.primary)
+        if is_standby(pair.primary):
+            self.supervisor.note(shard.name, "the primary's data are gone: a standby takes its place")
+            await pair.outlive()
         else:
             await pair.run_primary()
         url = await secure_primary([postgres.server_address(pair.primary)], self.passwords, name=shard.name)

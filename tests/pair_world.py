@@ -70,6 +70,7 @@ class GuardedPair:
     supervisor: Supervisor
     told: list[tuple[str, str]]
     guard: Guard | None = None
+    watching: asyncio.Task[None] | None = None
     written: list[int] = field(default_factory=list[int])
 
     def pid(self, server: ServerPlan) -> int:
@@ -154,7 +155,7 @@ async def guarded_pair(
         async with world.session() as server:
             await server.execute("CREATE TABLE book (n integer PRIMARY KEY)")
         guard = world.guard = Guard(pair, supervisor, f"{SHARD}-cdc", lambda _: reading_pause_s)
-        watching = asyncio.create_task(guard.run())
+        watching = world.watching = asyncio.create_task(guard.run())
         try:
             yield world
         finally:

@@ -10,6 +10,7 @@ import pytest
 
 from cluster import switchover
 from cluster.plan import ServerPlan
+from shard_router.ending import end
 from tests import engine
 from tests.conftest import eventually, so
 from tests.long import long
@@ -69,3 +70,26 @@ async def test_a_switchover_takes_the_standby_that_has_the_slots() -> None:
         await asyncio.to_thread(switchover.ask, world.supervisor.data, world.pair.name)
         assert world.pair.primary is second
         await world.whole()
+
+
+@long
+async def test_of_two_standbys_without_a_primary_the_one_that_acknowledged_takes_its_place() -> None:
+    """The first has less, and nobody who could tell runs any more."""
+    async with guarded_pair(standbys=2) as world:
+        await world.whole()
+        assert world.watching
+        await end(world.watching)
+        lost, (first, second) = world.pair.primary, world.pair.standbys
+        await world.supervisor.stop([first.name])
+        await world.write()
+        await world.supervisor.stop([lost.name])
+        await world.supervisor.stop([second.name])
+        shutil.rmtree(lost.folder)
+
+        await world.pair.outlive()
+        assert world.pair.primary is second
+        async with world.session() as primary:
+            assert await primary.fetchval("SELECT count(*) FROM book") == len(world.written)
+        for standby in world.pair.standbys:
+            await world.pair.copy(standby)
+        await world.write()

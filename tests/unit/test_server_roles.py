@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import ClusterError
 from cluster.plan import ServerPlan
-from cluster.postgres import order_by_role
+from cluster.role import order_by_role
 
 
 def server(folder: Path, number: int, *, standby: bool = False, timeline: int = 1) -> ServerPlan:
@@ -52,6 +52,31 @@ def test_of_a_pair_that_lost_its_primary_the_standby_is_left_and_acknowledged_al
     third.folder.mkdir()
     with pytest.raises(ClusterError, match="promote one"):
         order_by_role([gone, left])  # there were three once
+
+
+def test_of_three_that_lost_their_primary_both_standbys_are_left_to_be_asked(tmp_path: Path) -> None:
+    gone = ServerPlan(name="postgres-1", folder=tmp_path / "postgres-1", port=1)
+    left = [server(tmp_path, number, standby=True, timeline=2) for number in (2, 3)]
+    assert names(order_by_role([gone, *left])) == ["postgres-2", "postgres-3", "postgres-1"]
+    (left[1].folder / "pg_wal" / "00000002.history").write_text("1 0/3000000 another server took over there")
+    with pytest.raises(ClusterError, match="promote one"):
+        order_by_role([gone, *left])
+
+
+def test_of_three_a_standby_of_an_older_primary_cannot_be_compared(tmp_path: Path) -> None:
+    gone = ServerPlan(name="postgres-1", folder=tmp_path / "postgres-1", port=1)
+    left = [server(tmp_path, number, standby=True, timeline=number) for number in (2, 3)]
+    with pytest.raises(ClusterError, match="promote one"):
+        order_by_role([gone, *left])
+
+
+def test_of_three_the_former_primary_is_none_where_a_standby_of_the_last_is_left(tmp_path: Path) -> None:
+    """Who took over is lost before the former was set aside: with the third it may have acknowledged since."""
+    gone = ServerPlan(name="postgres-1", folder=tmp_path / "postgres-1", port=1)
+    former, third = server(tmp_path, 2), server(tmp_path, 3, standby=True, timeline=2)
+    with pytest.raises(ClusterError, match="lacks the last primary"):
+        order_by_role([gone, former, third])
+    assert former.folder.exists()
 
 
 def test_two_standbys_are_no_shard(tmp_path: Path) -> None:
