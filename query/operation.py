@@ -18,7 +18,8 @@ ABOUT: Final = About(
     "that the command was lost to a disaster: forget the token, and ask again without it.\n\n"
     "**Poll cheaply:** keep the `ETag` and send it in `If-None-Match`: 304 says that nothing changed. Or listen to "
     "`/v1/members/{member_id}/events`.\n\n"
-    "**To try:** the examples ask about the member that the example of `POST /v1/members` of a command node enrols.\n\n"
+    "**To try:** commands have a page of their own, at `/docs` of a command node. The examples here ask about the "
+    "member that its first example enrols.\n\n"
     "Any node takes any member's request and hands it to the member's home region when that is another one.",
 )
 
@@ -243,7 +244,7 @@ OPERATIONS: Final = (
         "GET",
         "/v1/stores",
         "list_stores",
-        "The stores, nearest first when `near` is given",
+        "The stores, on demand nearest first",
         shape.StoreList,
         roles=EVERYONE,
         problems=("shard_unavailable",),

@@ -190,6 +190,10 @@ def test_examples_name_the_member_that_the_first_example_enrols_and_a_store_of_t
     assert {example["store"] for example in examples if "store" in example} <= stores.keys()
 
 
+def test_summaries_are_plain_text_which_is_how_they_are_shown() -> None:
+    assert not [one.summary for one in (*command.operation.OPERATIONS, *OPERATIONS) if "`" in one.summary]
+
+
 def test_an_operation_without_handler_is_refused() -> None:
     with pytest.raises(ValueError, match="make_wish"):
         add_operations(web.Application(), [WISH], {}, about=About("Wishes", ""))
