@@ -43,7 +43,7 @@ from rules.command import (
 )
 from rules.decide import decide
 from rules.detail import ReferralDocument
-from rules.facts import Facts
+from rules.facts import NO_FACTS, Facts
 from rules.guess import guessed
 from rules.outcome import Accepted, Decision, Entry, NothingToDo, Purchase, Reason, Refused
 from rules.program import Program
@@ -139,7 +139,7 @@ class Batch:
         command = envelope.command
         birth_date = date.fromisoformat(row["birth_date"]) if row["birth_date"] else None
         if isinstance(command, RecordPurchase) and not command.capture_holds:
-            return Facts(birth_date=birth_date)  # it refers to nothing else
+            return Facts(birth_date=birth_date) if birth_date else NO_FACTS  # it refers to nothing else
         name = (target, envelope.reference or 0)
         if name not in self._purchases and row["purchase_version"] is not None:
             self._purchases[name] = (purchase_of(row), row["changed_version"])

@@ -7,7 +7,8 @@ row by plain values is planned by its key whatever the statistics say, and needs
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import orjson
@@ -28,11 +29,15 @@ class RowStatement:
         if found is None:
             raise ValueError(f"no json_to_recordset($1::json) in {text[:60]!r}")
         self._text = text
-        self._columns = [(name, kind) for name, kind in map(str.split, found[2].split(","))]
-        self._name = f"{found[1]}({', '.join(name for name, _ in self._columns)})"
+        columns = list(map(str.split, found[2].split(",")))
+        self.names = [name for name, _ in columns]
+        self._kinds = [kind for _, kind in columns]
+        self._documents = [place for place, kind in enumerate(self._kinds) if kind == "json"]
+        self._read = _reader(self.names)
+        self._name = f"{found[1]}({', '.join(self.names)})"
 
     def __len__(self) -> int:
-        return len(self._columns)
+        return len(self.names)
 
     def of_rows(self, first: int = 1) -> str:
         """The text for any number of rows."""
@@ -44,16 +49,29 @@ class RowStatement:
         values = (f"${number}::{kind}" for number, kind in self._numbered(first))
         return self._reading(f"(VALUES ({', '.join(values)})) AS {self._name}", ONE)
 
-    def arguments(self, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """The columns of some rows; NULL where a row has none."""
-        return [
-            [orjson.dumps(row[name]).decode() for row in rows] if kind == "json" else [row.get(name) for row in rows]
-            for name, kind in self._columns
-        ]
+    def columns(self, rows: Sequence[Mapping[str, Any]]) -> list[Sequence[Any]]:
+        """The arguments of the text for any number of rows, of one at least."""
+        columns: list[Sequence[Any]] = list(zip(*map(self._read, rows), strict=True))
+        for place in self._documents:
+            columns[place] = [orjson.dumps(document).decode() for document in columns[place]]
+        return columns
+
+    def values(self, row: Mapping[str, Any]) -> list[Any]:
+        """The arguments of the text for one row."""
+        values = list(self._read(row))
+        for place in self._documents:
+            values[place] = orjson.dumps(values[place]).decode()
+        return values
 
     def _reading(self, rows: str, part: str) -> str:
         lines = (line.partition(OF) for line in self._text.splitlines())
         return _ROWS.sub(rows, "\n".join(text for text, _, of in lines if of in ("", part)), count=1)
 
     def _numbered(self, first: int) -> Iterator[tuple[int, str]]:
-        return enumerate((kind for _, kind in self._columns), first)
+        return enumerate(self._kinds, first)
+
+
+def _reader(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """What reads the values of some names at once."""
+    read = itemgetter(*names)
+    return read if len(names) > 1 else lambda row: (read(row),)

@@ -38,13 +38,14 @@ from shard_router.pool import Connection
 from shard_router.statement import load_statements
 
 STATEMENTS: Final = load_statements(Path(__file__).with_name("load.sql"))
-OPTIONAL: Final = ("key", "identifier_kind", "reference", "receipt", "birthday")
-"""What only some commands ask with."""
+_OPTIONAL_COLUMNS: Final = ("key", "identifier_kind", "reference", "receipt")
+OPTIONAL: Final = (*_OPTIONAL_COLUMNS, "birthday")
+"""What only some commands ask with; of buyers' birthdays a program asks."""
 _LOAD: Final = RowStatement(STATEMENTS["load"])
 _LOCK: Final = RowStatement(STATEMENTS["lock_accounts"])
 LOCK_ACCOUNTS: Final = _LOCK.of_rows()
 _SHOWN: Final = re.compile(r" AS (\w+),")
-_RECEIPT_COLUMNS: Final = ("store", "till", "business_date", "receipt", "receipt_kind", "subject")
+_NO_DOCUMENT: Final = (None,) * 6
 _ON_IDENTIFIERS: Final = (ChangeIdentifiers, CloseMember)
 _ON_STOCK: Final = (RedeemReward, CancelRedemption)
 
@@ -92,7 +93,8 @@ class KnownReceipt:
 class Loaded:
     """A command with its row, the dates of its receipt (see ReceiptKey), and what that receipt already made.
 
-    `answered`: the entry whose answer is stored under its key.
+    `answered`: the entry whose answer is stored under its key. `target`: the member it is for. `receipt_name`: the
+    natural key under which its document is recorded.
     """
 
     envelope: Envelope
@@ -100,17 +102,13 @@ class Loaded:
     dates: tuple[date, ...]
     recorded: KnownReceipt | None = None
     answered: RenderedEntry | None = None
+    target: int | None = field(init=False)
+    receipt_name: ReceiptName | None = field(init=False)
 
-    @property
-    def receipt_name(self) -> ReceiptName | None:
-        """The natural key under which the command's document is recorded."""
+    def __post_init__(self) -> None:
         receipt = self.envelope.receipt
-        return receipt.on(self.dates[0]) if receipt else None
-
-    @property
-    def target(self) -> int | None:
-        """The member the command is for."""
-        return self.row["target"]
+        self.target = self.row["target"]
+        self.receipt_name = receipt.on(self.dates[0]) if receipt else None
 
 
 async def load(
@@ -121,15 +119,15 @@ async def load(
     `program` dates the receipts: should a row tell of a newer version, they have to be read again under that.
     """
     dates = [envelope.receipt.dates(program) if envelope.receipt else () for envelope in envelopes]
-    asked = list(map(_command_row, range(len(envelopes)), envelopes, dates))
-    if program.asks_birthday and any("receipt" in row for row in asked):
-        asked[0]["birthday"] = True  # of all of them: it is no column
+    commands = list(map(_command_row, range(len(envelopes)), envelopes, dates))
+    columns = dict(zip(_LOAD.names, zip(*commands, strict=True), strict=True))
+    asked = [name for name in _OPTIONAL_COLUMNS if columns[name].count(None) < len(commands)]
+    if program.asks_birthday and "receipt" in asked:
+        asked.append("birthday")
     if locked:
-        await connection.execute(LOCK_ACCOUNTS, *_LOCK.arguments(asked))
-    columns = _LOAD.arguments(asked)
-    one = len(asked) == 1
-    statement = load_statement(tuple(name for name in OPTIONAL if any(name in row for row in asked)), one=one)
-    rows = await connection.fetch(statement, *((column[0] for column in columns) if one else columns))
+        await connection.execute(LOCK_ACCOUNTS, *(columns[name] for name in _LOCK.names))
+    one = len(commands) == 1
+    rows = await connection.fetch(load_statement((*asked,), one=one), *(commands[0] if one else columns.values()))
     return list(map(Loaded, envelopes, rows, dates))
 
 
@@ -149,20 +147,11 @@ def load_statement(asked: tuple[str, ...], *, one: bool) -> str:
     return statement.of_one() if one else statement.of_rows()
 
 
-def _command_row(position: int, envelope: Envelope, dates: tuple[date, ...]) -> dict[str, Any]:
-    """What `load` is asked about one command, without what it has not."""
-    row: dict[str, Any] = {"position": position}
-    if envelope.key is not None:
-        row["key"] = envelope.key
-    if envelope.member_id is not None:
-        row["member_id"] = envelope.member_id
-    if envelope.identifier is not None:
-        row["identifier_kind"], row["identifier_value"] = envelope.identifier
-    if envelope.reference is not None:
-        row["reference"] = envelope.reference
-    if envelope.receipt is not None:
-        row |= zip(_RECEIPT_COLUMNS, envelope.receipt.on(dates[0]), strict=True)
-    return row
+def _command_row(position: int, envelope: Envelope, dates: tuple[date, ...]) -> tuple[Any, ...]:
+    """What `load` is asked about one command, in the order of its columns."""
+    receipt, identifier = envelope.receipt, envelope.identifier or (None, None)
+    document = receipt.on(dates[0]) if receipt else _NO_DOCUMENT
+    return (position, envelope.key, envelope.member_id, *identifier, envelope.reference, *document)
 
 
 def account_of(loaded: Loaded) -> Account | None:
@@ -191,7 +180,9 @@ def pairs(names: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
 async def load_extras(connection: Connection, loaded: Sequence[Loaded], program: Program, claims: Claims) -> Extras:
     """Ask for what only some commands need; most batches ask nothing here."""
     extras = Extras()
-    commands = [(one.target, one.envelope.command) for one in loaded]
+    commands = [(one.target, one.envelope.command) for one in loaded if _asks_more(one.envelope.command)]
+    if not commands:
+        return extras
     wanted = [name for _, command in commands if isinstance(command, EnrolMember) for name in identifiers_of(command)]
     await _load_taken(connection, wanted, claims, extras)
     purchases = [(target, command) for target, command in commands if isinstance(command, RecordPurchase) and target]
@@ -215,6 +206,11 @@ async def load_extras(connection: Connection, loaded: Sequence[Loaded], program:
         rows = await connection.fetch(STATEMENTS["lock_stock"], stocked)
         extras.stock_left = {row["reward"]: row["left"] for row in rows}
     return extras
+
+
+def _asks_more(command: Command) -> bool:
+    """Whether a command may need more than its row: a basket does only for its holds."""
+    return not isinstance(command, RecordPurchase) or bool(command.capture_holds)
 
 
 async def _load_taken(connection: Connection, names: Sequence[Identifier], claims: Claims, extras: Extras) -> None:

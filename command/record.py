@@ -21,6 +21,7 @@ from rules.command import (
     ChangeIdentifiers,
     CloseMember,
     EnrolMember,
+    RecordPurchase,
     RedeemReward,
     RevokeTransfer,
     SendTransfer,
@@ -186,10 +187,11 @@ async def record(
     rows = writes.tables(answered_at)
     counts: Mapping[str, int] = {}
     if rows:
-        one = all(len(of_table) == 1 for of_table in rows.values())
-        columns = [column for table, of_table in rows.items() for column in _PARTS[table].arguments(of_table)]
-        statement = record_statement(tuple(rows), one=one, counted=counted)
-        found = await connection.fetch(statement, *((column[0] for column in columns) if one else columns))
+        one = max(map(len, rows.values())) == 1
+        arguments: list[Any] = []
+        for table, of_table in rows.items():
+            arguments += _PARTS[table].values(of_table[0]) if one else _PARTS[table].columns(of_table)
+        found = await connection.fetch(record_statement(tuple(rows), one=one, counted=counted), *arguments)
         counts = dict(found[0]) if found else {}
     if more := writes.more_tables():
         await connection.execute(_STATEMENTS["record_more"], orjson.dumps(more).decode())
@@ -203,6 +205,8 @@ def write_side(writes: Writes, envelope: Envelope, entry: RenderedEntry, program
     """
     command = envelope.command
     match command:
+        case RecordPurchase():  # the most of them, so they are asked for first
+            pass
         case EnrolMember():
             _write_member(writes, command, entry.version)
         case RedeemReward(reward=reward, quantity=quantity):

@@ -40,7 +40,7 @@ async def find_recorded(connection: Connection, program: Program, loaded: Sequen
             continue
         if row["receipt_version"] is not None:
             one.recorded = await _recorded_by(connection, row)
-        else:
+        elif receipt.subject or len(one.dates) > 1:
             wanted += [(position, name) for name in _other_names(receipt, one)]
     if wanted:
         await _find_others(connection, program, loaded, wanted)

@@ -12,7 +12,8 @@ from command.record import record_statement
 TEXT = (
     "INSERT INTO x SELECT * FROM json_to_recordset($1::json) AS t(\n    id bigint, told json,\n    day date\n) WHERE y"
 )
-ROWS = [{"id": 1, "told": [1], "day": date(2026, 11, 26)}, {"id": 2, "told": orjson.Fragment(b"{}")}]
+DAY = date(2026, 11, 26)
+ROWS = [{"id": 1, "told": [1], "day": DAY}, {"day": None, "told": orjson.Fragment(b"{}"), "id": 2, "other": 3}]
 
 
 def test_rows_become_an_array_per_column_and_one_row_plain_values() -> None:
@@ -24,7 +25,9 @@ def test_rows_become_an_array_per_column_and_one_row_plain_values() -> None:
         "INSERT INTO x SELECT * FROM (VALUES ($1::bigint, $2::json, $3::date)) AS t(id, told, day) WHERE y"
     )
     assert len(statement) == 3
-    assert statement.arguments(ROWS) == [[1, 2], ["[1]", "{}"], [date(2026, 11, 26), None]]
+    assert statement.names == ["id", "told", "day"]
+    assert statement.columns(ROWS) == [(1, 2), ["[1]", "{}"], (DAY, None)]
+    assert statement.values(ROWS[0]) == [1, "[1]", DAY]
 
 
 def test_a_statement_that_reads_no_rows_is_refused() -> None:
