@@ -1,6 +1,6 @@
 """Values to JSON and back: instants, postings, and the part of an account that is kept as one document."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -124,16 +124,21 @@ def parse_state(
         version=version,
         status=status,
         lots=parse_lots(lots),
-        holds=tuple(
-            Hold(version, instant(expires_at), parse_lots(lots), kind)
-            for version, expires_at, lots, kind in rest.get("holds", ())
-        ),
-        redemptions=tuple(
-            Redemption(version, reward, quantity, instant(expires_at), parse_lots(lots))
-            for version, reward, quantity, expires_at, lots in rest.get("redemptions", ())
-        ),
+        holds=_parse_holds(rest["holds"]) if "holds" in rest else (),
+        redemptions=_parse_redemptions(rest["redemptions"]) if "redemptions" in rest else (),
         counters=counters,
         **totals,
+    )
+
+
+def _parse_holds(rows: Iterable[Sequence[Any]]) -> tuple[Hold, ...]:
+    return tuple(Hold(version, instant(expires_at), parse_lots(lots), kind) for version, expires_at, lots, kind in rows)
+
+
+def _parse_redemptions(rows: Iterable[Sequence[Any]]) -> tuple[Redemption, ...]:
+    return tuple(
+        Redemption(version, reward, quantity, instant(expires_at), parse_lots(lots))
+        for version, reward, quantity, expires_at, lots in rows
     )
 
 
@@ -154,7 +159,7 @@ def lots_document(lots: Iterable[Lot]) -> list[LotRow]:
 
 def parse_lots(rows: Iterable[LotRow]) -> tuple[Lot, ...]:
     """The lots of their rows."""
-    return tuple(Lot(points, instant(expires_at), *map(instant, rest)) for points, expires_at, *rest in rows)
+    return tuple([Lot(points, *map(instant, times)) for points, *times in rows])
 
 
 def _known(text: str) -> datetime:

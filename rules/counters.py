@@ -174,9 +174,9 @@ def add_on_day(days: Iterable[int], day: date, values: tuple[int, ...]) -> list[
     if at > 0 and flat[at - width] == ordinal:
         at -= width
     else:
-        flat[at:at] = [ordinal, *(0 for _ in values)]
-    for offset, value in enumerate(values, start=1):
-        flat[at + offset] = min(flat[at + offset] + value, COUNT_MAX)
+        flat[at:at] = [ordinal, *[0] * len(values)]
+    for place, value in enumerate(values, at + 1):
+        flat[place] = min(flat[place] + value, COUNT_MAX)
     return flat
 
 

@@ -1,7 +1,6 @@
 """One entry being written: every change goes through a posting, so nothing can be forgotten in the journal."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TypedDict, Unpack
 
@@ -11,6 +10,7 @@ from rules.document import CountersDocument
 from rules.outcome import Entry
 from rules.program import Program
 from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierStanding, apply
+from rules.value import changed
 from rules.version import next_version
 
 
@@ -42,20 +42,20 @@ class Draft:
     def open_hold(self, expires_at: datetime | None, kind: str = "hold") -> int:
         """Open an empty hold named by this entry's version."""
         hold = Hold(self.version, expires_at, (), kind)
-        self.account = replace(self.account, holds=(*self.account.holds, hold))
+        self.account = changed(self.account, holds=(*self.account.holds, hold))
         return hold.version
 
     def open_redemption(self, reward: str, quantity: int, expires_at: datetime | None) -> int:
         """Keep what this entry's postings spent so far as a redemption named by its version."""
         lots = tuple(Lot(one.points, one.expires_at) for one in self.postings if one.target is Bucket.SPENT)
         redemption = Redemption(self.version, reward, quantity, expires_at, lots)
-        self.account = replace(self.account, redemptions=(*self.account.redemptions, redemption))
+        self.account = changed(self.account, redemptions=(*self.account.redemptions, redemption))
         return redemption.version
 
     def close_redemption(self, version: int) -> None:
         """Forget an open redemption."""
         kept = tuple(one for one in self.account.redemptions if one.version != version)
-        self.account = replace(self.account, redemptions=kept)
+        self.account = changed(self.account, redemptions=kept)
 
     def earn(self, lot: Lot, reason: str, now: datetime) -> None:
         """Points from the program; what is at once available pays debt first, what has expired by now expires."""
@@ -123,7 +123,7 @@ class Draft:
         active_at = instant(self.counters.get("active_at")) if _by_inactivity(program) else None
         if active_at is None or lot.expires_at is None or active_at >= lot.expires_at:
             return lot
-        return replace(lot, expires_at=max(lot.expires_at, program.expires_at(active_at) or active_at))
+        return changed(lot, expires_at=max(lot.expires_at, program.expires_at(active_at) or active_at))
 
     def _bring_back(
         self, lots: Sequence[Lot], source: Bucket, reason: str, now: datetime, hold: int | None = None
@@ -179,8 +179,9 @@ class Draft:
         if self.tier is not self.account.tier:
             detail = detail.copy()
             detail["tier"] = _tier_document(self.account.tier, self.tier)
-        told = {"version": self.version, "changed_at": recorded_at, "counters": self.counters, "tier": self.tier}
-        account = replace(self.account, **told)
+        account = changed(
+            self.account, version=self.version, changed_at=recorded_at, counters=self.counters, tier=self.tier
+        )
         postings, points = tuple(self.postings), rest.get("points", 0)
         return Entry(kind, occurred_at, postings, account, points, rest.get("store"), detail)
 

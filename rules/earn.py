@@ -70,7 +70,7 @@ def earn(
     tier = _tier(basket, currency)
     if tier:
         tried.append((tier.reason, None, tier))
-    tried += [(offer.code, offer, outcome) for offer, outcome in _best_of_groups(currency.campaigns, basket)]
+    tried += _best_of_groups(currency.campaigns, basket)
     tried += [(offer.reason, offer, _component(offer, basket)) for offer in coupons]
     room, reason = _room(basket, limits)
     components: list[Component] = []
@@ -78,7 +78,10 @@ def earn(
     applied: list[Offer] = []
     not_applied: list[NotAppliedDocument] = []
     for source, offer, outcome in tried:
-        given, why = (None, outcome) if isinstance(outcome, str) else _within(outcome, room, reason)
+        if isinstance(outcome, str):
+            given, why = None, outcome
+        else:
+            given, why = _within(outcome, room, reason)
         if given is None:
             explained.append((source, 0, why))
             if offer and ran(why):
@@ -120,18 +123,20 @@ def _component(offer: Offer, basket: Basket) -> Component | str:
     return weighed if isinstance(weighed, str) else Component(offer.reason, *weighed)
 
 
-def _best_of_groups(campaigns: Sequence[Offer], basket: Basket) -> list[tuple[Offer, Component | str]]:
+def _best_of_groups(campaigns: Sequence[Offer], basket: Basket) -> list[tuple[str, Offer, Component | str]]:
     """Every campaign with its component or why not; in a group only the one with most points, the first on a tie."""
-    outcomes = [(offer, _component(offer, basket)) for offer in campaigns]
+    outcomes: list[tuple[str, Offer, Component | str]] = []
     best: dict[str, Component] = {}
-    for offer, outcome in outcomes:
+    for offer in campaigns:
+        outcome = _component(offer, basket)
+        outcomes.append((offer.code, offer, outcome))
         if offer.group and isinstance(outcome, Component):
             known = best.get(offer.group)
             if known is None or outcome.points > known.points:
                 best[offer.group] = outcome
     if not best:
         return outcomes
-    return [(offer, _unless_beaten(outcome, best.get(offer.group))) for offer, outcome in outcomes]
+    return [(code, offer, _unless_beaten(outcome, best.get(offer.group))) for code, offer, outcome in outcomes]
 
 
 def _unless_beaten(outcome: Component | str, best: Component | None) -> Component | str:

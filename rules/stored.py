@@ -56,6 +56,8 @@ _POSTING: Final = ("points", "from", "to", "reason", "expires_at", "available_at
 _POSTING_ALWAYS: Final = 5
 _COUNTED: Final = ("day", "applied", "applied_on", "metric", "unsettled")
 _COUNTED_ALWAYS: Final = 3
+_COUNTED_LEAST: Final = frozenset(_COUNTED[:_COUNTED_ALWAYS])
+_COUNTED_MOST: Final = frozenset(_COUNTED)
 _PURCHASE: Final = ("currency", "amount", "money", "points_earned", "expires_at", "available_at")
 _REST: Final = ("coupons", "home", "payment", "rounded_once")
 _EMPTY: Final = (None, [], {})
@@ -65,7 +67,7 @@ _NOTHING: Final = (None,) * 6
 
 def short_postings(postings: Sequence[PostingDocument]) -> list[list[Any]]:
     """Postings as they are stored."""
-    return [_trimmed([posting.get(name) for name in _POSTING], _POSTING_ALWAYS) for posting in postings]
+    return [_trimmed([*map(posting.get, _POSTING)], _POSTING_ALWAYS) for posting in postings]
 
 
 def full_postings(stored: Sequence[Any]) -> list[PostingDocument]:
@@ -136,9 +138,9 @@ def short_purchase(document: PurchaseDocument) -> Any:
     if "money" not in document or "explained" not in document:
         return document
     counted = document.get("counted")
-    rest = {name: value for name, value in document.items() if name in _REST}
+    rest = {name: value for name in _REST if (value := document.get(name)) is not None}
     row = [
-        *(document[name] for name in _PURCHASE),
+        *map(document.__getitem__, _PURCHASE),
         [_short_line(number, line) for number, line in enumerate(document["lines"], start=1)],
         _short_reasons(document["explained"]),
         _short_counted(counted) if counted else None,
@@ -199,8 +201,8 @@ def _line(number: int, row: Sequence[Any]) -> dict[str, Any]:
 
 
 def _short_counted(counted: Any) -> Any:
-    known = {"day", "applied", "applied_on"} <= counted.keys() <= set(_COUNTED)
-    return _trimmed([counted.get(name) for name in _COUNTED], _COUNTED_ALWAYS) if known else counted
+    known = _COUNTED_LEAST <= counted.keys() <= _COUNTED_MOST
+    return _trimmed([*map(counted.get, _COUNTED)], _COUNTED_ALWAYS) if known else counted
 
 
 def _full_counted(counted: Any) -> CountedDocument:

@@ -106,7 +106,7 @@ def risen(account: Account, counters: Counters, program: Program, now: datetime,
     if below and not _lately(account.tier, program, now):
         below = []
     standing = _reached(account, counters, program, program.at_store(store, now)) or account.tier
-    if program.rank(standing.code) > program.rank(account.tier.code):
+    if standing is not account.tier and program.rank(standing.code) > program.rank(account.tier.code):
         below.append(account.tier)
     return standing, _with_below(counters, below)
 
@@ -154,6 +154,8 @@ def _below(counters: Counters) -> list[TierStanding]:
 
 
 def _with_below(counters: Counters, below: list[TierStanding]) -> Counters:
+    if not below and "tier_before" not in counters:
+        return counters
     rows = [[one.code, instant_text(one.since), instant_text(one.until)] for one in below]
     return with_value(counters, "tier_before", rows)
 
