@@ -131,7 +131,8 @@ class Directory:
         """
         for _ in range(LOOKS_MAX):
             row = await self._execute(identifier, "find_claim")  # also where claims wait for `loyalty reconcile`
-            if row["member_id"] != member_id:
+            if row["member_id"] != member_id:  # freed before, perhaps by one that did not hear that a standby has it
+                await self._at(self.slot_of(identifier), "wait_for_standby")
                 return
             if not (row["held"] or row["expired"]):
                 break

@@ -89,6 +89,13 @@ gone AS (
 )
 SELECT here, EXISTS (SELECT FROM gone) AS done FROM known
 
+-- name: wait_for_standby
+-- Changes nothing. But its commit waits until a standby has it, and with it all that this server has committed before.
+WITH known (here) AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM claim_slot WHERE slot = $1 AND state <> 'here')
+)
+SELECT here, CASE WHEN here THEN pg_logical_emit_message(true, 'loyalty-wait', '') END FROM known
+
 -- name: is_leaving
 -- Whether what a member of this shard was found by is still to be freed.
 SELECT EXISTS (SELECT FROM errand WHERE member_id = $1 AND kind = 'release')

@@ -1,9 +1,12 @@
 """Done again, a step that was cut short while it waited for the standby writes nothing, and waits all the same."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +18,10 @@ from command.receipt_move import hand_over_receipts, keep_receipts_again
 from command.register import STATEMENTS
 from command.slot import give_all, give_slots, open_slots, take_refusals
 from command.stock import give_up_stock
+from shard_router.directory import Directory
+from shard_router.pool import ShardPools
 from shard_router.server import connection_to
+from shard_router.topology import TopologyWatch
 from tests.command_node import PROGRAM
 from tests.engine import PostgresServer
 from tests.sql import without_standby
@@ -95,6 +101,21 @@ async def hand_refusals_on(shards: Shards) -> None:
         await take_refusals(giver, receiver, 1, [1, 2])
 
 
+async def free_identifier(shards: Shards) -> None:
+    """Nobody has it any more, as after the first time."""
+    shard = {"region": "eu", "slots": [[0, 4095]], "servers": [shards[RECEIVER]], "valkey": "redis://none"}
+    regions = {"eu": {"number": 1, "command": [], "query": []}}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "topology.json"
+        file.write_text(json.dumps({"epoch": 1, "regions": regions, "shards": {"eu-1": shard}}))
+        watch = TopologyWatch(file)
+        pools = ShardPools(watch, size_max=1, statement_timeout_ms=60_000)
+        try:
+            await Directory(watch, pools).release([("phone", "+49301")], 1 << 57)
+        finally:
+            await pools.close()
+
+
 def steps() -> Iterator[Any]:
     """Each with the shards that have to have it on a standby before anybody goes on from it."""
     rows: list[tuple[str, Step, set[str]]] = [
@@ -107,6 +128,7 @@ def steps() -> Iterator[Any]:
         ("some slots are given", give_some_slots, {GIVER}),
         ("slots are opened", open_given, {GIVER}),
         ("refusals go with their slots", hand_refusals_on, {RECEIVER}),
+        ("an identifier is freed", free_identifier, {RECEIVER}),
         ("stock is given up", lambda shards: give_up_stock(shards[GIVER], {}), {GIVER}),
         ("a program is applied", lambda shards: apply_program([*shards.values()], PROGRAM), {GIVER, RECEIVER}),
     ]
