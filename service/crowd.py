@@ -2,7 +2,7 @@
 
 Whoever is refused costs a tenth of what is done, but in a flood hundreds lie in their sockets at once. Read in one go
 they made turns of 20 ms, and a batch takes many turns: it waits for its rows, its commit, its answers. So in one turn
-only some are refused; who comes then waits unread, in order, and the turn goes on to what is being done.
+only some are refused; who comes then waits, in order and not looked at, and the turn goes on to what is being done.
 """
 
 import asyncio
