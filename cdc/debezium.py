@@ -146,6 +146,7 @@ def start_jvm(settings: DebeziumSettings) -> None:
     jpype.startJVM(
         _jvm_path(settings.java_home),
         f"-Xmx{settings.heap_mb}m",
+        "-Xms24m",  # it grows when it has to; a 64th of the machine's memory would be filled before anything is freed
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",  # C1 alone: 2.5 s of CPU to start instead of 4, 35 MB less, and steady latency early
         "-XX:MaxDirectMemorySize=64m",
