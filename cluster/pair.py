@@ -164,6 +164,8 @@ class Pair:
         _, furthest = max(found, key=lambda one: one[0])
         await self.supervisor.stop([standby.name for standby in left if standby is not furthest])
         await self.promote(furthest)
+        if not await self.has_projector_slot():  # it has all that was acknowledged: this is no restored shard
+            await self.make_projector_slot()
 
     async def _all_it_has(self, standby: ServerPlan) -> Received:
         """What a standby has that no primary tells anything: how far its own WAL goes, once it has come to its end."""
