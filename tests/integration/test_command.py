@@ -360,7 +360,7 @@ async def test_a_server_that_turned_read_only_is_let_go_at_once_and_used_again_w
     async def refused() -> bool:
         reply = await node.give(member["member_id"], 1)
         assert reply.status == 503
-        return reply.code == "shard_unavailable" and "ReadOnly" in reply.json["detail"]
+        return reply.code == "shard_unavailable" and "read-only" in reply.json["detail"]
 
     await eventually(refused)
     await connection.execute("SET default_transaction_read_only = off")
