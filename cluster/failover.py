@@ -243,29 +243,26 @@ class Guard:
             self._supervisor.note(former.name, f"{why}, and cannot be killed: nobody takes its place")
             return True
         standby = await self._chosen()  # what it had sent has arrived by now, and nothing more will
-        if standby is None:
-            raise ClusterError(f"no standby of {self._pair.name} provably has all that was acknowledged")
+        if standby is None:  # it went away meanwhile
+            return await self._do_without(why)
         projector = await self._supervisor.hold(self._projector)
         await self._change_roles(former, standby, projector, rewinds=not why.startswith(DAMAGED))
         return True
 
     async def _do_without(self, why: str) -> bool:
         """No standby provably has all: what hangs is started anew where it is, the primary first. It loses nothing."""
-        if why.startswith(SERVES):
-            self._say(
-                self._pair.primary, f"{kind_of(why)}; no standby with room provably has all that was acknowledged"
-            )
-            return False
-        await self._stop_mending()
-        for server in (self._pair.primary, *self._pair.standbys):
-            reason = why if server is self._pair.primary else self._trouble(server) or ""
-            if reason.startswith(HANGS):
-                self._supervisor.note(server.name, f"{reason}: started anew")
-                if await self._fence(server):
-                    await self._pair.run(server)
-                    self._watched[server.name] = Watched()
-                    self._forgive(time.monotonic())
-                    return True
+        if not why.startswith(SERVES):
+            await self._stop_mending()
+            for server in (self._pair.primary, *self._pair.standbys):
+                reason = why if server is self._pair.primary else self._trouble(server) or ""
+                is_fenced = server.name not in self._supervisor.kept
+                if reason.startswith(HANGS) or (reason == DIES and is_fenced):
+                    self._supervisor.note(server.name, f"{reason}: started anew")
+                    if await self._fence(server):
+                        await self._pair.run(server)
+                        self._watched[server.name] = Watched()
+                        self._forgive(time.monotonic())
+                        return True
         self._say(self._pair.primary, f"{kind_of(why)}; no standby with room provably has all that was acknowledged")
         return False
 

@@ -80,6 +80,14 @@ class GuardedPair:
         """How often a state with these words was told."""
         return sum(words in state for _, state in self.told)
 
+    async def until_said(self, words: str, times: int = 1) -> None:
+        """Return when a state with these words has been told so often."""
+
+        async def said() -> bool:
+            return self.said(words) == times
+
+        await eventually(said, deadline_s=DEADLINE_S)
+
     @asynccontextmanager
     async def session(
         self, server: ServerPlan | None = None, database: str = "postgres"

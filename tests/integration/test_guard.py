@@ -9,8 +9,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from cluster import failover
 from cluster.plan import ServerPlan
-from cluster.process import ProcessSpec
+from cluster.process import Child, ProcessSpec
 from cluster.supervisor import READY
 from tests import engine
 from tests.conftest import eventually
@@ -93,11 +94,7 @@ async def test_a_primary_with_a_damaged_page_is_replaced_and_copied_anew_and_a_s
         await make_filler(world, "two")
         (standby,) = world.pair.standbys
         await spoil_a_page(world, standby, "two")
-
-        async def mended() -> bool:
-            return world.said("its pages are damaged: 1 had a wrong checksum: started anew") == 1
-
-        await eventually(mended, deadline_s=DEADLINE_S)
+        await world.until_said("its pages are damaged: 1 had a wrong checksum: started anew")
         await world.whole()
         assert world.pair.primary is not standby
         assert await rows(world, standby, "two") == 500
@@ -109,11 +106,7 @@ async def test_a_page_that_nobody_reads_is_found_on_the_standby_which_is_copied_
         await make_filler(world, "one")
         (standby,) = world.pair.standbys
         await spoil_unseen(world, standby, "one", start=start)
-
-        async def mended() -> bool:
-            return world.said("its pages are damaged: 1 were found by reading it: started anew") == 1
-
-        await eventually(mended, deadline_s=DEADLINE_S)
+        await world.until_said("its pages are damaged: 1 were found by reading it: started anew")
         await world.whole()
         assert world.pair.primary is not standby
         assert await rows(world, standby, "one") == 500
@@ -166,15 +159,31 @@ async def test_a_new_primary_that_freezes_while_the_former_is_brought_back_is_st
     async with guarded_pair() as world:
         (second,) = world.pair.standbys
         os.kill(world.pid(world.pair.primary), signal.SIGSTOP)
-
-        async def rewinding() -> bool:
-            return world.said("rewinding") == 1
-
-        await eventually(rewinding, deadline_s=DEADLINE_S)
+        await world.until_said("rewinding")
         os.kill(world.pid(second), signal.SIGSTOP)
         await world.whole()
         assert world.pair.primary is second
         assert world.said("it is frozen: started anew") == 1
+
+
+@long
+async def test_a_frozen_primary_is_started_anew_where_its_standby_goes_just_when_it_was_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with guarded_pair() as world:
+        first, (second,) = world.pair.primary, world.pair.standbys
+        kill = failover.fence
+
+        async def kill_both(child: Child, folder: Path) -> bool:
+            if folder == first.folder:
+                os.kill(world.pid(second), signal.SIGSTOP)
+            return await kill(child, folder)
+
+        monkeypatch.setattr(failover, "fence", kill_both)
+        os.kill(world.pid(first), signal.SIGSTOP)
+        await world.until_said("a standby takes its place")
+        await world.whole()
+        assert world.pair.primary is first
 
 
 async def test_a_former_primary_lies_beside_its_place_while_it_is_rewound_so_that_no_start_takes_it_for_one() -> None:
@@ -329,11 +338,7 @@ async def test_where_all_are_full_nobody_is_replaced_and_it_goes_on_when_there_i
     async with guarded_pair(disks_mb=(320, 320)) as world:
         former = world.pair.primary
         ballasts: list[Path] = [fill(server.folder.parent) for server in world.pair.servers]
-
-        async def told() -> bool:
-            return world.said("its disk is full; no standby with room") == 1
-
-        await eventually(told, deadline_s=DEADLINE_S)
+        await world.until_said("its disk is full; no standby with room")
         for ballast in ballasts:
             ballast.unlink()
         await world.whole()
@@ -377,11 +382,7 @@ async def test_the_fourth_failover_in_ten_minutes_waits_for_a_person() -> None:
         await world.whole()
         stays = world.pair.primary
         os.kill(world.pid(stays), signal.SIGSTOP)
-
-        async def given_up() -> bool:
-            return world.said("it is frozen; 3 failovers in ten minutes: look at it first") == 1
-
-        await eventually(given_up, deadline_s=DEADLINE_S)
+        await world.until_said("it is frozen; 3 failovers in ten minutes: look at it first")
         assert world.pair.primary is stays
         os.kill(world.pid(stays), signal.SIGCONT)
         await world.whole()
