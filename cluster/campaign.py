@@ -16,7 +16,7 @@ from benchmarks.chaos_fault import CLOCKS, FAULTS, SERVER_CLOCKS, SKIPPED
 from benchmarks.chaos_world import World
 from cluster.document import Documents
 from cluster.errors import ClusterError
-from cluster.run_file import locked
+from cluster.run_file import locked, read_run
 from shard_router.topology import read_topology
 
 NO_FAKETIME: Final = "it takes a system of its own, and the library of the package libfaketime"
@@ -64,11 +64,18 @@ async def run_campaign(wanted: Campaign) -> int:
 
 
 async def _of_a_running(wanted: Campaign, data: Path, names: list[str], seed: int) -> Result:
-    world = World(data, ())
+    world = World(data, begun_with(data))
     try:
         return await _faults(wanted, world, names, seed)
     finally:
         world.thaw()
+
+
+def begun_with(data: Path) -> tuple[str, ...]:
+    """The flags of the `up` by which what runs was begun; none where it was not begun so."""
+    run = read_run(data)
+    words = psutil.Process(run.supervisor.pid).cmdline() if run else []
+    return tuple(words[words.index("up") + 1 :]) if "up" in words else ()
 
 
 async def _of_its_own(wanted: Campaign, names: list[str], seed: int) -> Result:

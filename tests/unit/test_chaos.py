@@ -19,6 +19,8 @@ from benchmarks.chaos_client import BUCKETS, Customer, Log, Till, points_of
 from benchmarks.chaos_clock import environment, library
 from benchmarks.chaos_fault import CLOCKS, FAULTS
 from benchmarks.chaos_proxy import Proxy
+from cluster.campaign import begun_with
+from cluster.run_file import Identity, RunRecord
 from command.operation import OPERATIONS
 
 ASKED, ANSWERED = b"ask\n", b"ask!\n"
@@ -195,3 +197,13 @@ async def test_what_is_refused_is_taken_again_on_the_same_port() -> None:
             await ask(proxy)
         await proxy.open()
         assert await ask(proxy) == ANSWERED
+
+
+def test_what_runs_is_brought_up_again_as_it_was_begun(tmp_path: Path) -> None:
+    """Else a system with two standbys comes back with one, or none at its port."""
+    flags = ("--data", "elsewhere", "--standbys", "2")
+    command = (sys.executable, "-c", "input()", "up", *flags)
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as supervisor:
+        RunRecord(Identity.of(supervisor.pid)).save(tmp_path)
+        assert begun_with(tmp_path) == flags
+        supervisor.communicate(b"\n")
