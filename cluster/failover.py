@@ -22,7 +22,7 @@ from cluster.plan import ServerPlan
 from cluster.quorum import Quorum
 from cluster.reading import Reading, damaged_pages, pause_s
 from cluster.supervisor import READY, Kept, Supervisor
-from cluster.switchover import Outcome, is_asked, tell
+from cluster.switchover import Outcome, answer, is_asked
 from cluster.waking import Waking
 from cluster.watched import DAMAGED, DIES, DISK_ERRORS, FULL, HANGS, SERVES, Watched, has_room, kind_of
 from shard_router.ending import end
@@ -87,7 +87,7 @@ class Guard:
         self._looked_at = time.monotonic()
         begun = await self._care_for_primary() or await self._mend_standbys()
         if not begun and is_asked(self._supervisor.data, self._pair.name):
-            tell(self._supervisor.data, self._pair.name, await self._switch_over())
+            await answer(self._supervisor.data, self._pair.name, self._switch_over())
         elif not begun:
             self._reading.go_on(self._pair.standbys)
         self._looked_at = time.monotonic()

@@ -1,11 +1,13 @@
 """How `loyalty switchover` asks the supervisor for the roles of a shard to be changed."""
 
+from collections.abc import Awaitable
 from pathlib import Path
 
 from cluster import question
+from cluster.errors import in_words
 from cluster.question import Outcome
 
-__all__ = ["Outcome", "ask", "is_asked", "tell"]
+__all__ = ["Outcome", "answer", "ask", "is_asked"]
 
 DEADLINE_S = 90.0
 
@@ -21,9 +23,16 @@ def is_asked(data: Path, shard: str) -> bool:
     return question.take(data, _topic(shard)) is not None
 
 
-def tell(data: Path, shard: str, outcome: Outcome) -> None:
-    """Say what became of it."""
-    question.tell(data, _topic(shard), outcome)
+async def answer(data: Path, shard: str, work: Awaitable[Outcome]) -> None:
+    """Do it and say what became of it, to whoever asked also where it fails."""
+    outcome = Outcome(done=False, words=f"{shard} was not switched over; `loyalty status` tells how it stands")
+    try:
+        outcome = await work
+    except Exception as error:
+        outcome = Outcome(done=False, words=f"{shard} was not switched over: {in_words(error)}")
+        raise
+    finally:
+        question.tell(data, _topic(shard), outcome)
 
 
 def _topic(shard: str) -> str:

@@ -1,5 +1,6 @@
 """Questions to the supervisor: each is taken once, in order, and who asks hears of their own alone."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import question
+from cluster import question, switchover
 from cluster.errors import ClusterError
 from cluster.files import write_json
 from cluster.question import Outcome
 from cluster.run_file import Identity, RunRecord, run_path
+from tests.conftest import eventually
 
 
 def answer(data: Path, times: int) -> list[str]:
@@ -59,3 +61,15 @@ def test_who_asks_hears_that_the_supervisor_has_gone(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="the supervisor has gone"):
         question.ask(tmp_path, "region", "a", deadline_s=60, late="late")
     assert list(tmp_path.glob("region.*")) == []
+
+
+async def test_who_asks_for_a_switchover_hears_also_of_one_that_failed(tmp_path: Path) -> None:
+    async def fail() -> Outcome:
+        raise ClusterError("eu-1-postgres-1 cannot be killed")
+
+    asking = asyncio.create_task(asyncio.to_thread(switchover.ask, tmp_path, "eu-1"))
+    await eventually(lambda: asyncio.to_thread(switchover.is_asked, tmp_path, "eu-1"))
+    with pytest.raises(ClusterError):
+        await switchover.answer(tmp_path, "eu-1", fail())
+    with pytest.raises(ClusterError, match="was not switched over: eu-1-postgres-1 cannot be killed"):
+        await asking
