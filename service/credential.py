@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BaseModel, ConfigDict, Field
 
-from shard_router.document import read_document
+from shard_router.document import Stamp, read_document, stamp_of
 from shard_router.errors import DocumentError, MalformedIdError, ProblemError
 from shard_router.member_id import format_member_id, parse_member_id
 
@@ -139,7 +139,7 @@ class Credentials:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.folder = path.parent
-        self._modified_ns = 0
+        self._seen: Stamp | None = None
         self._checked_at = 0.0
         self._trouble: str | None = None
         self._keys: dict[str, KeyRecord] = {}
@@ -237,15 +237,15 @@ class Credentials:
             self._reload()
             self._trouble = None
         except DocumentError as error:
-            self._modified_ns = 0  # a file that comes back may have the time it had
+            self._seen = None  # a file that comes back may be the one it was
             self._trouble = f"{error}; the credentials known before stay in force"
         if self._trouble and self._trouble != before:
             structlog.get_logger().warning("credentials_not_adopted", trouble=self._trouble)
         return self._trouble
 
     def _reload(self) -> None:
-        modified_ns = _modified_ns(self._path)
-        if modified_ns and modified_ns == self._modified_ns:
+        stamp = _stamp_of(self._path)
+        if stamp and stamp == self._seen:
             return
         document = read_document(self._path, CredentialDocument)
         self._public_keys = [_public_key(self._path, text) for text in document.jwt_public_keys]
@@ -254,7 +254,7 @@ class Credentials:
         self._rejoin_keys = [text.encode() for text in document.rejoin_keys]
         self._tokens.clear()
         self._known_keys.clear()
-        self._modified_ns = modified_ns
+        self._seen = stamp
 
 
 def _mac(key: bytes, message: str) -> str:
@@ -271,9 +271,9 @@ def _public_key(path: Path, text: str) -> Ed25519PublicKey:
     return key
 
 
-def _modified_ns(path: Path) -> int:
-    """When a file was changed last; 0 when it is gone."""
+def _stamp_of(path: Path) -> Stamp | None:
+    """As `stamp_of`; None when it is gone."""
     try:
-        return path.stat().st_mtime_ns
+        return stamp_of(path)
     except OSError:
-        return 0
+        return None

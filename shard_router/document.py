@@ -12,6 +12,8 @@ from shard_router.errors import DocumentError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+Stamp = tuple[int, int, int]
+
 _FAULTS_SHOWN: Final = 5
 
 
@@ -25,6 +27,15 @@ def read_document(path: Path, model: type[Model]) -> Model:
         return parse_document(content, model)
     except DocumentError as error:
         raise DocumentError(f"{path}: {error}") from error
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What differs once a file was written anew: of two writes in one tick of the clock its time alone does not.
+
+    OSError when it is gone.
+    """
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def parse_document(content: str | bytes, model: type[Model]) -> Model:

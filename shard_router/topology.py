@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shard_router.card import parse_card
 from shard_router.claim_slot import claim_slot
-from shard_router.document import parse_document, read_document
+from shard_router.document import Stamp, parse_document, read_document, stamp_of
 from shard_router.errors import DocumentError, MalformedIdError, TopologyError
 from shard_router.login import Logins, complete
 from shard_router.member_id import REGION_NUMBER_MAX, SLOT_COUNT, region_number_of, slot_of
@@ -206,7 +206,7 @@ class TopologyWatch:
         self.trouble: str | None = None
         """Why what the file says now is not in force; None when it is."""
         self._listeners: list[Callable[[Topology], None]] = []
-        self._seen_ns = 0
+        self._seen: Stamp | None = None
 
     def on_change(self, listener: Callable[[Topology], None]) -> None:
         """Call `listener` with every newly adopted topology."""
@@ -240,13 +240,13 @@ class TopologyWatch:
         """Adopt what the file says now, or say in `trouble` why not."""
         before = self.trouble
         try:
-            modified_ns = self.path.stat().st_mtime_ns
-            if modified_ns == self._seen_ns:
+            stamp = stamp_of(self.path)
+            if stamp == self._seen:
                 return
             self.trouble = self._take(read_topology(self.path, self._logins))
-            self._seen_ns = modified_ns
+            self._seen = stamp
         except (OSError, DocumentError) as error:
-            self._seen_ns = 0  # a file that comes back may have the time it had
+            self._seen = None  # a file that comes back may be the one it was
             self.trouble = f"{error}; epoch {self.current.epoch} stays in force"
         if self.trouble and self.trouble != before:
             structlog.get_logger().warning("topology_not_adopted", trouble=self.trouble)

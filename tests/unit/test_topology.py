@@ -1,6 +1,7 @@
 """One shard per slot, and only a higher epoch counts."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def test_only_a_higher_epoch_is_adopted(tmp_path: Path) -> None:
         watch.adopt(parse_topology(json.dumps(document(epoch))))
     assert heard == [6]
     assert watch.current.epoch == 6
+
+
+def test_of_two_documents_of_one_instant_the_second_is_adopted(tmp_path: Path) -> None:
+    """A clock of files goes by ticks of some milliseconds; whoever writes whole files replaces them."""
+    file, instant = tmp_path / "topology.json", (1, 1)
+    file.write_text(json.dumps(document(5)))
+    watch = TopologyWatch(file)
+    for epoch in (6, 7):
+        following = tmp_path / "following.json"
+        following.write_text(json.dumps(document(epoch)))
+        os.utime(following, instant)
+        following.replace(file)
+        watch.look()
+        assert watch.current.epoch == epoch
 
 
 MISTAKES = {
