@@ -5,7 +5,8 @@ way round: nodes, projectors, primaries (a fast shutdown hands the last WAL to t
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from rules.program import ProgramError, parse_program
 from shard_router.login import Logins, complete
 from shard_router.server import SERVER_ERRORS
 
+REPLACED_WITHIN_S, REPLACED_LOOK_S = 60.0, 0.5
 DEFAULT_PROGRAM = Path(__file__).resolve().parent.parent / "rules" / "main_street.toml"
 
 
@@ -162,10 +164,30 @@ class System:
 
         if shard.servers:
             await self._start_servers(shard)
+
+        async def prepare() -> None:
+            await migrate(await self._primary(shard, self.documents.logins()))
+            await create_slot(await self._primary(shard, self.documents.projector()))
+
         self.supervisor.note(f"{shard.name}-schema", "migrating")
-        await migrate(await self._primary(shard, self.documents.logins()))
-        await create_slot(await self._primary(shard, self.documents.projector()))
+        try:
+            await prepare()
+        except asyncpg.DataCorruptedError:  # the guard finds that too, and has a standby take the primary's place
+            self._guard(shard)
+            await self._replaced(shard, prepare)
         self.supervisor.note(f"{shard.name}-schema", "ready")
+
+    async def _replaced(self, shard: ShardPlan, prepare: Callable[[], Awaitable[None]]) -> None:
+        """Prepare a shard whose primary has pages that nobody can read, once a standby has taken its place."""
+        until = time.monotonic() + REPLACED_WITHIN_S
+        while True:
+            await asyncio.sleep(REPLACED_LOOK_S)
+            try:
+                return await prepare()
+            except (ClusterError, *SERVER_ERRORS) as error:
+                if time.monotonic() > until:
+                    words = f"{shard.name}: its pages are damaged, and no standby took its primary's place"
+                    raise ClusterError(f"{words}: {in_words(error)}") from error
 
     async def _start_servers(self, shard: ShardPlan) -> None:
         tools = postgres.find_tools(self.plan.pg_bin, self.plan.data)
@@ -190,10 +212,13 @@ class System:
     def _guard_pairs(self) -> None:
         """Watch every pair from now on: before, a failure of a start is the start's own."""
         for shard in self.plan.shards:
-            pair = self.pairs.get(shard.name)
-            if pair and pair.standbys and shard.name not in self.guards:
-                guard = self.guards[shard.name] = Guard(pair, self.supervisor, f"{shard.name}-cdc")
-                self._watching[shard.name] = asyncio.create_task(guard.run(), name=f"guard {shard.name}")
+            self._guard(shard)
+
+    def _guard(self, shard: ShardPlan) -> None:
+        pair = self.pairs.get(shard.name)
+        if pair and pair.standbys and shard.name not in self.guards:
+            guard = self.guards[shard.name] = Guard(pair, self.supervisor, f"{shard.name}-cdc")
+            self._watching[shard.name] = asyncio.create_task(guard.run(), name=f"guard {shard.name}")
 
     async def _primary(self, shard: ShardPlan, logins: Logins) -> str:
         return await find_primary([complete(url, logins.postgres) for url in shard.server_urls], name=shard.name)

@@ -19,6 +19,7 @@ from tests.system.conftest import free_range, loyalty, start
 from tests.system.till import System, basket
 
 DEADLINE_S = 90.0
+PAGE = 8192
 
 
 @pytest.fixture
@@ -131,5 +132,22 @@ async def test_a_shard_goes_on_whichever_server_freezes_or_loses_its_data(alone:
     receipts = [row["receipt"] for row in await connection.fetch("SELECT receipt FROM purchase")]
     await connection.close()
     assert sorted(receipts) == sorted(acknowledged)
+    verified = await asyncio.to_thread(loyalty, alone.data, "verify")
+    assert verified.returncode == 0, verified.stdout
+
+
+@long
+async def test_a_start_that_meets_a_damaged_page_goes_on_with_the_standby(alone: System) -> None:
+    """Nobody had read the page before; the start does, to see which migrations there are."""
+    primary = await role_of(alone, standby=False)
+    connection = await asyncpg.connect(alone.status["regions"]["eu"]["shards"]["eu-1"]["primary"])
+    path = await connection.fetchval("SELECT pg_relation_filepath('schema_migration')")
+    await connection.close()
+    assert await asyncio.to_thread(loyalty, alone.data, "down")
+    page = alone.data / "servers" / "eu-1" / primary.removeprefix("eu-1-") / path
+    with page.open("r+b") as file:
+        file.write(b"\x55" * PAGE)
+    await asyncio.to_thread(start, alone.data, alone.port, "--regions", "eu")
+    assert await role_of(alone, standby=False) != primary
     verified = await asyncio.to_thread(loyalty, alone.data, "verify")
     assert verified.returncode == 0, verified.stdout
