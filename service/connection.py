@@ -28,6 +28,7 @@ _FILES_MAX: Final = 1_048_576  # where the hard limit is none
 _LOOKS_PER_TIMEOUT: Final = 4
 _LOOK_S: Final = 0.02
 _READ_S: Final = 0.02
+_VITAL: Final = b"GET /livez "
 """Timers come before sockets in a turn: what had come when a connection's time was over is read until so much later."""
 
 
@@ -168,11 +169,16 @@ class _Connection(web.RequestHandler):
             self._behind += data
             assert self.transport is not None
             self.transport.pause_reading()  # what one reading brings is all that is kept
-        elif data and self._crowd.is_there and self._rest == 0 and not self._begun and self._is_free:
+        elif data and self._has_to_wait(data):
             self.is_asked = True
             self._crowd.join(self._wait_no_more, data)
         else:
             self._take(data)
+
+    def _has_to_wait(self, data: bytes) -> bool:
+        """Whether a new request waits. Who asks whether the process lives does not: unheard it is killed."""
+        is_new = self._rest == 0 and not self._begun and self._is_free
+        return self._crowd.is_there and is_new and not data.startswith(_VITAL)
 
     def _wait_no_more(self, data: bytes) -> None:
         self.is_asked = False

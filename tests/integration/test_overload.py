@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,15 @@ async def test_who_waits_before_the_door_is_answered_by_a_node_that_stops(node: 
         assert [(await read_answer(reader)).json["code"] for reader, _ in crowd] == ["overloaded"] * len(crowd)
         await stopping
         fill(node, -10_000)
+
+
+async def test_who_asks_whether_the_node_lives_waits_in_no_crowd(node: Node) -> None:
+    """Whoever is not heard for ten seconds is killed."""
+    server: Any = node.runner.server
+    server.crowd.is_there = True
+    async with connection(node.port) as (reader, writer), asyncio.timeout(5):
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+        assert (await read_answer(reader)).status == 200
 
 
 async def test_probes_are_answered_whatever_there_is_to_do(node: Node) -> None:
