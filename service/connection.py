@@ -28,8 +28,8 @@ _FILES_MAX: Final = 1_048_576  # where the hard limit is none
 _LOOKS_PER_TIMEOUT: Final = 4
 _LOOK_S: Final = 0.02
 _READ_S: Final = 0.02
-_VITAL: Final = b"GET /livez "
 """Timers come before sockets in a turn: what had come when a connection's time was over is read until so much later."""
+_VITAL: Final = b"GET /livez "
 
 
 class Runner(web.AppRunner):

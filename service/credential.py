@@ -244,7 +244,7 @@ class Credentials:
         return self._trouble
 
     def _reload(self) -> None:
-        stamp = _stamp_of(self._path)
+        stamp = stamp_of(self._path)
         if stamp and stamp == self._seen:
             return
         document = read_document(self._path, CredentialDocument)
@@ -269,11 +269,3 @@ def _public_key(path: Path, text: str) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise DocumentError(f"{path}: jwt_public_keys: not an Ed25519 key")
     return key
-
-
-def _stamp_of(path: Path) -> Stamp | None:
-    """As `stamp_of`; None when it is gone."""
-    try:
-        return stamp_of(path)
-    except OSError:
-        return None

@@ -29,12 +29,15 @@ def read_document(path: Path, model: type[Model]) -> Model:
         raise DocumentError(f"{path}: {error}") from error
 
 
-def stamp_of(path: Path) -> Stamp:
+def stamp_of(path: Path) -> Stamp | None:
     """What differs once a file was written anew: of two writes in one tick of the clock its time alone does not.
 
-    OSError when it is gone.
+    None when it cannot be looked at: then reading it tells why.
     """
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError:
+        return None
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 

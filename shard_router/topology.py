@@ -241,11 +241,11 @@ class TopologyWatch:
         before = self.trouble
         try:
             stamp = stamp_of(self.path)
-            if stamp == self._seen:
+            if stamp and stamp == self._seen:
                 return
             self.trouble = self._take(read_topology(self.path, self._logins))
             self._seen = stamp
-        except (OSError, DocumentError) as error:
+        except DocumentError as error:
             self._seen = None  # a file that comes back may be the one it was
             self.trouble = f"{error}; epoch {self.current.epoch} stays in force"
         if self.trouble and self.trouble != before:
