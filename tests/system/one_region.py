@@ -1,18 +1,16 @@
 """One region with a shard of its own, to which another joins and from which it goes."""
 
 import asyncio
-import json
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 
 from shard_router.topology import Topology, read_topology
-from tests.system.conftest import free_range, loyalty, start
+from tests.system.conftest import free_range, loyalty, start, told
 from tests.system.till import Reply, System
 
 SOMEBODY_EVERYWHERE = """
@@ -39,10 +37,6 @@ async def eu(alone: tuple[Path, int]) -> AsyncGenerator[System]:
     data, port = alone
     async with ClientSession() as session:
         yield System(data, port, await told(data), session)
-
-
-async def told(data: Path) -> dict[str, Any]:
-    return json.loads((await asyncio.to_thread(loyalty, data, "status", "--json")).stdout)
 
 
 async def shard(system: System, name: str, word: str = "add") -> tuple[int, str]:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import eventually
 from tests.long import long
-from tests.system.conftest import loyalty
-from tests.system.one_region import NOBODY, SOMEBODY_EVERYWHERE, again, enrol, shard, told, topology
+from tests.system.conftest import loyalty, told
+from tests.system.one_region import NOBODY, SOMEBODY_EVERYWHERE, again, enrol, shard, topology
 from tests.system.one_region import alone as alone  # noqa: PLC0414
 from tests.system.one_region import eu as eu  # noqa: PLC0414
 from tests.system.till import System
