@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cluster.errors import StartFailed
@@ -26,6 +27,7 @@ from cluster.process import (
     wait_ready,
 )
 from cluster.run_file import Identity, ProcessRecord, RunRecord
+from cluster.silence import Questions
 from shard_router.ending import end
 
 READY = "ready"
@@ -114,30 +116,28 @@ class Supervisor:
                 self.note(kept.spec.name, f"{type(error).__name__}: {error}")
                 await asyncio.sleep(BACK_OFF_MAX_S)
 
-    async def _end_when_silent(self, kept: Kept) -> None:
-        """Kill it when it has not answered for so long, refused or silent; then it is restarted like what died."""
-        silent_s = 0.0
-        while True:
-            await asyncio.sleep(self.ask_interval_s)
-            asked_at, child = self._now(), kept.child
-            max_s = self.silent_max_s if kept.record.state == READY else kept.spec.ready_deadline_s
-            if kept.spec.alive is None or await self._answers(kept.spec.alive) or child.returncode is not None:
-                silent_s = 0.0
-                continue
-            waited_s = self._now() - asked_at
-            # Who waited longer than it wanted to was itself away: asleep with the machine, or starved.
-            silent_s = 0.0 if waited_s > 2 * self.silent_max_s else silent_s + self.ask_interval_s + waited_s
-            if silent_s >= max_s and child is kept.child:
-                self.note(kept.spec.name, f"silent for {silent_s:.0f} s, killed")
-                kill_group(child.pid)
-                silent_s = 0.0
-
-    async def _answers(self, alive: Probe) -> bool:
+    async def _end_when_silent(self, kept: Kept, alive: Probe) -> None:
+        """Kill it when nothing that it was asked for so long was answered; then it is restarted like what died."""
+        asked = Questions()
+        child, heard_at = kept.child, self._now()
         try:
-            async with asyncio.timeout(self.silent_max_s):
-                return await alive() is None
-        except TimeoutError:
-            return False
+            while True:
+                asked.ask(alive)
+                asked_at = self._now()
+                await asyncio.sleep(self.ask_interval_s)
+                if child is not kept.child:
+                    asked.forget()
+                    child, heard_at = kept.child, self._now()
+                was_away = self._now() - asked_at > self.silent_max_s / 2  # asleep with the machine, or starved
+                if asked.take_answer() or was_away or child.returncode is not None:
+                    heard_at = self._now()
+                silent_s = self._now() - heard_at
+                if silent_s >= (self.silent_max_s if kept.record.state == READY else kept.spec.ready_deadline_s):
+                    self.note(kept.spec.name, f"silent for {silent_s:.0f} s ({asked.last_words}), killed")
+                    kill_group(child.pid)
+                    heard_at = self._now()
+        finally:
+            asked.forget()
 
     async def _restart_again_and_again(self, kept: Kept) -> None:
         pause_s = 0.0
@@ -225,9 +225,11 @@ class Supervisor:
         self._keep(kept)
 
     def _keep(self, kept: Kept) -> None:
+        works: list[Callable[[Kept], Awaitable[None]]] = [self._restart_again_and_again]
+        if kept.spec.alive is not None:
+            works.append(partial(self._end_when_silent, alive=kept.spec.alive))
         kept.tasks = tuple(
-            asyncio.create_task(self._for_ever(work, kept), name=f"keep {kept.spec.name}")
-            for work in (self._restart_again_and_again, self._end_when_silent)
+            asyncio.create_task(self._for_ever(work, kept), name=f"keep {kept.spec.name}") for work in works
         )
 
     async def stop(self, names: Iterable[str]) -> None:

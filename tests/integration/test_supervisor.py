@@ -137,6 +137,53 @@ async def test_a_process_that_answers_late_is_left_alone(supervisor: Supervisor)
     assert supervisor.run.processes["valkey"].restarts == 0
 
 
+async def test_one_question_that_is_lost_is_no_silence(supervisor: Supervisor) -> None:
+    supervisor.silent_max_s, supervisor.ask_interval_s = 0.5, 0.02
+    asked = 0
+    asked_often = asyncio.Event()
+
+    async def alive() -> str | None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.Event().wait()
+        if asked == 50:  # long after the first should have been answered
+            asked_often.set()
+        return None
+
+    await supervisor.start(dataclasses.replace(valkey_spec(supervisor, free_port()), alive=alive))
+    await asked_often.wait()
+    assert supervisor.run.processes["valkey"].restarts == 0
+
+
+async def test_what_was_answered_while_the_supervisor_was_away_is_no_silence(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor.silent_max_s, supervisor.ask_interval_s = 0.5, 0.02
+    loop, ahead_s = asyncio.get_running_loop(), 0.0
+    time_of = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time_of() + ahead_s)
+    told: list[str] = []
+    asked_often = asyncio.Event()
+    asked = 0
+
+    async def alive() -> str | None:
+        nonlocal asked, ahead_s
+        asked += 1
+        if asked == 1:
+            ahead_s = 0.7  # as after a stop of this process: all timers are due before what has come is read
+        for _turn in range(5):
+            await asyncio.sleep(0)
+        if asked == 10:
+            asked_often.set()
+        return None
+
+    supervisor.on_change = lambda _name, state: told.append(state)
+    await supervisor.start(dataclasses.replace(valkey_spec(supervisor, free_port()), alive=alive))
+    await asked_often.wait()
+    assert not [state for state in told if "silent" in state]
+
+
 async def test_a_process_that_cannot_start_says_why_with_its_log(supervisor: Supervisor) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
