@@ -2,8 +2,9 @@
 
 `purchases` all so far; `days` flat triples (day, purchases, points); `applied` times per offer;
 `applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` and `tier_before` see tier;
-`active_at` the latest activity, where points expire by inactivity; `sent` (day, points) to others; see unsettled;
-`came_back` of who has been a member before.
+where points expire by inactivity, `active_at` is the latest activity, and `alive` tells since when none came too late
+and until when points live by that; `sent` (day, points) to others; see unsettled; `came_back` of who has been a member
+before.
 Days are ordinals of business dates, kept for the time a purchase may be late; of older ones, which
 only a replay counts on, a few. All functions return new values: nothing here changes what it was given.
 """

@@ -24,7 +24,8 @@ class CountersDocument(TypedDict, total=False):
 
     Of days: flat rows of a day's ordinal and its values, `metric` behind its name. `tier_before`: rows of code, since
     and until. `referrals`: rows of referee, purchase, day and points; in earlier versions the first two, or the
-    referee alone. `sent`: a day and the points sent to others on it. `unsettled`: points of a day that may come back.
+    referee alone. `alive`: begin and end of a run of activities. `sent`: a day and the points sent to others on it.
+    `unsettled`: points of a day that may come back.
     """
 
     purchases: int
@@ -35,6 +36,7 @@ class CountersDocument(TypedDict, total=False):
     metric: list[Any]
     tier_before: list[list[Any]]
     active_at: str
+    alive: list[str]
     came_back: bool
     referred_by: int
     referrals: list[Any]

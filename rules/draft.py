@@ -13,6 +13,9 @@ from rules.state import Account, Bucket, Hold, Lot, Posting, Redemption, TierSta
 from rules.value import changed
 from rules.version import next_version
 
+Run = tuple[datetime, datetime]
+"""Of activities, each before the end by the one before: when the first was, and the end of all points by the last."""
+
 
 class _Told(TypedDict, total=False):
     """What an entry tells beside its postings; `points` is its effect as a person reads it."""
@@ -115,15 +118,11 @@ class Draft:
     def give_back(self, lots: Iterable[Lot], reason: str, now: datetime, program: Program) -> int:
         """Spent points come back into lots with their own expiry; what has expired meanwhile expires at once.
 
-        By inactivity, an activity that came in time has kept them alive like all others.
+        By inactivity, activities that came in time, each before the end by the one before, have kept them alive like
+        all others.
         """
-        return self._bring_back(tuple(self._alive(lot, program) for lot in lots), Bucket.SPENT, reason, now)
-
-    def _alive(self, lot: Lot, program: Program) -> Lot:
-        active_at = instant(self.counters.get("active_at")) if _by_inactivity(program) else None
-        if active_at is None or lot.expires_at is None or active_at >= lot.expires_at:
-            return lot
-        return changed(lot, expires_at=max(lot.expires_at, program.expires_at(active_at) or active_at))
+        run = self._run(program) if _by_inactivity(program) else None
+        return self._bring_back(tuple(_alive(lot, run) for lot in lots), Bucket.SPENT, reason, now)
 
     def _bring_back(
         self, lots: Sequence[Lot], source: Bucket, reason: str, now: datetime, hold: int | None = None
@@ -158,8 +157,9 @@ class Draft:
         if not _by_inactivity(program):
             return
         latest = self._latest(active_at)
-        self.counters = {**self.counters, "active_at": instant_text(latest)}
         expires_at = program.expires_at(latest, store) or latest
+        alive = self._prolonged(program, active_at, expires_at, store)
+        self.counters = {**self.counters, "active_at": instant_text(latest), "alive": [*map(instant_text, alive)]}
         for lot in self.account.lots:
             if lot.expires_at and lot.expires_at < expires_at:
                 bucket = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE
@@ -168,6 +168,24 @@ class Draft:
             for lot in hold.lots:
                 if lot.expires_at and active_at < lot.expires_at < expires_at:
                     self.post(_renewal(lot, Bucket.HELD, expires_at, hold.version))
+
+    def _run(self, program: Program) -> Run | None:
+        """The latest unbroken run of activities; earlier versions noted its last one alone."""
+        if alive := self.counters.get("alive"):
+            since, until = map(datetime.fromisoformat, alive)
+            return since, until
+        latest = instant(self.counters.get("active_at"))
+        return latest and (latest, program.expires_at(latest) or latest)
+
+    def _prolonged(self, program: Program, active_at: datetime, expires_at: datetime, store: str | None) -> Run:
+        """The latest run with one more activity: `expires_at` is the end by the latest one known, be it this or not."""
+        run = self._run(program)
+        if run is None or active_at >= run[1]:
+            return active_at, expires_at
+        since, until = run
+        if active_at < since < (program.expires_at(active_at, store) or active_at):
+            since = active_at
+        return since, max(until, expires_at)
 
     def _latest(self, active_at: datetime) -> datetime:
         """The latest activity known, this one or another that came before it: baskets come in any order."""
@@ -188,6 +206,13 @@ class Draft:
 
 def _by_inactivity(program: Program) -> bool:
     return program.points.expiry.kind == "inactivity"
+
+
+def _alive(lot: Lot, run: Run | None) -> Lot:
+    """A lot as it would be had it been there all along: what ended before the run began had ended by then."""
+    if run is None or lot.expires_at is None or not run[0] < lot.expires_at < run[1]:
+        return lot
+    return changed(lot, expires_at=run[1])
 
 
 def _expired(lot: Lot, now: datetime) -> bool:

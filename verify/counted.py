@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final
@@ -98,6 +98,21 @@ def _wrong_activity(books: Books, rows: MemberRows, stored: Account) -> Iterator
             latest = max(latest or entry.row["occurred_at"], entry.row["occurred_at"])
     if latest and (known is None or known < latest):
         yield f"last active at {known}, in the journal at {latest}"
+    alive = stored.counters.get("alive")
+    if alive is not None and known is not None:
+        yield from _wrong_run(books, rows, known, alive)
+
+
+def _wrong_run(books: Books, rows: MemberRows, last: datetime, alive: list[str]) -> Iterator[str]:
+    """A run of activities begins with one, and points live by it as long as the last one of it says."""
+    since, until = alive
+    if all(instant_text(entry.row["occurred_at"]) != since for entry in rows.entries.values() if _is_activity(entry)):
+        yield f"active without a gap since {since}, when nothing happened"
+    stores = {None, *(entry.row["store"] for entry in rows.entries.values())}
+    programs = [one for one in books.programs.values() if one.points.expiry.kind == "inactivity"]
+    ends = [program.expires_at(last, store) or last for program in programs for store in stores]
+    if not min(ends) <= datetime.fromisoformat(until) <= max(ends):
+        yield f"points live until {until}, by the last activity until {instant_text(max(ends))}"
 
 
 def _is_activity(entry: ReadEntry) -> bool:

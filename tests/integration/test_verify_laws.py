@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,6 +149,21 @@ def test_an_activity_that_is_forgotten_is_found() -> None:
         books = Books("eu-1", TOPOLOGY, {1: rules})
         check_member(books, rows_of(member, [rules] * len(member.journal)))
         assert [one.check for one in books.findings.values() if not one.ok] == [COUNTED]
+
+
+@pytest.mark.parametrize(
+    "alive", [["2026-11-22T10:00:00Z", "2026-12-23T23:59:59Z"], ["2026-11-23T10:00:00Z", "2027-12-23T23:59:59Z"]]
+)
+def test_a_run_of_activities_that_never_was_is_found(alive: list[str]) -> None:
+    """What comes back would live longer than it should."""
+    rules = program_with(points='expiry = { kind = "inactivity", months = 1 }')
+    member = Member(rules, member_id=ADA)
+    member.ok(AdjustPoints(10, "gift", later(days=1)))
+    assert member.now.counters["alive"] == ["2026-11-23T10:00:00Z", "2026-12-23T23:59:59Z"]
+    member.account = replace(member.now, counters={**member.now.counters, "alive": alive})
+    books = Books("eu-1", TOPOLOGY, {1: rules})
+    check_member(books, rows_of(member, [rules] * len(member.journal)))
+    assert [one.check for one in books.findings.values() if not one.ok] == [COUNTED]
 
 
 def test_every_kind_of_entry_that_the_rules_write_is_known() -> None:
