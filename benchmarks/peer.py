@@ -116,6 +116,13 @@ async def measure_bare(duration_s: float, *, workers: int = WORKERS) -> Peak:
     return Peak(peak.per_s, f"one process, 450 bytes of stored JSON, {peak.how}", peak.cpu_us)
 
 
+async def measure_bare_by_wrk(duration_s: float) -> Peak:
+    """The same GETs by wrk."""
+    async with serving("benchmarks.bare") as (port, _):
+        client = Client(f"http://127.0.0.1:{port}", "none")
+        return await measure_wrk(client, "/account", duration_s)
+
+
 async def measure_naive(peers: Peers, duration_s: float) -> Peak:
     """Purchases of one line from one aiohttp process with one asyncpg transaction each, on the same server."""
     if peers.primary is None:
@@ -203,7 +210,7 @@ async def measure_wrk(client: Client, path: str, duration_s: float) -> Peak:
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
     if failed is not None:
         raise ValueError(f"{failed[1]} answers were no success")
-    return Peak(_figure(r"Requests/sec:\s+([0-9.]+)", output), f"wrk, 1 thread, {WORKERS} connections, one member", {})
+    return Peak(_figure(r"Requests/sec:\s+([0-9.]+)", output), f"wrk, 1 thread, {WORKERS} connections, one path", {})
 
 
 async def _output(*command: str) -> str:

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from benchmarks.bench import Site, adjusted
 from benchmarks.course import Course, Stage
 from benchmarks.cpu import BACKEND, memory_bytes
-from benchmarks.load import Flow, constant_schedule, drive
+from benchmarks.load import Flow, Shoot, constant_schedule, drive
 from benchmarks.peer import (
     Peak,
     measure_bare,
+    measure_bare_by_wrk,
     measure_naive,
     measure_peak,
     measure_pgbench,
@@ -144,8 +145,7 @@ class Round:
             await self._mixed(name)
         await self._flood()
 
-    async def _own(self, workload: Workload, side: str, workers: int = 64) -> Peak:
-        shoot = workload.at_home(self.region, side)
+    async def _own(self, workload: Workload, shoot: Shoot, workers: int = 64) -> Peak:
         processes = self.site.host.of_region(self.region)
         peak, samples = await measure_peak(shoot, processes, SECONDS, workers=workers)
         for code, count in samples.errors.items():
@@ -158,34 +158,42 @@ class Round:
         bare = await measured.peak("bare aiohttp", measure_bare(SECONDS))
         # Before pgbench: dropping its database makes a checkpoint, and after one each page is logged whole once more.
         before = await wal_bytes(peers.primary) if peers.primary else 0
-        own = await measured.peak("one-line purchases", self._own(self.one_line, "command"))
+        own = await measured.peak("one-line purchases", self._own(self.one_line, self._orders(self.one_line)))
         if peers.primary and own:
             measured.add("wal", (await wal_bytes(peers.primary) - before) / max(own.per_s * SECONDS, 1))
         pgbench = await measured.peak("pgbench, 16 clients", measure_pgbench(peers, SECONDS))
         naive = await measured.peak("naive service", measure_naive(peers, SECONDS))
         ten = None
         if self.ten_lines is not None:
-            ten = await measured.peak("baskets of 10 lines", self._own(self.ten_lines, "command"))
+            ten = await measured.peak("baskets of 10 lines", self._own(self.ten_lines, self._orders(self.ten_lines)))
         self._rate("purchases to pgbench", own, pgbench)
         self._rate("baskets to pgbench", ten, pgbench)
         self._rate("purchases to naive", own, naive)
         self._cpu("node cpu", own, bare, "node")
         self._cpu("backend cpu", own, pgbench, BACKEND)
 
+    def _orders(self, workload: Workload) -> Shoot:
+        return workload.at_home(self.region, "command")
+
     async def _alone(self) -> None:
         measured, peers = self.measured, self.site.host.peers
         pgbench = await measured.peak("pgbench, 1 client", measure_pgbench(peers, SECONDS, clients=1))
-        own = await measured.peak("purchases one at a time", self._own(self.one_line, "command", workers=1))
+        orders = self._orders(self.one_line)
+        own = await measured.peak("purchases one at a time", self._own(self.one_line, orders, workers=1))
         self._cpu("node cpu alone", own, measured.peaks.get("bare aiohttp", [None])[-1], "node")
         self._cpu("backend cpu alone", own, pgbench, BACKEND)
 
     async def _queries(self) -> None:
         measured = self.measured
-        own = await measured.peak("account queries", self._own(self.one_line, "query"))
-        self._rate("queries to bare", own, measured.peaks.get("bare aiohttp", [None])[-1])
+        bare = await measured.peak("bare aiohttp", measure_bare(SECONDS))  # once more: minutes have passed
+        own = await measured.peak("account queries", self._own(self.one_line, self.one_line.accounts(self.region)))
+        self._rate("queries to bare", own, bare)
         member = next(one for one in self.one_line.members if one.region == self.region)
         client = self.site.deployment.regions[self.region].query
-        await measured.peak("the same by wrk", measure_wrk(client, f"/v1/members/{member.member_id}/account", SECONDS))
+        path = f"/v1/members/{member.member_id}/account"
+        bare = await measured.peak("bare aiohttp by wrk", measure_bare_by_wrk(SECONDS))
+        own = await measured.peak("the same by wrk", measure_wrk(client, path, SECONDS))
+        self._rate("queries to bare by wrk", own, bare)
         shoot = self.one_line.at_home(self.region, "query")
         flow = Flow(constant_schedule(QUIET_QUERIES_PER_S, SECONDS), shoot, lambda _: "query")
         run = await drive([flow], duration_s=SECONDS, processes=self.site.host.of_region(self.region))

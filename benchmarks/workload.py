@@ -89,6 +89,17 @@ class Workload:
 
         return shoot
 
+    def accounts(self, region: str) -> Shoot:
+        """Reads of the accounts of one region, rendered now and not looked at: what the client does for peers."""
+        client = self.deployment.regions[region].query
+        members = [member.member_id for member in self.members if member.region == region]
+        requests = [client.request("GET", f"/v1/members/{member_id}/account", {}) for member_id in members]
+
+        async def shoot(index: int) -> str:
+            return (await exchange(client, requests[index % len(requests)]))[1]
+
+        return shoot
+
     async def command(self, number: int, *, region: str | None = None, probe: bool = True) -> str:
         """Post an order of a member, at home mostly or in the region given."""
         traffic, chance = self.traffic, self._random.random
