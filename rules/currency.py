@@ -11,7 +11,7 @@ from iso4217 import Currency as Iso4217
 
 from rules.document import HomeDocument
 from rules.offer import Offer, compile_campaign, compile_coupon, least_amount
-from rules.program_file import ProgramDocument, Worth
+from rules.program_file import ListedCurrency, ProgramDocument, Worth
 from rules.value import value
 
 Ratio = tuple[int, int]
@@ -52,12 +52,18 @@ class Currency:
 def compile_currencies(document: ProgramDocument) -> dict[str, Currency]:
     """The home currency, first, and those the program lists, by code."""
     home = document.program.currency
-    per_unit = document.points.per_unit
-    currencies = {home: _compile(document, home, Fraction(per_unit) / minor_units(home), document.points.worth)}
+    base = Fraction(document.points.per_unit) / minor_units(home)
+    currencies = {home: _compile(document, home, (base, Fraction(1)), document.points.worth)}
     for one in document.currencies:
-        base = Fraction(one.per_unit) / minor_units(one.code)
-        currencies[one.code] = _compile(document, one.code, base, one.worth)
+        terms = Fraction(one.per_unit) / minor_units(one.code), rate_of(one, document)
+        currencies[one.code] = _compile(document, one.code, terms, one.worth)
     return currencies
+
+
+def rate_of(currency: ListedCurrency, document: ProgramDocument) -> Fraction:
+    """How many minor units at home one of a currency counts as."""
+    rate = Fraction(currency.per_unit) / Fraction(document.points.per_unit)
+    return rate * minor_units(document.program.currency) / minor_units(currency.code)
 
 
 def minor_units(code: str) -> int:
@@ -65,10 +71,10 @@ def minor_units(code: str) -> int:
     return 10 ** (Iso4217(code).exponent or 0)
 
 
-def _compile(document: ProgramDocument, code: str, base: Fraction, worth: Worth | None) -> Currency:
-    """`base` is points per minor unit of the currency."""
+def _compile(document: ProgramDocument, code: str, terms: tuple[Fraction, Fraction], worth: Worth | None) -> Currency:
+    """`terms`: points per minor unit of the currency, and its rate."""
     home, minor = document.program.currency, minor_units(document.program.currency)
-    rate = Fraction(1) if code == home else base * minor / Fraction(document.points.per_unit)
+    base, rate = terms
     coupons = [compile_coupon(one, base=base, minor=minor, rate=rate) for one in document.coupons]
     return Currency(
         code,

@@ -7,10 +7,13 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from rules.currency import rate_of
 from rules.program_file import Campaign, Coupon, ProgramDocument
 from rules.program_lines import Location, find_excess, find_lines
 
 _SHOWN_MAX: Final = 100
+_RATE_MAX: Final = 2**63 - 1
+"""Of both parts of a currency's rate: a purchase notes them as JSON integers (see HomeDocument)."""
 _LISTS: Final = ("currencies", "tiers", "campaigns", "coupons", "rewards", "stores")
 
 
@@ -27,7 +30,7 @@ def read_document(source: str, *, applied: bool = False) -> ProgramDocument:
         document = ProgramDocument.model_validate(_parsed(source))
     except ValidationError as error:
         raise _complaint(source, [(one["loc"], _words(dict(one))) for one in error.errors()]) from error
-    disagreements = [*_disagreements(document), *(() if applied else _same_coupons(document))]
+    disagreements = [*_disagreements(document), *(() if applied else _refused_since(document))]
     if disagreements:
         raise _complaint(source, disagreements)
     return document
@@ -132,6 +135,15 @@ def _twice(name: str, codes: list[str]) -> Iterator[tuple[Location, str]]:
         if code in seen:
             yield (name, index, "code"), f"{code!r} stands there twice; codes are unique among {name}"
         seen.add(code)
+
+
+def _refused_since(document: ProgramDocument) -> Iterator[tuple[Location, str]]:
+    """What earlier versions have taken."""
+    yield from _same_coupons(document)
+    for index, one in enumerate(document.currencies if document.points.per_unit else ()):
+        if max(rate_of(one, document).as_integer_ratio()) > _RATE_MAX:
+            words = "over that of [points] it has more digits than a purchase can note; write both with fewer"
+            yield ("currencies", index, "per_unit"), words
 
 
 def _same_coupons(document: ProgramDocument) -> Iterator[tuple[Location, str]]:

@@ -5,6 +5,7 @@ from fractions import Fraction
 from math import floor
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from rules.command import AdjustPoints, Line, PlaceHold
 from rules.document import PurchaseDocument
 from rules.outcome import Entry
-from rules.program import Program
+from rules.program import Program, ProgramError, parse_program
 from rules.program_compare import compare_programs
 from rules.state import Account
 from rules.stored import full_purchase, short_purchase
@@ -161,6 +162,21 @@ def test_only_baskets_from_abroad_note_a_rate_and_it_is_stored() -> None:
     assert "home" not in at_home
     assert abroad.get("home") == {"currency": "EUR", "rate": [9, 10]}
     assert full_purchase(short_purchase(abroad)) == abroad
+
+
+def test_a_rate_that_no_purchase_can_note_is_refused_and_what_is_applied_is_read() -> None:
+    """Each basket in it would be answered `internal`."""
+    sources = [
+        f'[program]\ncode = "t"\nname = "T"\ncurrency = "KWD"\n{currency("JPY", per_unit)}'
+        '[points]\nper_unit = "0.00000001"\n[[stores]]\ncode = "330"\nname = "S"\nregion = "eu"\n'
+        for per_unit in ("92233720.368547758", "92233720.368547759")
+    ]
+    member = Member(parse_program(sources[0]))
+    document = document_of(member, member.buy(line(1), currency="JPY"))
+    assert full_purchase(orjson.loads(orjson.dumps(short_purchase(document)))) == document
+    with pytest.raises(ProgramError, match=r"line 7: currencies\.1\.per_unit: over that of \[points\] it has more"):
+        parse_program(sources[1])
+    assert parse_program(sources[1], version=1).currencies["JPY"].abroad
 
 
 def test_verify_holds_a_basket_to_the_rate_of_its_program() -> None:
