@@ -132,7 +132,7 @@ class ShardReader:
         """Tell whether Valkey or a server can answer; a frozen server must not take the time of the other."""
         if await self.cache.reachable():
             return True
-        asked = {asyncio.ensure_future(server.within_budget()) for server in (self.standby, self.primary)}
+        asked = {asyncio.ensure_future(server.is_there()) for server in (self.standby, self.primary)}
         try:
             for answer in asyncio.as_completed(asked):
                 if await answer:
@@ -141,6 +141,10 @@ class ShardReader:
             for one in asked:
                 one.cancel()
         return False
+
+    async def stop_measuring(self) -> None:
+        """Ask the servers no more how far behind they are."""
+        await asyncio.gather(self.standby.close(), self.primary.close())
 
     async def servers(self) -> Iterator[Server]:
         """Put the servers in the order in which to ask them: the standby first, unless it lags beyond its budget."""
@@ -257,6 +261,7 @@ class Readers:
         await end(*self._subscriptions.values(), *filter(None, [self._watching]))
         await asyncio.gather(*self._closing, return_exceptions=True)
         await asyncio.gather(*(known.reader.cache.close() for known in self._shards.values()))
+        await asyncio.gather(*(known.reader.stop_measuring() for known in self._shards.values()))
         await self._pools.close()
 
     def _adopt(self, topology: Topology) -> None:

@@ -17,6 +17,7 @@ import structlog
 from prometheus_client import Counter
 
 from query.coalesce import Coalescer
+from shard_router.ending import end
 from shard_router.errors import ProblemError
 from shard_router.pool import Connection, ShardServers
 from shard_router.statement import load_statements
@@ -50,6 +51,9 @@ class Server:
         self._resting_until = 0.0
         self._lag_ms = 0
         self._measured_at = -math.inf
+        self._has_failed = False
+        """Whether it gave no answer since it was measured last: then nobody waits for it until it was measured."""
+        self._measuring: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._accounts = Coalescer[int, Any](self._fetch_accounts, batch_max=_ACCOUNTS_MAX)
 
@@ -65,26 +69,57 @@ class Server:
         return await self._accounts.get(member_id)
 
     async def within_budget(self) -> bool:
-        """Tell whether this server is there and not too far behind; measured once a second."""
-        if time.monotonic() - self._measured_at >= _REST_S:
-            await self._measure()
-        return self._lag_ms <= self._lag_ms_max and time.monotonic() >= self._resting_until
+        """Tell whether this server is there and not too far behind; measured once a second.
+
+        One that failed is measured aside: else whoever asks meanwhile waits until it is silent once more.
+        """
+        if self._is_due():
+            measuring = self._measure_aside()
+            if not self._has_failed:
+                await asyncio.shield(measuring)
+        return self._is_well()
+
+    async def is_there(self) -> bool:
+        """Tell the same of one that failed too, however long that takes."""
+        if self._measuring or self._is_due():
+            await asyncio.shield(self._measure_aside())
+        return self._is_well()
+
+    async def close(self) -> None:
+        """Measure no more."""
+        if self._measuring is not None:
+            await end(self._measuring)
 
     async def look_again(self) -> None:
         """Ask the servers again who of them is the primary."""
         await self._servers.look_again()
 
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        return now - self._measured_at >= _REST_S and now >= self._resting_until
+
+    def _is_well(self) -> bool:
+        is_here = not self._has_failed and time.monotonic() >= self._resting_until
+        return is_here and self._lag_ms <= self._lag_ms_max
+
+    def _measure_aside(self) -> asyncio.Task[None]:
+        if self._measuring is None:
+            self._measured_at = time.monotonic()  # first: one asks, the others go by what was known
+            self._measuring = asyncio.get_running_loop().create_task(self._measure())
+            self._measuring.add_done_callback(self._measured)
+        return self._measuring
+
+    def _measured(self, _done: object) -> None:
+        self._measuring = None
+
     async def _measure(self) -> None:
-        self._measured_at = time.monotonic()  # first: one asks, the others go by what was known
         try:
             (row,) = await self._fetch("measure_lag", (self._servers.standby_ahead_s,), _MEASURE_TIMEOUT_S)
-            self._lag_ms = row["lag_ms"]
-            self._tell(None)
         except ProblemError as error:
             self._tell(error.detail)
-        except asyncio.CancelledError:
-            self._measured_at = -math.inf  # nothing was measured: the next one asks
-            raise
+        else:
+            self._lag_ms, self._has_failed = row["lag_ms"], False
+            self._tell(None)
 
     async def _fetch(self, statement: str, arguments: Sequence[object], timeout_s: float) -> list[Any]:
         if time.monotonic() < self._resting_until:
@@ -93,7 +128,7 @@ class Server:
             async with self._connection() as connection:
                 return await _rows(connection, statement, arguments, timeout_s)
         except ProblemError:
-            self._resting_until = time.monotonic() + _REST_S
+            self._resting_until, self._has_failed = time.monotonic() + _REST_S, True
             raise
         except _SERVER_BUSY as error:
             raise ProblemError("shard_unavailable", f"{self._servers.name}: the {self.role} is busy") from error

@@ -273,8 +273,14 @@ class ShardServers:
         return await self._pools[server]
 
     async def _forget(self, server: str) -> None:
-        """Ask every server anew next time; connections of this one are replaced as they come back."""
-        self._roles.clear()
+        """Ask every server anew next time; connections of this one are replaced as they come back.
+
+        A standby's trouble says nothing about the others: they stay what they are. Else the primary of a shard whose
+        standby is silent were looked for again and again, each time for as long as a probe takes.
+        """
+        role = self._roles.pop(server, None)
+        if role is not None and not role.in_recovery:
+            self._roles.clear()
         if server in self._pools:
             with suppress(asyncpg.InterfaceError):
                 await self._pools[server].expire_connections()

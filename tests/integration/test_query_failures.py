@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from cluster.node import health
+from query import replica
 from query.announcement import Announcements
+from shard_router.errors import ProblemError
 from shard_router.member_id import format_member_id
+from shard_router.pool import PROBE_TIMEOUT_S, ShardServers
 from shard_router.token import format_token
 from tests.conftest import DatabasePair, eventually
 from tests.engine import free_port
@@ -242,3 +245,44 @@ async def test_a_frozen_standby_costs_a_moment_and_no_answer(tmp_path: Path, dat
             return (await world.get(ACCOUNT)).headers["Loyalty-Source"] == "replica"
 
         await eventually(back)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_nobody_waits_for_a_standby_that_stays_frozen(
+    tmp_path: Path, database_pair: DatabasePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_member(database_pair.primary, ADA, versions=2)
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    async with (
+        proxy_of(database_pair.standby) as (proxy, standby),
+        open_world(
+            tmp_path,
+            {"eu-1": ShardPlace([database_pair.primary, standby], nowhere)},
+            statement_timeout_ms=200,
+        ) as world,
+    ):
+        await eventually(lambda: replayed(reader_of(world), ADA, 2))
+        monkeypatch.setattr(replica, "_REST_S", 0.05)  # so that it is looked at again many times
+        proxy.freeze()
+        hurry = {"Loyalty-Deadline-Ms": str(int(PROBE_TIMEOUT_S * 900))}
+
+        async def primary_answers() -> bool:
+            return (await world.get(ACCOUNT, headers=hurry)).headers.get("Loyalty-Source") == "primary"
+
+        await eventually(primary_answers)
+        for _ in range(50):
+            reply = await world.get(ACCOUNT, headers=hurry)
+            assert (reply.status, reply.headers.get("Loyalty-Source")) == (200, "primary"), reply.body
+
+
+async def test_a_standby_that_breaks_leaves_the_primary_known(database_pair: DatabasePair) -> None:
+    servers = ShardServers("eu-1", [database_pair.primary, database_pair.standby], size_max=2, statement_timeout_ms=500)
+    try:
+        for _ in range(2):
+            with pytest.raises(ProblemError):
+                async with servers.standby():
+                    raise ConnectionResetError
+            async with servers.primary() as connection:
+                assert not await connection.fetchval("SELECT pg_is_in_recovery()")
+    finally:
+        await servers.close()
