@@ -3,7 +3,6 @@
 A card of ours names its slot. For anything else every shard is asked: those of this region, then the others.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +14,9 @@ from query.cache import Cache
 from query.question import Seen
 from query.reader import Readers, ShardReader
 from query.replica import Role, Server
+from query.scatter import PATIENCE_S, Scatter, first_of
 from rules.text import canonical_text
+from service.bulkhead import Bulkhead
 from service.credential import Principal
 from service.idempotency import stored_key
 from service.identifier import KINDS, canonical_identifier, forms_of
@@ -68,11 +69,11 @@ class HolderQuestion:
 
 
 class Lookup:
-    """Finds things whose shard is not known. `region` is asked first."""
+    """Finds things whose shard is not known. `region` is asked first; the others by their compartments of `abroad`."""
 
-    def __init__(self, readers: Readers, region: str) -> None:
-        self._readers = readers
-        self._region = region
+    def __init__(self, readers: Readers, region: str, abroad: Bulkhead, *, places: int) -> None:
+        self._readers, self._region = readers, region
+        self._abroad, self._places = abroad, places
 
     async def find_member(self, topology: Topology, identifier: Identifier, *, but_on: str | None = None) -> int | None:
         """Find the member with an identifier, but not on a shard that was asked already.
@@ -107,21 +108,25 @@ class Lookup:
     async def _scatter(
         self, topology: Topology, ask: Callable[[ShardReader], Awaitable[T | None]], *, but_on: str | None = None
     ) -> T | None:
-        own = topology.shards_in(self._region)
-        foreign = [name for name in topology.document.shards if name not in own]
-        unreachable: list[BaseException] = []
         # All at once, for a shard may leave the topology meanwhile.
-        groups = [[self._readers[name] for name in names if name != but_on] for names in (own, foreign)]
-        for readers in groups:
-            answers = await asyncio.gather(*map(ask, readers), return_exceptions=True)
-            for answer in answers:
-                if isinstance(answer, BaseException):
-                    unreachable.append(answer)
-                elif answer is not None:
-                    return answer
-        if unreachable:
-            raise unreachable[0]
-        return None
+        shards = {name: self._readers[name] for name in topology.document.shards if name != but_on}
+        own = [shards[name] for name in topology.shards_in(self._region) if name in shards]
+        others = [region for region in topology.document.regions if region != self._region]
+        async with Scatter[T]() as scatter:
+            scatter.ask(map(ask, own))
+            found = await scatter.first(within_s=PATIENCE_S)
+            if found is None:
+                there = {one: [shards[name] for name in topology.shards_in(one) if name in shards] for one in others}
+                scatter.ask(self._ask_abroad(region, map(ask, readers)) for region, readers in there.items())
+                found = await scatter.first()
+            if found is None and scatter.failures:
+                raise scatter.failures[0]
+            return found
+
+    async def _ask_abroad(self, region: str, questions: Iterable[Awaitable[T | None]]) -> T | None:
+        """The first answer of another region's shards: one place of the few there are for that."""
+        with self._abroad.through(region, places=self._places):
+            return await first_of(questions)
 
 
 def holder_of(identifier_view: bytes) -> int:

@@ -42,12 +42,12 @@ class QueryNode:
         self.settings = settings
         self.topology = topology
         self.readers = Readers(settings, topology)
-        self.lookup = Lookup(self.readers, settings.region)
         self.catalogue = Catalogue(self.own_shards)
         self.forwarder = Forwarder(settings.region, topology, "query")
         self._shares = Shares(settings.door_state)
         self._abroad = Bulkhead()
         """The reads of this node on the shards of each other region."""
+        self.lookup = Lookup(self.readers, settings.region, self._abroad, places=settings.in_flight_max)
         self._wait_s = settings.token_wait_ms / 1000
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -29,7 +29,7 @@ from tests.http_node import NodeServer
 from tests.keys import write_credentials
 
 START = datetime(2026, 11, 1, 9, tzinfo=UTC)
-REGIONS = {"eu": 1, "us": 2}
+REGIONS = {"eu": 1, "us": 2, "ap": 3}
 
 PROGRAM = """
 [program]

@@ -10,7 +10,7 @@ from query.operation import OPERATIONS
 from service.openapi import Operation
 from shard_router.card import new_card
 from shard_router.member_id import compose_member_id, format_member_id, format_reference
-from tests.query_world import REGIONS, Reply, ShardPlace, World, member, open_world, write_member, write_row
+from tests.query_world import Reply, ShardPlace, World, member, open_world, write_member, write_row
 
 ADA, BOB, EVE = member(1), member(2, region="us"), member(3)
 PHONES = {ADA: "+49301234561", BOB: "+49301234562", EVE: "+49301234563"}
@@ -44,7 +44,7 @@ async def test_another_member_is_like_nobody(world: World, operation: Operation)
     ids = [EVE, BOB, *NOBODY]
     names = [format_reference(kind, one, 1) if kind else format_member_id(one) for one in ids]
     head, _, tail = operation.path.partition("{")
-    for region in REGIONS:
+    for region in world.nodes:
         replies = [
             await world.get(head + name + tail.partition("}")[2], region=region, credential=world.member_token(ADA))
             for name in (*names, "x", "pur_x-1", "0" * 14)
@@ -57,7 +57,7 @@ async def test_a_basket_for_another_member_is_like_one_for_nobody(world: World) 
     names = [{"phone": PHONES[one]} for one in (EVE, BOB)] + [{"phone": "+49301234569"}]
     names += [{"card": new_card(n, 7)} for n in (1, 2, 9)]
     names += [{"email": "nobody@example.com"}, {"card": "club-1"}]
-    for region in REGIONS:
+    for region in world.nodes:
         token = world.member_token(ADA)
         replies = [await world.post("/v1/evaluations", basket(name), region=region, credential=token) for name in names]
         assert [shown(reply) for reply in replies] == [shown(replies[0])] * len(replies)
