@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
-from aiohttp import ETag, web
+from aiohttp import web
 
 from query.catalogue import NEAR, Place, describe_rewards, describe_rewards_for, describe_stores, describe_tiers
 from query.lookup import HolderQuestion, Identifier, holder_of, nobody, only_name, stored_forms
@@ -38,6 +38,7 @@ from shard_router.token import TOKEN_HEADER, ConsistencyToken, parse_token
 
 _REVALIDATE: Final = "private, no-cache"
 _DEGREES: Final = re.compile(NEAR)
+_TAG: Final = re.compile(r'(?:^|,)[ \t]*(?:W/)?"([^"]*)"[ \t]*(?=,|$)')
 _JSON: Final = "application/json; charset=utf-8"
 
 
@@ -246,7 +247,7 @@ def respond(request: web.Request, body: bytes, *, etag: str, source: str) -> web
         "Loyalty-Source": source,
         "Cache-Control": _REVALIDATE,
     }
-    if "If-None-Match" in request.headers and _unchanged(request.if_none_match, etag):
+    if "If-None-Match" in request.headers and _is_known(request.headers.getall("If-None-Match"), etag):
         del headers["Content-Type"]
         return web.Response(status=304, headers=headers)
     return web.Response(body=body, headers=headers)
@@ -290,9 +291,10 @@ def _place(text: str | None) -> Place | None:
     return lat, lon
 
 
-def _unchanged(given: tuple[ETag, ...] | None, etag: str) -> bool:
-    """Compare weakly, as If-None-Match does (RFC 9110, 13.1.2)."""
-    return any(tag.value in ("*", etag) for tag in given or ())
+def _is_known(given: Iterable[str], etag: str) -> bool:
+    """Compare weakly, as If-None-Match does (RFC 9110, 13.1.2). Several lines are one list; "*" in quotes is a tag."""
+    tags = ", ".join(given).strip()
+    return tags == "*" or etag in _TAG.findall(tags)
 
 
 def _items(items: list[dict[str, Any]]) -> bytes:

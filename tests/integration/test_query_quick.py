@@ -95,6 +95,7 @@ CASES = {
     "the version that is known": (ADA, "pos", ('If-None-Match: W/"3"',), "304", True),
     "the version known before": (ADA, "pos", ('If-None-Match: W/"2"',), "200", True),
     "any of several versions": (ADA, "pos", ('If-None-Match: W/"2", W/"3"',), "304", False),
+    "two versions in two lines": (ADA, "pos", ('If-None-Match: W/"2"', 'If-None-Match: W/"3"'), "304", False),
     "any version": (ADA, "pos", ("If-None-Match: *",), "304", False),
     "handed on": (ADA, "pos", ("Loyalty-Deadline-Ms: 4000", "Loyalty-Forwarded: us;x"), "200", True),
     "in a hurry": (ADA, "pos", ("Loyalty-Deadline-Ms: 300",), "200", False),
