@@ -15,12 +15,16 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from cdc.settings import CdcSettings
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import HOST, ClusterPlan, NodePlan
 from cluster.process import ProcessSpec
 from cluster.reply import first_line
+from command.settings import CommandSettings
+from query.settings import QuerySettings
 from service.health import WARNING_MARK
+from shard_router.errors import DocumentError
 from shard_router.topology import TopologyDocument
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -144,6 +148,16 @@ def check_source(plan: ClusterPlan) -> None:
         raise ClusterError(
             "Debezium is not installed here: `make setup-all` brings it with its JVM (300 MB); pgoutput needs none"
         )
+
+
+def check_node_settings() -> None:
+    """ClusterError for a variable that nodes would not start with: each would say so in its own log, at its start."""
+    of_files = {name.lower() for name in NODE_SETTINGS}
+    for settings in (CommandSettings, QuerySettings, CdcSettings):
+        try:
+            settings.check_environment(but=of_files)
+        except DocumentError as error:
+            raise ClusterError(str(error)) from error
 
 
 def check_ports(ports: Mapping[int, str]) -> None:

@@ -22,7 +22,7 @@ from cluster.failover import Guard
 from cluster.key import ensure_keys
 from cluster.login import quicken_superuser, secure, superuser_urls
 from cluster.memory import memory_bytes, share_of
-from cluster.node import check_ports, check_source, node_process
+from cluster.node import check_node_settings, check_ports, check_source, node_process
 from cluster.pair import Pair
 from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ClusterPlan, NodePlan, RegionPlan, ShardPlan
@@ -57,6 +57,7 @@ class System:
     async def start(self) -> int:
         """Bring everything up; the program version in force. The first failure ends the rest and is raised."""
         check_source(self.plan)
+        check_node_settings()
         check_ports(self.plan.ports())
         check_door(self.plan.door)
         read_program(self.plan.program)

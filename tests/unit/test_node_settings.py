@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import ClusterError
+from cluster.node import check_node_settings
 from query.settings import QuerySettings
 from shard_router.errors import DocumentError
 
@@ -50,3 +52,30 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"node\.toml: no such file"):
         QuerySettings.load(tmp_path / "node.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LOYALTY_IN_FLIGHT_MAX", "many"),
+        ("LOYALTY_IN_FLIGHT_MAX", "0"),
+        ("LOYALTY_DEADLINE_MS", "-5"),
+        ("LOYALTY_CORS_ORIGINS", "app.example"),
+        ("LOYALTY_LANES_PER_SHARD", "0"),
+        ("LOYALTY_CACHE_DEADLINE_MS", "0"),
+        ("LOYALTY_REBUILD_DUTY", "2"),
+    ],
+)
+def test_a_variable_that_nodes_refuse_is_told_before_they_are_started(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ClusterError, match=f"^{name}: "):
+        check_node_settings()
+
+
+def test_variables_that_mean_the_whole_system_are_no_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOYALTY_PORT", "0")
+    monkeypatch.setenv("LOYALTY_SOURCE", "neither")
+    monkeypatch.setenv("LOYALTY_IN_FLIGHT_MAX", "100")
+    check_node_settings()
