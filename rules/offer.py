@@ -142,6 +142,12 @@ def outcome_of(offer: Offer, basket: Basket) -> tuple[int, tuple[int, ...]] | st
     return weigh(offer, basket.lines, basket.amounts)
 
 
+def out_of_place(offer: Offer, basket: Basket) -> str | None:
+    """Why an offer is not for a basket, whatever its buyer has had before."""
+    checks = (check for check in offer.checks if check not in _OF_THE_BUYER)
+    return next((reason for check in checks if (reason := check(offer, basket))), None)
+
+
 def out_of_window(offer: Offer, basket: Basket) -> str | None:
     """Why an offer does not run at the basket's time."""
     starts_at, ends_at = offer.source.starts_at, offer.source.ends_at
@@ -197,6 +203,9 @@ def _wrong_member(offer: Offer, basket: Basket) -> str | None:
     if days and (basket.birth_date is None or days_from_birthday(basket.day, basket.birth_date) > days):
         return f"birthday: only within {days} days of the birthday"
     return None
+
+
+_OF_THE_BUYER: Final = (_wrong_member, used_up)
 
 
 def _checks(source: Campaign | Coupon, limits: Mapping[str, Any]) -> Iterator[Callable[[Offer, Basket], str | None]]:

@@ -35,10 +35,12 @@ ANSWERS: Final = "every stored answer matches its entry"
 RECEIPTS: Final = "every receipt has its one entry and every purchase its receipt"
 PURCHASES: Final = "a purchase earned and gave back what its entries say"
 ERASED: Final = "nothing personal is left of an erased member"
+TIMELY: Final = "points are available, end and are spent in their time"
+TERMS: Final = "prices, thanks and limits are those of the program"
 STOCK: Final = "redeemed stock is what the journal redeemed"
 CHECKS: Final = (
     READABLE, WHOLE, VERSIONS, ZERO_SUM, NEGATIVE, FOLD, SHOWN, RULED, EFFECT, COUNTED, ANSWERS, RECEIPTS, PURCHASES,
-    ERASED, STOCK,
+    ERASED, STOCK, TIMELY, TERMS,
 )  # fmt: skip
 
 PERSONAL: Final = frozenset({"member_enrolled", "identifiers_changed"})
@@ -67,7 +69,7 @@ class ReadEntry:
     @property
     def is_short(self) -> bool:
         """Whether it was written in the short form of today (rules/stored.py), so by no version of long ago."""
-        return self.row["postings"].startswith("[[")
+        return self.row["account_after"].startswith("[")
 
 
 @dataclass(slots=True)
@@ -86,9 +88,11 @@ class MemberRows:
     name: str = field(init=False)
     """the member id as people know it"""
     _documents: dict[int, PurchaseDocument] = field(default_factory=dict[int, PurchaseDocument])
+    _bought: dict[int, Row] = field(init=False)
 
     def __post_init__(self) -> None:
         self.name = format_member_id(self.member_id)
+        self._bought = {row["version"]: row for row in self.purchases}
 
     def purchase(self, row: Row) -> PurchaseDocument:
         """The document of one of the purchases, read once; whoever asks must expect that it is broken."""
@@ -96,6 +100,11 @@ class MemberRows:
         if found is None:
             found = self._documents[row["version"]] = parsed_purchase(row)
         return found
+
+    def bought(self, version: int) -> PurchaseDocument | None:
+        """The document of the purchase that an entry made; None where it is not there."""
+        row = self._bought.get(version)
+        return None if row is None else self.purchase(row)
 
     @property
     def complete(self) -> bool:

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
@@ -23,6 +25,7 @@ from verify.books import (
     READABLE,
     SHOWN,
     STOCK,
+    TIMELY,
     VERSIONS,
     WHOLE,
     ZERO_SUM,
@@ -34,9 +37,12 @@ from verify.counted import REDEEMED, check_counted
 from verify.entry import COUNTED_FIELDS, NOTHING, check_answers, check_effect, check_ruling, check_shown
 from verify.finding import Finding
 from verify.memory import Memory, fingerprint
+from verify.offered import check_offers
 from verify.part import Audit, Part
 from verify.purchase import check_purchases, check_receipts
 from verify.stream import STATEMENTS, Row, Rows, arguments_of, attempt, merged, of_members, parsed
+from verify.terms import check_limits, check_terms
+from verify.timely import wrong_time
 
 _STATE: Final = ("lots", "holds", "redemptions", "tier", "status")
 _BUCKETS: Final = ("spent", "expired", "debt", "issued", "available", "pending", "held")
@@ -151,6 +157,7 @@ def check_member(books: Books, rows: MemberRows) -> None:
     check_answers(books, rows)
     check_receipts(books, rows)
     check_purchases(books, rows)
+    check_terms(books, rows)
     for entry in rows.entries.values():
         check_effect(books, entry)
         check_ruling(books, entry)
@@ -262,11 +269,16 @@ def _check_fold(books: Books, rows: MemberRows, row: Row, stored: Account) -> No
     finding, last = books[FOLD], rows.journal[-1]["version"] if rows.journal else 0
     finding.checked += 1
     folded = _blank(books, rows, stored)
+    due = folded.due_at
     for entry in rows.entries.values():
         after = attempt(finding, entry.name, fold, folded, (_foldable(entry),))
         if after is None:
             return
-        folded = after
+        due_after = after.due_at
+        _check_time(books, entry, due, after, due_after)
+        if entry.kind == "purchase_recorded":
+            attempt(books[READABLE], f"{entry.name}: document", check_offers, books, rows, entry, folded.tier.code)
+        folded, due = after, due_after
         books[SHOWN].checked += 1
         shown = (stored, NOTHING) if entry.version == last == stored.version else (folded, COUNTED_FIELDS)
         attempt(books[SHOWN], entry.name, check_shown, books, entry, *shown)
@@ -277,6 +289,19 @@ def _check_fold(books: Books, rows: MemberRows, row: Row, stored: Account) -> No
         finding.fault(f"{rows.name}: {wrong}")
     if stored.status == "open":  # who is closed is counted no more
         check_counted(books, rows, stored)
+        check_limits(books, rows, stored)
+
+
+def _check_time(
+    books: Books, entry: ReadEntry, due: datetime | None, after: Account, due_after: datetime | None
+) -> None:
+    """Check the time of an entry; of long ago other rules may have been."""
+    if not entry.is_short:
+        return
+    books[TIMELY].checked += 1
+    wrong = attempt(books[TIMELY], entry.name, partial(next, wrong_time(entry, due, after, due_after), None))
+    if wrong:
+        books[TIMELY].fault(f"{entry.name}: {wrong}")
 
 
 def _blank(books: Books, rows: MemberRows, stored: Account) -> Account:
