@@ -105,6 +105,11 @@ class Announcements:
             self.subscribed.clear()
             await asyncio.sleep(pause_s)
 
+    def move(self, url: str) -> None:
+        """Go by another Valkey, by the next `run`; who waits goes on waiting, and is woken when that is subscribed."""
+        self._url = url
+        self.subscribed.clear()
+
     def announce(self, words: bytes) -> None:
         """Remember what a message tells, and wake those who wait for its members; what is no announcement is none."""
         for word in words.split():

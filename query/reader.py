@@ -288,7 +288,7 @@ class Readers:
             cache, visible = known.reader.cache, known.reader.visible
         else:
             self._hang_up(name)
-            cache, visible = self._connect(name, shard)
+            cache, visible = self._connect(name, shard, known)
         settings = self._settings
         standby, primary = (
             Server(servers, role, lag_ms_max=settings.standby_lag_ms_max, timeout_ms=settings.statement_timeout_ms)
@@ -296,14 +296,18 @@ class Readers:
         )
         made = ShardReader(cache, visible, standby, primary)
         if known:
-            made.shown, visible.announced = known.reader.shown, known.reader.visible.announced
+            made.shown = known.reader.shown
         return made
 
-    def _connect(self, name: str, shard: Shard) -> tuple[Cache, Announcements]:
+    def _connect(self, name: str, shard: Shard, known: "_Known | None") -> tuple[Cache, Announcements]:
         settings, is_ours = self._settings, shard.region == self._settings.region
         deadline_ms = settings.cache_deadline_ms if is_ours else max(settings.cache_deadline_ms, _FAR_DEADLINE_MS)
         cache = Cache(shard.valkey, deadline_ms=deadline_ms, batch_keys_max=settings.batch_keys_max)
-        visible = Announcements(shard.valkey, waiters_max=settings.waiters_max)
+        if known:
+            visible = known.reader.visible
+            visible.move(shard.valkey)
+        else:
+            visible = Announcements(shard.valkey, waiters_max=settings.waiters_max)
         if is_ours:
             self._subscriptions[name] = asyncio.get_running_loop().create_task(visible.run())
         return cache, visible

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from query.announcement import Woken
 from query.node import NODE
 from rules.version import SPAN
 from shard_router.incarnation import begin_incarnation
@@ -142,6 +143,20 @@ async def test_what_was_shown_is_kept_when_the_shard_gets_another_valkey_and_oth
         for path in PATHS:
             reply = await world.get(path)
             assert (version_in(reply), reply.headers["Loyalty-Source"]) == (4, "primary"), path
+
+
+async def test_who_waits_goes_on_waiting_when_the_shard_gets_another_valkey(
+    world: World, valkey_server: ValkeyServer
+) -> None:
+    other = await valkey_server.fresh_url()
+    await asyncio.wait_for(reader_of(world).visible.subscribed.wait(), 10)
+    with reader_of(world).visible.watch(ADA) as watch:
+        assert watch is not None
+        url = as_valkey_user(other, "query")
+        change_topology(world, lambda document: document["shards"]["eu-1"].update(valkey=url))
+        assert await watch.wait(4, timeout_s=10) is Woken.MISSED  # what was announced before it was heard
+        await project(other, ADA, 4)
+        assert await watch.wait(4, timeout_s=10) is Woken.ANNOUNCED
 
 
 async def test_what_was_announced_is_kept_when_the_shard_gets_another_valkey(
