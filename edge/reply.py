@@ -1,7 +1,8 @@
 """What the door itself answers when no node does: the problems of the contract, so that a till has words it knows.
 
-A query was not answered. Of a command that was on its way nobody knows whether it was done: its key tells. What makes
-no sense as HTTP is `malformed`, by whatever status Envoy calls it. Pages that may read what nodes answer may read this.
+A query was not answered. Of a command that was on its way nobody knows whether it was done: its key tells; one that no
+node took a connection for was not. What makes no sense as HTTP is `malformed`, by whatever status Envoy calls it. Pages
+that may read what nodes answer may read this.
 """
 
 import re
@@ -18,6 +19,9 @@ _NO_METHOD: Final = 405
 _ANY: Final = 400
 _AWAY: Final = 500
 _NOT_SPOKEN: Final = 501  # an encoding of bodies that is not HTTP's own: it reached no node
+_NOTHING_SENT: Final = ("UH", "UF", "UO")
+"""Envoy's flags of a request whose last try met no node that is well, no connection, or no room for one. A command is
+tried again only while nothing of it was sent (see route.py), so nothing was sent by any try."""
 _NOT_PASSED_ON: Final = "the door did not pass this on (%RESPONSE_CODE_DETAILS%)"
 _NO_ANSWER: Final = "the door had no answer of a node (%RESPONSE_CODE_DETAILS%)"
 _REQUEST_ID: Final = "door-%START_TIME(%s%3f)%-%CONNECTION_ID%"
@@ -45,6 +49,7 @@ def render_replies(region: str, pages: Pages) -> Json:
         (_status(_NO_METHOD, "EQ"), "method_not_allowed", _NOT_PASSED_ON),
         (_status(_NOT_SPOKEN, "EQ"), "malformed", _NOT_PASSED_ON),
         (unread, "shard_unavailable", _NO_ANSWER),
+        (_both(away, _flagged(_NOTHING_SENT)), "shard_unavailable", _NO_ANSWER),
         (away, "unknown_outcome", _NO_ANSWER),
         (_status(_ANY, "GE"), "malformed", _NOT_PASSED_ON),
     ]
@@ -87,6 +92,10 @@ def _body(code: str, detail: str) -> Json:
 def _status(status: int, comparison: str) -> Json:
     value = {"default_value": status, "runtime_key": f"door.status_{status}"}
     return {"status_code_filter": {"comparison": {"op": comparison, "value": value}}}
+
+
+def _flagged(flags: Sequence[str]) -> Json:
+    return {"response_flag_filter": {"flags": list(flags)}}
 
 
 def _both(*conditions: Json) -> Json:
