@@ -38,6 +38,10 @@ class Currency:
         """The campaign or coupon by whose reason points were earned."""
         return next((one for one in (*self.campaigns, *self.coupons.values()) if one.reason == reason), None)
 
+    def offer_named(self, name: str) -> Offer | None:
+        """The campaign or coupon by its name in an explanation."""
+        return self.offer(name) or self.offer(f"campaign:{name}")
+
     def amount_of(self, points: int) -> int:
         """What points pay, in whole minor units; 0 when this program takes no points for money."""
         worth = self.worth

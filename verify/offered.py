@@ -43,6 +43,7 @@ def _wrong_with(document: PurchaseDocument, row: Row, program: Program, tier: st
     yield from _wrong_base(basket, currency, told)
     for offer in currency.campaigns:
         yield from _wrong_offer(offer, basket, told.get(offer.code))
+    yield from _wrong_choice(basket, currency, told)
     for offer in currency.coupons.values():
         one = told.get(offer.reason)
         if one is not None:
@@ -78,6 +79,24 @@ def _wrong_base(basket: Basket, currency: Currency, told: dict[str, ExplanationD
     for name, one in told.items():
         if one["applied"] and name.startswith("tier:") and name not in ratios:
             yield f"earned {one['points']} points by {name}, the buyer's tier is {basket.tier}"
+
+
+def _wrong_choice(basket: Basket, currency: Currency, told: dict[str, ExplanationDocument]) -> Iterator[str]:
+    """Of a group the one applied that gives most, whatever a limit left of it."""
+    best: dict[str, int] = {}
+    for offer in currency.campaigns:
+        one = told.get(offer.code)
+        if offer.group and one is not None and (one["applied"] or one["why"].startswith(_LIMITS)):
+            best[offer.group] = _gives(offer, basket)
+    for offer in currency.campaigns:
+        one = told.get(offer.code)
+        if one is not None and one["why"].startswith("group") and _gives(offer, basket) > best.get(offer.group, 0):
+            yield f"earned nothing by {offer.code}, the best of its group"
+
+
+def _gives(offer: Offer, basket: Basket) -> int:
+    weighed = weigh(offer, basket.lines, basket.amounts)
+    return 0 if isinstance(weighed, str) else weighed[0]
 
 
 def _wrong_offer(offer: Offer, basket: Basket, told: ExplanationDocument | None) -> Iterator[str]:

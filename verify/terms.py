@@ -13,9 +13,10 @@ from typing import Any, Final
 from rules.codec import instant_text
 from rules.counting import limited_points
 from rules.dates import end_of_day
-from rules.document import PurchaseDocument
-from rules.program import Program
+from rules.document import PurchaseDocument, explanation_of
+from rules.program import Program, Tier
 from rules.state import Account
+from rules.tier import qualifying
 from verify.books import TERMS, Books, MemberRows, ReadEntry
 from verify.stream import attempt
 
@@ -36,7 +37,10 @@ def check_terms(books: Books, rows: MemberRows) -> None:
 
 def check_limits(books: Books, rows: MemberRows, stored: Account) -> None:
     """Check that a member has had nothing more often than any version of the program lets one have it."""
-    wrong = chain(_over_offers(books, stored), _over_rewards(books, stored), _over_days(books, stored))
+    wrong = chain(
+        _over_offers(books, stored), _over_rewards(books, stored), _over_days(books, stored),
+        _wrong_tier(books, rows, stored),
+    )  # fmt: skip
     if words := attempt(books[TERMS], rows.name, partial(next, wrong, None)):
         books[TERMS].fault(f"{rows.name}: {words}")
 
@@ -49,6 +53,11 @@ class _Bought:
         self.came_back = False
         self.referrer: int | None = None
         self.latest: datetime | None = None
+
+    @property
+    def is_newcomer(self) -> bool:
+        """Whether the next purchase is the first."""
+        return not (self.purchases or self.came_back)
 
     def note(self, entry: ReadEntry) -> None:
         """Take one more entry in."""
@@ -71,6 +80,7 @@ def _wrong_with(books: Books, rows: MemberRows, entry: ReadEntry, before: _Bough
             if document is not None and "money" in document:
                 yield from _wrong_times(entry, document, program, before.latest)
                 yield from _wrong_thanks(entry, document, program, before)
+                yield from _wrong_welcome(document, program, before)
                 in_force = books.programs.get(entry.detail.get("shown_by", program.version), program)
                 most = in_force.points.limits.per_purchase
                 if most and limited_points(document) > most:
@@ -132,9 +142,9 @@ def _wrong_thanks(entry: ReadEntry, document: PurchaseDocument, program: Program
     """The first purchase of who was brought owes thanks, and no other one."""
     owed: dict[str, int] = {}
     terms, currency = program.referral, program.currencies.get(document["currency"])
-    is_newcomer = before.referrer is not None and not before.purchases and not before.came_back
+    is_brought = before.referrer is not None and before.is_newcomer
     money = document.get("money", 0)
-    if terms and currency and is_newcomer and money and money >= currency.referral_min_amount:
+    if terms and currency and is_brought and money and money >= currency.referral_min_amount:
         owed = {"referrer": before.referrer or 0, "points": terms.referrer}
     told: dict[str, Any] = dict(entry.detail.get("referral", {}))
     if told != (owed if owed.get("points") else {}):
@@ -142,6 +152,19 @@ def _wrong_thanks(entry: ReadEntry, document: PurchaseDocument, program: Program
     newcomer = sum(line["earned"].get("referral", 0) for line in document["lines"])
     if newcomer != (terms.newcomer if owed and terms else 0):
         yield f"{newcomer} points for having been brought, by its program {terms.newcomer if owed and terms else 0}"
+
+
+def _wrong_welcome(document: PurchaseDocument, program: Program, before: _Bought) -> Iterator[str]:
+    """What is for a first purchase was for none but that."""
+    currency = program.currencies.get(document["currency"])
+    for one in explanation_of(document):
+        offer = currency.offer_named(one["campaign"]) if currency else None
+        if offer is None or not offer.source.when.first_purchase:
+            continue
+        if one["applied"] and not before.is_newcomer:
+            yield f"earned {one['points']} points by {offer.code}, which is for the first purchase"
+        if one["why"].startswith("first_purchase") and before.is_newcomer:
+            yield f"earned nothing by {offer.code}, though it is the first purchase"
 
 
 def _wrong_missing(entry: ReadEntry, ruling: Program | None) -> Iterator[str]:
@@ -187,3 +210,22 @@ def _over_days(books: Books, stored: Account) -> Iterator[str]:
     for day, points in zip(flat[::3], flat[2::3], strict=True):
         if points > max(limits):
             yield f"{points} points on {date.fromordinal(day)}, at most {max(limits)} on a day"
+
+
+def _wrong_tier(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]:
+    """After a purchase a member has the tier that what is counted of them earns, if not a higher one."""
+    last = next(reversed(rows.entries.values()), None)
+    if last is None or last.kind != "purchase_recorded" or not last.is_short:
+        return
+    program = books.programs.get(last.detail.get("shown_by", last.row["program_version"]))
+    if program is None or len(program.tiers) == 1:
+        return
+    day = program.at_store(last.row["store"], last.row["recorded_at"]).date()
+    counted = qualifying(stored.counters, program, day)
+    earned = max([tier for tier in program.tiers if tier.threshold <= counted], key=_threshold)
+    if program.rank(earned.code) > program.rank(stored.tier.code):
+        yield f"is {stored.tier.code} after a purchase, with {counted} counted for {earned.code}"
+
+
+def _threshold(tier: Tier) -> int:
+    return tier.threshold

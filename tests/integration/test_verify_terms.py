@@ -51,6 +51,10 @@ def offer(when: str, **keys: str) -> str:
     return campaign("c", "fixed = 3", when=f"{{ {when} }}", **keys)
 
 
+def group(first: int, second: int) -> str:
+    return campaign("c", f"fixed = {first}", group='"g"') + campaign("d", f"fixed = {second}", group='"g"')
+
+
 def redeem(member: Member) -> None:
     member.ok(AdjustPoints(100, "gift", NOW))
     for _ in range(2):
@@ -107,6 +111,9 @@ CASES: dict[str, tuple[Life, tuple[str, str], tuple[str, str]]] = {
     "an offer that had ended": (buy, ("", offer("")), ("", offer("", ends_at='"2026-11-22T09:00:00Z"'))),
     "an offer withheld": (buy, ("", offer('stores = ["331"]')), ("", offer(""))),
     "an offer withheld for too little money": (buy, ("", offer("min_amount = 5001")), ("", offer(""))),
+    "an offer for the first purchase": (buy_twice, ("", offer("")), ("", offer("first_purchase = true"))),
+    "a lesser offer of a group": (buy, ("", group(3, 2)), ("", group(2, 3))),
+    "a tier that was reached": (buy, ("", TIERS.replace("100", "200")), ("", TIERS.replace("100", "50"))),
     "an offer passed over": (buy, ("", offer("", ends_at='"2026-11-22T09:00:00Z"')), ("", offer(""))),
 }  # fmt: skip
 
