@@ -42,7 +42,6 @@ async def stream_account(request: web.Request) -> web.StreamResponse:
     stays = _staying(request, node, member_id)
     if from_home := await node.relay_from_home(request, member_id, goes_on=stays, last_words=_MOVING):
         return from_home
-    use_ticket(request)
     return await _stream(request, node, as_seen_by(request[PRINCIPAL], AccountQuestion(member_id)), seen, stays)
 
 
@@ -68,6 +67,8 @@ async def _stream(
     first = await node.read(request, question, at_least=demanded_version(request, question.member_id))
     if first.body is None:
         raise ProblemError("member_not_found")
+    if request.method != "HEAD":  # that opens no stream, and neither does what is refused
+        use_ticket(request)
     response = web.StreamResponse(headers={**_HEADERS, "Loyalty-Source": first.source})
     sign(request.app, request, response)
     await response.prepare(request)

@@ -306,6 +306,23 @@ async def test_a_ticket_opens_one_stream_without_a_header_at_a_node_of_any_regio
     first.close()
 
 
+@pytest.mark.parametrize("member_id", [ADA, BOB])
+async def test_what_opens_no_stream_uses_no_ticket(world: World, member_id: int) -> None:
+    for shard in world.shards.values():
+        await project(shard.valkey, member_id, 1)
+    ticket = (await (await ticket_of(world, member_id)).json())["ticket"]
+    url = f"{world.nodes['eu']}/v1/members/{format_member_id(member_id)}/events"
+    demanded = {"Consistency-Token": format_token(member_id, 2)}
+    async with world.session.get(url, params={"ticket": ticket}, headers=demanded) as refused:
+        assert refused.status == 503
+    async with world.session.head(url, params={"ticket": ticket}) as told:
+        assert told.status == 200
+    async with await opened_with(world, member_id, ticket) as opened:
+        assert opened.status == 200
+        async with await opened_with(world, member_id, ticket) as again:
+            assert again.status == 401
+
+
 async def test_a_ticket_is_of_its_member_alone_and_nothing_but_a_ticket_is_one(world: World) -> None:
     for member_id in (ADA, EVE):
         await project(world.shards["eu-1"].valkey, member_id, 1)
