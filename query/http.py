@@ -184,6 +184,8 @@ async def find_named(request: web.Request, name: Identifier, *, body: bytes | No
         raise nobody(name)
     if not request[PRINCIPAL].may_see(holder):
         raise ProblemError("member_not_found")
+    if token and token.member_id != holder:  # told here: the token's region has been asked, and hands nothing on
+        raise malformed_parameter(TOKEN_HEADER, "this token is of another member")
     return await node.ask_home(request, holder, body=body) or holder
 
 

@@ -218,6 +218,19 @@ async def test_an_identifier_that_moved_finds_whom_the_token_is_of(world: World,
     assert (reply.status, reply.json.get("member_id")) == (200, format_member_id(eve))
 
 
+@pytest.mark.parametrize("region", ["eu", "us"])
+async def test_a_token_of_a_member_of_another_region_is_of_another_member(
+    world: World, eu: ShardPlace, us: ShardPlace, region: str
+) -> None:
+    for place, member_id, phone in ((eu, ADA, "+493012345678"), (us, BOB, "+493012345679")):
+        await write_member(place.primary, member_id)
+        await write_identifier(place, "phone", phone, member_id)
+    token = {"Consistency-Token": format_token(BOB, 1)}
+    reply = await world.get("/v1/lookup?phone=%2B493012345678", region=region, headers=token)
+    assert (reply.status, reply.json["errors"][0]["pointer"]) == (400, "/Consistency-Token"), reply.body
+    assert (await world.get("/v1/lookup?phone=%2B493012345679", region=region, headers=token)).status == 200
+
+
 async def test_members_look_nobody_up(world: World) -> None:
     reply = await world.get("/v1/lookup?phone=%2B1", credential=world.member_token(ADA))
     assert (reply.status, reply.json["code"]) == (403, "forbidden")
