@@ -132,7 +132,7 @@ async def _wait(watch: Waiter | None, seen: int, pause_s: float) -> bool:
 
 
 def _last_seen(request: web.Request) -> int:
-    text = request.headers.get(_LAST_EVENT_ID, "0")
+    text = ", ".join(request.headers.getall(_LAST_EVENT_ID, ["0"]))
     try:
         return parse_version(text)
     except MalformedIdError as error:

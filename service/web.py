@@ -146,7 +146,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         else:
             principal = guard.identify(request) if guard.identify else None
             if principal is None:
-                principal = app[CREDENTIALS].principal(request.headers.get("Authorization"))
+                principal = app[CREDENTIALS].principal(_credential(request))
             request[PRINCIPAL] = principal
             _check(guard, request, principal)
             await _take_in(guard, request, principal)
@@ -172,6 +172,12 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         label = request[PRINCIPAL].label if PRINCIPAL in request else None
         app[ACCESS].note(request, response, route=route, took_s=took_s, credential=label)
     return response
+
+
+def _credential(request: web.Request) -> str | None:
+    """What was sent as Authorization. Two are one text, which is no credential: nobody knows which of them counts."""
+    given = request.headers.getall("Authorization", None)
+    return None if given is None else ", ".join(given)
 
 
 async def _take_in(guard: Guard, request: web.Request, principal: Principal) -> None:

@@ -105,7 +105,7 @@ CASES = {
     "no view": (MAX, "service", (), "503", True),
     "no credential": (ADA, None, (), "401", False),
     "another key": (ADA, "loy_0_1", (), "401", False),
-    "two credentials": (ADA, "pos", ("Authorization: Bearer x",), "200", False),
+    "two credentials": (ADA, "pos", ("Authorization: Bearer x",), "401", False),
     "a token": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.3",), "200", True),
     "a token of the future": (ADA, "pos", (f"Consistency-Token: v1.{format_member_id(ADA)}.4",), "503", True),
     "two tokens": (
@@ -232,6 +232,26 @@ async def test_whatever_is_sent_along_both_ways_agree(
         name: second[name] - first.get(name, 0.0) for name in second
     }
     assert any(taken)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_is_sent_along_a_node_of_another_region_agrees(
+    tmp_path: Path, killable: OwnValkey, seed: int
+) -> None:
+    shards = {name: ShardPlace(NOWHERE, killable.url) for name in ("eu-1", "us-1")}
+    async with open_world(tmp_path, shards) as world:
+        for one in (ADA, BOB, EVE):
+            await project(killable.url, one, 1, 2, 3)
+        await put_view(killable.url, views.profile_key(BOB), 3, b'{"erased":true}')
+        below = (*BELOW, "/rewards", "/activity?page_size=1", "/activity?page_size=x", "/account?a=1")
+        targets = [account_of(one, path) for one in (ADA, BOB, EVE, MAX) for path in below]
+        plain = Plain("GET", targets, [odd_credentials(world)])
+        chance = random.Random(seed)
+        for request in [odd_request(chance, plain) for _ in range(60)]:
+            at_home, away = [await converse(int(url.rpartition(":")[2]), request) for url in world.nodes.values()]
+            for _, headers, _, _ in (at_home, away):
+                headers.pop("loyalty-region", None)  # of what is refused before it is handed on
+            assert at_home == away, request
 
 
 def odd_targets() -> list[str]:
