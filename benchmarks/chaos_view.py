@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import tomllib
 from contextlib import suppress
@@ -29,7 +30,9 @@ async def projector_twice(world: World) -> None:
     """A second projector of the same shard for a while: whoever began last writes, the other must end."""
     name = world.named("-cdc")
     first = world.processes()[name]
-    words, env = first.cmdline(), first.environ()
+    words = first.cmdline()
+    # Not that of the first: a fork's words may lie where its environment did (cluster/forkserver.py).
+    env = {**world.environment(), **world.under, "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryDirectory(dir=world.data) as folder:
         words[words.index("--config") + 1] = _settings_elsewhere(world.data / "nodes" / f"{name}.toml", Path(folder))
         out = subprocess.DEVNULL

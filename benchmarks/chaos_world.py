@@ -78,7 +78,7 @@ class World:
     async def loyalty(self, *words: str) -> tuple[int, str]:
         """Run the command line on this system."""
         command = (sys.executable, *self._begins(words[0]), *words, "--data", str(self.data))
-        env = {name: value for name, value in os.environ.items() if not name.startswith("LOYALTY_")}
+        env = self.environment()
         out = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=asyncio.subprocess.STDOUT, env=env)
         try:
@@ -88,6 +88,11 @@ class World:
             with suppress(ProcessLookupError):  # it has ended
                 child.kill()
         return child.returncode or 0, output.decode("utf-8", "replace")
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """What a program of ours is run with: ours, without what would be settings of it."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("LOYALTY_")}
 
     def _begins(self, word: str) -> tuple[str, ...]:
         if word != "up" or not (self.under or self.servers_under):

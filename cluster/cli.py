@@ -118,6 +118,7 @@ def up(  # noqa: PLR0913 - one parameter per flag
         _print_ready(console, plan, time.monotonic() - began_at)
         console.print("Stop it with [bold]loyalty down[/].")
         return
+    forks = run.begin_forks(plan)
     with Progress(console) as progress:
 
         def on_ready(version: int) -> None:
@@ -125,7 +126,7 @@ def up(  # noqa: PLR0913 - one parameter per flag
             _print_ready(console, plan, time.monotonic() - began_at, version)
             console.print("Ctrl-C stops it.")
 
-        run.run_system(plan, on_change=progress.note, on_ready=on_ready)
+        run.run_system(plan, forks, on_change=progress.note, on_ready=on_ready)
     console.print("Stopped.")
 
 

@@ -1,4 +1,4 @@
-"""Our nodes as forks of one process that has imported them (`forkserver.py`), where the kernel lets us: on Linux.
+"""Our nodes as forks of one process that shares what it has imported with us (`forkserver.py`): on Linux.
 
 Nothing hangs on it: who cannot be forked, for whatever reason, is executed.
 """
@@ -6,9 +6,7 @@ Nothing hangs on it: who cannot be forked, for whatever reason, is executed.
 import asyncio
 import os
 import signal
-import socket
 import sys
-from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,11 +16,12 @@ from typing import Final
 import orjson
 
 from cluster.errors import StartFailed
-from cluster.forkserver import PADDING, Order
-from cluster.process import Child, ProcessSpec, kill_group, open_log, prepare_child
+from cluster.forkserver import Born, Order, fork_parent
+from cluster.process import Child, ProcessSpec, kill_group, open_log
 
 MODULES: Final = ("command.__main__", "query.__main__", "cdc.__main__")
-IMPORT_DEADLINE_S: Final = 30.0  # a second on a quiet machine
+OURS: Final = ("command.migrate", "command.program", "cluster.respell")
+"""What a supervisor would import soon after."""
 FORK_DEADLINE_S: Final = 5.0
 CLOSE_DEADLINE_S: Final = 5.0
 OF_INTERPRETERS: Final = ("PYTHON", "LD_", "MALLOC_")
@@ -62,37 +61,30 @@ class ForkServer:
     """The process to fork from. One that does not answer is killed with its children; after that all are executed."""
 
     env: Mapping[str, str]
-    log: Path
+    """What a process that is executed would have had in its environment when this one was."""
+    born: Born | None
     modules: Sequence[str] = MODULES
     fork_deadline_s: float = FORK_DEADLINE_S
-    _process: Process | None = None
     _writer: asyncio.StreamWriter | None = None
     _listening: asyncio.Task[None] | None = None
     _replies: asyncio.Queue[Forked | None] = field(default_factory=lambda: asyncio.Queue[Forked | None](1))
-    _imported: asyncio.Event = field(default_factory=asyncio.Event)
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _children: dict[int, Forked] = field(default_factory=dict[int, Forked])
 
+    @classmethod
+    def begin(cls, env: Mapping[str, str], log: Path) -> "ForkServer":
+        """Fork it, before there is anything that it should not inherit. Where it cannot be, nothing is forked."""
+        born = None
+        if sys.platform == "linux":
+            with suppress(OSError):
+                born = fork_parent((*OURS, *MODULES), log)
+        return cls(env, born)
+
     async def start(self) -> None:
-        """Start it; it imports while others start. Where it cannot be, nothing is forked."""
-        if sys.platform != "linux":
-            return
-        ours, theirs = socket.socketpair()
-        with theirs, suppress(OSError), open_log(self.log) as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "cluster.forkserver", str(theirs.fileno()), ",".join(self.modules)),
-                PADDING,
-                stdin=DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(self.env),
-                cwd="/",
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                preexec_fn=prepare_child(None, signal.SIGKILL),
-            )
-            reader, self._writer = await asyncio.open_connection(sock=ours)
-            self._listening = asyncio.create_task(self._listen(reader), name="listen to the fork server")
+        """Listen to it."""
+        if self.born:
+            reader, self._writer = await asyncio.open_connection(sock=self.born.connection)
+            self._listening = asyncio.create_task(self._listen(self.born.pid, reader), name="listen to the fork server")
 
     async def fork(self, spec: ProcessSpec) -> Child | None:
         """The process as a fork, or None: then it is to be executed. StartFailed when it can have no log."""
@@ -107,11 +99,6 @@ class ForkServer:
 
     async def _ask(self, spec: ProcessSpec) -> Child | None:
         if self._writer is None or self._listening is None or self._listening.done():
-            return None
-        try:
-            await asyncio.wait_for(self._imported.wait(), IMPORT_DEADLINE_S)
-        except TimeoutError:
-            await self._kill()
             return None
         order = Order(argv=[*spec.argv], env={**spec.env}, log=str(spec.log), death_signal=int(spec.death_signal))
         ordered = asyncio.create_task(self._order(self._writer, order))
@@ -134,23 +121,21 @@ class ForkServer:
             await self._kill()  # it may have forked all the same: two of one name must not be
             return None
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, pid: int, reader: asyncio.StreamReader) -> None:
         try:
             with suppress(ConnectionError):  # killed with an order unread
                 while line := await reader.readline():
                     self._hear(orjson.loads(line))
+            await _buried(pid)
         finally:
-            self._imported.set()
             if self._replies.empty():
                 self._replies.put_nowait(None)
             for child in self._children.values():
                 child.ended(-signal.SIGKILL)  # the kernel sees to it
 
     def _hear(self, words: dict[str, int]) -> None:
-        pid = words.get("pid")
-        if pid is None:
-            self._imported.set()
-        elif "code" in words:
+        pid = words["pid"]
+        if "code" in words:
             self._children.pop(pid).ended(words["code"])
         else:
             child = Forked(pid) if pid else None
@@ -159,20 +144,31 @@ class ForkServer:
             self._replies.put_nowait(child)
 
     async def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-        if self._listening is not None:
+        if self.born and self._listening is not None:
+            if not self._listening.done():
+                os.kill(self.born.pid, signal.SIGKILL)
             await self._listening
 
     async def close(self) -> None:
         """End it, once its children have ended."""
-        if self._writer is None or self._process is None:
+        if self._writer is None or self._listening is None:
             return
         self._writer.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), CLOSE_DEADLINE_S)
+            await asyncio.wait_for(asyncio.shield(self._listening), CLOSE_DEADLINE_S)
         await self._kill()
-        await self._process.wait()  # one that nobody waits for is complained of when the loop has closed
+
+
+async def _buried(pid: int) -> None:
+    """Return when a child of ours has ended."""
+    handle, ended, loop = os.pidfd_open(pid), asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(handle, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+    os.waitpid(pid, 0)  # noqa: ASYNC222 - it has ended
 
 
 def _of_interpreters(env: Mapping[str, str]) -> dict[str, str]:

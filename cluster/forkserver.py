@@ -1,8 +1,9 @@
-"""`python -m cluster.forkserver FD MODULE,…`: forks nodes from one process that has imported what they are made of.
+"""The process that nodes are forked from: it has imported what they and the supervisor are made of.
 
-One import serves all of them, and the pages it filled are shared for as long as nobody writes to them. It runs no loop
-and no thread, so that a fork takes nothing half-done along, and does nothing else: it lives as long as the other end of
-its socket, and its children no longer than it.
+The supervisor forks it before it has a loop, a thread, a lock or a file (`fork_parent`), so one import serves all of
+them, and the pages it filled are shared for as long as nobody writes to them. It runs no loop and no thread either, so
+that a fork takes nothing half-done along, and does nothing else: it lives as long as the other end of its socket, and
+its children no longer than it.
 
 A line asks (`Order`) and is answered by `{"pid": n}`, in order; `{"pid": n, "code": c}` tells at any time who ended.
 """
@@ -11,22 +12,24 @@ import ctypes
 import gc
 import os
 import selectors
+import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Any, Final, NamedTuple, NoReturn, TypedDict
 
 import orjson
 
 from cluster.process import PR_SET_PDEATHSIG, open_log
 
 READ_BYTES: Final = 1 << 16
-PADDING: Final = "-" * 1024
-"""The last argument: room for the words of a child in what `ps` shows."""
-_ARGV_FIELDS: Final = slice(45, 47)  # arg_start and arg_end among what follows the name in /proc/self/stat
+STANDARD: Final = (0, 1, 2)
+_WORDS_FIELDS: Final = slice(45, 49)  # arg_start, arg_end, env_start, env_end: what follows the name in /proc/self/stat
 
 
 class Order(TypedDict):
@@ -38,17 +41,50 @@ class Order(TypedDict):
     death_signal: int
 
 
-def main() -> None:
-    """Import, then fork until the other end is closed."""
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    for module in sys.argv[2].split(","):
+class Born(NamedTuple):
+    """The process to fork from, and our end of its socket."""
+
+    pid: int
+    connection: socket.socket
+
+
+def fork_parent(modules: Sequence[str], log: Path) -> Born:
+    """Import these modules and fork the process to fork from. OSError when it cannot have a log, or be forked.
+
+    Whoever calls has no loop, no thread and no lock yet, and goes on with the same pages.
+    """
+    open_log(log).close()
+    for module in modules:
         import_module(module)
-    _show([sys.executable, "-P", "-m", "cluster.forkserver"])
     gc.collect()
     gc.freeze()  # the collector writes to what it looks at, and so would unshare it
-    connection.sendall(b"{}\n")
+    ours, theirs = socket.socketpair()
+    caller = os.getpid()
+    if pid := os.fork():
+        theirs.close()
+        return Born(pid, ours)
+    ours.close()
+    return _end_with(lambda: _begin(theirs, caller, log))
+
+
+def _begin(connection: socket.socket, caller: int, log: Path) -> None:
+    """Be the process to fork from, until the other end is closed; in a child, be what was ordered."""
+    _stand_alone(caller, signal.SIGKILL, log)
+    _close_all_but(connection.fileno())
+    _have(os.environ.copy())
+    _show([sys.executable, "-P", "-m", "cluster.forkserver"])
     if work := Parent(connection).fork_until_closed():
         work()
+
+
+def _end_with(work: Callable[[], None]) -> NoReturn:
+    """Do this and end, whatever comes of it: whoever was forked is not to go on with what its parent was about."""
+    try:
+        work()
+    except BaseException:  # noqa: BLE001 - there is nobody to raise it to
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 @dataclass(slots=True)
@@ -112,30 +148,48 @@ class Parent:
 
 def _become(order: Order, parent: int) -> Callable[[], Any]:
     """Be what would have been executed: its own session, log, environment and words."""
-    os.setsid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, order["death_signal"])
-    if os.getppid() != parent:
-        os._exit(1)  # it died before the kernel knew whom to tell
-    with open_log(Path(order["log"])) as log, Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    os.chdir("/")
-    os.environ.clear()
-    os.environ.update(order["env"])
+    _stand_alone(parent, order["death_signal"], Path(order["log"]))
+    _have(order["env"])
     _show(order["argv"])
     module, *words = order["argv"][3:]
     sys.argv = [module, *words]
     return sys.modules[f"{module}.__main__"].main
 
 
+def _stand_alone(parent: int, death_signal: int, path: Path) -> None:
+    """Have a session, a folder and streams of its own, and end with the parent."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the kernel knew whom to tell
+    with open_log(path) as log, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    for name, handle in (("stdout", 1), ("stderr", 2)):  # what the parent has not written yet stays the parent's
+        setattr(sys, name, open(handle, "w", 1, errors="backslashreplace", closefd=False))  # noqa: SIM115
+    os.chdir("/")
+
+
+def _close_all_but(kept: int) -> None:
+    """Close what whoever executed the supervisor has left open, as for a process that is executed."""
+    for handle in {int(name) for name in os.listdir("/proc/self/fd")} - {*STANDARD, kept}:  # noqa: PTH208 - numbers
+        with suppress(OSError):  # the one that read the folder
+            os.close(handle)
+
+
+def _have(env: Mapping[str, str]) -> None:
+    """Have this environment, and nothing left where the first one lay: `_show` writes there."""
+    os.environ.clear()
+    os.environ.update(env)
+
+
 def _show(words: Sequence[str]) -> None:
-    """Let `ps` show these words: Linux reads them where the first ones were put."""
+    """Let `ps` show these words: Linux reads them where the first ones were put, and on where the environment was."""
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
-    first, end = map(int, fields[_ARGV_FIELDS])
-    shown = b"".join(os.fsencode(word) + b"\0" for word in words)[: end - first - 1]
-    ctypes.memmove(first, shown.ljust(end - first, b"\0"), end - first)
-
-
-if __name__ == "__main__":
-    main()
+    first, end, env_first, env_end = map(int, fields[_WORDS_FIELDS])
+    shown = b"".join(os.fsencode(word) + b"\0" for word in words)
+    last = env_end if env_first == end else end
+    if len(shown) > end - first:  # then it reads up to the first zero
+        shown = shown[:-1].replace(b"\0", b" ")[: last - first - 1]
+    ctypes.memmove(first, shown.ljust(last - first, b"\0"), last - first)

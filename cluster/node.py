@@ -64,12 +64,21 @@ def node_process(plan: ClusterPlan, node: NodePlan) -> ProcessSpec:
     )
 
 
-def node_environment() -> dict[str, str]:
-    """Ours, without what a settings file says."""
+def node_environment(given: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The one given, ours, without what a settings file says."""
     ours = {f"LOYALTY_{name}" for name in NODE_SETTINGS}
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment = {name: value for name, value in given.items() if name not in ours}
     paths = [str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]
     return environment | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def first_environment() -> Mapping[str, str]:
+    """What this process was executed with, whatever it has made of it since; where nobody tells, what it has now."""
+    try:
+        pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return os.environ
+    return dict(os.fsdecode(pair).split("=", 1) for pair in pairs if b"=" in pair)
 
 
 class Health(NamedTuple):

@@ -14,7 +14,7 @@ from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.fork import ForkServer
 from cluster.growth import Growth
-from cluster.node import PROJECT, node_environment
+from cluster.node import PROJECT, first_environment, node_environment
 from cluster.password import ensure_passwords
 from cluster.plan import ClusterPlan
 from cluster.process import log_tail, open_log
@@ -29,19 +29,23 @@ POLL_INTERVAL_S = 0.1
 SUPERVISOR = "supervisor"
 
 
-def run_system(plan: ClusterPlan, *, on_change: Listener, on_ready: Callable[[int], None]) -> None:
+def begin_forks(plan: ClusterPlan) -> ForkServer:
+    """The process to fork nodes from: to be made first of all, before there is a thread, a lock or a loop."""
+    return ForkServer.begin(node_environment(first_environment()), Documents(plan.data).log("forkserver"))
+
+
+def run_system(plan: ClusterPlan, forks: ForkServer, *, on_change: Listener, on_ready: Callable[[int], None]) -> None:
     """Run the system until Ctrl-C, SIGTERM or `loyalty down`; ClusterError when it does not come up."""
     with exclusive(plan.data):
         if orphans := stop_orphans(plan.data):
             on_change(SUPERVISOR, f"stopped what an earlier start left: {', '.join(orphans)}")
-        asyncio.run(_live(plan, on_change, on_ready))
+        asyncio.run(_live(plan, forks, on_change, on_ready))
 
 
-async def _live(plan: ClusterPlan, on_change: Listener, on_ready: Callable[[int], None]) -> None:
+async def _live(plan: ClusterPlan, forks: ForkServer, on_change: Listener, on_ready: Callable[[int], None]) -> None:
     run = RunRecord(Identity.of(os.getpid()), cdc_source=plan.cdc_source)
     run.save(plan.data)  # before anything is started: what cannot be recorded is not begun
     documents = Documents(plan.data)
-    forks = ForkServer(node_environment(), documents.log("forkserver"))
     supervisor = Supervisor(plan.data, run, on_change, forks=forks)
     system = System(plan, supervisor, ensure_passwords(documents.secrets, documents.superuser_before))
     asked_to_stop = asyncio.Event()

@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 from cluster.errors import StartFailed
 from cluster.fork import ForkServer
-from cluster.node import node_environment
+from cluster.forkserver import Born, fork_parent
+from cluster.node import first_environment, node_environment
 from cluster.process import Child, ProcessSpec, kill_group, spawn
 from cluster.run_file import Identity, RunRecord
 from cluster.supervisor import Supervisor
@@ -23,11 +25,21 @@ from tests.conftest import eventually
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has pidfd and tells children of a death")
 
 MODULE = "tests.forked"
+FORK = "fork_parent(('json',), Path({!r}))"
 
 
 @pytest.fixture
-async def forks(tmp_path: Path) -> AsyncGenerator[ForkServer]:
-    server = ForkServer(node_environment(), tmp_path / "forkserver.log", (f"{MODULE}.__main__",), fork_deadline_s=2.0)
+def born(tmp_path: Path) -> Generator[Born]:
+    """Forked outside of the loop, as a supervisor's is before it has one."""
+    open_all_along = os.dup(0)
+    os.set_inheritable(open_all_along, True)  # noqa: FBT003
+    yield fork_parent((f"{MODULE}.__main__",), tmp_path / "forkserver.log")
+    os.close(open_all_along)
+
+
+@pytest.fixture
+async def forks(born: Born) -> AsyncGenerator[ForkServer]:
+    server = ForkServer(node_environment(), born, (f"{MODULE}.__main__",), fork_deadline_s=2.0)
     await server.start()
     yield server
     await server.close()
@@ -78,6 +90,16 @@ async def test_a_fork_is_what_an_executed_process_is(forks: ForkServer, tmp_path
     kill_group(child.pid)
     assert await child.wait() == -signal.SIGKILL
     await other.wait()
+
+
+async def test_its_words_may_be_longer_than_those_of_the_supervisor(forks: ForkServer, tmp_path: Path) -> None:
+    process = spec(tmp_path, "long" * 50)
+    process = replace(process, env={name: value for name, value in process.env.items() if name != "PATH"})
+    child = await forks.fork(process)
+    answer = await told(child, process)
+    assert child
+    assert tuple(psutil.Process(child.pid).cmdline()) == process.argv
+    assert answer["env"] == dict(process.env)
 
 
 async def test_two_forks_differ_in_what_is_drawn_at_random(forks: ForkServer, tmp_path: Path) -> None:
@@ -183,12 +205,49 @@ async def test_a_fork_that_nobody_waits_for_any_more_is_ended_and_never_taken_fo
 
 
 async def test_one_that_does_not_end_in_time_is_killed_and_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    born: Born, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cluster.fork.CLOSE_DEADLINE_S", 0.0)
-    before = {child.pid for child in psutil.Process().children()}
-    server = ForkServer(node_environment(), tmp_path / "forkserver.log", (f"{MODULE}.__main__",))
+    server = ForkServer(node_environment(), born, (f"{MODULE}.__main__",))
     await server.start()
-    (pid,) = {child.pid for child in psutil.Process().children()} - before
+    psutil.Process(born.pid).suspend()
     await server.close()
-    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(born.pid)
+
+
+async def test_it_ends_with_the_supervisor(tmp_path: Path) -> None:
+    log = tmp_path / "forkserver.log"
+    words = (f"from pathlib import Path; from cluster.forkserver import fork_parent; born = {FORK.format(str(log))}",)
+    words = (*words, "print(born.pid, flush=True); input()")
+    supervisor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "; ".join(words)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=node_environment(),
+    )
+    assert supervisor.stdout
+    parent = psutil.Process(int(await supervisor.stdout.readline()))
+    supervisor.kill()
+    await supervisor.wait()
+
+    async def gone() -> bool:
+        return not parent.is_running() or parent.status() == psutil.STATUS_ZOMBIE
+
+    await eventually(gone)
+    assert log.read_text() == ""
+
+
+async def test_without_a_log_of_its_own_all_are_executed(tmp_path: Path) -> None:
+    (tmp_path / "forkserver.log").mkdir()
+    server = ForkServer.begin(node_environment(), tmp_path / "forkserver.log")
+    await server.start()
+    assert await server.fork(spec(tmp_path)) is None
+    await server.close()
+
+
+def test_what_the_supervisor_has_given_itself_since_is_no_environment_of_its_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "another.so")
+    assert "LD_PRELOAD" not in first_environment()
+    assert first_environment()["PATH"] == os.environ["PATH"]
