@@ -101,6 +101,17 @@ class Runtime:
 
     async def _stream(self) -> None:
         dsn = await self._wait_for_primary()
+        timeline = await self._prepare(dsn)
+        source = self.source = self._make_source(dsn)
+        connection = await connect(dsn)  # to stay, so not the one before: what a session has asked it keeps in memory
+        structlog.get_logger().info("streaming", source=self.settings.source, slot=self.settings.slot)
+        async with asyncio.TaskGroup() as helpers:
+            leaving = helpers.create_task(leave_with(connection, dsn, timeline, self.servers.primary))
+            await in_thread(lambda: source.run(self.projector.handle))
+            await end(leaving)
+
+    async def _prepare(self, dsn: str) -> int:
+        """Make slot and views ready for the stream; the timeline of the primary."""
         connection = await connect(dsn)
         try:
             await ensure_incarnation(connection, self.settings.slot, lambda: self._shown(connection))
@@ -108,13 +119,7 @@ class Runtime:
             await in_thread(lambda: self._open_sink(position))
             await secure_slot(connection, self.settings.slot)
             await prove_continuity(connection, self.settings.slot)
-            timeline = await timeline_of(connection)
-            source = self.source = self._make_source(dsn)
-            structlog.get_logger().info("streaming", source=self.settings.source, slot=self.settings.slot)
-            async with asyncio.TaskGroup() as helpers:
-                leaving = helpers.create_task(leave_with(connection, dsn, timeline, self.servers.primary))
-                await in_thread(lambda: source.run(self.projector.handle))
-                await end(leaving)
+            return await timeline_of(connection)
         finally:
             connection.terminate()
 
