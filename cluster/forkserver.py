@@ -29,6 +29,7 @@ from cluster.process import PR_SET_PDEATHSIG, open_log
 
 READ_BYTES: Final = 1 << 16
 STANDARD: Final = (0, 1, 2)
+M_ARENA_MAX: Final = -8  # malloc.h: all threads of ours share one heap; each would keep a mebibyte of its own
 _WORDS_FIELDS: Final = slice(45, 49)  # arg_start, arg_end, env_start, env_end: what follows the name in /proc/self/stat
 
 
@@ -54,6 +55,7 @@ def fork_parent(modules: Sequence[str], log: Path) -> Born:
     Whoever calls has no loop, no thread and no lock yet, and goes on with the same pages.
     """
     open_log(log).close()
+    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     for module in modules:
         import_module(module)
     gc.collect()
