@@ -14,6 +14,8 @@ MIB: Final = 1 << 20
 BUFFERS_MB_MIN: Final = 96
 BUFFERS_MB_MAX: Final = 8192
 BUFFERS_SHARE: Final = 4  # of the memory for buffers: what PostgreSQL's manual advises (19.4.1), over all servers
+WAL_SHARE: Final = 96  # of the buffers; PostgreSQL's own is 32
+WAL_MB_MAX: Final = 16
 _LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -36,13 +38,15 @@ def data_bytes(folder: Path) -> int:
     return sizes
 
 
-def shared_buffers(share: int, data: int) -> str:
-    """The setting of a server that may take so many bytes and has so many of data.
+def buffers(share: int, data: int) -> dict[str, str]:
+    """The settings of a server that may take so many bytes and has so many of data.
 
-    Every gigabyte of buffers costs 33 MB to keep even when it is empty, so it takes room for the data to double.
+    Every gigabyte of buffers costs 33 MB to keep even when it is empty, so it takes room for the data to double. Those
+    for WAL are written to when a server starts. Commands fill none of a third of what it would take itself.
     """
     wanted_mb = min(share, 2 * data) // MIB
-    return f"{min(max(wanted_mb, BUFFERS_MB_MIN), BUFFERS_MB_MAX)}MB"
+    shared_mb = min(max(wanted_mb, BUFFERS_MB_MIN), BUFFERS_MB_MAX)
+    return {"shared_buffers": f"{shared_mb}MB", "wal_buffers": f"{min(shared_mb // WAL_SHARE, WAL_MB_MAX)}MB"}
 
 
 def share_of(memory: int, servers: int) -> int:

@@ -22,7 +22,7 @@ from cluster import postgres
 from cluster.archive import archive_settings
 from cluster.errors import ClusterError, StartFailed
 from cluster.login import CONNECT_TIMEOUT_S, SUPERUSER_NAME, address
-from cluster.memory import MIB, data_bytes, shared_buffers
+from cluster.memory import MIB, buffers, data_bytes
 from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ServerPlan
 from cluster.postgres import PostgresTools
@@ -93,8 +93,8 @@ class Pair:
         others = [one for one in self.servers if one is not server]  # the primary first
         settings = postgres.role_settings(server, others, self.passwords["postgres_standby"])
         archive = archive_settings(self.tools, self.archive) if self.archive else {}
-        buffers = shared_buffers(self.memory_share, data_bytes(server.folder))
-        postgres.configure(self.tools, server, settings | archive | {"shared_buffers": buffers})
+        room = buffers(self.memory_share, data_bytes(server.folder))
+        postgres.configure(self.tools, server, settings | archive | room)
 
     async def run_primary(self) -> None:
         """Run the primary; one that a backup was put in the place of, until it has recovered and takes writes."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.memory import MIB, data_bytes, memory_bytes, share_of, shared_buffers
+from cluster.memory import MIB, buffers, data_bytes, memory_bytes, share_of
 from cluster.pair import Pair
 from cluster.plan import ServerPlan
 from cluster.postgres import CONFIGURATION, PostgresTools
@@ -29,7 +29,12 @@ GIB = 1024 * MIB
     ],
 )
 def test_buffers(servers: int, memory: int, data: int, expected: str) -> None:
-    assert shared_buffers(share_of(memory, servers), data) == expected
+    assert buffers(share_of(memory, servers), data)["shared_buffers"] == expected
+
+
+@pytest.mark.parametrize(("data", "expected"), [(0, "1MB"), (200 * MIB, "4MB"), (GIB, "16MB")])
+def test_buffers_for_wal_grow_with_the_others(data: int, expected: str) -> None:
+    assert buffers(64 * GIB, data)["wal_buffers"] == expected
 
 
 def test_a_control_group_that_may_have_less_counts(tmp_path: Path) -> None:
