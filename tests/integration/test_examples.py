@@ -77,6 +77,35 @@ async def test_the_till_asks_a_node_last_that_gave_no_answer(
             writer.close()
 
 
+HTML = b"Content-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
+FAULT = b'Content-Length: 56\r\n\r\n{"code":"internal","retryable":true,"detail":"a fault"  }'
+NO_ANSWERS = {
+    "a balancer without a node": b"HTTP/1.1 502 Bad Gateway\r\n" + HTML,
+    "a gateway that waited too long": b"HTTP/1.1 504 Gateway Timeout\r\n" + HTML,
+    "a fault of the node": b"HTTP/1.1 500 Internal Server Error\r\n" + FAULT,
+    "half of a no": b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 99\r\n\r\n{"code"',
+    "half of a yes": b'HTTP/1.1 201 Created\r\nContent-Length: 99\r\n\r\n{"purchase_id"',
+    "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", NO_ANSWERS.values(), ids=NO_ANSWERS)
+async def test_the_till_takes_nothing_for_an_answer_that_is_none(database: str, tmp_path: Path, sent: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    broken = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with running_command_node(database, tmp_path) as node, broken:
+        card = (await node.enrol(name="Ada"))["card"]
+        first = f"http://127.0.0.1:{broken.sockets[0].getsockname()[1]}"
+        till = (sys.executable, str(EXAMPLES / "till.py"), first, node.keys["service"], card, "330", node.url)
+        code, output = await output_of(*till)
+        assert (code, output.split()[0]) == (0, "201"), output
+
+
 @pytest.fixture
 async def world(tmp_path: Path, valkey_server: ValkeyServer, page: str) -> AsyncGenerator[World]:
     shards = {name: ShardPlace(NOWHERE, await valkey_server.fresh_url()) for name in ("eu-1", "us-1")}
