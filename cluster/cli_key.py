@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.command_line import Commands, Data, Json, documents_of
+from cluster.command_line import Commands, Data, Json, documents_of, screen
 from cluster.errors import ClusterError
 from cluster.key import KEY_ROLES, add_key, read_credentials, revoke_key
 from cluster.node import key_in_force
@@ -62,12 +62,12 @@ def keys(*, data: Data = None, as_json: Json = False) -> None:
         shown = [record.model_dump(exclude={"sha256"}) for record in records]
         sys.stdout.write(json.dumps(shown, indent=2) + "\n")
         return
-    table = Table(box=None, padding=(0, 2))
+    table = Table(box=None, padding=(0, 1))
     for column in ("id", "role", "store", "desk", "made", "name"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column not in {"store", "name"}, overflow="fold")
     for one in records:
-        table.add_row(one.id, one.role, one.store, "yes" if one.desk else "", one.created_at, one.name)
-    Console().print(table)
+        table.add_row(one.id, one.role, one.store, "yes" if one.desk else "", (one.created_at or "")[:10], one.name)
+    screen().print(table)
 
 
 @app.command()

@@ -229,9 +229,10 @@ async def _lag_ms(cdc_url: str) -> int | None:
 
 def render_status(report: StatusReport) -> Group:
     """A table for people, and what to do about what is wrong."""
-    table = Table(box=None, padding=(0, 2))
+    table = Table(box=None, padding=(0, 1))
     for column in ("", "process", "state", "port", "restarts", "detail"):
-        table.add_column(column, justify="right" if column in {"port", "restarts"} else "left")
+        figure = column in {"port", "restarts"}
+        table.add_column(column, justify="right" if figure else "left", no_wrap=column != "detail", overflow="fold")
     details = _details(report)
     for name, process in sorted((report.run.processes if report.run else {}).items()):
         answer = report.nodes.get(name)
