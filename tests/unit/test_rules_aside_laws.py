@@ -74,7 +74,7 @@ def _do(member: Member, kind: str, at: datetime, days: int) -> None:
     match kind:
         case "basket":
             member.buy(line(1000), at=at)
-        case "late basket":
+        case "late basket" if member.program.points.expiry.kind != "inactivity":  # it saves held points, not others
             member.buy(line(700), at=at - timedelta(days=days), received_at=at)
         case "gift":
             member.ok(AdjustPoints(3, "gift", at))
