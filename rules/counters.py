@@ -4,20 +4,30 @@
 `applied_on` flat pairs (day, times) per offer; `rewards` redeemed per code; `metric` and `tier_before` see tier;
 where points expire by inactivity, `active_at` is the latest activity, and `alive` tells since when none came too late
 and until when points live by that; `sent` (day, points) to others; see unsettled; `came_back` of who has been a member
-before.
+before; `lapsed` (points, when) of points that expired so lately that their purchase may still come back.
 Days are ordinals of business dates, kept for the time a purchase may be late; of older ones, which
 only a replay counts on, a few. All functions return new values: nothing here changes what it was given.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal, cast
 
+from rules.codec import instant_text
 from rules.document import CountersDocument
 
 Counters = CountersDocument
 Counted = Literal[
-    "purchases", "days", "applied", "applied_on", "rewards", "metric", "tier_before", "referrals", "unsettled"
+    "purchases",
+    "days",
+    "applied",
+    "applied_on",
+    "rewards",
+    "metric",
+    "tier_before",
+    "referrals",
+    "unsettled",
+    "lapsed",
 ]
 
 DAYS_KEPT: Final = 40
@@ -148,6 +158,31 @@ def without_thanks(counters: Counters, referee: int) -> Counters:
 def _thanks(one: int | list[int]) -> tuple[int, int]:
     """Referee and purchase; earlier versions kept the referee alone."""
     return (one, ANY_PURCHASE) if isinstance(one, int) else (one[0], one[1])
+
+
+def lapsed(counters: Counters) -> list[tuple[int, datetime]]:
+    """How many points expired lately, and when."""
+    return [(points, datetime.fromisoformat(at)) for points, at in counters.get("lapsed", ())]
+
+
+def with_lapsed(counters: Counters, expires_at: datetime, points: int) -> Counters:
+    """So many more points of an instant expired, or fewer; those of long before are forgotten."""
+    rows = {at: one for one, at in lapsed(counters)}
+    rows[expires_at] = rows.get(expires_at, 0) + points
+    return _with_lapsed(counters, rows.items(), max(rows).date())
+
+
+def without_old_lapsed(counters: Counters, today: date) -> Counters:
+    """The counters without points that expired so long ago that none of their purchases comes back."""
+    if "lapsed" not in counters:
+        return counters
+    return _with_lapsed(counters, [(at, points) for points, at in lapsed(counters)], today)
+
+
+def _with_lapsed(counters: Counters, rows: Iterable[tuple[datetime, int]], today: date) -> Counters:
+    since = today - timedelta(days=DAYS_KEPT)
+    kept = [[points, instant_text(at)] for at, points in sorted(rows) if points and at.date() >= since]
+    return with_value(counters, "lapsed", kept)
 
 
 def with_value(counters: Counters, name: Counted, value: Any) -> Counters:

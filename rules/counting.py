@@ -23,7 +23,7 @@ def count(
 ) -> tuple[counters.Counters, CountedDocument]:
     """The counters with a purchase, and the note of what a return of it counts back out."""
     limited = sum([component.points for component in earning.components if component.reason != REFERRAL])
-    counted = counters.with_purchase(before, basket.day, limited)
+    counted = counters.with_purchase(counters.without_old_lapsed(before, today), basket.day, limited)
     noted: CountedDocument = {
         "day": basket.day.isoformat(),
         "applied": [offer.reason for offer in earning.applied if offer.per_member],

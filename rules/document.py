@@ -25,7 +25,7 @@ class CountersDocument(TypedDict, total=False):
     Of days: flat rows of a day's ordinal and its values, `metric` behind its name. `tier_before`: rows of code, since
     and until. `referrals`: rows of referee, purchase, day and points; in earlier versions the first two, or the
     referee alone. `alive`: begin and end of a run of activities. `sent`: a day and the points sent to others on it.
-    `unsettled`: points of a day that may come back.
+    `unsettled`: points of a day that may come back. `lapsed`: points and when they expired.
     """
 
     purchases: int
@@ -42,6 +42,7 @@ class CountersDocument(TypedDict, total=False):
     referrals: list[Any]
     sent: list[int]
     unsettled: list[int]
+    lapsed: list[LotRow]
 
 
 StateRow = list[Any]

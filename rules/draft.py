@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TypedDict, Unpack
 
 from rules.codec import instant, instant_text
+from rules.counters import lapsed, with_lapsed
 from rules.detail import Detail, EntryDetail, TierChangeDocument
 from rules.document import CountersDocument
 from rules.outcome import Entry
@@ -147,6 +148,22 @@ class Draft:
     def _expire(self, lot: Lot) -> None:
         source = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE
         self.post(Posting(lot.points, source, Bucket.EXPIRED, "expired", lot.expires_at, lot.available_at))
+        if lot.expires_at:
+            self.counters = with_lapsed(self.counters, lot.expires_at, lot.points)
+
+    def take_lapsed(self, points: int, expires_at: datetime | None, reason: str, program: Program) -> int:
+        """Take up to `points` of a lot that has expired back to the program; tells how many of it had.
+
+        By inactivity it may have been renewed before it did.
+        """
+        left = points
+        for one, at in lapsed(self.counters) if expires_at else ():
+            moved = min(left, one)
+            if moved and (at == expires_at or (_by_inactivity(program) and expires_at and at > expires_at)):
+                self.post(Posting(moved, Bucket.EXPIRED, Bucket.PROGRAM, reason, at))
+                self.counters = with_lapsed(self.counters, at, -moved)
+                left -= moved
+        return points - left
 
     def expires_at(self, program: Program, active_at: datetime, store: str | None = None) -> datetime | None:
         """When points of an activity expire: by inactivity that is counted from the latest activity known."""

@@ -112,8 +112,9 @@ def _take_back(account: Account, purchase: Purchase, slip: _Slip, program: Progr
     draft = Draft(account)
     given = _give_back(draft, document, reversal, slip.received_at, program)
     taken = reversal.taken.items()
-    forgiven = sum(_reverse(draft, points, reason, document, slip.policy) for reason, points in taken)
+    forgiven = sum(_reverse(draft, points, reason, document, (slip.policy, program)) for reason, points in taken)
     undone = sum(reversal.taken.values())
+    lapsed = sum(posting.points for posting in draft.postings if posting.source is Bucket.EXPIRED)
     told: ReversedDocument = {"points_reversed": undone - forgiven}
     if given:
         told["points_returned"] = given
@@ -131,7 +132,7 @@ def _take_back(account: Account, purchase: Purchase, slip: _Slip, program: Progr
     detail: ReturnDetail = {"purchase": purchase.version}
     if change["purchases"]:
         detail = _detail(purchase, facts, slip.policy)
-    if given or forgiven:
+    if given or forgiven or lapsed:
         detail = {**told, **detail}
     if "why" in slip.told:
         detail["why"] = slip.told["why"]
@@ -139,7 +140,7 @@ def _take_back(account: Account, purchase: Purchase, slip: _Slip, program: Progr
         "purchase_returned",
         occurred_at=slip.occurred_at,
         recorded_at=slip.received_at,
-        points=given + forgiven - undone,
+        points=given + forgiven + lapsed - undone,
         store=slip.told["store"],
         detail=detail,
     )
@@ -176,17 +177,19 @@ def _give_back(draft: Draft, document: PurchaseDocument, reversal: Reversal, now
     return draft.give_back(back, "paid_returned", now, program)
 
 
-def _reverse(draft: Draft, points: int, reason: str, document: PurchaseDocument, on_return: str) -> int:
+def _reverse(draft: Draft, points: int, reason: str, document: PurchaseDocument, terms: tuple[str, Program]) -> int:
     """First what is still pending of the purchase, then its lot, then first to expire first; tells what is missing.
 
-    Where the policy is debt, nothing is.
+    What of its lot has expired unused is not taken a second time. Where the policy is debt, nothing is missing.
     """
+    on_return, program = terms
     left = points - _reverse_pending(draft, points, reason, document)
     own = next((lot for lot in draft.account.available_lots if lot.expires_at == instant(document["expires_at"])), None)
     if own and left:
         moved = min(left, own.points)
         draft.post(Posting(moved, Bucket.AVAILABLE, Bucket.PROGRAM, reason, own.expires_at))
         left -= moved
+    left -= draft.take_lapsed(left, instant(document["expires_at"]), reason, program)
     left -= draft.take(left, Bucket.PROGRAM, reason)
     if on_return != "debt":
         return left

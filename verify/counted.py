@@ -52,6 +52,7 @@ def check_counted(books: Books, rows: MemberRows, stored: Account) -> None:
         _wrong_activity(books, rows, stored),
         _wrong_metric(books, rows, stored.counters),
         _unsettled(books, rows, stored),
+        _wrong_lapsed(rows, stored.counters),
     )
     words = attempt(finding, rows.name, partial(next, wrong, None))
     if words:
@@ -186,6 +187,22 @@ def _unsettled(books: Books, rows: MemberRows, stored: Account) -> Iterator[str]
             yield f"{told.get(day, 0)} points of {date.fromordinal(day)} {words}"
     if told.keys() - given.keys():
         yield "points counted as unsettled that no purchase gave"
+
+
+def _wrong_lapsed(rows: MemberRows, counters: Counters) -> Iterator[str]:
+    """No more points expired at an instant, and were not given back since, than the postings say; old ones go."""
+    told = counters.get("lapsed", [])
+    if not told:
+        return
+    gone: defaultdict[str, int] = defaultdict(int)
+    for posting in (one for entry in rows.entries.values() for one in entry.postings):
+        if posting["to"] == "expired" and posting["reason"] == "expired":
+            gone[posting["expires_at"]] += posting["points"]
+        elif posting["from"] == "expired":
+            gone[posting["expires_at"]] -= posting["points"]
+    for points, at in told:
+        if not 0 < points <= gone[at]:
+            yield f"{points} points of {at} counted as expired, {gone[at]} by the journal"
 
 
 def _wrong_count(rows: MemberRows, counters: Counters) -> Iterator[str]:

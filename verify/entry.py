@@ -23,7 +23,7 @@ _POINTS: Final[dict[str, tuple[str, ...]]] = {
     "identifiers_changed": (),
     "member_closed": ("-forfeited",),
     "purchase_recorded": ("+program>", "->spent"),
-    "purchase_returned": ("+spent>", "->program"),
+    "purchase_returned": ("+spent>", "->program", "+expired>program"),
     "points_adjusted": ("+program>", "->program"),
     "referral_credited": ("+program>",),
     "referral_returned": ("->program",),

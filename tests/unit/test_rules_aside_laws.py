@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from rules.command import AdjustPoints, CancelRedemption, PlaceHold, RedeemReward, SettleAccount, VoidHold
+from rules.counters import DAYS_KEPT
 from tests.rules_history import LAW
 from tests.rules_world import NOW, Member, later, line, program
 
@@ -50,6 +51,36 @@ def test_what_comes_back_is_as_if_it_had_been_there_all_along(
     assert (second.now.lots, second.now.expired, second.now.debt) == (first.now.lots, first.now.expired, 0)
 
 
+@LAW
+@given(
+    st.sampled_from([one for one in EXPIRIES if "inactivity" not in one]),
+    st.sampled_from([0, 3]),
+    activities,
+    st.integers(0, 40),
+)
+@example('kind = "fixed_dates", dates = ["12-31", "02-29"]', 0, [("gift", 40, 1)], 2)
+@example('kind = "rolling", months = 1, round = "none"', 3, [("gift", 35, 1)], 1)
+def test_a_basket_that_came_back_whole_leaves_what_there_would_be_without_it(
+    expiry: str, pending_days: int, between: list[Activity], wait: int
+) -> None:
+    """Also where its points have expired meanwhile, if not too long ago: nobody loses them a second time."""
+    assume(sum(days for _, days, _ in between) + wait <= DAYS_KEPT + 20)
+    first, second = [
+        Member(program(points=f"pending_days = {pending_days}\nexpiry = {{ {expiry} }}")) for _ in range(2)
+    ]
+    bought = second.buy(line(1000)).version
+    now = NOW
+    for kind, days, length in between:
+        now += timedelta(days=days)
+        for member in (first, second):
+            _do(member, kind, now, length)
+    now += timedelta(days=wait)
+    first.say(SettleAccount(now))
+    second.bring_all_back(bought, at=now)
+    after, without = second.now, first.now
+    assert (after.lots, after.expired, after.issued, after.debt) == (without.lots, without.expired, without.issued, 0)
+
+
 def _with_points(expiry: str) -> Member:
     points = f"expiry = {{ {expiry} }}\nhold_max_s = {LONG}\nworth = {{ points = 1, amount = 1 }}"
     member = Member(program('[[rewards]]\ncode = "r"\nname = "R"\npoints = 30\n', points=points))
@@ -74,7 +105,9 @@ def _do(member: Member, kind: str, at: datetime, days: int) -> None:
     match kind:
         case "basket":
             member.buy(line(1000), at=at)
-        case "late basket" if member.program.points.expiry.kind != "inactivity":  # it saves held points, not others
+        case "late basket" if (
+            member.program.points.expiry.kind != "inactivity"
+        ):  # it saves what is held, not what ended
             member.buy(line(700), at=at - timedelta(days=days), received_at=at)
         case "gift":
             member.ok(AdjustPoints(3, "gift", at))

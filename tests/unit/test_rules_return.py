@@ -2,7 +2,7 @@
 
 import pytest
 
-from rules.command import AdjustPoints, Line, PlaceHold
+from rules.command import AdjustPoints, CaptureHold, Line, PlaceHold
 from tests.rules_world import NOW, Member, later, line, moves, program, purchase, returned, spend
 
 WORTH = "worth = { points = 100, amount = 100 }\n"
@@ -151,6 +151,43 @@ def test_a_policy_of_refusal_refuses_the_whole_return() -> None:
     asked = returned(version, (1, 1))
     assert member.refused(asked, purchase=member.purchases[version]) == "insufficient_points"
     assert member.now.available == 2
+
+
+YEAR_END = 'expiry = { kind = "fixed_dates", dates = ["12-31"] }'
+
+
+@pytest.mark.parametrize("policy", ["debt", "forgive", "refuse"])
+def test_what_expired_unused_is_not_taken_again_from_others(policy: str) -> None:
+    """A basket of December that comes back in January takes nothing of January's points."""
+    member = Member(program(points=f'{YEAR_END}\non_return = "{policy}"'))
+    bought = [member.buy(line(1000)).version, member.buy(line(500)).version]
+    member.ok(CaptureHold(member.ok(PlaceHold(6, None, NOW)).version, None, NOW))
+    member.ok(AdjustPoints(100, "gift", later(days=45)))
+    back = member.bring_back(bought[0], (1, "0.5"), at=later(days=46))
+    assert (moves(back), back.points) == ([(5, "expired", "program")], 0)
+    assert back.detail["points_reversed"] == 5
+    assert moves(member.bring_back(bought[1], (1, 1), at=later(days=46)))[0] == (4, "expired", "program")
+    assert moves(member.bring_all_back(bought[0], at=later(days=47))) == [(5, "available", "program")]
+    assert (member.now.available, member.now.spent, member.now.expired, member.now.issued) == (94, 6, 0, 100)
+    assert "lapsed" not in member.now.counters
+
+
+def test_under_inactivity_what_expired_unused_after_it_was_renewed_is_not_taken_again_either() -> None:
+    member = Member(program(points='expiry = { kind = "inactivity", months = 1 }'))
+    version = member.buy(line(1000)).version
+    member.ok(AdjustPoints(3, "gift", later(days=5)))
+    member.ok(AdjustPoints(7, "gift", later(days=50)))
+    assert moves(member.bring_all_back(version, at=later(days=51))) == [(10, "expired", "program")]
+    assert (member.now.available, member.now.expired) == (7, 3)
+
+
+def test_what_expired_long_ago_is_forgotten_with_the_next_basket() -> None:
+    member = Member(program(points=YEAR_END))
+    version = member.buy(line(1000)).version
+    member.buy(line(100), at=later(days=39 + 42))
+    assert moves(member.bring_all_back(version, at=later(days=82))) == [
+        (1, "available", "program"), (9, "debt", "program"),
+    ]  # fmt: skip
 
 
 def test_later_earnings_pay_debt_first() -> None:
