@@ -19,7 +19,7 @@ from rules.text import canonical_text
 from service.bulkhead import Bulkhead
 from service.credential import Principal
 from service.idempotency import stored_key
-from service.identifier import KINDS, canonical_identifier, forms_of
+from service.identifier import EMAIL_MAX, KINDS, canonical_identifier, forms_of
 from service.problem import malformed_parameter
 from shard_router.errors import MalformedIdError, ProblemError
 from shard_router.member_id import parse_member_id
@@ -204,5 +204,7 @@ def nobody(name: Identifier) -> ProblemError:
 
 
 def stored_forms(name: Identifier) -> list[Identifier]:
-    """Make of an identifier as it was sent those under which it may be stored."""
+    """Make of an identifier as it was sent those under which it may be stored; `malformed` for one too long for any."""
+    if name.kind == "email" and len(name.value) > EMAIL_MAX:
+        raise malformed_parameter(name.kind, f"no address has more than {EMAIL_MAX} characters")
     return [Identifier(name.kind, form) for form in forms_of(*name)]

@@ -26,7 +26,7 @@ from pydantic_core import core_schema
 
 from rules.codec import quantity_text
 from rules.text import BLANK, REFUSED, canonical_text
-from service.identifier import DOTS, canonical_email, canonical_phone
+from service.identifier import DOTS, EMAIL_MAX, canonical_email, canonical_phone
 from shard_router.member_id import canonical_id
 
 _TEXT: Final = rf"^[^{REFUSED}]*[^{REFUSED}{BLANK}][^{REFUSED}]*$"
@@ -180,5 +180,5 @@ EACH_ONCE: Final = Field(json_schema_extra={"uniqueItems": True})
 """Of a list whose items are checked to differ."""
 Flag = Annotated[bool, Field(strict=True)]
 Phone = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$"), AfterValidator(_possible), _CANONICAL_PHONE]
-Email = Annotated[str, Field(max_length=254, pattern=_EMAIL), AfterValidator(str.lower), _CANONICAL_EMAIL]
+Email = Annotated[str, Field(max_length=EMAIL_MAX, pattern=_EMAIL), AfterValidator(str.lower), _CANONICAL_EMAIL]
 CardNumber = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{4,64}$")]
