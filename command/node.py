@@ -27,7 +27,7 @@ from shard_router.card import CARD_DIGITS
 from shard_router.clock import ShardClock
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import MalformedIdError, ProblemError, SlotGivenError
-from shard_router.member_id import new_member_id, parse_member_id, region_number_of, slot_of
+from shard_router.member_id import home_shown, new_member_id, parse_member_id, slot_of
 from shard_router.pool import ShardPools
 from shard_router.topology import Topology, TopologyWatch
 
@@ -187,16 +187,14 @@ class CommandNode:
                 lanes.gate = self._gates.of_shard(shard, lanes.oldest_waited_s)
         return self._lanes[shard]
 
-    def shard_shown(self, data: bytes) -> str | None:
+    def shard_shown(self, data: bytes, body_at: int) -> str | None:
         """The shard of this region that a request most likely goes to, by the first id or card in its bytes."""
-        named = _IN_PATH.match(data) or _IN_BODY.search(data)
-        text = named[1].decode() if named else ""
+        named = _IN_PATH.match(data) or _IN_BODY.search(data, body_at)
+        if named is None:
+            return None
+        text = named[1]
         try:
-            if len(text) == CARD_DIGITS:
-                number, slot = int(text[:2]), int(text[2:6])
-            else:
-                member_id = parse_member_id(text)
-                number, slot = region_number_of(member_id), slot_of(member_id)
+            number, slot = (int(text[:2]), int(text[2:6])) if len(text) == CARD_DIGITS else home_shown(text)
             return self.topology.current.shard_at(number, slot) if number == self.region_number else None
         except (MalformedIdError, ValueError, IndexError):
             return None

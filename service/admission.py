@@ -10,13 +10,14 @@ full first.
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
-from functools import lru_cache
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from shard_router.errors import ProblemError
 
@@ -36,10 +37,6 @@ _NOT_LOOKED_AT: Final = 2
 """Whose credential is not known yet counts too: so many times the places, or one credential would fill the limit."""
 _LOOK_S: Final = 0.005
 _TURN_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-
-REFUSED: Final = Counter(
-    "loyalty_overload_refusals", "Requests refused because a limit was reached.", ["limit", "class"], registry=None
-)
 
 
 class Rank(IntEnum):
@@ -73,7 +70,9 @@ class Gate:
         self.taken = 0
         self.limit = float(limit_max)
         self._limit_max, self._limit_min = limit_max, min(LIMIT_MIN, limit_max)
-        self._first = first
+        self._shares = [_SHARES[max(rank - first, 0)] for rank in Rank]
+        self.refusals = dict.fromkeys(Rank, 0)
+        """By class, ever since."""
         self.target_s = TARGET_S
         self._stuck_for, self._clock = stuck_for, clock
         self._least_s = math.inf
@@ -87,10 +86,10 @@ class Gate:
         now = self._clock()
         if now >= self._ends_at:
             self._turn(now)
-        if self.taken < self.limit * _SHARES[max(rank - self._first, 0)]:
+        if self.taken < self.limit * self._shares[rank]:
             return True
         self._refused += 1
-        _refusals(self.name, rank).inc()
+        self.refusals[rank] += 1
         return False
 
     def enter(self, rank: Rank) -> None:
@@ -136,7 +135,7 @@ class Gate:
             structlog.get_logger().info("overload_is_over", limit=self.name)
 
 
-class Gates:
+class Gates(Collector):
     """The limits of a node: its own, and one for each shard that it works for."""
 
     def __init__(
@@ -147,15 +146,26 @@ class Gates:
         first: Rank = Rank.SPEND,
         target_s: float = TARGET_S,
     ) -> None:
-        registry.register(REFUSED)
+        registry.register(self)
         self._limits = Gauge("loyalty_overload_limit", "Requests that may be under way.", ["limit"], registry=registry)
         self._taken = Gauge("loyalty_overload_under_way", "Requests that are.", ["limit"], registry=registry)
         self._limit_max, self._first, self._target_s = _NOT_LOOKED_AT * limit_max, first, target_s
         self._shards: dict[str, Gate] = {}
         self.node = self._show(Gate("node", self._limit_max, first=first))
         self.turns = Turns(self.node, registry)
-        self.shard_of: Callable[[bytes], str | None] = lambda _: None
+        self.shard_of: Callable[[bytes, int], str | None] = lambda _data, _body_at: None
         """Names the shard here that a request not parsed yet most likely goes to; a node that has shards sets it."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Refusals by limit and class: a counter of its own for each would be a tenth of what a refusal costs."""
+        refused = CounterMetricFamily(
+            "loyalty_overload_refusals", "Requests refused because a limit was reached.", labels=["limit", "class"]
+        )
+        for gate in (self.node, *self._shards.values()):
+            for rank, count in gate.refusals.items():
+                if count:
+                    refused.add_metric([gate.name, rank.name.lower()], count)
+        yield refused
 
     def of_shard(self, name: str, stuck_for: Callable[[], float]) -> Gate:
         """The limit of a shard, made at the first time."""
@@ -164,20 +174,23 @@ class Gates:
             self._shards[name] = self._show(gate)
         return self._shards[name]
 
-    def enter(self, rank: Rank, data: bytes = b"") -> "Pass":
-        """Let a request in, to its shard too where `data` shows it; `overloaded` when one has no room."""
-        entered = self.ask(rank, data)
+    def enter(self, rank: Rank) -> "Pass":
+        """Let a request in; `overloaded` when there is no room."""
+        entered = self.ask(rank)
         if isinstance(entered, str):
             raise overloaded(entered)
         return entered
 
-    def ask(self, rank: Rank, data: bytes) -> "Pass | str":
-        """The same, but the name of what has no room: in a flood an exception is a good part of a refusal."""
+    def ask(self, rank: Rank, data: bytes = b"", body_at: int = 0) -> "Pass | str":
+        """The same, and to its shard too where `data` shows it; or the name of what has no room.
+
+        In a flood an exception is a good part of a refusal.
+        """
         self.turns.look()
         node = self.node
         if not node.admits(rank):  # before anything is looked for in the bytes
             return node.name
-        shard = self._shards.get(self.shard_of(data) or "") if data else None
+        shard = self._shards.get(self.shard_of(data, body_at) or "") if data else None
         if shard is not None and not shard.admits(rank):
             return shard.name
         held = Pass(rank)
@@ -196,11 +209,6 @@ class Gates:
 def overloaded(name: str) -> ProblemError:
     """What is said where the limit of this name is reached."""
     return ProblemError("overloaded", f"{name} has as much under way as it gets done in time")
-
-
-@lru_cache(maxsize=1024)  # looking labels up costs more than counting
-def _refusals(limit: str, rank: Rank) -> Counter:
-    return REFUSED.labels(limit, rank.name.lower())
 
 
 class Turns:

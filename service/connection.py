@@ -125,7 +125,7 @@ class _Connection(web.RequestHandler):
         super().__init__(server, **arguments)
         self._app = app
         self._door, self._crowd = server.door, server.crowd
-        self._quick = app.get(QUICK)
+        self._quick, self._draining = app.get(QUICK), app[DRAINING]
         self.is_asked = False
         """Whether a request is being answered, or waits before the door, of which aiohttp knows nothing."""
         self._behind = b""
@@ -229,7 +229,7 @@ class _Connection(web.RequestHandler):
 
     def _at_the_door(self, data: bytes, plain: Plain) -> bool:
         """Whether a request needs aiohttp no more: the door has refused it, or it is answered quickly."""
-        if self._app[DRAINING].is_set():
+        if self._draining.is_set():
             return False  # the usual way tells the client to come back elsewhere
         entered = self._door.ask(data, plain)
         if isinstance(entered, bytes):

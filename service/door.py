@@ -20,19 +20,21 @@ from service.admission import Gates, Pass, Rank, overloaded
 from service.problem import problem_document
 
 _HEAD_END: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})(?=\r\n)")
 _HEAD: Final = re.compile(
     rb"[A-Z]++ [!-~]++ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n){1,100}+"
 )
 """A request line and header fields by the letter of RFC 9112: what a parser may take otherwise is left to a parser."""
 _HEAD_BYTES_MAX: Final = 8_190  # aiohttp refuses a longer line, and more than 128 of them
-_TOLD: Final = re.compile(rb"\r\n(content-length:|transfer-encoding|upgrade|expect|origin|connection:(?= *close))")
-"""What is looked for in a head, in one go."""
-_LENGTH_NAME: Final = b"content-length:"
+_TOLD: Final = re.compile(
+    rb"\r\n(content-length:|transfer-encoding|upgrade|expect|origin|connection:(?= *close))(?: *([0-9]{1,9})(?=\r\n))?"
+)
+"""What is looked for in a head, in one go; the number that follows is a length."""
+_LENGTH: Final = b"content-length:"
 _NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect"})
 _NOT_HERE: Final = frozenset({b"origin", b"connection:"})
 """Headers whose answer has more to it."""
-_SPENDING: Final = (b'"capture_holds"', b'"pay_with_points"')
+_CAPTURING: Final = b'"capture_holds"'
+_PAYING: Final = b'"pay_with_points"'
 _PARAMETER: Final = re.compile(r"{\w+(?::[^{}]*)?}")
 _SEGMENT: Final = r"[^/?\\s]+"
 _NAMES_MAX: Final = 256  # one for each limit of a node
@@ -73,7 +75,7 @@ class Door:
         known = self._known.match(data)
         if known is None or plain.rest or not _NOT_HERE.isdisjoint(plain.told):
             return None
-        entered = self._gates.ask(raised(self._ranks[known.lastgroup or ""], data), data)
+        entered = self._gates.ask(raised(self._ranks[known.lastgroup or ""], data, plain.end), data, plain.end)
         if isinstance(entered, str):
             return _refusal(entered, self._region, id_in_head(data[: plain.end], plain.head))
         return entered
@@ -85,13 +87,16 @@ def read_plain(data: bytes) -> Plain | None:
     if end < len(_HEAD_END) or not _HEAD.fullmatch(data, 0, end):
         return None
     head = data[:end].lower()
-    told = _TOLD.findall(head)
-    lengths = told.count(_LENGTH_NAME)
-    length = _LENGTH.search(head) if lengths else None
-    if lengths > 1 or (lengths and not length) or not _NOT_PLAIN.isdisjoint(told):
-        return None
-    rest = end + 2 + (int(length[1]) if length else 0) - len(data)
-    return Plain(head, end, rest, told) if rest >= 0 else None
+    length, told = None, list[bytes]()
+    for name, number in _TOLD.findall(head):
+        if name != _LENGTH:
+            told.append(name)
+        elif number and length is None:
+            length = int(number)
+        else:
+            return None
+    rest = end + 2 + (length or 0) - len(data)
+    return Plain(head, end, rest, told) if rest >= 0 and _NOT_PLAIN.isdisjoint(told) else None
 
 
 def may_go_on(data: bytes) -> bool:
@@ -99,11 +104,12 @@ def may_go_on(data: bytes) -> bool:
     return len(data) < _HEAD_BYTES_MAX and _HEAD_END not in data
 
 
-def raised(rank: Rank, body: bytes) -> Rank:
-    """The class of a request with this body: an earn that spends points too is a spend."""
+def raised(rank: Rank, data: bytes, body_at: int = 0) -> Rank:
+    """The class of a request whose body begins there: an earn that spends points too is a spend."""
     if rank is not Rank.EARN:
         return rank
-    return Rank.SPEND if _SPENDING[0] in body or _SPENDING[1] in body else rank
+    spends = data.find(_CAPTURING, body_at) >= 0 or data.find(_PAYING, body_at) >= 0
+    return Rank.SPEND if spends else rank
 
 
 def _pattern(path: Path) -> str:

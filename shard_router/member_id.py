@@ -28,6 +28,7 @@ _PAIR_CHECKS: Final = [_DOUBLED[_DOUBLED[first] ^ second] for first in range(32)
 _PAIR_SHIFTS: Final = range(50, -1, -10)
 _NO_DIGIT: Final = 0xFF
 # For bytes.translate, because every request parses an id: character to value, and value to what int(..., 32) reads.
+_HOME_DIGITS: Final = 4  # 13 digits are 65 bits: before the unique part stand just four
 _VALUES: Final = bytes(_ALPHABET.find(chr(byte).upper()) & 0xFF if byte < 0x80 else _NO_DIGIT for byte in range(256))  # noqa: PLR2004
 _PYTHON_DIGITS: Final = b"0123456789abcdefghijklmnopqrstuv".ljust(256, b"!")
 _TEXTS_KEPT: Final = 4096  # a command writes its member's id four times, an item of a list twice
@@ -86,6 +87,12 @@ def parse_member_id(text: str) -> int:
     if not 0 < region_number_of(value) <= REGION_NUMBER_MAX:
         raise MalformedIdError(text)
     return value
+
+
+def home_shown(text: bytes) -> tuple[int, int]:
+    """Region number and slot that an id begins with, its check digit not looked at; ValueError for other characters."""
+    value = int(text[:_HOME_DIGITS].translate(_VALUES).translate(_PYTHON_DIGITS), len(_ALPHABET))
+    return value >> _SLOT_BITS, value & SLOT_COUNT - 1
 
 
 def canonical_id(text: str) -> str:

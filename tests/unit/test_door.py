@@ -125,3 +125,5 @@ def test_a_basket_that_spends_is_a_spend() -> None:
     assert raised(Rank.EARN, b'{"capture_holds": ["hld_1"]}') is Rank.SPEND
     assert raised(Rank.EARN, b'{"pay_with_points": {"points": 1}}') is Rank.SPEND
     assert raised(Rank.EARN, b"{}") is Rank.EARN
+    head = b'X-Words: "capture_holds"\r\n\r\n'
+    assert raised(Rank.EARN, head + b"{}", len(head)) is Rank.EARN

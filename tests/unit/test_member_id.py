@@ -10,6 +10,7 @@ from shard_router.member_id import (
     compose_member_id,
     format_member_id,
     format_reference,
+    home_shown,
     new_member_id,
     parse_member_id,
     parse_reference,
@@ -52,6 +53,13 @@ def test_ids_are_what_they_were(region: int, slot: int, unique: int, member_id: 
 def test_cards_are_what_they_were(region: int, slot: int, unique: int, card: str) -> None:
     assert compose_card(region, slot=slot, unique=unique) == card
     assert parse_card(card) == (region, slot)
+
+
+@given(member_ids)
+def test_an_id_begins_with_its_home(member_id: int) -> None:
+    text = format_member_id(member_id)
+    for written in (text, text.lower()):
+        assert home_shown(written.encode()) == (region_number_of(member_id), slot_of(member_id))
 
 
 @given(member_ids, st.integers(0, 12), st.sampled_from(ALPHABET))
