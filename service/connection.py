@@ -14,7 +14,6 @@ from aiohttp import web
 
 from service.access import ACCESS, request_id_of
 from service.admission import Pass
-from service.crowd import Crowd
 from service.door import Door, Plain, may_go_on, read_plain
 from service.health import DRAINING
 from service.problem import REQUEST_ID, render_problem
@@ -29,7 +28,6 @@ _LOOKS_PER_TIMEOUT: Final = 4
 _LOOK_S: Final = 0.02
 _READ_S: Final = 0.02
 """Timers come before sockets in a turn: what had come when a connection's time was over is read until so much later."""
-_VITAL: Final = b"GET /livez "
 
 
 class Runner(web.AppRunner):
@@ -53,7 +51,7 @@ class _Server(web.Server):
         )
         self._kwargs["keepalive_timeout"] = settings.idle_timeout_s
         self._app, self._settings = app, settings
-        self.door, self.crowd = Door(app[GATES], app[PATHS], settings.region), Crowd()
+        self.door = Door(app[GATES], app[PATHS], settings.region)
         self._open = set[_Connection]()
         self._open_max = min(settings.connections_max, _file_limit() // 2)
         self._looking = self._loop.create_task(self._look_for_ever())
@@ -124,10 +122,10 @@ class _Connection(web.RequestHandler):
     def __init__(self, server: _Server, app: web.Application, **arguments: Any) -> None:
         super().__init__(server, **arguments)
         self._app = app
-        self._door, self._crowd = server.door, server.crowd
+        self._door = server.door
         self._quick, self._draining = app.get(QUICK), app[DRAINING]
         self.is_asked = False
-        """Whether a request is being answered, or waits before the door, of which aiohttp knows nothing."""
+        """Whether a request is being answered of which aiohttp knows nothing."""
         self._behind = b""
         """What came meanwhile."""
         self._closes = False
@@ -164,31 +162,12 @@ class _Connection(web.RequestHandler):
         return self.asks_nothing and since > 0 and now - since > head_s
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come, or let it wait while there is a crowd before the door."""
+        """Refuse what there is no room for; note when a head begins that is not whole yet."""
         if self.is_asked and data:
             self._behind += data
             assert self.transport is not None
             self.transport.pause_reading()  # what one reading brings is all that is kept
-        elif data and self._has_to_wait(data):
-            self.is_asked = True
-            self._crowd.join(self._wait_no_more, data)
-        else:
-            self._take(data)
-
-    def _has_to_wait(self, data: bytes) -> bool:
-        """Whether a new request waits. Who asks whether the process lives does not: unheard it is killed."""
-        is_new = self._rest == 0 and not self._begun and self._is_free
-        return self._crowd.is_there and is_new and not data.startswith(_VITAL)
-
-    def _wait_no_more(self, data: bytes) -> None:
-        self.is_asked = False
-        if self.transport is not None and not self.transport.is_closing():
-            self._take(data)
-            if (self._behind or self._closes) and not self.is_asked:
-                self._go_on(closes=False)
-
-    def _take(self, data: bytes) -> None:
-        """Refuse what there is no room for; note when a head begins that is not whole yet."""
+            return
         if self._rest:
             self._rest = self._rest - len(data) if len(data) <= self._rest else None
         elif self._rest == 0 and data:
@@ -233,7 +212,6 @@ class _Connection(web.RequestHandler):
             return False  # the usual way tells the client to come back elsewhere
         entered = self._door.ask(data, plain)
         if isinstance(entered, bytes):
-            self._crowd.refused()
             self._write(entered)
             return True
         self._held = entered  # whatever the quick way does, it is given back

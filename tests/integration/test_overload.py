@@ -2,16 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, suppress
-from itertools import pairwise
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.admission import LIMIT_MIN, TARGET_S
-from service.crowd import AT_ONCE
-from service.health import REGISTRY
 from service.web import GATES
 from tests.command_node import running_command_node
 from tests.conftest import eventually
@@ -67,57 +63,6 @@ async def test_what_the_parser_does_not_take_keeps_no_place(node: Node, line: st
     request = node.request(b"{}").replace(b"Host: node\r\n", line.encode())
     assert [(await node.send(request)).status for _ in range(2)] == [400, 400]
     assert node.app[GATES].node.taken == 0
-
-
-async def test_a_crowd_is_refused_in_some_turns_and_what_is_under_way_goes_on_between(node: Node) -> None:
-    """Each step of a batch waits for a turn of the event loop: hundreds refused in one go made it wait long."""
-    counts: list[float] = []
-
-    async def count() -> None:
-        while True:
-            labels = {"limit": "node", "class": "spend"}
-            counts.append(node.app[REGISTRY].get_sample_value("loyalty_overload_refusals_total", labels) or 0.0)
-            await asyncio.sleep(0)
-
-    async with AsyncExitStack() as stack, asyncio.timeout(20):
-        crowd = [await stack.enter_async_context(connection(node.port)) for _ in range(3 * AT_ONCE)]
-        fill(node, 10_000)
-        counting = asyncio.create_task(count())
-        for _, writer in crowd:
-            writer.write(node.request(b"{}"))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        crowd[-1][1].write(node.request(b"{}"))  # who waits may send more
-        answers = [await read_answer(reader) for reader, _ in [*crowd, crowd[-1]]]
-        counting.cancel()
-        assert {answer.json["code"] for answer in answers} == {"overloaded"}
-        assert max(after - before for before, after in pairwise(counts)) <= AT_ONCE
-        fill(node, -10_000)
-        for reader, writer in crowd:
-            writer.write(node.request(b"{}"))
-            assert (await read_answer(reader)).status == 200
-    assert node.app[GATES].node.taken == 0
-
-
-async def test_who_waits_before_the_door_is_answered_by_a_node_that_stops(node: Node) -> None:
-    async with AsyncExitStack() as stack, asyncio.timeout(20):
-        crowd = [await stack.enter_async_context(connection(node.port)) for _ in range(AT_ONCE + 1)]
-        fill(node, 10_000)
-        for _, writer in crowd:
-            writer.write(node.request(b"{}"))
-        stopping = asyncio.create_task(node.runner.cleanup())
-        assert [(await read_answer(reader)).json["code"] for reader, _ in crowd] == ["overloaded"] * len(crowd)
-        await stopping
-        fill(node, -10_000)
-
-
-async def test_who_asks_whether_the_node_lives_waits_in_no_crowd(node: Node) -> None:
-    """Whoever is not heard for ten seconds is killed."""
-    server: Any = node.runner.server
-    server.crowd.is_there = True
-    async with connection(node.port) as (reader, writer), asyncio.timeout(5):
-        writer.write(b"GET /livez HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
-        assert (await read_answer(reader)).status == 200
 
 
 async def test_probes_are_answered_whatever_there_is_to_do(node: Node) -> None:
