@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -31,6 +31,8 @@ QUEUE_MAX: Final = 4_096
 """What one lane does in well under WAIT_MAX_S times ten; bounds memory whatever the clock says."""
 AT_WORK_MAX: Final = 2
 """One batch is decided while one commits: more would only be smaller."""
+CALM: Final = AT_WORK_MAX * BATCH_MAX
+"""What a lane has at work at most: so many may be under way when a flood begins."""
 ATTEMPTS_MAX: Final = 5
 _BACKOFF_S: Final = 0.01
 
@@ -91,10 +93,10 @@ class _Waiting:
 class Lane:
     """One queue, and the batches at work."""
 
-    def __init__(self, store: Store, metrics: LaneMetrics, note: Callable[[float], None]) -> None:
+    def __init__(self, store: Store, metrics: LaneMetrics, lanes: "Lanes") -> None:
         self._store = store
         self._metrics = metrics
-        self._note = note
+        self._lanes = lanes
         self._queue: deque[_Waiting] = deque()
         self._at_work: set[asyncio.Task[None]] = set()
         self._slots: set[int] = set()
@@ -155,8 +157,8 @@ class Lane:
         now = time.monotonic()
         batch: list[_Waiting] = []
         later: list[_Waiting] = []
-        lines, least_s = 0, 0.0
-        while self._queue and len(batch) < BATCH_MAX and len(later) < BATCH_MAX:
+        lines, batch_max = 0, self._lanes.batch_max()
+        while self._queue and len(batch) < batch_max and len(later) < BATCH_MAX:
             waiting = self._queue.popleft()
             if waiting.envelope.slot in self._slots:
                 later.append(waiting)
@@ -165,8 +167,7 @@ class Lane:
             if batch and lines > LINES_MAX:
                 later.append(waiting)
                 break
-            least_s = now - waiting.queued_at
-            self._metrics.waited.observe(least_s)
+            self._metrics.waited.observe(now - waiting.queued_at)
             if waiting.envelope.deadline <= now or waiting.envelope.is_left():
                 waiting.end(_not_begun())
             else:
@@ -174,7 +175,7 @@ class Lane:
                 batch.append(waiting)
         self._queue.extendleft(reversed(later))
         if batch:
-            self._note(least_s)  # the last of a queue has waited least
+            self._lanes.gate.note(now - batch[0].queued_at)
         return batch
 
     async def _run(self, batch: Sequence[_Waiting]) -> None:
@@ -240,12 +241,13 @@ class Lanes:
         self.store = store
         self.gate = Gate("shard", QUEUE_MAX)
         """Who may come in; a node shares it with its door."""
-        self._lanes = [Lane(store, metrics, self._note) for _ in range(count)]
+        self._lanes = [Lane(store, metrics, self) for _ in range(count)]
         self._under_way: set[str] = set()
         self._deadlines = Deadlines()
 
-    def _note(self, waited_s: float) -> None:
-        self.gate.note(waited_s)
+    def batch_max(self) -> int:
+        """How many a batch may take: where one took all who are let in, nobody would be decided while it commits."""
+        return min(BATCH_MAX, max(int(self.gate.limit) // (AT_WORK_MAX * len(self._lanes)), 1))
 
     def oldest_waited_s(self) -> float:
         """How long the oldest command has waited by now."""

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from command.answer import MAY_CHANGE
 from command.claim import Claims
 from command.envelope import Answer, Envelope
-from command.lane import LaneMetrics, Lanes
+from command.lane import CALM, LaneMetrics, Lanes
 from command.program import ProgramCache
 from command.refusal import StoredRefusals
 from command.stock import StockKeeper
@@ -184,7 +184,7 @@ class CommandNode:
             store = Store(self.pools, shard, self.programs, self.claims)
             self._lanes[shard] = lanes = Lanes(store, self._metrics, self.lanes_per_shard)
             if self._gates and shard in self.shards():
-                lanes.gate = self._gates.of_shard(shard, lanes.oldest_waited_s)
+                lanes.gate = self._gates.of_shard(shard, lanes.oldest_waited_s, calm=CALM * self.lanes_per_shard)
         return self._lanes[shard]
 
     def shard_shown(self, data: bytes, body_at: int) -> str | None:

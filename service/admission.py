@@ -1,10 +1,11 @@
 """How much a node, or a shard, may have under way: as much as it gets done without a queue that stays.
 
-A limit follows the delay, as CoDel does (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012;
-RFC 8289): a queue does harm not when it is long for a moment, but when even the shortest wait of an interval is above
-the target. Then the limit falls by as much (halves at most), otherwise it grows by a tenth while it is pressed against
-(AIMD, as in Netflix' concurrency-limits). Classes share it as in WeChat's DAGOR (SoCC 2018): who is shed first finds it
-full first.
+A shard's limit follows the delay, as CoDel does (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5),
+2012; RFC 8289): a queue does harm not when it is long for a moment, but when even the shortest wait of an interval is
+above the target. Then the limit falls by as much (halves at most), otherwise it grows by a tenth while it is pressed
+against (AIMD, as in Netflix' concurrency-limits). While nobody presses it goes to where it begins, as a congestion
+window does (RFC 7661): what a flood finds open is done late. Classes share it as in WeChat's DAGOR (SoCC 2018): who is
+shed first finds it full first.
 """
 
 import asyncio
@@ -22,11 +23,11 @@ from prometheus_client.registry import Collector
 from shard_router.errors import ProblemError
 
 TARGET_S: Final = 0.02
-"""DAGOR's bound for the time in a queue. Tills wait for the whole answer, of which this is the smaller part."""
+"""DAGOR's bound for the time in a queue. With CoDel's 5 ms, or half of this, less gets done (decision 0074)."""
 INTERVAL_S: Final = 0.1
 """CoDel's: long enough for what comes and goes in one batch."""
-LIMIT_MIN: Final = 64
-"""One batch of a lane: below it each command costs more, and nobody is answered sooner."""
+LEAST: Final = 0.5
+"""Of the calm limit, while some are refused: two batches of some 30. Fewer cost more each, more are answered later."""
 _GROWTH: Final = 1.1
 _CUT_MAX: Final = 0.5
 _PRESSED: Final = 0.8
@@ -54,22 +55,24 @@ class Rank(IntEnum):
 class Gate:
     """The limit of one thing. `enter` and `leave` count, `note` tells how long something waited.
 
-    `stuck_for` tells how long the oldest has waited, for intervals in which nothing gets done. `name` is a label.
+    `calm` is where it begins, and the least while nobody is refused. `stuck_for` tells how long the oldest has waited,
+    for intervals in which nothing gets done. `name` is a label.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but two have defaults
         self,
         name: str,
         limit_max: int,
         *,
+        calm: int | None = None,
         first: Rank = Rank.SPEND,
         stuck_for: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.taken = 0
-        self.limit = float(limit_max)
-        self._limit_max, self._limit_min = limit_max, min(LIMIT_MIN, limit_max)
+        self._limit_max, self._calm = limit_max, float(min(calm or limit_max, limit_max))
+        self.limit = self._calm
         self._shares = [_SHARES[max(rank - first, 0)] for rank in Rank]
         self.refusals = dict.fromkeys(Rank, 0)
         """By class, ever since."""
@@ -108,7 +111,7 @@ class Gate:
         self.taken -= 1
 
     def note(self, waited_s: float) -> None:
-        """Tell how long something that begins now has waited: of a batch, who waited least."""
+        """Tell how long something that begins now has waited: of a batch, who waited longest."""
         now = self._clock()
         if now >= self._ends_at:
             self._turn(now)
@@ -117,11 +120,18 @@ class Gate:
     def _turn(self, now: float) -> None:
         """End an interval: follow what it has shown."""
         waited_s = self._stuck_for() if self._least_s == math.inf else self._least_s
-        if waited_s > self.target_s:
-            base = min(self.limit, max(self._most_taken, self._limit_min))
-            self.limit = max(base * max(self.target_s / waited_s, _CUT_MAX), self._limit_min)
-        elif self._refused or self._most_taken >= self.limit * _PRESSED:
-            self.limit = min(self.limit * _GROWTH, self._limit_max)
+        if now - self._ends_at > _QUIET_INTERVALS * INTERVAL_S:  # nobody has asked since
+            self.limit = max(self.limit, self._calm)
+        late = waited_s > self.target_s
+        pressed = not late and (self._refused > 0 or self._most_taken >= self.limit * _PRESSED)
+        if late and (self._refused or self.limit > self._calm):
+            least = self._calm * LEAST if self._refused else self._calm
+            base = min(self.limit, self._most_taken)
+            self.limit = min(self.limit, max(base * max(self.target_s / waited_s, _CUT_MAX), least))
+        elif pressed or self.limit < self._calm:
+            self.limit = min(self.limit * _GROWTH, self._limit_max if pressed else self._calm)
+        else:
+            self.limit = max(self.limit / _GROWTH, self._calm)
         self._tell()
         self._least_s, self._most_taken, self._refused = math.inf, self.taken, 0
         self._ends_at = now + INTERVAL_S
@@ -152,7 +162,7 @@ class Gates(Collector):
         self._limit_max, self._first, self._target_s = _NOT_LOOKED_AT * limit_max, first, target_s
         self._shards: dict[str, Gate] = {}
         self.node = self._show(Gate("node", self._limit_max, first=first))
-        self.turns = Turns(self.node, registry)
+        self.turns = Turns(registry)
         self.shard_of: Callable[[bytes, int], str | None] = lambda _data, _body_at: None
         """Names the shard here that a request not parsed yet most likely goes to; a node that has shards sets it."""
 
@@ -167,10 +177,10 @@ class Gates(Collector):
                     refused.add_metric([gate.name, rank.name.lower()], count)
         yield refused
 
-    def of_shard(self, name: str, stuck_for: Callable[[], float]) -> Gate:
+    def of_shard(self, name: str, stuck_for: Callable[[], float], *, calm: int) -> Gate:
         """The limit of a shard, made at the first time."""
         if name not in self._shards:
-            gate = Gate(name, self._limit_max, first=self._first, stuck_for=stuck_for)
+            gate = Gate(name, self._limit_max, calm=calm, first=self._first, stuck_for=stuck_for)
             self._shards[name] = self._show(gate)
         return self._shards[name]
 
@@ -212,10 +222,12 @@ def overloaded(name: str) -> ProblemError:
 
 
 class Turns:
-    """How long the event loop takes for a turn: so long lie requests in their sockets, where nobody sees them."""
+    """How long the event loop takes for a turn: so long lie requests in their sockets, where nobody sees them.
 
-    def __init__(self, gate: Gate, registry: CollectorRegistry) -> None:
-        self._gate = gate
+    The node's limit does not follow it: who is refused makes a turn as long, nearly, as who is let in.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._next_at = 0.0
         self._seconds = Histogram(
             "loyalty_loop_turn_seconds", "Turns of the event loop, some of them.", buckets=_TURN_BUCKETS_S,
@@ -230,9 +242,7 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._turned, now)
 
     def _turned(self, began_at: float) -> None:
-        took_s = time.monotonic() - began_at
-        self._seconds.observe(took_s)
-        self._gate.note(took_s)
+        self._seconds.observe(time.monotonic() - began_at)
 
 
 class Pass:

@@ -75,7 +75,7 @@ class NodeSettings(BaseModel):
     in_flight_max: AtLeastOne = 512
     """Requests under way at once; one more is told to come back. One credential below `admin` has a quarter of them."""
     overload_delay_ms: AtLeastOne = 20
-    """How long things may wait in a lane or the event loop before less is let in; the source is at TARGET_S."""
+    """How long the first of each batch may wait in its lane before less is let in; the source is at TARGET_S."""
     bodies_arriving_max: AtLeastOne = 256
     """Bodies that did not come along with their head, a mebibyte each at worst; of them too one has a quarter."""
     connections_max: AtLeastOne = 10_000

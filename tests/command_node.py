@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from aiohttp import ClientResponse, ClientSession, web
+from aiohttp import ClientResponse, ClientSession, TCPConnector, web
 
 from command.__main__ import build
 from command.courier import Courier
@@ -178,7 +178,7 @@ async def running_command_node(
         shards["eu-1"]["servers"].append(as_login(standby, "node"))
     keys, signing_key = _write_documents(folder, {"eu": _region(1)}, shards)
     async with (
-        ClientSession() as session,
+        ClientSession(connector=TCPConnector(limit=0)) as session,
         _served(CommandSettings(**_settings(folder, "eu") | settings, port=free_port())) as (url, app),
     ):
         yield RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER])

@@ -1,13 +1,15 @@
 """Too much to do: refused before anything is read, on a connection that stays usable; what nobody waits for is left."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from service.admission import LIMIT_MIN, TARGET_S
+from command.lane import CALM
+from service.admission import LEAST, TARGET_S, Gate
 from service.web import GATES
 from tests.command_node import running_command_node
 from tests.conftest import eventually
@@ -98,21 +100,42 @@ async def test_a_shard_that_does_nothing_is_given_a_batch_to_do_and_the_others_a
         gate.target_s = TARGET_S
         async with held_table(database):
             body = {"member": {"member_id": member}, "points": 1, "reason": "test"}
-            asking = [asyncio.create_task(node.post("/v1/adjustments", body)) for _ in range(LIMIT_MIN + 20)]
+            asking = [asyncio.create_task(node.post("/v1/adjustments", body)) for _ in range(CALM)]
 
             async def refused() -> bool:
                 asking.append(asyncio.create_task(node.post("/v1/adjustments", body)))
-                return gate.limit == LIMIT_MIN and any(task.done() for task in asking)
+                return gate.limit == CALM * LEAST and any(task.done() for task in asking)
 
             await eventually(refused)
         answers = await asyncio.gather(*asking)
         codes = {answer.code for answer in answers if answer.status != 201}
         done = sum(answer.status == 201 for answer in answers)
         assert codes == {"overloaded"}
-        assert done > 0.8 * LIMIT_MIN  # earns have 0.85 of it
+        assert done > CALM * LEAST
         assert gate.taken == 0
         reply = await node.give(member, 1)
         assert reply.json["account"]["balance"]["available"] == done + 1
+
+
+async def test_a_batch_leaves_half_of_who_is_let_in_to_the_next(database: str, tmp_path: Path) -> None:
+    """All in one batch, and nobody is decided while it commits."""
+    async with running_command_node(database, tmp_path) as node:
+        member = (await node.enrol())["member_id"]
+        lanes = node.inner.lanes_of("eu-1")
+        lanes.gate = Gate("small", 8)
+        async with held_table(database):
+            asking = [asyncio.create_task(node.give(member, 1)) for _ in range(6)]
+
+            async def waits() -> bool:
+                return lanes.gate.taken == len(asking) and lanes.oldest_waited_s() > 0
+
+            await eventually(waits)
+        assert [(await asked).status for asked in asking] == [201] * len(asking)
+        async with node.session.get(f"{node.url}/metrics") as told:
+            metrics = await told.text()
+        counts = re.findall(r'^loyalty_batch_commands_(?:bucket{le="4.0"}|count) (.*)$', metrics, re.MULTILINE)
+        assert len(counts) == 2
+        assert counts[0] == counts[1]
 
 
 async def test_a_command_whose_asker_has_gone_is_not_begun(database: str, tmp_path: Path) -> None:

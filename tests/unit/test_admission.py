@@ -4,25 +4,27 @@ import math
 
 import pytest
 
-from service.admission import INTERVAL_S, LIMIT_MIN, TARGET_S, Gate, Rank
+from service.admission import INTERVAL_S, LEAST, TARGET_S, Gate, Rank
 from shard_router.errors import ProblemError
 
-LIMIT_MAX = 512
+LIMIT_MAX, CALM = 512, 128
 
 
 class World:
     """A gate and its time."""
 
-    def __init__(self, *, first: Rank = Rank.SPEND) -> None:
+    def __init__(self, *, calm: int | None = None, first: Rank = Rank.SPEND) -> None:
         self.now, self.oldest_s = 1_000.0, 0.0
-        self.gate = Gate("shard", LIMIT_MAX, first=first, stuck_for=lambda: self.oldest_s, clock=lambda: self.now)
+        self.gate = Gate(
+            "shard", LIMIT_MAX, calm=calm, first=first, stuck_for=lambda: self.oldest_s, clock=lambda: self.now
+        )
 
     def interval(self, *waited_s: float) -> None:
         """An interval in which so long was waited."""
         for one in waited_s:
             self.gate.note(one)
         self.now += INTERVAL_S
-        self.gate.admits(Rank.SPEND)
+        self.gate.note(math.inf)
 
     def fill(self, rank: Rank) -> int:
         """How many of a class get in."""
@@ -33,14 +35,34 @@ class World:
         return entered
 
 
-def test_a_queue_that_stays_halves_the_limit_each_interval_down_to_a_batch() -> None:
-    world = World()
-    world.fill(Rank.SPEND)
+def test_a_queue_that_stays_halves_the_limit_each_interval_down_to_the_least() -> None:
+    world = World(calm=CALM)
     limits: list[float] = []
-    for _ in range(5):
+    for _ in range(4):
+        world.fill(Rank.SPEND)
         world.interval(1.0, 2.0)
         limits.append(world.gate.limit)
-    assert limits == [256, 128, 64, LIMIT_MIN, LIMIT_MIN]
+    assert limits == [CALM / 2, CALM * LEAST, CALM * LEAST, CALM * LEAST]
+
+
+def test_a_queue_that_stays_is_no_flood_while_nobody_is_refused() -> None:
+    """The closed loop of some clients waits for itself: refused, they would only ask again."""
+    world = World(calm=CALM)
+    for _ in range(CALM // 2):
+        world.gate.enter(Rank.SPEND)
+    for _ in range(5):
+        world.interval(1.0)
+    assert world.gate.limit == CALM
+
+
+def test_a_limit_that_has_grown_falls_to_the_calm_one_where_a_queue_stays() -> None:
+    world = World(calm=CALM)
+    while world.gate.limit < LIMIT_MAX:
+        world.fill(Rank.SPEND)
+        world.interval(0.0)
+    for _ in range(5):
+        world.interval(1.0)
+    assert world.gate.limit == CALM
 
 
 def test_a_queue_a_little_too_long_costs_a_little() -> None:
@@ -62,26 +84,58 @@ def test_a_stuck_shard_is_seen_though_nothing_begins() -> None:
     world.fill(Rank.SPEND)
     world.oldest_s = 0.3
     for _ in range(4):
+        world.fill(Rank.SPEND)
         world.interval()
-    assert world.gate.limit == LIMIT_MIN
+    assert world.gate.limit == LIMIT_MAX * LEAST
 
 
 def test_the_limit_comes_back_within_five_seconds_where_it_is_asked_for() -> None:
-    world = World()
-    world.fill(Rank.SPEND)
+    world = World(calm=CALM)
     for _ in range(5):
+        world.fill(Rank.SPEND)
         world.interval(1.0)
     for _ in range(int(5 / INTERVAL_S)):
+        world.fill(Rank.SPEND)
         world.interval(0.0)
     assert world.gate.limit == LIMIT_MAX
 
 
-def test_a_limit_that_nobody_reaches_does_not_grow() -> None:
-    world = World()
-    world.interval(1.0)
+def test_a_flood_that_is_over_leaves_no_low_limit_to_those_who_wait_for_themselves() -> None:
+    world = World(calm=CALM)
+    for _ in range(5):
+        entered = world.fill(Rank.SPEND)
+        world.interval(1.0)
+        for _ in range(entered - 1):
+            world.gate.leave()
+    for _ in range(20):
+        world.interval(1.0)
+    assert world.gate.limit == CALM
+
+
+@pytest.mark.parametrize("waited_s", [0.0, 1.0], ids=["high", "low"])
+def test_a_limit_that_nobody_reaches_goes_to_the_calm_one(waited_s: float) -> None:
+    """What a flood finds open is done late: so much is let in before anybody sees that it is one."""
+    world = World(calm=CALM)
+    for _ in range(50):
+        entered = world.fill(Rank.SPEND)
+        world.interval(waited_s)
+        for _ in range(entered):
+            world.gate.leave()
+    assert world.gate.limit == (CALM * LEAST if waited_s else LIMIT_MAX)
     for _ in range(50):
         world.interval(0.0)
-    assert world.gate.limit == LIMIT_MIN
+    assert world.gate.limit == CALM
+
+
+def test_a_limit_is_the_calm_one_after_a_second_in_which_nobody_asked() -> None:
+    world = World(calm=CALM)
+    for _ in range(5):
+        entered = world.fill(Rank.SPEND)
+        world.interval(1.0)
+        for _ in range(entered):
+            world.gate.leave()
+    world.now += 2.0
+    assert world.fill(Rank.SPEND) == CALM
 
 
 def test_the_first_to_be_shed_are_reports_and_the_last_are_spends() -> None:
