@@ -10,8 +10,6 @@ from service.settings import AtLeastOne, NodeSettings
 class QuerySettings(NodeSettings):
     """A node's settings and what bounds its reads."""
 
-    in_flight_max: AtLeastOne = 192
-    """Reads under way at once: at a node's best rate that is well under half a second of them."""
     token_wait_ms: int = Field(default=150, ge=0)
     """How long a query waits for the version its Consistency-Token demands before it asks a server."""
     cache_deadline_ms: AtLeastOne = 300

@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +271,15 @@ def odd_credentials(world: World) -> list[str]:
         f"{pos} ", pos.replace("Bearer ", "Bearer  "), pos.replace(": ", ":"), pos.replace(": ", ":\t"),
         pos.replace("Bearer ", "Bearer\t"), pos.replace("loy_", "LOY_"), f"{pos}, Bearer x", "Accept: nothing",
     ]  # fmt: skip
+
+
+async def test_hundreds_may_ask_at_once(world: World) -> None:
+    """A refusal costs nearly what an answer does: where some were refused, who came again made all wait."""
+    async with AsyncExitStack() as stack:
+        hundreds = [await stack.enter_async_context(connected(world)) for _ in range(500)]
+        for _, writer in hundreds:
+            writer.write(asking(account_of(ADA), bearer(world.keys["admin"])))
+        assert {(await answer_from(reader))[0] for reader, _ in hundreds} == {"HTTP/1.1 200 OK"}
 
 
 async def test_a_quick_way_that_fails_keeps_no_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
