@@ -2,6 +2,7 @@
 
 import re
 import time
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-PROGRESS_LINE = re.compile(r" *\d+\.\d s  ")  # as `note` prints it
+PROGRESS_LINE = re.compile(r"[\dTZ:-]+ +\d+\.\d s  ")  # as `note` prints it
 SETTLED = ("ready", "stopped")
 
 
@@ -45,7 +46,8 @@ class Progress:
         after_s = time.monotonic() - self._began_at
         self._rows[name] = (state, after_s)
         if not self._live.is_started:
-            self._console.print(f"{after_s:6.1f} s  {name}: {state}", highlight=False)
+            line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {after_s:6.1f} s  {name}: {state}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))

@@ -51,6 +51,7 @@ def test_the_end_of_a_log_tells_why_a_node_did_not_start_and_not_whom_it_has_ans
 
 
 def test_a_start_in_the_background_that_fails_tells_why_and_not_how_far_it_came() -> None:
-    told = "  20.9 s  eu-command: starting\n  22.9 s  ap-1-valkey: stopped\nus-1-cdc did not start: exited with 1\nwhy"
+    began = "2026-11-28T10:05:12Z   20.9 s  eu-command: starting"
+    told = f"{began}\n2026-11-28T10:05:14Z   22.9 s  ap-1-valkey: stopped\nus-1-cdc did not start: exited with 1\nwhy"
     assert run._last_words(told) == "us-1-cdc did not start: exited with 1\nwhy"
-    assert run._last_words(told[:32].rstrip()) == "20.9 s  eu-command: starting"
+    assert run._last_words(began) == began
