@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from query.catalogue import NEAR, Place, describe_rewards, describe_rewards_for, describe_stores, describe_tiers
 from query.lookup import HolderQuestion, Identifier, holder_of, nobody, only_name, stored_forms
@@ -26,6 +26,8 @@ from query.question import (
     decode_activity_page,
 )
 from query.reader import Answer
+from service.coding import BYTES_MIN
+from service.cors import vary
 from service.credential import Principal
 from service.idempotency import parse_key
 from service.identifier import KINDS
@@ -251,7 +253,10 @@ def respond(request: web.Request, body: bytes, *, etag: str, source: str) -> web
     }
     if "If-None-Match" in request.headers and _is_known(request.headers.getall("If-None-Match"), etag):
         del headers["Content-Type"]
-        return web.Response(status=304, headers=headers)
+        response = web.Response(status=304, headers=headers)
+        if len(body) > BYTES_MIN:  # as of the answer that it stands for (RFC 9110, 15.4.5)
+            vary(response, hdrs.ACCEPT_ENCODING)
+        return response
     return web.Response(body=body, headers=headers)
 
 

@@ -27,7 +27,7 @@ from service.coding import BYTES_MIN
 from service.cors import CORS
 from service.credential import Principal
 from service.forward import left_ms
-from service.quick import DEADLINE, HARMLESS, OF_NODES, Ask, render
+from service.quick import DEADLINE, HARMLESS, OF_NODES, VARY, Ask, render
 from service.settings import SETTINGS
 from service.web import CREDENTIALS, GUARDS, UNDER_WAY, Guard, histogram_of
 from shard_router.errors import LoyaltyError
@@ -185,7 +185,9 @@ class QuickRead:
                 200, body, content_type=_JSON, region=self._region, request_id=one.request_id,
                 more=b"%bETag: %b\r\n" % (_ABOUT, etag), accepted=one.given.get(_ACCEPTED, b"").decode("ascii"),
             )  # fmt: skip
-        ending = b"" if is_known else b"Content-Length: %d\r\n" % len(body)
+        ending = b"Content-Length: %d\r\n" % len(body)
+        if is_known:
+            ending = VARY if len(body) > BYTES_MIN else b""
         return b"%bETag: %b\r\nRequest-Id: %b\r\n%bDate: %b\r\n\r\n%b" % (
             self._known if is_known else self._found,
             etag,

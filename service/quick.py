@@ -39,7 +39,7 @@ _BLANK, _KEPT = b" \t", b"keep-alive"
 JSON: Final = "application/json"
 _LINE_END: Final = b"\r\n"
 _HEADS_MAX: Final = 64
-_VARY: Final = b"Vary: Accept-Encoding\r\n"
+VARY: Final = b"Vary: Accept-Encoding\r\n"
 _GZIP: Final = b"Vary: Accept-Encoding\r\nContent-Encoding: gzip\r\n"
 
 
@@ -113,7 +113,7 @@ def render(  # noqa: PLR0913 - the parts of an answer
     """An answer with the headers that every answer has, and `more` whole lines; compressed as coding.py does it."""
     coding = b""
     if len(body) > BYTES_MIN:
-        coding = _VARY
+        coding = VARY
         if takes_gzip(accepted):
             coding, body = _GZIP, gzip.compress(body, LEVEL, mtime=0)
     head = _head(status, content_type, region)

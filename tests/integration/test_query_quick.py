@@ -155,6 +155,20 @@ async def test_a_long_body_is_compressed_for_whoever_takes_it(
     assert taken[0]
 
 
+@pytest.mark.parametrize("length", [10, 1_000])
+async def test_what_is_known_varies_as_what_it_stands_for(
+    world: World, killable: OwnValkey, taken: list[bool], length: int
+) -> None:
+    await put_view(killable.url, views.profile_key(ADA), 3, b'{"name":"%b"}' % (b"Ada" * length))
+    lines = (bearer(world.keys["pos"]), "Request-Id: the-same")
+    whole, _ = await both_ways(world, asking(account_of(ADA, ""), *lines))
+    quick, usual = await both_ways(world, asking(account_of(ADA, ""), *lines, f"If-None-Match: {whole[1]['etag']}"))
+    assert quick == usual
+    assert quick[0].split()[1] == "304"
+    assert quick[1].get("vary") == whole[1].get("vary")
+    assert taken[0]
+
+
 async def test_what_no_parser_takes_is_malformed(world: World, taken: list[bool]) -> None:
     for odd in ("Content-Length : 5", "X-Odd: \x01", " folded", "X Odd: 1"):
         for quick in await both_ways(world, asking(account_of(ADA), bearer(world.keys["pos"]), odd)):
