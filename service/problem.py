@@ -7,7 +7,7 @@ import structlog
 from aiohttp import web
 
 from rules.outcome import Refused
-from service.resource import methods_instead
+from service.resource import methods_instead, methods_of
 from shard_router.errors import PROBLEMS, MalformedIdError, ProblemError
 
 PROBLEM: Final = "application/problem+json"
@@ -16,6 +16,7 @@ _SHOWN_MAX: Final = 300  # characters of one text: what was sent is not sent bac
 _CHALLENGE: Final = 'Bearer realm="loyalty"'
 
 _NO_ROUTE: Final = 404
+_OTHER_SIDE: Final = "a node of the other kind takes this: send commands to command nodes and queries to query nodes"
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 
@@ -43,7 +44,9 @@ def _render_http(request: web.BaseRequest, error: web.HTTPException) -> web.Resp
     else:
         allow = methods_instead(request.method, request.path) if error.status == _NO_ROUTE else None
     if allow is None:
-        return render_problem(request, ProblemError(_CODE_OF_STATUS.get(error.status, "malformed"), error.reason))
+        elsewhere = error.status == _NO_ROUTE and methods_of(request.path) is not None
+        detail = _OTHER_SIDE if elsewhere else error.reason
+        return render_problem(request, ProblemError(_CODE_OF_STATUS.get(error.status, "malformed"), detail))
     response = render_problem(request, ProblemError("method_not_allowed", "Method Not Allowed"))
     response.headers["Allow"] = allow
     return response
