@@ -14,6 +14,7 @@ from service.field import (
     EntityId,
     Flag,
     Instant,
+    Locale,
     LongText,
     Phone,
     Quantity,
@@ -39,7 +40,7 @@ class EnrolBody(StrictModel):
     email: Email | None = None
     name: LongText | None = None
     birth_date: BirthDate | None = None
-    locale: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
+    locale: Locale | None = None
     referred_by: Annotated[Text, EntityId] | None = None
 
     @property

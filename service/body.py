@@ -13,6 +13,7 @@ from service.field import (
     CardNumber,
     Category,
     CouponCode,
+    Currency,
     Email,
     EntityId,
     Instant,
@@ -90,7 +91,7 @@ class PurchaseBody(StrictModel):
     till: Text
     receipt: Text
     occurred_at: Instant
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    currency: Currency
     lines: Annotated[list[LineBody], FailFast(), Field(min_length=1, max_length=LINES_MAX)]
     capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20), EACH_ONCE, null_is([])] = Field(
         default_factory=list,  # a list given as the default is copied deeply for each body

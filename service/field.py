@@ -117,6 +117,19 @@ class WholeNumber:
         return {"type": "integer", "minimum": self.least, "maximum": self.most}
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Words for whatever is wrong with what stands before it in an annotation: the form, and an example of it."""
+
+    words: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Check likewise, and say so."""
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type="form", custom_error_message=self.words
+        )
+
+
 def _possible(text: str) -> str:
     canonical_phone(text)
     return text
@@ -179,6 +192,22 @@ def null_is(default: Any) -> BeforeValidator:
 EACH_ONCE: Final = Field(json_schema_extra={"uniqueItems": True})
 """Of a list whose items are checked to differ."""
 Flag = Annotated[bool, Field(strict=True)]
-Phone = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$"), AfterValidator(_possible), _CANONICAL_PHONE]
-Email = Annotated[str, Field(max_length=EMAIL_MAX, pattern=_EMAIL), AfterValidator(str.lower), _CANONICAL_EMAIL]
-CardNumber = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{4,64}$")]
+Phone = Annotated[
+    str,
+    Field(pattern=r"^\+[1-9][0-9]{6,14}$"),
+    Said('send it with + and the country code, without blanks, like "+4930123456"'),
+    AfterValidator(_possible),
+    _CANONICAL_PHONE,
+]
+Email = Annotated[
+    str,
+    Field(max_length=EMAIL_MAX, pattern=_EMAIL),
+    Said(f'send one address of up to {EMAIL_MAX} characters, like "ada@example.com"'),
+    AfterValidator(str.lower),
+    _CANONICAL_EMAIL,
+]
+CardNumber = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{4,64}$"), Said("send 4 to 64 letters, digits and hyphens")]
+Locale = Annotated[
+    str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"), Said('send a language tag (BCP 47), like "de-DE"')
+]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$"), Said('send the three letters of ISO 4217, like "EUR"')]

@@ -23,6 +23,10 @@ _WORDS: Final = {
     "missing": "is missing",
     "extra_forbidden": "there is no such field",
     "string_pattern_mismatch": "is not in the form that /openapi.json shows",
+    "model_type": "send an object",
+    "list_type": "send a list",
+    "too_short": "send at least {min_length}",
+    "too_long": "send at most {max_length}",
 }
 
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -143,14 +147,16 @@ def _second_name(value: Any, path: tuple[int | str, ...]) -> str | None:
 
 
 def _malformed(error: ValidationError) -> ProblemError:
-    wrong = error.errors(include_url=False, include_context=False, include_input=False)
+    wrong = error.errors(include_url=False, include_input=False)
     errors = [{"pointer": _pointer(one["loc"]), "detail": _words(dict(one))} for one in wrong[:ERRORS_MAX]]
     return ProblemError("malformed", f"{errors[0]['pointer'] or 'body'}: {errors[0]['detail']}", errors)
 
 
 def _words(error: dict[str, Any]) -> str:
     """What is wrong, in our words where the validator's own would show what it is made of."""
-    return _WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    if words := _WORDS.get(error["type"]):
+        return words.format_map(error.get("ctx", {}))
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
