@@ -32,9 +32,9 @@ def cpu_seconds(processes: Mapping[str, int]) -> dict[str, float]:
     seconds = dict.fromkeys((*ROLES.values(), BACKEND, POSTGRES), 0.0)
     for name, pid in processes.items():
         role = role_of(name)
-        own, backend, others = _server_times(pid) if role == POSTGRES else (_times(pid)[0], 0.0, 0.0)
+        own, sessions, others = _family_times(pid)
         seconds[role] += own + others
-        seconds[BACKEND] += backend
+        seconds[BACKEND if role == POSTGRES else role] += sessions
     return seconds | {GENERATOR: sum(os.times()[:2])}
 
 
@@ -49,8 +49,11 @@ def memory_bytes(processes: Mapping[str, int]) -> tuple[int, int]:
     return sum(_memory(pid, "Rss") for pid in every), sum(_memory(pid, "Pss") for pid in every)
 
 
-def _server_times(pid: int) -> tuple[float, float, float]:
-    """Of a postmaster itself, of its sessions with those that ended, and of what else it runs."""
+def _family_times(pid: int) -> tuple[float, float, float]:
+    """Of a process itself, of its sessions with all children that ended, and of what else it runs.
+
+    Only a postmaster has sessions; a projector has a child that rebuilds.
+    """
     ended = _times(pid)[1]
     while True:
         spent_s = {True: ended, False: 0.0}

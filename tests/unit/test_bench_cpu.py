@@ -1,8 +1,29 @@
-"""Which processes of a Postgres server count as backends."""
+"""What counts as CPU time of which role: backends of a Postgres server, and what a process starts."""
+
+import subprocess
+import sys
 
 import pytest
 
-from benchmarks.cpu import is_session_title
+from benchmarks.cpu import cpu_seconds, is_session_title
+
+SPENDS = """
+import resource, subprocess, sys
+spend = "import time\\nwhile time.process_time() < 0.3: pass"
+subprocess.run([sys.executable, "-c", spend], check=True)
+child = subprocess.Popen([sys.executable, "-c", spend + "\\nprint(flush=True)\\ninput()"], stdin=subprocess.PIPE)
+input()
+"""
+"""One child has ended and another has not; the second says when it has spent as much."""
+
+
+def test_what_a_projector_starts_counts_as_its_own_also_once_it_has_ended() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", SPENDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        assert cpu_seconds({"eu-1-cdc": parent.pid})["projector"] > 0.5  # of 0.6, counted in ticks
+        parent.communicate(b"\n")
 
 
 @pytest.mark.parametrize(
