@@ -4,16 +4,16 @@ Rows are read after the slot exists and written through the same guards, so it d
 changes comes first. Identifiers are ordered by lsn; a row read from the table gets the slot's `restart_lsn` as it was
 before the reading: every change below it is in what is read, every change the stream may still bring lies above it.
 That holds in one history of the database: while no server answers a rebuild waits and then goes on where it was, if the
-primary goes on with the same one.
+primary goes on with the same one. Of many members the same work is done by a process of its own (apart.py).
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import asyncpg
 import structlog
@@ -24,10 +24,11 @@ from cdc.rows import STATEMENTS, Bound, NotReady, Overtaken, Rows, gone, rows_af
 from cdc.sink import Emptied, Fenced, Session
 from cdc.source import Change
 from query.views import HEADER_SIZE, in_logs
-from shard_router.errors import ProblemError
+from shard_router.errors import LoyaltyError, ProblemError
 from shard_router.pool import ShardServers
 
 RETRY_S: Final = 1.0
+MEMBERS_HERE: Final = 10_000  # a second or two of work, hardly more than a process takes to start
 VIEW_KEYS: Final = "[ampi]:*"
 OPERATIONS_PER_CHUNK: Final = 2_500
 """Views and entries: of 500 members who buy seldom, or of twenty who buy every day."""
@@ -38,7 +39,18 @@ _EXAMPLES_MAX: Final = 5
 _NO_ANSWER: Final = (ProblemError, asyncpg.PostgresError, NotReady)
 """What reading raises while no server can answer: a probe that came too late on a busy machine is enough."""
 
+INTERRUPTIONS: Final = (*_NO_ANSWER, RedisError, OSError, Fenced, Emptied, Overtaken)
+"""What ends a rebuild before it is done."""
+
 Result = TypeVar("Result")
+
+
+class Interrupted(LoyaltyError):  # noqa: N818 - it tells what happened
+    """The process that rebuilt has ended before it was done, or says what ended its work."""
+
+
+class Unstarted(Interrupted):
+    """There is no process that could rebuild."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,17 @@ class RebuildSettings:
     slot: str
     members_per_chunk: int = 500
     duty: float = 0.5
+
+
+class Elsewhere(Protocol):
+    """Where the work of a rebuild is done when it is much."""
+
+    async def work(self, rebuild: "Rebuild") -> None:
+        """As `Rebuild.work`, noting in its state how far it has come.
+
+        Interrupted when it ends before it is done, Unstarted when nothing has been done there.
+        """
+        ...
 
 
 class _Chunk(NamedTuple):
@@ -81,11 +104,13 @@ class RebuildState:
 class Rebuild:
     """Runs one rebuild after another as they are asked for; one asked for meanwhile follows."""
 
-    def __init__(self, servers: ShardServers, settings: RebuildSettings) -> None:
+    def __init__(self, servers: ShardServers, settings: RebuildSettings, elsewhere: Elsewhere | None = None) -> None:
+        self._elsewhere = elsewhere
         self._rows = Rows(servers, settings.slot)
         self._settings = settings
         self.duty = settings.duty
         """Of the rebuild that runs."""
+        self._duty_given = asyncio.Event()
         self._unsettled = False
         self._requested = asyncio.Event()
         self.state = RebuildState()
@@ -98,10 +123,15 @@ class Rebuild:
 
     def request(self, reason: str, *, duty: float | None = None) -> None:
         """Ask for a rebuild; call on the event loop. A duty that is given holds from now until all are done."""
-        self.duty = duty or self.duty
+        self.keep(duty or self.duty)
         self.state.reason = reason
         self.state.asked += 1
         self._requested.set()
+
+    def keep(self, duty: float) -> None:
+        """Go on with this duty."""
+        self.duty = duty
+        self._duty_given.set()
 
     async def run(self, open_session: Callable[[], Session]) -> None:
         """Serve requests for ever. One whose session or history ends starts from the beginning: twice is harmless."""
@@ -110,7 +140,7 @@ class Rebuild:
             self._requested.clear()
             try:
                 await self._rebuild(open_session)
-            except (*_NO_ANSWER, RedisError, OSError, Fenced, Emptied, Overtaken) as error:
+            except (*INTERRUPTIONS, Interrupted) as error:
                 self.state.trouble = f"{type(error).__name__}: {error}"
                 structlog.get_logger().warning("rebuild_interrupted", error=self.state.trouble)
                 await asyncio.sleep(RETRY_S)
@@ -134,15 +164,11 @@ class Rebuild:
     async def _rebuild(self, open_session: Callable[[], Session]) -> None:
         started_at = time.monotonic()
         self.state.running, self.state.members_done, self.state.refill_s, self.state.trouble = True, 0, 0.0, ""
-        self._unsettled = False
         serves = self.state.asked
         structlog.get_logger().info("rebuild_started", reason=self.state.reason)
         try:
-            with closing(open_session()) as session:
-                bound = await self._rows.bound()
-                await self._refill(session, bound)
-                await self._sweep(session, bound)
-                await asyncio.to_thread(session.complete)
+            if not await self._done_elsewhere():
+                await self.work(open_session)
         finally:
             self.state.running = False
         self.state.completed += 1
@@ -152,6 +178,25 @@ class Rebuild:
         structlog.get_logger().info(
             "rebuild_completed", members=self.state.members_done, seconds=round(time.monotonic() - started_at, 3)
         )
+
+    async def _done_elsewhere(self) -> bool:
+        if self._elsewhere is None or not await self._rows.more_members_than(MEMBERS_HERE):
+            return False
+        try:
+            await self._elsewhere.work(self)
+        except Unstarted as error:
+            structlog.get_logger().warning("rebuild_not_apart", error=str(error))
+            return False
+        return True
+
+    async def work(self, open_session: Callable[[], Session]) -> None:
+        """Go through all members and all views once, and declare that every view is there."""
+        self._unsettled = False
+        with closing(open_session()) as session:
+            bound = await self._rows.bound()
+            await self._refill(session, bound)
+            await self._sweep(session, bound)
+            await asyncio.to_thread(session.complete)
 
     async def _refill(self, session: Session, bound: Bound) -> None:
         """Write a chunk while the next one is read; nothing is read beyond that."""
@@ -263,8 +308,12 @@ class Rebuild:
         await self._write(session, truth)
 
     async def _rest(self, started_at: float) -> None:
+        """Rest by the duty, or by another that is given meanwhile."""
         worked_s = time.monotonic() - started_at
-        await asyncio.sleep(worked_s * (1 / self.duty - 1))
+        while (left_s := started_at + worked_s / self.duty - time.monotonic()) > 0:
+            self._duty_given.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._duty_given.wait(), left_s)
 
 
 def lower_values(seen: Mapping[str, bytes], truth: Operations) -> dict[str, bytes]:

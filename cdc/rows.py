@@ -93,6 +93,11 @@ class Rows:
                     )
             yield connection
 
+    async def more_members_than(self, count: int) -> bool:
+        """Whether the primary has."""
+        async with self._servers.primary() as connection:
+            return await connection.fetchval(STATEMENTS["more_members_than"], count)
+
     async def truth(self, keys: Collection[str]) -> Operations:
         """What the views of these keys should be by the primary, as it shows itself now."""
         async with self._servers.primary() as connection:

@@ -31,6 +31,10 @@ SELECT NOT EXISTS (
 -- The planner's estimate: for the progress shown, nothing depends on it.
 SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'member'::regclass;
 
+-- name: more_members_than
+-- The estimate knows of no member before the first ANALYZE; so many keys are walked through at most. Ids are positive.
+SELECT EXISTS (SELECT FROM member WHERE member_id > 0 ORDER BY member_id OFFSET $1 LIMIT 1);
+
 -- name: members_after
 -- As below, of so many members in key order.
 SELECT member_id, version, profile FROM member WHERE member_id > $1 ORDER BY member_id LIMIT $2;

@@ -13,12 +13,14 @@ from typing import Final
 import asyncpg
 import structlog
 
+from cdc.apart import Apart
 from cdc.heartbeat import Heartbeat
 from cdc.leaving import leave_with
 from cdc.mending import Mending
 from cdc.pgoutput import PgoutputSource
 from cdc.projector import Freshness, Projector
 from cdc.rebuild import Rebuild, RebuildSettings
+from cdc.rebuilder import Order
 from cdc.servers import ServerWatch
 from cdc.settings import CdcSettings
 from cdc.sink import Position, Session, Sink
@@ -61,6 +63,7 @@ class Runtime:
         self.rebuild = Rebuild(
             servers,
             RebuildSettings(settings.slot, settings.rebuild_members_per_chunk, settings.rebuild_duty),
+            Apart(self._order),
         )
         self.servers = ServerWatch(settings.shard, self._shard, settings.slot)
         self.source: ChangeSource | None = None
@@ -88,6 +91,18 @@ class Runtime:
     def join_session(self) -> Session:
         """A second connection to Valkey under the stream's epoch: void as soon as the stream renews its own."""
         return Session(self._shard.valkey, mark_key(self.settings.shard), epoch=self.sink.epoch)
+
+    def _order(self) -> Order:
+        """What a process of its own needs to rebuild under the stream's epoch."""
+        return Order(
+            shard=self.settings.shard,
+            servers=self._shard.servers,
+            valkey=self._shard.valkey,
+            epoch=self.sink.epoch,
+            slot=self.settings.slot,
+            members_per_chunk=self.settings.rebuild_members_per_chunk,
+            log_level=self.settings.log_level,
+        )
 
     def lag_ms(self) -> int | None:
         """Age of the views."""
