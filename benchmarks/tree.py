@@ -13,7 +13,7 @@ from typing import Final, Literal
 import orjson
 
 from benchmarks.wire import Client, WireError
-from service.credential import new_key
+from service.credential import new_key, new_secret
 from shard_router.member_id import SLOT_COUNT
 
 REGION: Final = "eu"
@@ -48,7 +48,8 @@ def write_topology(path: Path, place: Place, **nodes: Sequence[str]) -> None:
 def write_key(place: Place) -> str:
     """A key that all nodes of a place take: of an admin, who alone may have many requests under way."""
     key, record = new_key("admin")
-    (place.folder / "credentials.json").write_bytes(orjson.dumps({"keys": [record.model_dump(exclude_none=True)]}))
+    document = {"keys": [record.model_dump(exclude_none=True)], "forward_keys": [new_secret()]}
+    (place.folder / "credentials.json").write_bytes(orjson.dumps(document))
     return key
 
 
@@ -58,17 +59,26 @@ async def node_of(
 ) -> AsyncGenerator[tuple[Client, int]]:
     """A client of a node for the length of the block, and the node's process; it is there once `asked` is answered."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    topology, log = place.folder / f"{port}.json", place.folder / f"{port}.log"
-    write_topology(topology, place, **{kind: [url]})
-    settings |= {"region": REGION, "port": port, "topology": topology, "credentials": place.folder / "credentials.json"}
+    topology = place.folder / f"{port}.json"
+    write_topology(topology, place, **{kind: [f"http://127.0.0.1:{port}"]})
+    given = {"region": REGION, "topology": topology} | settings
+    async with node_at(tree, kind, place, key, asked=asked, port=port, **given) as node:
+        yield node
+
+
+@asynccontextmanager
+async def node_at(  # noqa: PLR0913 - what a node is
+    tree: str, kind: Literal["command", "query"], place: Place, key: str, *, asked: str, port: int, **settings: object
+) -> AsyncGenerator[tuple[Client, int]]:
+    """The same of a node at a port, with these settings."""
+    settings |= {"port": port, "credentials": place.folder / "credentials.json"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LOYALTY_")}
     given = {f"LOYALTY_{name.upper()}": str(value) for name, value in settings.items()}
-    with log.open("wb") as errors:
+    with (place.folder / f"{port}.log").open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", kind, cwd=tree, env=kept | given | {"PYTHONPATH": tree}, stderr=errors
         )
-    client = Client(url, key)
+    client = Client(f"http://127.0.0.1:{port}", key)
     try:
         async with asyncio.timeout(START_S):
             while not await _answers(client, asked):  # noqa: ASYNC110 - another process tells

@@ -53,7 +53,7 @@ from rules.command import (
 from rules.outcome import Reason
 from service.basket import basket_command, named_holds
 from service.body import PurchaseBody
-from service.forward import is_forwarded
+from service.handed import is_forwarded
 from service.identifier import forms_of
 from service.web import PASS, Handler
 from shard_router.card import new_card

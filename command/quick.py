@@ -1,8 +1,9 @@
 """Commands that name their member in the body, answered without what aiohttp does for any request.
 
 Only what is plain is taken (see service/quick.py): one whole POST of a basket, a hold or an adjustment, with the id or
-a card of ours of a member whom this node serves. The rest is that of the usual way (http.py): key, body, store and
-time are checked, the command is made, its lane takes it. What is refused before is left to the usual way.
+a card of ours of a member whom this node serves, or of another region. The rest is that of the usual way (http.py):
+key, body, store and time are checked, the command is made and its lane takes it, or a node there has it. What is
+refused before is left to the usual way.
 """
 
 import asyncio
@@ -18,16 +19,19 @@ from aiohttp import web
 
 from command.envelope import Answer, Envelope
 from command.http import CALLS, HANDLERS, Call
+from command.node import Target
 from command.operation import OPERATIONS
 from command.request import NODE, CommandRequest, Heard, check_till, envelope_of, headers_of, read_key
 from service.access import ACCESS
+from service.carry import Outcome
 from service.cors import CORS
 from service.credential import Principal
-from service.forward import left_ms
+from service.handed import left_ms, marked, quickly_passed_on
 from service.parse import parse_body
 from service.problem import PROBLEM, problem_document, problem_headers
-from service.quick import DEADLINE, HARMLESS, JSON, OF_NODES, Ask, render
+from service.quick import DEADLINE, FORWARDED, HARMLESS, JSON, OF_NODES, Ask, render, render_passed_back
 from service.settings import SETTINGS
+from service.trial import NodeAnswer, Trial, Tried, Unanswered
 from service.web import CREDENTIALS, GUARDS, UNDER_WAY, Guard, histogram_of
 from shard_router.errors import LoyaltyError, ProblemError
 
@@ -59,6 +63,7 @@ class QuickCommand:
         self._node, self._credentials, self._access = app[NODE], app[CREDENTIALS], app[ACCESS]
         self._places, self._region = app[UNDER_WAY], app[SETTINGS].region
         self._deadline_ms, self._body_max = app[SETTINGS].deadline_ms, app[SETTINGS].body_bytes_max
+        self._in_flight_max = app[SETTINGS].in_flight_max
         self._is_open = not app[CORS].origins  # else every answer differs by origin
         self._calls: dict[bytes, tuple[str, Call[Any], Guard]] = {
             path.encode(): (path, CALLS[name], app[GUARDS][HANDLERS[name]]) for path, name in _PATHS.items()
@@ -93,17 +98,22 @@ class QuickCommand:
         return begins
 
     def _begins(self, one: _Asked, call: Call[Any]) -> bool:
-        """Whether a lane has the command now."""
+        """Whether a lane, or a node of another region, has the command now; not where nobody yet knows the member."""
         try:
-            envelope = self._envelope(one, call)
-            if envelope is not None:
-                self._node.begin(envelope).add_done_callback(partial(self._told, one))
+            asked, node = self._checked(one, call), self._node
+            target = node.named(*asked.body.member.names)
+            if target is None:
+                return False
+            if target.region != self._region:
+                return self._hands_on(one, asked, target)
+            if not node.serves_slot(target.slot):
+                return False
+            node.begin(self._envelope(one, call, asked, target)).add_done_callback(partial(self._told, one))
         except LoyaltyError:
             return False
-        return envelope is not None
+        return True
 
-    def _envelope(self, one: _Asked, call: Call[Any]) -> Envelope | None:
-        """The checked command, with a place at the shard; None where another node, or nobody yet, knows the member."""
+    def _checked(self, one: _Asked, call: Call[Any]) -> CommandRequest[Any]:
         ask, node = one.ask, self._node
         heard = Heard("POST", one.path, one.request_id, ask.has_left)
         key = read_key(one.principal, [one.given.get(_KEY, b"").decode("ascii")])
@@ -111,13 +121,43 @@ class QuickCommand:
         body = parse_body(call.body, raw := ask.body)
         asked = CommandRequest(heard, one.principal, body, raw, key, deadline, node.now(), node)
         check_till(asked)
-        target = node.named(*body.member.names)
-        if target is None or target.region != self._region or not node.serves_slot(target.slot):
-            return None
+        return asked
+
+    def _envelope(self, one: _Asked, call: Call[Any], asked: CommandRequest[Any], target: Target) -> Envelope:
+        """The command, with a place at the shard."""
         command = call.command(asked, target)
         assert not asyncio.iscoroutine(command)
-        ask.held.enter(node.lanes_at(target.region, target.slot).gate)
+        one.ask.held.enter(self._node.lanes_at(target.region, target.slot).gate)
         return envelope_of(asked, target, command)
+
+    def _hands_on(self, one: _Asked, asked: CommandRequest[Any], target: Target) -> bool:
+        """Whether a node of the member's region has it now."""
+        if FORWARDED in one.given:
+            return False  # the usual way tells whether it was
+        mark = marked(self._credentials, self._region, "POST", one.path, one.request_id)
+        trial = Trial(
+            target.region, "POST", one.path, quickly_passed_on(one.given) | mark, asked.raw, asked.deadline,
+            is_command=True, has_other=True,
+        )  # fmt: skip
+        done = partial(self._handed, one, trial)
+        return self._node.forwarder.carry(trial, target.slot, places=self._in_flight_max, done=done)
+
+    def _handed(self, one: _Asked, trial: Trial, came: Outcome) -> None:
+        """Pass an answer back; where no node gave one the usual way is to do the command, without asking again."""
+        self._places.leave(one.principal)
+        content: bytes | None = b""
+        try:
+            if isinstance(came, NodeAnswer):
+                self._note(one, came.status, came.headers.get("Loyalty-Region", self._region))
+                content = render_passed_back(came, region=self._region, request_id=one.request_id)
+            elif came is None:
+                content, one.ask.held.tried = None, Tried(trial.deadline, Unanswered(may_be_done=trial.sent))
+            else:
+                content = self._problem(one, came)
+        except Exception as error:  # noqa: BLE001 - whatever has happened: the connection waits for an answer
+            content = self._problem(one, error)
+        finally:
+            one.ask.answer(content)
 
     def _told(self, one: _Asked, answer: "asyncio.Future[Answer]") -> None:
         self._places.leave(one.principal)
@@ -149,14 +189,17 @@ class QuickCommand:
 
     def _noted(self, one: _Asked, status: int, body: bytes, content_type: str, more: dict[str, str]) -> bytes:
         """The answer, with its line in the log and its time counted."""
-        took_s = time.perf_counter() - one.began_at
-        histogram_of("POST", one.path, status).observe(took_s)
-        self._access.add(
-            method="POST", route=one.path, status=status, region=self._region, credential=one.principal.label,
-            request_id=one.request_id, took_s=took_s,
-        )  # fmt: skip
+        self._note(one, status, self._region)
         lines = "".join([f"{name}: {value}\r\n" for name, value in more.items()]).encode()
         return render(
             status, body, content_type=content_type, region=self._region, request_id=one.request_id, more=lines,
             accepted=one.given.get(_ACCEPTED, b"").decode("ascii"),
+        )  # fmt: skip
+
+    def _note(self, one: _Asked, status: int, region: str) -> None:
+        took_s = time.perf_counter() - one.began_at
+        histogram_of("POST", one.path, status).observe(took_s)
+        self._access.add(
+            method="POST", route=one.path, status=status, region=region, credential=one.principal.label,
+            request_id=one.request_id, took_s=took_s,
         )  # fmt: skip

@@ -16,14 +16,14 @@ from rules.command import Command, RecordPurchase, ReturnPurchase
 from rules.value import value
 from service.body import PurchaseBody
 from service.credential import Principal
-from service.forward import deadline_of, has_left
+from service.handed import deadline_of, has_left
 from service.idempotency import parse_key, stored_key
 from service.parse import parse_body
 from service.payload import BODY
 from service.problem import PROBLEM, REQUEST_ID, malformed_parameter
 from service.settings import SETTINGS
 from service.trial import NOT_ASKED, Unanswered
-from service.web import PRINCIPAL, render_json
+from service.web import PASS, PRINCIPAL, render_json
 from shard_router.errors import ProblemError
 from shard_router.member_id import canonical_id, parse_reference
 from shard_router.token import TOKEN_HEADER, format_token
@@ -82,6 +82,8 @@ class CommandRequest(Generic[Body_co]):
     async def pass_on(self, target: Target) -> web.Response | Unanswered:
         """The answer of the node that a target is for, or that this node is to serve it (see Forwarder)."""
         node, forwarder = self.node, self.node.forwarder
+        if tried := self.request[PASS].tried:
+            return tried.unanswered
         if target.region == node.region:
             if node.serves_slot(target.slot):
                 return NOT_ASKED

@@ -18,7 +18,7 @@ from query.http import as_seen_by, demanded_version, member_of
 from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
 from rules.codec import instant_text
-from service.forward import is_forwarded
+from service.handed import is_forwarded
 from service.health import DRAINING
 from service.problem import malformed_parameter
 from service.ticket import TICKETS, use_ticket

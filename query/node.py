@@ -20,8 +20,9 @@ from query.reader import Answer, Readers, ShardReader
 from query.settings import QuerySettings
 from query.share import Move, Shares
 from service.bulkhead import Bulkhead
-from service.forward import DEADLINE_HEADER, Forwarder, deadline_of
-from service.web import PRINCIPAL
+from service.forward import Forwarder
+from service.handed import DEADLINE_HEADER, deadline_of
+from service.web import PASS, PRINCIPAL
 from shard_router.ending import end
 from shard_router.errors import ProblemError, parse_or
 from shard_router.member_id import parse_member_id, slot_of
@@ -92,20 +93,23 @@ class QueryNode:
         answer that shows less than this node has shown is none: another node there knew more.
         """
         region = self.elsewhere(member_id, missing=missing)
-        if region is None:
+        if region is None or (PASS in request and request[PASS].tried):
             return None
-        deadline = self.deadline_of(request)
-        own_s = min((deadline - time.monotonic()) / _OWN_SHARE, _OWN_S_MAX)
         answer = await self.forwarder.read(
-            request, region, slot=slot_of(member_id), deadline=deadline - own_s, body=body
+            request, region, slot=slot_of(member_id), deadline=home_deadline(self.deadline_of(request)), body=body
         )
-        if answer and (shown := _VERSION.fullmatch(answer.headers.get("ETag", ""))):
+        etag = answer.headers.get("ETag", "") if answer else ""
+        return answer if self.believes(member_id, etag, is_newest=is_newest) else None
+
+    def believes(self, member_id: int, etag: str, *, is_newest: bool = True) -> bool:
+        """Whether an answer of a member's region may be shown; its version counts as shown then."""
+        if shown := _VERSION.fullmatch(etag):
             found, version = parse_member_id(shown[2]) if shown[2] else member_id, int(shown[1])
             heights = self.reader_of(found).shown
             if is_newest and version < heights.of(found):
-                return None
+                return False
             heights.note(found, version)
-        return answer
+        return True
 
     async def relay_from_home(
         self, request: web.Request, member_id: int, *, goes_on: Callable[[], bool], last_words: bytes
@@ -193,6 +197,11 @@ class QueryNode:
         if _DEADLINE not in request:
             request[_DEADLINE] = deadline_of(request, deadline_ms=self.settings.deadline_ms)
         return request[_DEADLINE]
+
+
+def home_deadline(deadline: float) -> float:
+    """By when the home region is to answer a read that is answered by a deadline, here if not there."""
+    return deadline - min((deadline - time.monotonic()) / _OWN_SHARE, _OWN_S_MAX)
 
 
 async def _until(deadline: float, work: Awaitable[T]) -> T:

@@ -1,8 +1,8 @@
 """The answers to the questions asked most about a member, without what aiohttp does for any question.
 
 Only what is plain is taken (see service/quick.py): one whole GET of an account, a member or the newest entries, none
-but harmless headers and a token, a member of this region, views in Valkey that may be shown. Everything else, a refusal
-too, is left to the usual way.
+but harmless headers and a token, a member of this region, views in Valkey that may be shown; of a member of another
+region, a node there that answers. Everything else, a refusal of this node too, is left to the usual way.
 """
 
 import asyncio
@@ -18,20 +18,22 @@ from prometheus_client import Histogram
 
 from query import views
 from query.http import as_seen_by, get_account, get_member, list_activity
-from query.node import NODE
+from query.node import NODE, home_deadline
 from query.page import SIZE_DEFAULT
 from query.question import ActivityQuestion, MemberQuestion, Question
 from query.reader import ShardReader
 from service.access import ACCESS
+from service.carry import Outcome
 from service.coding import BYTES_MIN
 from service.cors import CORS
 from service.credential import Principal
-from service.forward import left_ms
-from service.quick import DEADLINE, HARMLESS, OF_NODES, VARY, Ask, render
+from service.handed import left_ms, marked, quickly_passed_on
+from service.quick import DEADLINE, FORWARDED, HARMLESS, OF_NODES, VARY, Ask, render, render_passed_back
 from service.settings import SETTINGS
+from service.trial import NodeAnswer, Trial, Tried
 from service.web import CREDENTIALS, GUARDS, UNDER_WAY, Guard, histogram_of
 from shard_router.errors import LoyaltyError
-from shard_router.member_id import parse_member_id
+from shard_router.member_id import parse_member_id, slot_of
 from shard_router.token import TOKEN_HEADER, parse_token
 
 _MEMBER: Final = "/v1/members/{member_id}"
@@ -81,7 +83,7 @@ class QuickRead:
         self._node, self._credentials, self._access = app[NODE], app[CREDENTIALS], app[ACCESS]
         self._places = app[UNDER_WAY]
         self._region, self._deadline_ms = app[SETTINGS].region, app[SETTINGS].deadline_ms
-        self._takes_ms = takes_ms
+        self._takes_ms, self._in_flight_max = takes_ms, app[SETTINGS].in_flight_max
         self._is_open = not app[CORS].origins  # else every answer differs by origin
         handlers = {b"": get_member, _ACCOUNT: get_account, _ACTIVITY: list_activity}
         self._routes = {below: _route(below, app[GUARDS][handler]) for below, handler in handlers.items()}
@@ -95,34 +97,74 @@ class QuickRead:
         if asked is None or not self._is_open:
             return False
         given = ask.fields(_TAKEN)
-        if given is None or self._is_in_a_hurry(given):
+        if given is None:
             return False
         began_at, route = time.perf_counter(), self._routes[asked[2]]
         try:
             principal = self._credentials.principal(given.get(_CREDENTIAL, b"").decode("ascii"))
             member_id = parse_member_id(asked[1].decode("ascii"))
             at_least = _demanded(given, member_id)
-            if at_least is None or not principal.may_see(member_id) or self._node.elsewhere(member_id) is not None:
+            if at_least is None or not principal.may_see(member_id):
                 return False
             route.guard.check(principal)
-            etag = given.get(_ETAG)
-            if etag and not _VERSION.fullmatch(etag):
-                return False
-            reader, request_id = self._node.reader_of(member_id), ask.request_id
+            elsewhere, reader = self._node.elsewhere(member_id), self._node.reader_of(member_id)
+            one = _Asked(member_id, route, principal, reader, at_least, ask.request_id, given, began_at, ask)
             self._places.take(principal)
         except LoyaltyError:
             return False
-        one = _Asked(member_id, route, principal, reader, at_least, request_id, given, began_at, ask)
-        if asked[2] == _ACCOUNT:
+        begins = False
+        try:
+            begins = self._begins(one, asked[2]) if elsewhere is None else self._hands_on(one, elsewhere)
+        finally:
+            if not begins:
+                self._places.leave(principal)
+        return begins
+
+    def _begins(self, one: _Asked, below: bytes) -> bool:
+        """Whether the views are being asked: not where there is no time for Valkey, nor with an unusual version."""
+        given, etag = one.given, one.given.get(_ETAG)
+        if DEADLINE in given and self._left_ms(given) <= self._takes_ms:
+            return False
+        if etag and not _VERSION.fullmatch(etag):
+            return False
+        if below == _ACCOUNT:
             self._ask_account(one)
         else:
-            question = _QUESTIONS[asked[2]](member_id, principal)
+            question = _QUESTIONS[below](one.member_id, one.principal)
             asyncio.ensure_future(self._answer(one, question)).add_done_callback(partial(self._answered, one))
         return True
 
-    def _is_in_a_hurry(self, given: Mapping[bytes, bytes]) -> bool:
-        """Whether the time that is left is less than Valkey may take."""
-        return DEADLINE in given and left_ms(given[DEADLINE].decode("ascii"), self._deadline_ms) <= self._takes_ms
+    def _left_ms(self, given: Mapping[bytes, bytes]) -> int:
+        return left_ms(given.get(DEADLINE, b"").decode("ascii"), self._deadline_ms)
+
+    def _hands_on(self, one: _Asked, region: str) -> bool:
+        """Whether a node of the member's region is being asked."""
+        if FORWARDED in one.given:
+            return False  # the usual way tells whether it was
+        deadline = time.monotonic() + self._left_ms(one.given) / 1000
+        target = one.ask.data.split(b" ", 2)[1].decode("ascii")
+        headers = quickly_passed_on(one.given) | marked(self._credentials, self._region, "GET", target, one.request_id)
+        trial = Trial(
+            region, "GET", target, headers, None, home_deadline(deadline), is_command=False, has_other=True
+        )  # fmt: skip
+        return self._node.forwarder.carry(
+            trial, slot_of(one.member_id), places=self._in_flight_max, done=partial(self._handed, one, deadline)
+        )
+
+    def _handed(self, one: _Asked, deadline: float, came: Outcome) -> None:
+        """Pass an answer back; where there is none that is believed, the usual way is to read without asking again."""
+        self._places.leave(one.principal)
+        answer: bytes | None = None
+        try:
+            if isinstance(came, NodeAnswer) and self._node.believes(one.member_id, came.headers.get("ETag", "")):
+                took_s = self._note(one, came.status, came.headers.get("Loyalty-Region", self._region))
+                histogram_of("GET", one.route.path, came.status).observe(took_s)
+                answer = render_passed_back(came, region=self._region, request_id=one.request_id)
+        except LoyaltyError:
+            answer = None
+        finally:
+            one.ask.held.tried = None if answer else Tried(deadline)
+            one.ask.answer(answer)
 
     def _ask_account(self, one: _Asked) -> None:
         """Ask for the account, and for a member whether they are erased: the last answer is no older than the first."""
@@ -174,12 +216,7 @@ class QuickRead:
     def _rendered(self, one: _Asked, version: int, body: bytes) -> bytes:
         etag = b'W/"%d"' % version
         is_known = one.given.get(_ETAG) == etag
-        took_s = time.perf_counter() - one.began_at
-        one.route.times[is_known].observe(took_s)
-        self._access.add(
-            method="GET", route=one.route.path, status=304 if is_known else 200, region=self._region,
-            credential=one.principal.label, request_id=one.request_id, took_s=took_s,
-        )  # fmt: skip
+        one.route.times[is_known].observe(self._note(one, 304 if is_known else 200, self._region))
         if len(body) > BYTES_MIN and not is_known:
             return render(
                 200, body, content_type=_JSON, region=self._region, request_id=one.request_id,
@@ -196,6 +233,15 @@ class QuickRead:
             rfc822_formatted_time().encode(),
             b"" if is_known else body,
         )
+
+    def _note(self, one: _Asked, status: int, region: str) -> float:
+        """Write the line of an answer; how long it took (s)."""
+        took_s = time.perf_counter() - one.began_at
+        self._access.add(
+            method="GET", route=one.route.path, status=status, region=region, credential=one.principal.label,
+            request_id=one.request_id, took_s=took_s,
+        )  # fmt: skip
+        return took_s
 
 
 def _route(below: bytes, guard: Guard) -> _Route:

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from service.trial import Tried
 from shard_router.errors import ProblemError
 
 TARGET_S: Final = 0.02
@@ -246,12 +247,13 @@ class Turns:
 
 
 class Pass:
-    """What one request holds of the limits."""
+    """What one request holds of the limits, and brings from a way that was tried before."""
 
-    __slots__ = ("_held", "rank")
+    __slots__ = ("_held", "rank", "tried")
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
+        self.tried: Tried | None = None
         self._held: list[Gate] = []
 
     def enter(self, gate: Gate) -> None:

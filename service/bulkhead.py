@@ -8,8 +8,6 @@ one, and what comes of it decides for the others.
 import math
 import time
 from collections import defaultdict
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,9 +36,8 @@ class Bulkhead:
     def __init__(self) -> None:
         self._compartments = defaultdict[str, _Compartment](_Compartment)
 
-    @contextmanager
-    def through(self, region: str, *, places: int) -> Generator[None]:
-        """Let a request through that asks a region within the block, of a node with so many places.
+    def through(self, region: str, *, places: int) -> "Crossing":
+        """Let a request through that asks a region, of a node with so many places, until what comes of it is told.
 
         `shard_unavailable` at once when too many are there or the region does not answer.
         """
@@ -49,34 +46,50 @@ class Bulkhead:
             raise ProblemError("shard_unavailable", f"region {region} does not answer")
         if compartment.under_way >= max(places // 4, 1) or self._under_way() >= max(places // 2, 1):
             raise ProblemError("shard_unavailable", f"too much is under way to region {region}")
-        on_trial = compartment.failures >= FAILURES_MAX
-        if on_trial:
-            compartment.shut_until = math.inf
-        compartment.under_way += 1
-        try:
-            yield
-        except BaseException:
-            self._failed(region, compartment, on_trial=on_trial, took_s=time.monotonic() - began_at)
-            raise
-        else:
-            self._answered(region, compartment)
-        finally:
-            compartment.under_way -= 1
+        return Crossing(region, compartment, began_at)
 
     def _under_way(self) -> int:
         return sum(compartment.under_way for compartment in self._compartments.values())
 
-    def _failed(self, region: str, compartment: _Compartment, *, on_trial: bool, took_s: float) -> None:
+
+class Crossing:
+    """A request that was let through. It is told what comes of it once, by `answered` or as the block of a `with`."""
+
+    __slots__ = ("_began_at", "_compartment", "_on_trial", "_region")
+
+    def __init__(self, region: str, compartment: _Compartment, began_at: float) -> None:
+        self._region, self._compartment, self._began_at = region, compartment, began_at
+        self._on_trial = compartment.failures >= FAILURES_MAX
+        if self._on_trial:
+            compartment.shut_until = math.inf
+        compartment.under_way += 1
+
+    def __enter__(self) -> None:
+        """Begin what is to be counted by its end."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Count how it has ended."""
+        if error is None:
+            self.answered()
+        else:
+            self._failed(time.monotonic() - self._began_at)
+
+    def answered(self) -> None:
+        """Count an answer."""
+        compartment = self._compartment
+        compartment.under_way -= 1
+        if compartment.failures >= FAILURES_MAX:
+            structlog.get_logger().info("region_answers_again", region=self._region)
+        compartment.failures, compartment.shut_until = 0, 0.0
+
+    def _failed(self, took_s: float) -> None:
+        compartment = self._compartment
+        compartment.under_way -= 1
         if took_s >= SLOW_S:
             compartment.failures += 1
             if compartment.failures >= FAILURES_MAX:
                 compartment.shut_until = time.monotonic() + REST_S
             if compartment.failures == FAILURES_MAX:
-                structlog.get_logger().warning("region_left_alone", region=region)
-        elif on_trial:
+                structlog.get_logger().warning("region_left_alone", region=self._region)
+        elif self._on_trial:
             compartment.shut_until = 0.0  # it decided nothing: the next one tries
-
-    def _answered(self, region: str, compartment: _Compartment) -> None:
-        if compartment.failures >= FAILURES_MAX:
-            structlog.get_logger().info("region_answers_again", region=region)
-        compartment.failures, compartment.shut_until = 0, 0.0

@@ -258,7 +258,7 @@ class Credentials:
 
 
 def _mac(key: bytes, message: str) -> str:
-    return hmac.new(key, message.encode(), "sha256").hexdigest()
+    return hmac.digest(key, message.encode(), "sha256").hex()
 
 
 def _public_key(path: Path, text: str) -> Ed25519PublicKey:

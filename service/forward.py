@@ -12,40 +12,44 @@ itself.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Final, Literal
 
 import aiohttp
 from aiohttp import web
+from prometheus_client import Counter
 from yarl import URL
 
-from service.bulkhead import Bulkhead
-from service.peer import Peers, SilentPeerError, ranked, stops
+from service.bulkhead import Bulkhead, Crossing
+from service.carry import Carried, Outcome, in_time
+from service.handed import (
+    DEADLINE_HEADER,
+    is_forwarded,
+    marked,
+    method_of,
+    passed_on,
+    refuse_twice,
+    target_of,
+)
+from service.link import LinkError, Links, StaleLinkError, UnreadableError
+from service.peer import SUSPECT_S, Peers, SilentPeerError, ranked, stops
 from service.problem import REQUEST_ID
+from service.relay import hand_on
 from service.retry import RetryBudget
 from service.settings import SETTINGS
-from service.trial import NOT_ASKED, Trial, Unanswered
+from service.trial import NOT_ASKED, PASSED_BACK, NodeAnswer, Trial, Unanswered
 from service.web import CREDENTIALS, FORWARDED, sign
+from shard_router.ending import end
 from shard_router.errors import ProblemError
 from shard_router.topology import TopologyWatch
 
-FORWARDED_HEADER: Final = "Loyalty-Forwarded"
-DEADLINE_HEADER: Final = "Loyalty-Deadline-Ms"
-_PASSED_ON: Final = (
-    "Authorization", "Content-Type", "Idempotency-Key", "Consistency-Token", "If-None-Match", "Last-Event-ID", "Accept",
-    "traceparent", "tracestate",
-)  # fmt: skip
-_PASSED_BACK: Final = (
-    "Content-Type", "Consistency-Token", "Idempotent-Replayed", "ETag", "Loyalty-Region", "Loyalty-Source",
-    "Retry-After", "WWW-Authenticate", "Cache-Control", "X-Accel-Buffering", "Content-Encoding", "Vary",
-)  # fmt: skip
 _CONNECT_TIMEOUT_S: Final = 0.5  # between regions of this world 0.15 s is far
 _NOTHING_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_ANSWER_LOST: Final = (aiohttp.ClientError, asyncio.IncompleteReadError, SilentPeerError)
+_ANSWER_LOST: Final = (aiohttp.ClientError, asyncio.IncompleteReadError, LinkError, SilentPeerError)
 _ANSWER_MARGIN_S: Final = 0.25  # so that the home node's own deadline answer arrives before ours is over
-_ASKED_EACH_S: Final = 1.0
-_EVENT_END: Final = b"\n\n"
 _SILENCE_MAX_S: Final = 60.0  # of a stream, four missed comments of 15 s: the home node is gone
 
 
@@ -63,6 +67,8 @@ class Forwarder:
         self._bulkhead = Bulkhead()
         self._retries = defaultdict[str, RetryBudget](RetryBudget)
         self._peers = Peers(self._client, self._all_listed)
+        self._links = Links(late_s=SUSPECT_S)
+        self._going_on = set[asyncio.Task[None]]()
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(
@@ -73,43 +79,104 @@ class Forwarder:
         `shard_unavailable` when no node there takes it, or the region holds enough of this node already;
         `unknown_outcome` when a command was sent and no answer came.
         """
-        _refuse_twice(request)
-        trial = Trial(request, region, deadline, body, is_command=self._side == "command")
-        with self._through(trial):
+        refuse_twice(request)
+        trial = self._trial(request, region, deadline, body, is_command=self._side == "command")
+        with self._through(request, region):
             answer = await self._ask(trial, self._nodes(region, slot)) or trial.declined
             if answer is None:
                 raise trial.failure(f"no node of region {region} can be reached")
-            return answer
+            return answer.response()
 
     async def read(
         self, request: web.Request, region: str, *, deadline: float, slot: int = 0, body: bytes | None = None
     ) -> web.Response | None:
         """As `forward`, of a read; None when no node there answers in time, and somebody else is to."""
-        _refuse_twice(request)
-        trial = Trial(request, region, deadline, body, is_command=False, has_other=True)
+        refuse_twice(request)
         if self.is_away(region):
             return None
-        with suppress(ProblemError), self._through(trial):
-            return await self._ask(trial, self._nodes(region, slot))
+        trial = self._trial(request, region, deadline, body, is_command=False, has_other=True)
+        with suppress(ProblemError), self._through(request, region):
+            answer = await self._ask(trial, self._nodes(region, slot))
+            return answer and answer.response()
         return None
 
     async def forward_or_serve(
         self, request: web.Request, region: str, *, deadline: float, slot: int = 0, body: bytes | None = None
     ) -> web.Response | Unanswered:
         """As `forward`, of a command; when no node there gives an answer, this node is to serve it."""
-        _refuse_twice(request)
+        refuse_twice(request)
         if self.is_away(region):
             return NOT_ASKED
-        trial = Trial(request, region, deadline, body, is_command=True, has_other=True)
-        with self._through(trial):
-            return await self._ask(trial, self._nodes(region, slot)) or Unanswered(may_be_done=trial.sent)
+        trial = self._trial(request, region, deadline, body, is_command=True, has_other=True)
+        with self._through(request, region):
+            answer = await self._ask(trial, self._nodes(region, slot))
+            return answer.response() if answer else Unanswered(may_be_done=trial.sent)
 
-    @contextmanager
-    def _through(self, trial: Trial) -> Generator[None]:
+    def carry(self, trial: Trial, slot: int, *, places: int, done: Callable[[Outcome], None]) -> bool:
+        """Hand on what `read` or `forward_or_serve` would, without a task, on a connection that stands.
+
+        False when there is none, or no room or time: the usual way is to do it. Else `done` is told once, in a later
+        turn; what goes wrong until then is dealt with as on the usual way.
+        """
+        left_s = trial.deadline - time.monotonic()
+        present = self._peers.present(ranked(self._listed(trial.region), slot))
+        link = self._links.take(present[0]) if present and left_s > 2 * SUSPECT_S else None
+        if link is None:
+            return False
+        try:
+            crossing = self._bulkhead.through(trial.region, places=places)
+        except ProblemError:
+            link.let_go()
+            return False
+        _forwarded(trial.region).inc()
+        others = self._nodes(trial.region, slot)
+        one = Carried(trial, next(others), others, crossing, link, done)
+        link.ask(trial.method, trial.target, _timed(trial, left_s), trial.body, told=partial(self._told, one))
+        return True
+
+    def _told(self, one: Carried, came: NodeAnswer | LinkError | None) -> None:
+        """Take what came on a link; None: nothing yet, and it is time to ask whether its node lives."""
+        if one.rest is not None:
+            one.give(came)
+        elif isinstance(came, NodeAnswer) and self._takes(one.trial, one.node, came):
+            one.crossing.answered()
+            one.done(came)
+        else:
+            if came is None:
+                one.wait()  # now: it may come before the task begins
+            task = asyncio.get_running_loop().create_task(self._go_on(one, came))
+            self._going_on.add(task)
+            task.add_done_callback(self._going_on.discard)
+
+    async def _go_on(self, one: Carried, came: NodeAnswer | LinkError | None) -> None:
+        """Go on as the usual way does, from where the link has left it."""
+        outcome: Outcome = ProblemError("internal")
+        try:
+            with one.crossing:
+                outcome = await self._ask(one.trial, self._remaining(one, came), one)
+        except ProblemError as error:
+            outcome = error
+        finally:
+            one.done(outcome)
+
+    def _remaining(self, one: Carried, came: NodeAnswer | LinkError | None) -> Iterable[str]:
+        """The nodes to ask, first that which has the request and is silent, or whose connection was no good."""
+        if came is None:
+            return chain((one.node,), one.others)
+        if isinstance(came, LinkError):
+            one.trial.sent = True
+            # A command may still run there: the key would only hear so.
+            is_stale = isinstance(came, StaleLinkError) and not one.trial.is_command
+            if is_stale or isinstance(came, UnreadableError):
+                return chain((one.node,), one.others) if self._retries[one.trial.region].take() else ()
+            self._peers.put_away(one.node, str(came))
+        return one.others
+
+    def _through(self, request: web.Request, region: str) -> Crossing:
         """Let a request through to its region, and count it; `shard_unavailable` as the bulkhead says."""
-        with self._bulkhead.through(trial.region, places=trial.request.app[SETTINGS].in_flight_max):
-            FORWARDED.labels(trial.region).inc()
-            yield
+        crossing = self._bulkhead.through(region, places=request.app[SETTINGS].in_flight_max)
+        _forwarded(region).inc()
+        return crossing
 
     def is_away(self, region: str) -> bool:
         """Whether no node of a region takes requests. Probes go on, and the first that is answered ends it."""
@@ -126,9 +193,10 @@ class Forwarder:
         before = self._before(slot)
         if not before or is_forwarded(request):
             return NOT_ASKED
-        FORWARDED.labels(self._region).inc()
-        trial = Trial(request, self._region, deadline, body, is_command=True, has_other=True)
-        return await self._ask(trial, before) or Unanswered(may_be_done=trial.sent)
+        _forwarded(self._region).inc()
+        trial = self._trial(request, self._region, deadline, body, is_command=True, has_other=True)
+        answer = await self._ask(trial, before)
+        return answer.response() if answer else Unanswered(may_be_done=trial.sent)
 
     async def relay(
         self, request: web.Request, region: str, slot: int = 0, *, goes_on: Callable[[], bool], last_words: bytes
@@ -138,11 +206,11 @@ class Forwarder:
         `shard_unavailable` when one is there and begins none in time. There is no deadline once it has begun, and an
         end at one side ends the other. When `goes_on`, asked each second, says no, this node ends it with last words.
         """
-        _refuse_twice(request)
+        refuse_twice(request)
         opened = None if self.is_away(region) else await self._open(request, region, slot)
         if opened is None:
             return None
-        FORWARDED.labels(region).inc()
+        _forwarded(region).inc()
         async with opened as answer:
             kept = _kept(answer)
             if answer.status != web.HTTPOk.status_code:
@@ -151,11 +219,13 @@ class Forwarder:
             sign(request.app, request, response)
             with suppress(ConnectionError, aiohttp.ClientError, TimeoutError):  # the client comes back with its last id
                 await response.prepare(request)
-                await _hand_on(answer.content, response, goes_on, last_words)
+                await hand_on(answer.content, response, goes_on, last_words)
             return response
 
     async def close(self) -> None:
         """Close the connections."""
+        self._links.close()
+        await end(*self._going_on)
         await self._peers.close()
         if self._session:
             await self._session.close()
@@ -184,11 +254,14 @@ class Forwarder:
     def _all_listed(self) -> list[str]:
         return [node for region in self._topology.current.document.regions for node in self._listed(region)]
 
-    async def _ask(self, trial: Trial, nodes: Iterable[str]) -> web.Response | None:
-        """The first answer; None when no node gave one. ProblemError when it may not be asked again, or not in time."""
+    async def _ask(self, trial: Trial, nodes: Iterable[str], begun: Carried | None = None) -> NodeAnswer | None:
+        """The first answer; None when no node gave one. ProblemError when it may not be asked again, or not in time.
+
+        `begun`: the first of the nodes may have it already.
+        """
         for node in nodes:
             try:
-                if answer := await self._send(trial, node):
+                if answer := await self._send(trial, node, begun.rest if begun else None):
                     return trial.checked(answer)
             except _NOTHING_SENT:
                 self._peers.put_away(node, "takes no connection")
@@ -200,28 +273,36 @@ class Forwarder:
             except TimeoutError as error:
                 trial.sent = True
                 raise trial.failure(f"no answer from region {trial.region} in time") from error
+            begun = None
         return None
 
-    async def _send(self, trial: Trial, node: str) -> web.Response | None:
-        """The answer of a node; None when it declines."""
-        request, left_s = trial.request, trial.deadline - time.monotonic()
-        if left_s <= 0:
+    async def _send(self, trial: Trial, node: str, rest: "asyncio.Future[NodeAnswer] | None") -> NodeAnswer | None:
+        """The answer of a node, or the rest of what it has begun with; None when it declines."""
+        left_s = trial.deadline - time.monotonic()
+        if left_s <= 0 and rest is None:
             raise trial.failure("the deadline is over")
-        headers = self._headers(request, _method(request)) | {DEADLINE_HEADER: str(int(left_s * 1000))}
+        exchange = self._exchange(trial, node, left_s) if rest is None else in_time(rest, left_s + _ANSWER_MARGIN_S)
+        others = trial.has_other or len(self._peers.present(self._listed(trial.region))) > 1
+        if trial.may_be_sent_again and others:
+            answer = await self._peers.attend(node, exchange, suspect_s=SUSPECT_S if rest is None else 0)
+        else:
+            answer = await exchange
+        return answer if self._takes(trial, node, answer) else None
+
+    async def _exchange(self, trial: Trial, node: str, left_s: float) -> NodeAnswer:
         # To connect must never take until the total: that one cannot tell whether anything was sent.
         timeout = aiohttp.ClientTimeout(total=left_s + _ANSWER_MARGIN_S, sock_connect=min(_CONNECT_TIMEOUT_S, left_s))
+        url, headers = URL(node + trial.target, encoded=True), _timed(trial, left_s)
+        async with self._client().request(
+            trial.method, url, data=trial.body, headers=headers, timeout=timeout
+        ) as answer:
+            return NodeAnswer(answer.status, _kept(answer), await answer.read(), stops(answer))
 
-        async def exchange() -> web.Response | None:
-            async with self._client().request(
-                _method(request), _url(request, node), data=trial.body, headers=headers, timeout=timeout
-            ) as answer:
-                if leaves := stops(answer):
-                    self._peers.put_away(node, "stops")
-                response = web.Response(status=answer.status, body=await answer.read(), headers=_kept(answer))
-                return None if trial.declines(response, stops=leaves) else response
-
-        others = trial.has_other or len(self._peers.present(self._listed(trial.region))) > 1
-        return await (self._peers.attend(node, exchange()) if trial.may_be_sent_again and others else exchange())
+    def _takes(self, trial: Trial, node: str, answer: NodeAnswer) -> bool:
+        """Whether that is the answer; a node that stops gets no more, and may leave this one to others."""
+        if answer.stops:
+            self._peers.put_away(node, "stops")
+        return not trial.declines(answer)
 
     async def _open(self, request: web.Request, region: str, slot: int) -> aiohttp.ClientResponse | None:
         """Find a node that begins a stream or answers a problem; the nodes share the time a request has."""
@@ -247,13 +328,23 @@ class Forwarder:
             return None
         raise ProblemError("shard_unavailable", f"no node of region {region} begins a stream")
 
+    def _trial(  # noqa: PLR0913 - what a trial consists of
+        self,
+        request: web.Request,
+        region: str,
+        deadline: float,
+        body: bytes | None,
+        *,
+        is_command: bool,
+        has_other: bool = False,
+    ) -> Trial:
+        method, target = method_of(request), target_of(request)
+        headers = self._headers(request, method)
+        return Trial(region, method, target, headers, body, deadline, is_command, has_other)
+
     def _headers(self, request: web.Request, method: str) -> dict[str, str]:
-        # What stands there twice is one list (RFC 9110, 5.3): the home node is to see all of it.
-        kept = {name: ", ".join(request.headers.getall(name)) for name in _PASSED_ON if name in request.headers}
-        kept["Accept-Encoding"] = request.headers.get("Accept-Encoding", "identity")  # what comes is handed on as it is
-        request_id = request[REQUEST_ID]
-        mark = request.app[CREDENTIALS].sign(_signed(self._region, method, _target(request), request_id))
-        return kept | {FORWARDED_HEADER: f"{self._region};{mark}", "Request-Id": request_id}
+        mark = marked(request.app[CREDENTIALS], self._region, method, target_of(request), request[REQUEST_ID])
+        return passed_on(request) | mark
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -262,73 +353,18 @@ class Forwarder:
         return self._session
 
 
-async def _hand_on(
-    source: aiohttp.StreamReader, target: web.StreamResponse, goes_on: Callable[[], bool], last_words: bytes
-) -> None:
-    """Piece by piece, until the source ends, or an event's end after which it does not go on."""
-    is_between = True
-    while not is_between or goes_on():
-        pause = asyncio.timeout(_ASKED_EACH_S)
-        try:
-            async with pause:
-                piece = await source.readany()
-        except TimeoutError:
-            if not pause.expired():  # the home node is silent
-                raise
-            continue
-        if not piece:
-            return
-        await target.write(piece)
-        is_between = piece.endswith(_EVENT_END)
-    await target.write(last_words)
+@lru_cache(maxsize=64)  # looking labels up costs more than counting
+def _forwarded(region: str) -> Counter:
+    return FORWARDED.labels(region)
 
 
-def deadline_of(request: web.Request, *, deadline_ms: int) -> float:
-    """The monotonic instant by which a request must be answered: the node's limit, or less when the caller says so."""
-    return time.monotonic() + left_ms(request.headers.get(DEADLINE_HEADER, ""), deadline_ms) / 1000
-
-
-def left_ms(given: str, deadline_ms: int) -> int:
-    """How long a request has that came with this header: what is no number says nothing."""
-    return min(int(given), deadline_ms) if given.isascii() and given.isdigit() and len(given) < 9 else deadline_ms  # noqa: PLR2004
-
-
-def has_left(request: web.Request) -> bool:
-    """Whether the connection on which the answer would go is gone: work that has not begun is of use to nobody then."""
-    transport = request.transport
-    return transport is None or transport.is_closing()
-
-
-def is_forwarded(request: web.Request) -> bool:
-    """Whether a node of ours has forwarded this request. What a stranger says about that is nothing."""
-    region, _, mark = request.headers.get(FORWARDED_HEADER, "").partition(";")
-    message = _signed(region, request.method, _target(request), request[REQUEST_ID])
-    return bool(mark) and request.app[CREDENTIALS].is_signed(message, mark)
-
-
-def _signed(region: str, method: str, target: str, request_id: str) -> str:
-    """What a forwarding node puts its mark under."""
-    return f"{region}\n{method}\n{target}\n{request_id}"
-
-
-def _target(request: web.Request) -> str:
-    """Path and query as they came, of an absolute target too: whom it named is no concern of the home node."""
-    return request.rel_url.raw_path_qs
+def _timed(trial: Trial, left_s: float) -> dict[str, str]:
+    return {**trial.headers, DEADLINE_HEADER: str(int(left_s * 1000))}
 
 
 def _url(request: web.Request, node: str) -> URL:
-    return URL(node + _target(request), encoded=True)
-
-
-def _method(request: web.Request) -> str:
-    """HEAD is asked as GET: the answer is to have the same headers, and our server leaves the body out."""
-    return "GET" if request.method == "HEAD" else request.method
-
-
-def _refuse_twice(request: web.Request) -> None:
-    if is_forwarded(request):
-        raise ProblemError("shard_unavailable", "nodes disagree about this member's home; retry")
+    return URL(node + target_of(request), encoded=True)
 
 
 def _kept(answer: aiohttp.ClientResponse) -> dict[str, str]:
-    return {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+    return {name: answer.headers[name] for name in PASSED_BACK if name in answer.headers}

@@ -58,11 +58,15 @@ class Peers:
             structlog.get_logger().warning("node_left_alone", node=node, reason=why)
             self._away[node] = asyncio.get_running_loop().create_task(self._await_return(node))
 
-    async def attend(self, node: str, work: Coroutine[Any, Any, T]) -> T:
-        """Await a node's answer as long as the node lives; SilentPeerError, and it is away, when it does not."""
+    async def attend(self, node: str, work: Coroutine[Any, Any, T], *, suspect_s: float = SUSPECT_S) -> T:
+        """Await a node's answer as long as the node lives; SilentPeerError, and it is away, when it does not.
+
+        `suspect_s`: how long from now until it is asked whether it does.
+        """
         task = asyncio.get_running_loop().create_task(work)
         try:
-            while not (await asyncio.wait((task,), timeout=SUSPECT_S))[0]:
+            while not (await asyncio.wait((task,), timeout=suspect_s))[0]:
+                suspect_s = SUSPECT_S
                 if not await self._answers(node) and not task.done():
                     self.put_away(node, "silent")
                     raise SilentPeerError(node)

@@ -21,6 +21,7 @@ from service.access import id_in_head
 from service.admission import Pass
 from service.coding import BYTES_MIN, LEVEL, takes_gzip
 from service.door import Plain
+from service.trial import NodeAnswer
 
 HARMLESS: Final = frozenset(
     b"host connection request-id"  # what they ask for is done here
@@ -30,7 +31,8 @@ HARMLESS: Final = frozenset(
 )
 """Headers that may be sent along, each once, whatever is asked; of others only the usual way knows what they do."""
 DEADLINE: Final = b"loyalty-deadline-ms"
-OF_NODES: Final = frozenset({DEADLINE, b"loyalty-forwarded"})
+FORWARDED: Final = b"loyalty-forwarded"
+OF_NODES: Final = frozenset({DEADLINE, FORWARDED})
 """Headers of a node that hands on: who answers needs no more than the deadline of them."""
 _OF_PROXIES: Final = (b"x-", b"cf-")
 _FIELD: Final = re.compile(rb"\r\n([^:]+):[ \t]*([^\r]*)")
@@ -39,6 +41,7 @@ _BLANK, _KEPT = b" \t", b"keep-alive"
 JSON: Final = "application/json"
 _LINE_END: Final = b"\r\n"
 _HEADS_MAX: Final = 64
+_STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 VARY: Final = b"Vary: Accept-Encoding\r\n"
 _GZIP: Final = b"Vary: Accept-Encoding\r\nContent-Encoding: gzip\r\n"
 
@@ -120,6 +123,23 @@ def render(  # noqa: PLR0913 - the parts of an answer
     return b"%bRequest-Id: %b\r\n%b%bContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (
         head, request_id.encode(), more, coding, len(body), rfc822_formatted_time().encode(), body,
     )  # fmt: skip
+
+
+def render_passed_back(answer: NodeAnswer, *, region: str, request_id: str) -> bytes:
+    """Another node's answer with the headers that every answer has."""
+    told = answer.headers if "Loyalty-Region" in answer.headers else {**answer.headers, "Loyalty-Region": region}
+    lines = "".join([f"{name}: {value}\r\n" for name, value in told.items()])
+    ending = "" if answer.status == HTTPStatus.NOT_MODIFIED else f"Content-Length: {len(answer.body)}\r\n"
+    head = (
+        f"HTTP/1.1 {answer.status} {_phrase(answer.status)}\r\n{lines}Server: loyalty\r\n"
+        f"Request-Id: {request_id}\r\n{ending}Date: {rfc822_formatted_time()}\r\n\r\n"
+    )
+    return head.encode("latin-1") + answer.body
+
+
+@lru_cache(maxsize=_HEADS_MAX)
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in _STATUSES else ""
 
 
 @lru_cache(maxsize=_HEADS_MAX)

@@ -13,7 +13,8 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from service.credential import Credentials, new_key
-from service.forward import Forwarder, deadline_of
+from service.forward import Forwarder
+from service.handed import deadline_of
 from service.payload import BODY
 from service.peer import ranked
 from service.retry import BURST_MAX, RATIO, RETRIES

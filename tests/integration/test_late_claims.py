@@ -10,7 +10,7 @@ import pytest
 
 from command import store
 from command.claim import Claims
-from service.forward import DEADLINE_HEADER
+from service.handed import DEADLINE_HEADER
 from shard_router.directory import Identifier
 from shard_router.member_id import new_member_id, parse_member_id
 from shard_router.server import connection_to
