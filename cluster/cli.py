@@ -5,6 +5,7 @@ Errors of the world are one message without a traceback and exit code 1; exit co
 
 import asyncio
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from cluster import document
@@ -116,7 +118,8 @@ def up(  # noqa: PLR0913 - one parameter per flag
         with console.status("starting in the background …"):
             run.detach(plan, arguments)
         _print_ready(console, plan, time.monotonic() - began_at)
-        console.print("Stop it with [bold]loyalty down[/].")
+        where = f" --data {shlex.quote(str(data))}" if data else ""
+        console.print(f"Stop it with [bold]loyalty down{escape(where)}[/].", soft_wrap=True, highlight=False)
         return
     forks = run.begin_forks(plan)
     with Progress(console) as progress:

@@ -27,7 +27,7 @@ from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ServerPlan
 from cluster.postgres import PostgresTools
 from cluster.process import ProcessSpec
-from cluster.supervisor import Supervisor
+from cluster.supervisor import READY, Supervisor
 from cluster.watched import ROOM_MIN_BYTES
 from shard_router.server import CDC_SLOT, SERVER_ERRORS
 from shard_router.statement import load_statements
@@ -105,6 +105,7 @@ class Pair:
             self.supervisor.note(primary.name, "recovering from a backup")
             await postgres.wait_recovered(self.url(primary), primary.name)
             (primary.folder / postgres.RECOVERY).unlink(missing_ok=True)
+            self.supervisor.note(primary.name, READY)
 
     async def copy(self, standby: ServerPlan, begins: Callable[[], None] = lambda: None) -> None:
         """Make the standby's folder from the primary where it is not there, run it and wait until it streams.

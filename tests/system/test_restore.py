@@ -42,6 +42,7 @@ async def up(place: tuple[Path, int], session: ClientSession) -> System:
     words = ("--regions", REGIONS, "--port", str(port), "--archive", str(folder / "archive"), "--program", str(program))
     done = await asyncio.to_thread(loyalty, folder / "data", "up", *words, "--detach")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"loyalty down --data {folder / 'data'}" in done.stdout
     status = await asyncio.to_thread(loyalty, folder / "data", "status", "--json")
     return System(folder / "data", port, json.loads(status.stdout), session)
 
@@ -161,6 +162,7 @@ async def test_a_shard_goes_back_to_an_instant_and_every_promise_holds(
     assert codes == {"member_exists", "shard_unavailable"}
     status = await asyncio.to_thread(loyalty, system.data, "status")
     assert "eu-1 was restored: `loyalty reconcile`" in status.stdout
+    assert {one["state"] for one in system.status["processes"].values()} == {"ready"}
     told = await run(system, "reconcile")
     assert "eu-1 had been restored and not reconciled" in told
     assert "1 transfers revoked whose sender's entry is lost" in told
