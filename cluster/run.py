@@ -97,7 +97,8 @@ def detach(plan: ClusterPlan, arguments: Sequence[str], program: Sequence[str] =
         with exclusive(plan.data):  # raises with the message that names the owner
             return
     log = Documents(plan.data).log(SUPERVISOR)
-    log.unlink(missing_ok=True)
+    if log.exists():
+        log.replace(log.with_suffix(".log.1"))  # it may tell why the system ended
     with open_log(log) as output:
         child = subprocess.Popen(
             [sys.executable, "-P", *program, "up", *arguments],
