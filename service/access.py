@@ -6,6 +6,7 @@ handed to. Lines are written some at a time: one system call for each would cost
 
 import asyncio
 import itertools
+import os
 import re
 import secrets
 import time
@@ -59,7 +60,8 @@ def _new_id() -> str:
 
 @cache
 def _process() -> str:
-    """Unique is enough, and a system call for each request is not needed. Not made when imported: forks come after."""
+    """Unique is enough, and a system call for each request is not needed. A fork draws its own."""
+    os.register_at_fork(after_in_child=_process.cache_clear)
     return secrets.token_hex(4)
 
 

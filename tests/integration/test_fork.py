@@ -20,6 +20,7 @@ from cluster.node import first_environment, node_environment
 from cluster.process import Child, ProcessSpec, kill_group, spawn
 from cluster.run_file import Identity, RunRecord
 from cluster.supervisor import Supervisor
+from service.access import id_in_head
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has pidfd and tells children of a death")
@@ -33,6 +34,7 @@ def born(tmp_path: Path) -> Generator[Born]:
     """Forked outside of the loop, as a supervisor's is before it has one."""
     open_all_along = os.dup(0)
     os.set_inheritable(open_all_along, True)  # noqa: FBT003
+    id_in_head(b"", b"")  # whoever forks may have drawn already what is drawn once for a process
     yield fork_parent((f"{MODULE}.__main__",), tmp_path / "forkserver.log")
     os.close(open_all_along)
 
