@@ -15,14 +15,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from cdc.settings import CdcSettings
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.plan import HOST, ClusterPlan, NodePlan
 from cluster.process import ProcessSpec
 from cluster.reply import first_line
-from command.settings import CommandSettings
-from query.settings import QuerySettings
 from service.health import WARNING_MARK
 from shard_router.errors import DocumentError
 from shard_router.topology import TopologyDocument
@@ -161,6 +158,10 @@ def check_source(plan: ClusterPlan) -> None:
 
 def check_node_settings() -> None:
     """ClusterError for a variable that nodes would not start with: each would say so in its own log, at its start."""
+    from cdc.settings import CdcSettings  # noqa: PLC0415 - heavy, and only a start needs them
+    from command.settings import CommandSettings  # noqa: PLC0415
+    from query.settings import QuerySettings  # noqa: PLC0415
+
     of_files = {name.lower() for name in NODE_SETTINGS}
     for settings in (CommandSettings, QuerySettings, CdcSettings):
         try:
