@@ -58,9 +58,9 @@ class System:
         """Bring everything up; the program version in force. The first failure ends the rest and is raised."""
         check_source(self.plan)
         check_node_settings()
+        read_program(self.plan.program)
         check_ports(self.plan.ports())
         check_door(self.plan.door)
-        read_program(self.plan.program)
         write_documents(self.plan)
         ensure_keys(self.documents)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
