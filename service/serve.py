@@ -11,6 +11,7 @@ from aiohttp import web
 
 from service.connection import Runner, raise_file_limit
 from service.health import DRAINING
+from service.listener import Listener
 from service.settings import SETTINGS
 
 GC_ALLOCATIONS: Final = 20_000  # the default of 700 runs the collector several times per hundred requests
@@ -24,8 +25,7 @@ async def serve(app: web.Application) -> None:
     # Cancelling a handler when its client hangs up could cancel a commit: never.
     runner = Runner(app, access_log=None, handler_cancellation=False, shutdown_timeout=settings.drain_s)
     await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port, reuse_port=True, backlog=_BACKLOG)
-    await site.start()
+    await Listener(runner, settings.host, settings.port, backlog=_BACKLOG).start()
     collect_seldom()
     structlog.get_logger().info("listening", host=settings.host, port=settings.port, region=settings.region)
     try:
