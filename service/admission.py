@@ -27,8 +27,6 @@ TARGET_S: Final = 0.02
 """DAGOR's bound for the time in a queue. With CoDel's 5 ms, or half of this, less gets done (decision 0074)."""
 INTERVAL_S: Final = 0.1
 """CoDel's: long enough for what comes and goes in one batch."""
-LEAST: Final = 0.5
-"""Of the calm limit, while some are refused: two batches of some 30. Fewer cost more each, more are answered later."""
 _GROWTH: Final = 1.1
 _CUT_MAX: Final = 0.5
 _PRESSED: Final = 0.8
@@ -121,16 +119,14 @@ class Gate:
     def _turn(self, now: float) -> None:
         """End an interval: follow what it has shown."""
         waited_s = self._stuck_for() if self._least_s == math.inf else self._least_s
-        if now - self._ends_at > _QUIET_INTERVALS * INTERVAL_S:  # nobody has asked since
-            self.limit = max(self.limit, self._calm)
         late = waited_s > self.target_s
-        pressed = not late and (self._refused > 0 or self._most_taken >= self.limit * _PRESSED)
-        if late and (self._refused or self.limit > self._calm):
-            least = self._calm * LEAST if self._refused else self._calm
+        if now - self._ends_at > _QUIET_INTERVALS * INTERVAL_S:  # nobody has asked since
+            self.limit = self._calm
+        elif late and self.limit > self._calm:
             base = min(self.limit, self._most_taken)
-            self.limit = min(self.limit, max(base * max(self.target_s / waited_s, _CUT_MAX), least))
-        elif pressed or self.limit < self._calm:
-            self.limit = min(self.limit * _GROWTH, self._limit_max if pressed else self._calm)
+            self.limit = min(self.limit, max(base * max(self.target_s / waited_s, _CUT_MAX), self._calm))
+        elif not late and (self._refused or self._most_taken >= self.limit * _PRESSED):
+            self.limit = min(self.limit * _GROWTH, self._limit_max)
         else:
             self.limit = max(self.limit / _GROWTH, self._calm)
         self._tell()

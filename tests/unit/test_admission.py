@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from service.admission import INTERVAL_S, LEAST, TARGET_S, Gate, Rank
+from service.admission import INTERVAL_S, TARGET_S, Gate, Rank
 from shard_router.errors import ProblemError
 
 LIMIT_MAX, CALM = 512, 128
@@ -35,14 +35,17 @@ class World:
         return entered
 
 
-def test_a_queue_that_stays_halves_the_limit_each_interval_down_to_the_least() -> None:
+def test_a_queue_that_stays_halves_the_limit_each_interval_down_to_the_calm_one() -> None:
     world = World(calm=CALM)
+    while world.gate.limit < LIMIT_MAX:
+        world.fill(Rank.SPEND)
+        world.interval(0.0)
     limits: list[float] = []
     for _ in range(4):
         world.fill(Rank.SPEND)
         world.interval(1.0, 2.0)
         limits.append(world.gate.limit)
-    assert limits == [CALM / 2, CALM * LEAST, CALM * LEAST, CALM * LEAST]
+    assert limits == [LIMIT_MAX / 2, CALM, CALM, CALM]
 
 
 def test_a_queue_that_stays_is_no_flood_while_nobody_is_refused() -> None:
@@ -66,7 +69,10 @@ def test_a_limit_that_has_grown_falls_to_the_calm_one_where_a_queue_stays() -> N
 
 
 def test_a_queue_a_little_too_long_costs_a_little() -> None:
-    world = World()
+    world = World(calm=CALM)
+    while world.gate.limit < LIMIT_MAX:
+        world.fill(Rank.SPEND)
+        world.interval(0.0)
     world.fill(Rank.SPEND)
     world.interval(TARGET_S * 1.25)
     assert math.isclose(world.gate.limit, LIMIT_MAX * 0.8)
@@ -80,13 +86,15 @@ def test_one_who_hardly_waited_shows_that_the_queue_does_not_stay() -> None:
 
 
 def test_a_stuck_shard_is_seen_though_nothing_begins() -> None:
-    world = World()
-    world.fill(Rank.SPEND)
+    world = World(calm=CALM)
+    while world.gate.limit < LIMIT_MAX:
+        world.fill(Rank.SPEND)
+        world.interval(0.0)
     world.oldest_s = 0.3
     for _ in range(4):
         world.fill(Rank.SPEND)
         world.interval()
-    assert world.gate.limit == LIMIT_MAX * LEAST
+    assert world.gate.limit == CALM
 
 
 def test_the_limit_comes_back_within_five_seconds_where_it_is_asked_for() -> None:
@@ -121,7 +129,7 @@ def test_a_limit_that_nobody_reaches_goes_to_the_calm_one(waited_s: float) -> No
         world.interval(waited_s)
         for _ in range(entered):
             world.gate.leave()
-    assert world.gate.limit == (CALM * LEAST if waited_s else LIMIT_MAX)
+    assert world.gate.limit == (CALM if waited_s else LIMIT_MAX)
     for _ in range(50):
         world.interval(0.0)
     assert world.gate.limit == CALM
