@@ -49,8 +49,9 @@ class Listener(web.BaseSite):
         loop = asyncio.get_running_loop()
         for listening in self._sockets:
             loop.remove_reader(listening)
-            while self._take_some(listening):
-                pass
+            for _ in range(self._backlog // AT_ONCE + 1):  # whoever comes meanwhile must not keep it from stopping
+                if not self._take_some(listening):
+                    break
             listening.close()
         self._sockets.clear()
         if self._begun:
