@@ -54,7 +54,7 @@ class Rank(IntEnum):
 class Gate:
     """The limit of one thing. `enter` and `leave` count, `note` tells how long something waited.
 
-    `calm` is where it begins, and the least while nobody is refused. `stuck_for` tells how long the oldest has waited,
+    `calm` is where it begins, and the least. `stuck_for` tells how long the oldest has waited,
     for intervals in which nothing gets done. `name` is a label.
     """
 

@@ -34,12 +34,16 @@ class World:
             entered += 1
         return entered
 
+    def grow(self) -> None:
+        """Press against the limit until it is the highest."""
+        while self.gate.limit < LIMIT_MAX:
+            self.fill(Rank.SPEND)
+            self.interval(0.0)
+
 
 def test_a_queue_that_stays_halves_the_limit_each_interval_down_to_the_calm_one() -> None:
     world = World(calm=CALM)
-    while world.gate.limit < LIMIT_MAX:
-        world.fill(Rank.SPEND)
-        world.interval(0.0)
+    world.grow()
     limits: list[float] = []
     for _ in range(4):
         world.fill(Rank.SPEND)
@@ -60,9 +64,7 @@ def test_a_queue_that_stays_is_no_flood_while_nobody_is_refused() -> None:
 
 def test_a_limit_that_has_grown_falls_to_the_calm_one_where_a_queue_stays() -> None:
     world = World(calm=CALM)
-    while world.gate.limit < LIMIT_MAX:
-        world.fill(Rank.SPEND)
-        world.interval(0.0)
+    world.grow()
     for _ in range(5):
         world.interval(1.0)
     assert world.gate.limit == CALM
@@ -70,9 +72,7 @@ def test_a_limit_that_has_grown_falls_to_the_calm_one_where_a_queue_stays() -> N
 
 def test_a_queue_a_little_too_long_costs_a_little() -> None:
     world = World(calm=CALM)
-    while world.gate.limit < LIMIT_MAX:
-        world.fill(Rank.SPEND)
-        world.interval(0.0)
+    world.grow()
     world.fill(Rank.SPEND)
     world.interval(TARGET_S * 1.25)
     assert math.isclose(world.gate.limit, LIMIT_MAX * 0.8)
@@ -87,9 +87,7 @@ def test_one_who_hardly_waited_shows_that_the_queue_does_not_stay() -> None:
 
 def test_a_stuck_shard_is_seen_though_nothing_begins() -> None:
     world = World(calm=CALM)
-    while world.gate.limit < LIMIT_MAX:
-        world.fill(Rank.SPEND)
-        world.interval(0.0)
+    world.grow()
     world.oldest_s = 0.3
     for _ in range(4):
         world.fill(Rank.SPEND)
