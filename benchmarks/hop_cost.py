@@ -22,8 +22,9 @@ from redis.asyncio import Redis
 
 from benchmarks.bare import BODY
 from benchmarks.cpu import thread_s
-from benchmarks.load import Flow, Samples, Shoot, constant_schedule, drive, saturate
+from benchmarks.load import Samples, Shoot, saturate
 from benchmarks.peer import WORKERS
+from benchmarks.query_cost import quiet
 from benchmarks.tree import Place, free_port, node_at, write_key
 from benchmarks.wire import Client, exchange
 from query.views import account_key, header
@@ -31,14 +32,11 @@ from shard_router.member_id import SLOT_COUNT, compose_member_id, format_member_
 
 MEMBERS: Final = 1_000
 ROUNDS: Final = 3
-QUIET_PER_S: Final = 333.0
-QUIET_S: Final = 3.0
 BUSY_S: Final = 2.0
 HOME, FAR = "eu", "us"
 QUIET, BUSY = "333/s", f"{WORKERS} connections"
 LOADS: Final = (QUIET, BUSY)
 _NUMBERS: Final = {HOME: 1, FAR: 2}
-_ASKED: Final = "query"
 _VERSION: Final = 7
 _OWN: Final = str(Path(__file__).parents[1])
 
@@ -84,7 +82,7 @@ async def compare(valkey: str, trees: Sequence[str]) -> dict[tuple[str, str, str
                 for region in (HOME, FAR):
                     shoot = pair.shoot(region, paths)
                     for load in LOADS:
-                        run = _quiet(shoot) if load == QUIET else saturate(shoot, workers=WORKERS, duration_s=BUSY_S)
+                        run = quiet(shoot) if load == QUIET else saturate(shoot, workers=WORKERS, duration_s=BUSY_S)
                         rounds.setdefault((pair.tree, region, load), []).append(await _measure(pair, region, run))
         return {what: Cost(*map(median, zip(*costs, strict=True))) for what, costs in rounds.items()}
 
@@ -120,12 +118,6 @@ async def _measure(pair: Pair, region: str, load: Awaitable[tuple[float, Samples
     if samples.errors:
         raise SystemExit(f"{pair.tree}: {dict(samples.errors)}")
     return Cost(*(1e6 * (thread_s(pid) - s) / len(samples.latency_us) for pid, s in zip(pids, began_s, strict=True)))
-
-
-async def _quiet(shoot: Shoot) -> tuple[float, Samples]:
-    flow = Flow(constant_schedule(QUIET_PER_S, QUIET_S), shoot, lambda _: _ASKED)
-    run = await drive([flow], duration_s=QUIET_S)
-    return QUIET_PER_S, run.of(_ASKED)
 
 
 def main() -> None:

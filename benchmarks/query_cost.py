@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 from benchmarks.bare import BODY
 from benchmarks.cpu import thread_s
-from benchmarks.load import Flow, Samples, constant_schedule, drive, saturate
+from benchmarks.load import Flow, Samples, Shoot, constant_schedule, drive, saturate
 from benchmarks.peer import WORKERS, serving
 from benchmarks.tree import Place, node_of, write_key
 from benchmarks.wire import Client, exchange
@@ -104,7 +104,7 @@ async def _in_turn(subjects: Sequence[Subject]) -> dict[str, Cost]:
     rounds: dict[str, list[Cost]] = {subject.name: [] for subject in subjects}
     for _ in range(ROUNDS):
         for subject in subjects:
-            quiet_us, _ = await _measure(subject, _quiet(subject))
+            quiet_us, _ = await _measure(subject, quiet(subject.shoot))
             busy_us, per_s = await _measure(subject, saturate(subject.shoot, workers=WORKERS, duration_s=BUSY_S))
             rounds[subject.name].append(Cost(quiet_us, busy_us, per_s))
     return {name: Cost(*(median(column) for column in zip(*costs, strict=True))) for name, costs in rounds.items()}
@@ -119,8 +119,9 @@ async def _measure(subject: Subject, load: Awaitable[tuple[float, Samples]]) -> 
     return 1e6 * (thread_s(subject.pid) - began_s) / len(samples.latency_us), per_s
 
 
-async def _quiet(subject: Subject) -> tuple[float, Samples]:
-    flow = Flow(constant_schedule(QUIET_PER_S, QUIET_S), subject.shoot, lambda _: _ASKED)
+async def quiet(shoot: Shoot) -> tuple[float, Samples]:
+    """Ask at a quiet rate; answers a second, and what was measured."""
+    flow = Flow(constant_schedule(QUIET_PER_S, QUIET_S), shoot, lambda _: _ASKED)
     run = await drive([flow], duration_s=QUIET_S)
     return QUIET_PER_S, run.of(_ASKED)
 
