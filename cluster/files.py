@@ -46,6 +46,17 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
+def in_turn(lock: Path) -> Generator[None]:
+    """Hold a lock file, once it is free: for what is read and written again in a moment."""
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def alone(lock: Path) -> Generator[None]:
     """Hold a lock file; ClusterError when another process holds it."""
     lock.parent.mkdir(parents=True, exist_ok=True)

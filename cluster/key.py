@@ -3,13 +3,17 @@
 The nodes read their hashes in the credentials, each second.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from pydantic import BaseModel
 
 from cluster.document import Documents
 from cluster.errors import ClusterError
-from cluster.files import write_json
+from cluster.files import in_turn, write_json
 from service.credential import CredentialDocument, KeyRecord, Role, new_key, new_secret
 from shard_router.document import read_document
 
@@ -24,21 +28,33 @@ class Keys(BaseModel):
 
 
 def ensure_keys(documents: Documents) -> None:
-    """Make the development keys and the signing key unless they are there."""
-    if documents.keys.exists() and documents.credentials.exists():
-        _complete_credentials(documents)
-        return
+    """Make the development keys and the signing key unless they are there. What the credentials hold stays."""
+    documents.data.mkdir(parents=True, exist_ok=True)
+    with in_turn(_lock(documents)):
+        if documents.credentials.exists():
+            _complete_credentials(documents)
+        elif documents.keys.exists():
+            raise ClusterError(
+                f"{documents.credentials} is gone: put your copy of it back. Where there is none, take {documents.keys}"
+                " away too, and all credentials are made anew: no till's key that was given out is valid then"
+            )
+        if not documents.keys.exists():
+            _make_keys(documents)
+
+
+def _make_keys(documents: Documents) -> None:
+    """Keys that nobody was given yet, in the credentials first: what is not written down is valid nowhere."""
     made = {role: new_key(role) for role in KEY_ROLES if role != "member"}
     private = Ed25519PrivateKey.generate()
     private_pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    credentials = CredentialDocument(
-        keys=[record for _, record in made.values()],
-        jwt_public_keys=[public_pem],
-        forward_keys=[new_secret()],
-        rejoin_keys=[new_secret()],
-    )
-    write_json(documents.credentials, credentials.model_dump(), mode=0o600)
+    empty = CredentialDocument(keys=[], forward_keys=[new_secret()], rejoin_keys=[new_secret()])
+    credentials = read_credentials(documents) if documents.credentials.exists() else empty
+    added = {
+        "keys": [*credentials.keys, *(record for _, record in made.values())],
+        "jwt_public_keys": [*credentials.jwt_public_keys, public_pem],
+    }
+    _write_credentials(documents, credentials.model_copy(update=added))
     keys = {"keys": {role: text for role, (text, _) in made.items()}, "jwt_private_key": private_pem}
     write_json(documents.keys, keys, mode=0o600)
 
@@ -49,8 +65,7 @@ def _complete_credentials(documents: Documents) -> None:
     lists = {"forward_keys": credentials.forward_keys, "rejoin_keys": credentials.rejoin_keys}
     missing = {name: [new_secret()] for name, secrets in lists.items() if not secrets}
     if missing:
-        completed = credentials.model_copy(update=missing)
-        write_json(documents.credentials, completed.model_dump(), mode=0o600)
+        _write_credentials(documents, credentials.model_copy(update=missing))
 
 
 def read_keys(documents: Documents) -> dict[str, str]:
@@ -75,21 +90,33 @@ def add_key(
     """A new API key, which nodes know within a second; the text is shown once and not kept."""
     if role == "member":
         raise ClusterError("members use tokens: `loyalty token member ID`")
-    credentials = read_credentials(documents)
     text, record = new_key(role, store, desk=desk, name=name)
-    _write_credentials(documents, credentials.model_copy(update={"keys": [*credentials.keys, record]}))
+    with _changing(documents) as credentials:
+        _write_credentials(documents, credentials.model_copy(update={"keys": [*credentials.keys, record]}))
     return text
 
 
 def revoke_key(documents: Documents, key_id: str) -> KeyRecord:
     """Take a key out of the credentials, which nodes know within a second; ClusterError when there is none."""
-    credentials = read_credentials(documents)
-    revoked = [record for record in credentials.keys if record.id == key_id]
-    if not revoked:
-        raise ClusterError(f"no key {key_id}: `loyalty keys` lists them")
-    left = [record for record in credentials.keys if record.id != key_id]
-    _write_credentials(documents, credentials.model_copy(update={"keys": left}))
+    with _changing(documents) as credentials:
+        revoked = [record for record in credentials.keys if record.id == key_id]
+        if not revoked:
+            raise ClusterError(f"no key {key_id}: `loyalty keys` lists them")
+        left = [record for record in credentials.keys if record.id != key_id]
+        _write_credentials(documents, credentials.model_copy(update={"keys": left}))
     return revoked[0]
+
+
+@contextmanager
+def _changing(documents: Documents) -> Generator[CredentialDocument]:
+    """The credentials to write anew, which nobody else does meanwhile: of two at once one would undo the other."""
+    read_credentials(documents)  # where nothing was ever started there is nothing to lock
+    with in_turn(_lock(documents)):
+        yield read_credentials(documents)
+
+
+def _lock(documents: Documents) -> Path:
+    return documents.credentials.with_suffix(".lock")
 
 
 def read_credentials(documents: Documents) -> CredentialDocument:
