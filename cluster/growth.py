@@ -66,9 +66,22 @@ class Growth:
                 begun = [step for step in begun if not await _is_done(step)]
                 look_at = time.monotonic() + GO_ON_S
             await asyncio.sleep(_POLL_S)
-            if (content := question.take(self._data, TOPIC)) is not None:
+            if await self._heed():
                 begun = []
-                question.tell(self._data, TOPIC, await self._outcome(content))
+
+    async def _heed(self) -> bool:
+        """Do what is asked, if anything is; the next question is heard whatever becomes of this one."""
+        try:
+            if (content := question.take(self._data, TOPIC)) is None:
+                return False
+            outcome = await self._outcome(content)
+            while not _told(self._data, outcome):  # noqa: ASYNC110 - a full disk is looked at
+                await asyncio.sleep(_POLL_S)
+        except Exception as error:  # noqa: BLE001 - who asks later would wait for somebody who hears nothing any more
+            structlog.get_logger().warning("question_not_heard", reason=in_words(error))
+            await asyncio.sleep(GO_ON_S)
+            return False
+        return True
 
     @property
     def _data(self) -> Path:
@@ -83,6 +96,9 @@ class Growth:
             return Outcome(done=True, words=await self._do(request))
         except _REASONS as error:
             return Outcome(done=False, words=_words_of(error))
+        except Exception as error:  # noqa: BLE001 - whoever asks would wait in vain
+            structlog.get_logger().exception("request_failed", action=request.action, name=request.name)
+            return Outcome(done=False, words=f"{type(error).__name__}: {error}; see the supervisor's log")
 
     async def _do(self, request: Request) -> str:
         steps: dict[Action, Callable[[Request], Awaitable[str]]] = {
@@ -278,6 +294,15 @@ class Growth:
         await everybody_knows(self._topology())
 
 
+def _told(data: Path, outcome: Outcome) -> bool:
+    """Tell what became of a question; False when there is no room to write it down."""
+    try:
+        question.tell(data, TOPIC, outcome)
+    except OSError:
+        return False
+    return True
+
+
 def _words_of(error: Exception) -> str:
     words = in_words(error)
     return f"a server failed: {words}. Asked for again, it goes on." if isinstance(error, SERVER_ERRORS) else words
@@ -287,7 +312,7 @@ async def _is_done(step: Callable[[], Awaitable[Any]]) -> bool:
     """Do something; False when it must wait."""
     try:
         await step()
-    except _REASONS as error:
+    except Exception as error:  # noqa: BLE001 - nothing that is asked for would be heard any more
         structlog.get_logger().warning("begun_before_and_waits", reason=in_words(error))
         return False
     return True

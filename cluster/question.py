@@ -67,9 +67,9 @@ def take(data: Path, topic: str) -> Any:
 
 
 def tell(data: Path, topic: str, outcome: Outcome) -> None:
-    """Say what became of the one that was taken."""
+    """Say what became of the one that was taken; OSError when it cannot be written down, now."""
     for taken in data.glob(f"{topic}.*{_TAKEN}"):
         question = read_json(taken)
-        taken.unlink(missing_ok=True)
         if question is not None and time.time() < question["until"]:
             write_json(taken.with_suffix(_TOLD), outcome.model_dump())
+        taken.unlink(missing_ok=True)  # not before: where there is no room it may be told again

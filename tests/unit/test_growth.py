@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from cluster.files import alone, write_json
 from cluster.growth import Growth
 from cluster.growth_request import TOPIC
 from cluster.shard_leaving import ShardLeaving
+from tests.conftest import eventually
 from tests.project import PROJECT
 
 
@@ -49,10 +52,9 @@ async def test_what_could_not_be_gone_on_with_is_tried_again_and_hinders_nothing
     assert done[-1] == first
 
 
-async def test_what_it_does_not_know_is_refused_and_the_next_question_is_heard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The command line of a later release may ask for it."""
+@pytest.fixture
+async def heeding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Path]:
+    """A data folder on which questions are heard, and nothing was begun before."""
 
     async def done(_: object) -> None:
         pass
@@ -62,11 +64,47 @@ async def test_what_it_does_not_know_is_refused_and_the_next_question_is_heard(
     monkeypatch.setattr(ShardLeaving, "finish", done)
     system: Any = SimpleNamespace(plan=SimpleNamespace(data=tmp_path))
     running = asyncio.create_task(Growth(system).run())
+    yield tmp_path
+    running.cancel()
+
+
+async def test_what_it_does_not_know_is_refused_and_the_next_question_is_heard(heeding: Path) -> None:
+    """The command line of a later release may ask for it."""
     for action, why in (("split shard", "another version"), ("drain", "there is no region mars")):
         asked = {"action": action, "name": "mars"}
         with pytest.raises(ClusterError, match=why):
-            await asyncio.to_thread(question.ask, tmp_path, TOPIC, asked, deadline_s=5.0, late="no outcome")
-    running.cancel()
+            await asyncio.to_thread(question.ask, heeding, TOPIC, asked, deadline_s=5.0, late="no outcome")
+
+
+def asked_of_mars(data: Path) -> Any:
+    asked = {"action": "drain", "name": "mars"}
+    return asyncio.to_thread(question.ask, data, TOPIC, asked, deadline_s=5.0, late="no outcome")
+
+
+async def test_an_outcome_that_cannot_be_written_down_is_told_later_and_the_next_question_is_heard(
+    heeding: Path,
+) -> None:
+    """The disk is full for a while."""
+    told = heeding / f"{TOPIC}.1-x.told"
+    (told / "in the way").mkdir(parents=True)
+    until = time.time() + 60
+    write_json(told.with_suffix(".asked"), {"until": until, "content": {"action": "drain", "name": "mars"}})
+    await eventually(lambda: asyncio.to_thread(told.with_suffix(".taken").exists))
+    shutil.rmtree(told)
+    await eventually(lambda: asyncio.to_thread(told.is_file))
+    assert "there is no region mars" in told.read_text()
+    with pytest.raises(ClusterError, match="no region mars"):
+        await asked_of_mars(heeding)
+
+
+async def test_who_asks_for_what_fails_as_nobody_thought_of_hears_so_and_the_next_question_is_heard(
+    heeding: Path,
+) -> None:
+    asked = {"action": "add shard", "name": "eu-2"}
+    with pytest.raises(ClusterError, match="AttributeError"):
+        await asyncio.to_thread(question.ask, heeding, TOPIC, asked, deadline_s=5.0, late="no outcome")
+    with pytest.raises(ClusterError, match="no region mars"):
+        await asked_of_mars(heeding)
 
 
 def with_door(data: Path, **shares: int) -> None:
