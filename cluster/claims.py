@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from cluster.document import Documents, write_claim_slots
 from cluster.errors import ClusterError, in_words
 from cluster.system import System
-from command.claim_move import CUT_SHORT, begin_without_claims, has_claims_of_others, move_claims
+from command.claim_move import CUT_SHORT, begin_without_claims, has_claims_of_others, move_claims, stray_claims
 from shard_router.claim_slot import shared_out
 from shard_router.topology import Topology, read_topology
 
@@ -30,6 +30,15 @@ async def refuse_other_claims(topology: Topology, primaries: Mapping[str, str]) 
                 f"{shard} keeps identifiers that this topology has at other shards: its claims must name the regions of"
                 " the first start, in their order, and its claim_slots must be those of the one before"
             )
+
+
+async def refuse_stray_claims(documents: Documents, primaries: Mapping[str, str]) -> None:
+    """ClusterError where a start goes by a topology that is not the last one of its folder: claims would be lost."""
+    if name := await stray_claims(primaries, read_topology(documents.topology)):
+        raise ClusterError(
+            f"{name} keeps phones and e-mails that {documents.topology} has at other shards: it is not the one that was"
+            " in force last. Put your copy of that one back"
+        )
 
 
 async def share_claims(

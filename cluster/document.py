@@ -25,6 +25,9 @@ from shard_router.login import Logins, read_logins
 from shard_router.slot_table import ranges_of
 from shard_router.topology import RegionState, Topology, TopologyDocument
 
+REMOVED = "removed-"
+"""How the names of folders begin that are kept of what was taken out."""
+
 _UNSAID: dict[str, Any] = {"receipts": None, "state": "active"}
 """What need not be said of a shard."""
 
@@ -112,7 +115,10 @@ class Documents:
 def known_region_numbers(data: Path) -> dict[str, int]:
     """Region numbers in use below a data folder."""
     path = Documents(data).regions
-    return read_document(path, RegionNumbers).root if path.exists() else {}
+    if path.exists():
+        return read_document(path, RegionNumbers).root
+    present = present_topology(data)
+    return {name: region.number for name, region in present.regions.items()} if present else {}
 
 
 def present_topology(data: Path) -> TopologyDocument | None:
@@ -127,6 +133,19 @@ def plan_of(flags: Mapping[str, Any]) -> ClusterPlan:
     settings = read_settings(flags)
     data = settings.data.expanduser().resolve()
     return make_plan(settings, known_region_numbers(data), present_topology(data))
+
+
+def refuse_lost_topology(plan: ClusterPlan) -> None:
+    """ClusterError where the topology is gone and the folder has other servers than those of the plan."""
+    documents = Documents(plan.data)
+    found = {path.parent.name for path in plan.data.glob("servers/*/postgres-[0-9]")}
+    there = {name for name in found if not name.startswith(REMOVED)}
+    if there and not documents.topology.exists() and there != {shard.name for shard in plan.shards if shard.servers}:
+        raise ClusterError(
+            f"{documents.topology} is gone, and there are servers of {', '.join(sorted(there))}: put your copy of it"
+            " back. Where there is none, and no shard was ever added: name the regions of these, all of them and no"
+            " other, by --regions"
+        )
 
 
 def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None = None) -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from cluster import question
 from cluster.claims import finish_moves, primaries_of, refuse_claims, share_claims
-from cluster.document import Documents, known_region_numbers, write_documents, write_states
+from cluster.document import REMOVED, Documents, known_region_numbers, write_documents, write_states
 from cluster.door import forget_region, hide_region, read_state, share_traffic
 from cluster.epoch import everybody_knows
 from cluster.errors import ClusterError, StartFailed, in_words
@@ -230,7 +230,7 @@ class Growth:
         await self.system.stop_data(region)
         for shard in region.shards:
             if shard.folder.exists():
-                shard.folder.rename(self._data / "servers" / f"removed-{shard.name}-{int(time.time())}")
+                shard.folder.rename(self._data / "servers" / f"{REMOVED}{shard.name}-{int(time.time())}")
         self._leaving.pop(name, None)
         return f"{name} is gone; its number is never given again. Its folder was kept as servers/removed-…"
 

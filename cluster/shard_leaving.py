@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from cluster.claims import primaries_of, take_claims_from
-from cluster.document import write_documents
+from cluster.document import REMOVED, write_documents
 from cluster.errors import ClusterError
 from cluster.plan import ClusterPlan, RegionPlan, ShardPlan, plan_shard
 from cluster.postgres import CONNECT_TIMEOUT_S
@@ -60,7 +60,7 @@ class ShardLeaving:
         await self.system.stop_nodes_of(gone)
         await self.system.stop_data(gone)
         if shard.folder.exists():
-            shard.folder.rename(shard.folder.with_name(f"removed-{name}-{int(time.time())}"))
+            shard.folder.rename(shard.folder.with_name(f"{REMOVED}{name}-{int(time.time())}"))
         self.leaving.pop(name, None)
         return f"{name} is gone, and {region.name} has its slots back. Its folder was kept as servers/removed-…"
 

@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from cluster import postgres, valkey
-from cluster.document import Documents, write_documents
+from cluster.document import Documents, refuse_lost_topology, write_documents
 from cluster.door import NAME as DOOR
 from cluster.door import check_door, door_process, found_well
 from cluster.errors import ClusterError, in_words
@@ -61,6 +61,7 @@ class System:
         read_program(self.plan.program)
         check_ports(self.plan.ports())
         check_door(self.plan.door)
+        refuse_lost_topology(self.plan)
         write_documents(self.plan)
         ensure_keys(self.documents)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
@@ -143,6 +144,7 @@ class System:
     async def _start_nodes(self) -> None:
         for _ in self.plan.shards:
             await self._shards_ready.acquire()
+        await self._refuse_stray_claims()
         self.program_version = await self._apply_program()
         await self._respell()
         await together(*(self._start_node(node) for region in self.plan.regions for node in region.nodes))
@@ -229,6 +231,12 @@ class System:
         version = await ensure_program(urls, self.plan.program)
         self.supervisor.note("program", f"ready (version {version})")
         return version
+
+    async def _refuse_stray_claims(self) -> None:
+        from cluster.claims import refuse_stray_claims  # noqa: PLC0415 - heavy, and only a start needs it
+
+        primaries = {shard.name: await self._primary(shard, self.documents.logins()) for shard in self.plan.shards}
+        await refuse_stray_claims(self.documents, primaries)
 
     async def _respell(self) -> None:
         from cluster.respell import lines_of, respell_system  # noqa: PLC0415 - heavy, and only a start needs it

@@ -19,6 +19,7 @@ import asyncpg
 
 from shard_router.claim_slot import claim_slot
 from shard_router.directory import LEASE_S, hash_digest, identifier_digest
+from shard_router.incarnation import is_unreconciled
 from shard_router.pool import ShardServers
 from shard_router.server import connection_to, wait_for_standby
 from shard_router.statement import load_statements
@@ -210,6 +211,27 @@ async def has_claims_of_others(address: str, name: str, topology: Topology) -> b
         rows = await shard.fetch(STATEMENTS["some_claims"], _SAMPLE)
     digests = (identifier_digest((row["kind"], row["value"])) for row in rows)
     return any(topology.claim_shards[topology.claim_slot(digest)] != name for digest in digests)
+
+
+async def stray_claims(primaries: Mapping[str, str], topology: Topology) -> str | None:
+    """A shard that keeps claims which a topology has at others, and which are not on their way, as far as a few tell.
+
+    One that was restored, and not reconciled yet, may have some of another time.
+    """
+    kept: dict[str, set[int]] = {}
+    moving: dict[str, dict[int, str | None]] = {}
+    for name, address in primaries.items():
+        async with connected(address) as shard:
+            rows = [] if await is_unreconciled(shard) else await shard.fetch(STATEMENTS["some_claims"], _SAMPLE)
+            kept[name] = {topology.claim_slot(identifier_digest((row["kind"], row["value"]))) for row in rows}
+            states = await shard.fetch(STATEMENTS["slots"])
+            moving[name] = {row["slot"]: row["receiver"] for row in states if row["state"] != "here"}
+    for name, slots in kept.items():
+        for slot in slots:
+            keeper = topology.claim_shards[slot]
+            if keeper != name and slot not in moving[name] and moving[keeper].get(slot) != name:
+                return name
+    return None
 
 
 async def put_slots_right(shard: Any, table: Sequence[str], name: str) -> None:

@@ -13,9 +13,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from cluster.claims import refuse_stray_claims
 from cluster.document import Documents, write_claim_slots
+from cluster.errors import ClusterError
 from command import claim_move
-from command.claim_move import MoveError, begin_without_claims, move_claims, moving_alone, put_slots_right
+from command.claim_move import MoveError, begin_without_claims, move_claims, moving_alone, put_slots_right, stray_claims
 from shard_router import directory as directories
 from shard_router.directory import Directory, Identifier
 from shard_router.errors import ProblemError
@@ -153,6 +155,7 @@ async def test_whoever_dies_between_two_steps_the_next_one_goes_on(world: World,
     slots = world.slots_of(PHONES[:20])
     with pytest.raises(KilledError):
         await world.move("us-1", slots, die_after=step)
+    assert await stray_claims(world.dsns, read_topology(world.watch.path)) is None  # a start goes on
     assert any("on its way" in words for words in await world.faults()) == (step != "left")
     for number, phone in enumerate(PHONES[20:]):  # what does not move goes on
         assert world.slots_of([phone]) <= slots or not await world.enrol(phone, member_at(number))
@@ -162,6 +165,20 @@ async def test_whoever_dies_between_two_steps_the_next_one_goes_on(world: World,
     for number, phone in enumerate(PHONES):
         assert not await world.enrol(phone, member_at(number))
     assert await world.faults() == []
+
+
+async def test_a_topology_that_was_made_anew_and_has_claims_elsewhere_is_told_from_the_last_one(world: World) -> None:
+    """It was lost, and the regions were named otherwise: a start by it would have half of the claims deleted."""
+    await fill(world)
+    document = json.loads(world.watch.path.read_text()) | {"epoch": 2, "claims": ["us", "eu"]}
+    assert await stray_claims(world.dsns, read_topology(world.watch.path)) is None
+    world.watch.path.write_text(json.dumps(document))
+    assert await stray_claims(world.dsns, read_topology(world.watch.path)) == "eu-1"
+    with pytest.raises(ClusterError, match="not the one that was in force last"):
+        await refuse_stray_claims(Documents(world.folder), world.dsns)
+    for shard in world.dsns:  # restored: what it has is of another time, until it is reconciled
+        await world.rows(shard, "INSERT INTO incarnation (number, why) VALUES (99, 'restored') RETURNING 1")
+    assert await stray_claims(world.dsns, read_topology(world.watch.path)) is None
 
 
 @pytest.mark.parametrize("step", STEPS)
