@@ -122,7 +122,7 @@ def _check_shards(app: web.Application, node: CommandNode, *, well_at: float | N
     for name, shard in wanted.items():
 
         async def primary(shard: str = shard) -> str | None:
-            async with node.pools[shard].primary():
+            async with node.pools[shard].look():
                 return None
 
         if name not in checks:

@@ -56,7 +56,7 @@ class Register(Rounds):
 
     async def work_off(self, shard: str) -> int:
         """Claim one page of what a shard has to; tells how many there were. What could not be claimed stays due."""
-        rows = await self._in_time(self._rows(shard, "due_receipts", PAGE), "looking for receipts")
+        rows = await self._in_time(self._due(shard), "looking for receipts")
         places: defaultdict[str, list[Unclaimed]] = defaultdict(list)
         for row in rows:
             name = row["store"], row["till"], row["business_date"], row["receipt"]
@@ -155,6 +155,10 @@ class Register(Rounds):
             structlog.get_logger().warning("receipt_conflict_settled", member_id=name, version=one.version)
             return True
         return answer.code in _GONE
+
+    async def _due(self, shard: str) -> list[Any]:
+        async with self._node.pools[shard].look() as connection:
+            return await connection.fetch(STATEMENTS["due_receipts"], PAGE)
 
     async def _rows(self, shard: str, statement: str, *arguments: Any) -> list[Any]:
         async with self._node.pools[shard].primary() as connection:

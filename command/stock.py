@@ -56,7 +56,7 @@ class StockKeeper:
 
     async def finish_moves(self, donor: str, *, older_than_s: float = UNFINISHED_S) -> None:
         """Finish what somebody began and did not end."""
-        async with self._pools[donor].primary() as connection:
+        async with self._pools[donor].look() as connection:
             rows = await connection.fetch(STATEMENTS["open_moves"], older_than_s)
         for row in rows:
             await self._arrive(donor, row)

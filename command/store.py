@@ -182,17 +182,17 @@ class Store:
 
     async def due_members(self, limit: int) -> list[int]:
         """Members whom time alone changes now."""
-        return [row["member_id"] for row in await self.rows("due_members", self.now(), limit)]
+        return [row["member_id"] for row in await self._look("due_members", self.now(), limit)]
 
     async def forget_answers(self, before: Any, limit: int) -> int:
         """Delete some stored answers older than `before`, as many as it tells."""
-        async with self._servers.primary() as connection:
+        async with self._servers.look() as connection:
             told = await connection.execute(STATEMENTS["forget_answers"], before, limit)
         return int(told.removeprefix("DELETE "))
 
     async def due_errands(self, limit: int) -> list[Any]:
         """Errands that are due, taken for a while."""
-        return await self.rows("due_errands", limit)
+        return await self._look("due_errands", limit)
 
     async def finish_errand(self, member_id: int, version: int) -> None:
         """Forget an errand that is done."""
@@ -202,6 +202,10 @@ class Store:
     async def rows(self, statement: str, *arguments: Any) -> list[Any]:
         """All rows of a named statement, read on the primary."""
         async with self._servers.primary() as connection:
+            return await connection.fetch(STATEMENTS[statement], *arguments)
+
+    async def _look(self, statement: str, *arguments: Any) -> list[Any]:
+        async with self._servers.look() as connection:
             return await connection.fetch(STATEMENTS[statement], *arguments)
 
     async def value(self, statement: str, *arguments: Any) -> Any:

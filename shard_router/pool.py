@@ -7,6 +7,7 @@ answers 25006 (read only) or breaks makes the choice void at once: the next call
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from shard_router.array import know_arrays
 from shard_router.clock import Now, Reading, ShardClock
 from shard_router.ending import end
 from shard_router.errors import ProblemError
+from shard_router.look import Looks
 from shard_router.server import trouble_of
 from shard_router.statement import load_statements
 from shard_router.topology import Topology, TopologyWatch
@@ -121,6 +123,7 @@ class ShardServers:
         self._patience_s = patience_s
         self._session = INDEXED if indexed else {}
         self._pools: dict[str, asyncpg.Pool] = {}
+        self._looks = defaultdict[str, Looks](Looks)
         self._roles: dict[str, _Role] = {}
         self._primary = ""
         self._probing = asyncio.Lock()
@@ -130,6 +133,13 @@ class ShardServers:
     async def primary(self) -> AsyncGenerator[Connection]:
         """A connection to the primary; `shard_unavailable` when there is none or it breaks."""
         async with self._connection(in_recovery=False) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def look(self) -> AsyncGenerator[Connection]:
+        """As `primary`, for whoever looks for something again and again and is waited for by nobody."""
+        server = await self._server(in_recovery=False)
+        async with self._looks[server].turn(), self.primary() as connection:
             yield connection
 
     @asynccontextmanager
@@ -245,7 +255,7 @@ class ShardServers:
         with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 pool = await self._pool(server)
-                async with pool.acquire() as connection, _cut_in_time(connection):
+                async with self._looks[server].turn(), pool.acquire() as connection, _cut_in_time(connection):
                     begun = self.clock.begin()
                     row = await connection.fetchrow(_STATEMENTS["role"])
                     return _Role(row["in_recovery"], row["timeline"], self.clock.read(begun, row["time_s"]))
