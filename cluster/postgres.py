@@ -53,6 +53,7 @@ SETTINGS: Mapping[str, str] = {
     "jit": "off",
     "io_method": "sync",  # no io workers: six servers share one small machine
     "io_max_concurrency": "1",  # so nobody has more than one under way; the default keeps 6 MiB for it
+    "autovacuum_worker_slots": "3",  # as many as work; the default keeps room for 16 that never will
     "max_logical_replication_workers": "0",  # nothing subscribes; the slots' worker on standbys is none of them
     "max_pred_locks_per_transaction": "10",  # nothing is SERIALIZABLE; the default keeps 3 MiB for it
     "max_parallel_workers_per_gather": "0",

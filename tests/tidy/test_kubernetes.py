@@ -26,8 +26,8 @@ PODS = ("command", "query", "projector-eu-1", "valkey-eu-1")
 PARTS = {"command": "command", "query": "query", "projector-eu-1": "cdc", "valkey-eu-1": "valkey"}
 # Fixed by the operator, or of the machine.
 NOT_OURS = {
-    "hot_standby", "io_max_concurrency", "io_method", "listen_addresses", "log_checkpoints", "log_error_verbosity",
-    "log_line_prefix", "log_timezone",
+    "autovacuum_worker_slots", "hot_standby", "io_max_concurrency", "io_method", "listen_addresses", "log_checkpoints",
+    "log_error_verbosity", "log_line_prefix", "log_timezone",
     "max_replication_slots", "max_slot_wal_keep_size", "max_wal_senders", "max_wal_size", "shared_buffers",
     "unix_socket_directories", "wal_level",
 }  # fmt: skip
