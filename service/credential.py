@@ -26,6 +26,9 @@ from shard_router.errors import DocumentError, MalformedIdError, ProblemError
 from shard_router.member_id import format_member_id, parse_member_id
 
 AUDIENCE: Final = "loyalty"
+EARLY_S: Final = 10.0
+"""How far an issuer's clock may be ahead of this node's, as far as a node's may be off its primary's. A token that has
+begun by then is taken at once; its end stays the one it names."""
 _TOKEN_CACHE_MAX: Final = 10_000
 _KEY_CACHE_MAX: Final = 10_000
 _RELOAD_INTERVAL_S: Final = 1.0
@@ -217,9 +220,10 @@ class Credentials:
                     public_key,
                     algorithms=["EdDSA"],
                     audience=AUDIENCE,
+                    leeway=EARLY_S,
                     options={"require": ["exp", "sub", "aud"]},
                 )
-                return _Claims.model_validate(claims)
+                return _in_time(_Claims.model_validate(claims))
             except jwt.InvalidSignatureError:
                 continue
             except Exception as error:
@@ -255,6 +259,13 @@ class Credentials:
         self._tokens.clear()
         self._known_keys.clear()
         self._seen = stamp
+
+
+def _in_time(claims: _Claims) -> _Claims:
+    """The claims of a token that has not ended: the leeway of its beginning is none of its end."""
+    if claims.exp <= time.time():
+        raise jwt.ExpiredSignatureError
+    return claims
 
 
 def _mac(key: bytes, message: str) -> str:

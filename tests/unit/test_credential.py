@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.utils import base64url_encode
 
 from service import credential
-from service.credential import AUDIENCE, Credentials, mint_member_token, new_key
+from service.credential import AUDIENCE, EARLY_S, Credentials, mint_member_token, new_key
 from shard_router.errors import DocumentError, ProblemError
 from shard_router.member_id import compose_member_id, format_member_id
 from tests.file import put
@@ -118,6 +118,23 @@ def test_a_signed_token_with_a_wrongly_typed_claim_is_unauthenticated_first_and_
         with pytest.raises(ProblemError) as raised:
             credentials.principal(f"Bearer {token}")
         assert raised.value.code == "unauthenticated"
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_a_token_of_an_issuer_whose_clock_is_a_little_ahead_is_taken_at_once(
+    credentials: Credentials, claim: str
+) -> None:
+    ahead = time.time() + EARLY_S - 5
+    assert credentials.principal(f"Bearer {signed(**{claim: ahead})}").member_id == MEMBER
+    with pytest.raises(ProblemError) as raised:
+        credentials.principal(f"Bearer {signed(**{claim: time.time() + 10 * EARLY_S})}")
+    assert raised.value.code == "unauthenticated"
+
+
+def test_a_token_that_has_ended_is_not_taken_a_moment_longer(credentials: Credentials) -> None:
+    with pytest.raises(ProblemError) as raised:
+        credentials.principal(f"Bearer {signed(exp=time.time() - 0.001)}")
+    assert raised.value.code == "unauthenticated"
 
 
 FORWARD_KEYS = ["k" * 32, "l" * 32]
