@@ -281,7 +281,7 @@ def _problem_example(code: str) -> dict[str, Any]:
         "type": f"urn:loyalty:problem:{code}",
         "title": problem.title,
         "status": problem.status,
-        "detail": problem.title,
+        "detail": problem.detail,
         "code": code,
         "retryable": problem.retryable,
         "request_id": "5f2c9a1e0b7d4c38",

@@ -85,7 +85,7 @@ def malformed_parameter(name: str, detail: str) -> ProblemError:
 def problem_document(error: ProblemError, request_id: str) -> dict[str, Any]:
     """Write the problem document of an error."""
     problem = PROBLEMS[error.code]
-    detail = error.detail or problem.title
+    detail = error.detail or problem.detail
     document: dict[str, Any] = {
         "type": f"urn:loyalty:problem:{error.code}",
         "title": problem.title,

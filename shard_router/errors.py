@@ -36,12 +36,21 @@ class TopologyError(DocumentError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """How a stable `code` is answered; `retryable` means: the same request may succeed later, unchanged."""
+    """How a stable `code` is answered; `retryable` means: the same request may succeed later, unchanged.
+
+    `advice` is the `detail` of an answer that has none of its own: what to do, where the title does not tell.
+    """
 
     status: int
     title: str
     retryable: bool = False
     retry_after_s: int | None = None
+    advice: str = ""
+
+    @property
+    def detail(self) -> str:
+        """The `detail` of an answer that has none of its own."""
+        return self.advice or self.title
 
 
 PROBLEMS: Final[dict[str, Problem]] = {
@@ -54,7 +63,13 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "purchase_not_found": Problem(404, "No such purchase"),
     "hold_not_found": Problem(404, "No such hold"),
     "reward_not_found": Problem(404, "No such reward"),
-    "in_progress": Problem(409, "The first request with this key is still running", retryable=True, retry_after_s=1),
+    "in_progress": Problem(
+        409,
+        "The first request with this key is still running",
+        retryable=True,
+        retry_after_s=1,
+        advice="the first request with this key is still running: send the same again in a second, and hear its answer",
+    ),
     "receipt_conflict": Problem(409, "This receipt was recorded with other content"),
     "member_exists": Problem(409, "There is a member with this identifier"),
     "hold_closed": Problem(409, "The hold was captured, voided or has lapsed"),
@@ -63,7 +78,12 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "member_closed": Problem(409, "The membership is closed"),
     "too_large": Problem(413, "The request is too large"),
     "unsupported_media_type": Problem(415, "Send application/json"),
-    "idempotency_key_reused": Problem(422, "This Idempotency-Key was used with another request"),
+    "idempotency_key_reused": Problem(
+        422,
+        "This Idempotency-Key was used with another request",
+        advice="an earlier request with other content had this key, and nothing was done now: a new command takes a "
+        "new key; what became of the earlier one is told by GET /v1/commands/{idempotency_key}",
+    ),
     "insufficient_points": Problem(422, "Not enough points"),
     "return_exceeds_purchase": Problem(422, "More would be returned than was bought"),
     "out_of_stock": Problem(422, "The reward is out of stock"),
@@ -78,7 +98,12 @@ PROBLEMS: Final[dict[str, Problem]] = {
     ),
     "not_yet_visible": Problem(503, "The demanded version is not visible yet", retryable=True, retry_after_s=1),
     "method_not_allowed": Problem(405, "This resource has no such method"),
-    "internal": Problem(500, "A fault of ours", retryable=True),
+    "internal": Problem(
+        500,
+        "A fault of ours",
+        retryable=True,
+        advice="a fault of ours: send it again, a command with the same key; should it stay, tell us the request_id",
+    ),
 }
 """Every code there is (API.md), with its answer: no refusal and no exception has another, and each is used."""
 

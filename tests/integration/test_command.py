@@ -57,6 +57,8 @@ async def test_the_same_key_with_another_body_is_refused_and_changes_nothing(nod
     await node.post("/v1/purchases", body, key="k1")
     other = await node.post("/v1/purchases", body | {"till": "2"}, key="k1")
     assert (other.status, other.code) == (422, "idempotency_key_reused")
+    for told in ("nothing was done", "a new key", "/v1/commands/"):  # what a till can do about it
+        assert told in other.json["detail"]
 
 
 async def test_a_refusal_is_stored_and_replayed_like_a_yes(node: RunningNode) -> None:
