@@ -16,6 +16,7 @@ import asyncpg
 from cdc.slot import STATEMENTS as SLOTS
 from cluster.errors import ClusterError
 from cluster.fence import fence, is_stopped
+from cluster.history import History
 from cluster.login import CONNECT_TIMEOUT_S
 from cluster.pair import STATEMENTS, Pair, received
 from cluster.plan import ServerPlan
@@ -29,8 +30,7 @@ from shard_router.ending import end
 from shard_router.server import SERVER_ERRORS
 
 LOOK_INTERVAL_S = 0.5
-PROBE_INTERVAL_S = 2.0
-PROBE_TIMEOUT_S = 2.5
+PROBE_INTERVAL_S, PROBE_TIMEOUT_S = 2.0, 2.5
 LATE_MAX_S = 2.0  # a loop of our own that was so late says nothing about servers
 AWAY_MAX_S = 30.0
 PAUSE_FIRST_S, PAUSE_MAX_S = 2.0, 30.0  # between attempts at a standby that cannot be mended
@@ -46,6 +46,7 @@ class Guard:
         self._pair = pair
         self._supervisor = supervisor
         self._projector = projector
+        self._history = History(supervisor, pair.name)
         self._watched = {server.name: Watched() for server in pair.servers}
         self._failovers: deque[float] = deque()
         self._looked_at = self._probed_at = time.monotonic()
@@ -209,7 +210,7 @@ class Guard:
         watched = self._watched[server.name]
         if watched.told != words:
             watched.told = words
-            self._supervisor.note(server.name, words)
+            self._history.begin("trouble", server.name, words)
 
     def _unsay(self, server: ServerPlan) -> None:
         """A trouble that went by itself."""
@@ -237,7 +238,7 @@ class Guard:
             self._say(former, f"{kind_of(why)}; {FAILOVERS_MAX} failovers in ten minutes: look at it first")
             return False
         self._failovers.append(now)
-        self._supervisor.note(former.name, f"{why}: a standby takes its place")
+        self._history.begin("failover", former.name, why, ": a standby takes its place")
         await self._stop_mending()
         if not await self._fence(former):
             self._supervisor.note(former.name, f"{why}, and cannot be killed: nobody takes its place")
@@ -257,7 +258,7 @@ class Guard:
                 reason = why if server is self._pair.primary else self._trouble(server) or ""
                 is_fenced = server.name not in self._supervisor.kept
                 if reason.startswith(HANGS) or (reason == DIES and is_fenced):
-                    self._supervisor.note(server.name, f"{reason}: started anew")
+                    self._history.begin("restart", server.name, reason, ": started anew")
                     if await self._fence(server):
                         await self._pair.run(server)
                         self._watched[server.name] = Watched()
@@ -292,6 +293,7 @@ class Guard:
         await self._reading.stop()
         try:
             await self._pair.promote(promoted)
+            self._history.ended(promoted.name)
             self._quorum = Quorum(standby.standby for standby in self._pair.standbys)
             self._quorum.ended(former.standby, lost=True)
             others = [standby for standby in self._pair.standbys if standby is not former]
@@ -369,7 +371,7 @@ class Guard:
         if await self._chosen(with_slots=True) is None:
             words = "has no standby that could take over now: it streams, or copies the slots, not yet"
             return Outcome(done=False, words=f"{self._pair.name} {words}")
-        self._supervisor.note(former.name, "a standby takes its place, as asked")
+        self._history.begin("switchover", former.name, "asked for", ": a standby takes its place")
         await self._pair.write_out()
         projector = await self._supervisor.hold(self._projector)  # a server that stops waits until it has all there is
         standby = None

@@ -19,7 +19,7 @@ from cluster.password import ensure_passwords
 from cluster.plan import ClusterPlan
 from cluster.process import log_tail, open_log
 from cluster.progress import PROGRESS_LINE
-from cluster.run_file import Identity, RunRecord, exclusive, locked, read_run, stop_orphans, wait_gone
+from cluster.run_file import begin_run, exclusive, locked, read_run, stop_orphans, wait_gone
 from cluster.supervisor import Listener, Supervisor
 from cluster.system import System
 
@@ -43,7 +43,7 @@ def run_system(plan: ClusterPlan, forks: ForkServer, *, on_change: Listener, on_
 
 
 async def _live(plan: ClusterPlan, forks: ForkServer, on_change: Listener, on_ready: Callable[[int], None]) -> None:
-    run = RunRecord(Identity.of(os.getpid()), cdc_source=plan.cdc_source)
+    run = begin_run(plan.data, plan.cdc_source)
     run.save(plan.data)  # before anything is started: what cannot be recorded is not begun
     documents = Documents(plan.data)
     supervisor = Supervisor(plan.data, run, on_change, forks=forks)

@@ -17,6 +17,7 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ClusterError
+from cluster.event import Event
 from cluster.files import read_json, write_json
 from cluster.process import kill_group
 from shard_router.document import describe_faults
@@ -72,6 +73,8 @@ class RunRecord:
     ready: bool = False
     cdc_source: str = "pgoutput"
     processes: dict[str, ProcessRecord] = field(default_factory=dict[str, ProcessRecord])
+    events: dict[str, list[Event]] = field(default_factory=dict[str, list[Event]])
+    """By shard, the newest last."""
 
     def save(self, data: Path) -> None:
         """Write it whole."""
@@ -92,6 +95,12 @@ def read_run(data: Path) -> RunRecord | None:
         return TypeAdapter(RunRecord).validate_python(document)
     except ValidationError as error:
         raise ClusterError(f"{run_path(data)}: {describe_faults(error)}") from error
+
+
+def begin_run(data: Path, cdc_source: str) -> RunRecord:
+    """The record of this process as the supervisor: what befell the shards before is known to it."""
+    before = read_run(data)
+    return RunRecord(Identity.of(os.getpid()), cdc_source=cdc_source, events=before.events if before else {})
 
 
 @contextmanager

@@ -4,7 +4,8 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from cluster.document import Documents
 from cluster.door import NAME as DOOR
 from cluster.door import DoorState, read_state
 from cluster.errors import ClusterError
+from cluster.event import Event
 from cluster.figure import read_figure
 from cluster.key import read_keys
 from cluster.login import CONNECT_TIMEOUT_S
@@ -42,6 +44,7 @@ NODE_NAME = re.compile(r".*-(command(-\d+)?|query(-\d+)?|cdc)")
 NO_TOPOLOGY = TopologyDocument(epoch=1, regions={}, shards={})
 LAG_METRIC = "loyalty_cdc_lag_now_seconds"
 SLOT_BYTES_LARGE = 256 * 1024 * 1024
+SHOWN_MAX = 10  # events on the screen; each shard's are in the JSON
 
 
 @dataclass(slots=True)
@@ -104,6 +107,10 @@ class StatusReport:
         """The highest program version in force."""
         return max((s.program_version for s in self.shards.values() if s.program_version is not None), default=None)
 
+    def events(self, shard: str) -> list[Event]:
+        """What befell the servers of a shard, the newest last."""
+        return self.run.events.get(shard, []) if self.run else []
+
     def document(self) -> dict[str, Any]:
         """The JSON of `loyalty status --json`."""
         return {
@@ -138,6 +145,7 @@ class StatusReport:
             "zones": dict(zip(shard.servers, shard.zones, strict=False)),
             "valkey": shard.valkey,
             "cdc": {"url": shard.cdc, "source": source, "lag_ms": health.lag_ms, "slot_bytes": health.slot_bytes},
+            "events": [asdict(event) for event in self.events(name)],
         }
 
 
@@ -244,7 +252,15 @@ def render_status(report: StatusReport) -> Group:
     advice = _advice(report)
     head = Text(f"{'ready' if report.ready else 'NOT READY'}  {report.data}", "green" if report.ready else "red")
     warnings = [Text(f"! {line}", "bold red") for line in report.warnings]
-    return Group(head, *warnings, table, *(Text(f"→ {line}", "yellow") for line in advice))
+    told = [*(Text(f"→ {line}", "yellow") for line in advice), *map(Text, _lately(report))]
+    return Group(head, *warnings, table, *told)
+
+
+def _lately(report: StatusReport) -> list[str]:
+    """The newest events of all shards, in the order of time."""
+    kept = report.run.events if report.run else {}
+    events = [(event.at, name, event) for name, told in kept.items() for event in told]
+    return [f"{at}  {name}: {event.words}" for at, name, event in sorted(events, key=itemgetter(0))[-SHOWN_MAX:]]
 
 
 def _details(report: StatusReport) -> dict[str, str]:

@@ -19,6 +19,7 @@ from cluster.door import NAME as DOOR
 from cluster.door import check_door, door_process, found_well
 from cluster.errors import ClusterError, in_words
 from cluster.failover import Guard
+from cluster.history import History
 from cluster.key import ensure_keys
 from cluster.login import quicken_superuser, secure, superuser_urls
 from cluster.memory import memory_bytes, share_of
@@ -202,8 +203,11 @@ class System:
         self.supervisor.note(pair.primary.name, "preparing")
         await postgres.create_primary(tools, pair.primary, self.passwords[SUPERUSER])
         if is_standby(pair.primary):
-            self.supervisor.note(shard.name, "the primary's data are gone: a standby takes its place")
+            history = History(self.supervisor, shard.name)
+            lost = next(server.name for server in pair.servers if not server.folder.exists())
+            history.begin("failover", lost, "its data were gone at the start", ": a standby takes its place")
             await pair.outlive()
+            history.ended(pair.primary.name)
         else:
             await pair.run_primary()
         url = await secure_primary([postgres.server_address(pair.primary)], self.passwords, name=shard.name)
