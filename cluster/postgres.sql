@@ -29,12 +29,16 @@ SELECT max(coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0))::bigi
 FROM pg_stat_replication
 WHERE starts_with(application_name, 'standby');
 
--- name: program_version
-SELECT max(version) FROM program;
+-- name: program_versions
+-- As `programs`, without their texts.
+SELECT version, effective_at, effective_at <= now() OR begun_at IS NOT NULL AS running
+FROM program
+WHERE version >= coalesce((SELECT max(version) FROM program WHERE effective_at <= now() OR begun_at IS NOT NULL), 0)
+ORDER BY version;
 
 -- name: programs
 -- The program that runs and those that are to come, oldest first.
-SELECT version, effective_at, source, effective_at <= now() OR begun_at IS NOT NULL AS running
+SELECT version, effective_at, effective_at <= now() OR begun_at IS NOT NULL AS running, source
 FROM program
 WHERE version >= coalesce((SELECT max(version) FROM program WHERE effective_at <= now() OR begun_at IS NOT NULL), 0)
 ORDER BY version;

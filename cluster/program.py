@@ -22,6 +22,7 @@ from cluster.login import CONNECT_TIMEOUT_S
 from cluster.postgres import STATEMENTS
 from cluster.running import running_topology
 from cluster.setup import with_password
+from cluster.version import Numbered
 from command.program import ApplyUnderWayError, apply_program
 from rules.program import Program, ProgramError, parse_program
 from rules.program_compare import compare_programs
@@ -33,19 +34,10 @@ PASSWORD_VARIABLE: Final = "LOYALTY_POSTGRES_PASSWORD"  # noqa: S105 - its name
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class Version(Numbered):
     """One version of the program as applied."""
 
-    number: int
-    effective_at: datetime
     source: str
-    running: bool
-
-    @property
-    def since(self) -> str:
-        """From when it counts, in words."""
-        moment = self.effective_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return f"in force since {moment}" if self.running else f"in force from {moment} on"
 
 
 @dataclass(frozen=True, slots=True)

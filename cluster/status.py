@@ -29,6 +29,7 @@ from cluster.overview import ask_system, document_of, lag_ms_of, warnings_of
 from cluster.plan import HOST
 from cluster.postgres import STATEMENTS
 from cluster.run_file import RunRecord, locked, read_run
+from cluster.version import Numbered, read_versions
 from edge.decision import WHOLE
 from query.system_shape import System
 from service.credential import Credentials
@@ -57,7 +58,7 @@ class ShardHealth:
     replay_bytes: int | None = None
     slot_bytes: int | None = None
     lag_ms: int | None = None
-    program_version: int | None = None
+    programs: list[Numbered] = field(default_factory=list[Numbered])
     unreconciled: bool = False
     valkey_problem: str | None = None
 
@@ -103,9 +104,22 @@ class StatusReport:
         return [*unheard, *told, *warnings_of(self.system), *shortages]
 
     @property
-    def program_version(self) -> int | None:
-        """The highest program version in force."""
-        return max((s.program_version for s in self.shards.values() if s.program_version is not None), default=None)
+    def program(self) -> Numbered | None:
+        """The highest program version in force on any shard."""
+        running = {version.number: version for version in self._programs if version.running}
+        return running[max(running)] if running else None
+
+    @property
+    def programs_to_come(self) -> list[Numbered]:
+        """Later versions that are not in force yet, by number."""
+        now = self.program.number if self.program else 0
+        return sorted(
+            {version for version in self._programs if version.number > now}, key=lambda version: version.number
+        )
+
+    @property
+    def _programs(self) -> list[Numbered]:
+        return [version for shard in self.shards.values() for version in shard.programs]
 
     def events(self, shard: str) -> list[Event]:
         """What befell the servers of a shard, the newest last."""
@@ -116,7 +130,10 @@ class StatusReport:
         return {
             "ready": self.ready,
             "data": str(self.data),
-            "program_version": self.program_version,
+            "program_version": self.program.number if self.program else None,
+            "programs_to_come": [
+                {"version": version.number, "effective_at": version.instant} for version in self.programs_to_come
+            ],
             "door": self.door.url if self.door else None,
             "regions": {name: self._region(name) for name in self.topology.regions},
             "keys": dict(self.keys),
@@ -225,7 +242,7 @@ async def _ask_connected(connection: asyncpg.Connection, url: str, health: Shard
     health.primary = url
     health.slot_bytes = await connection.fetchval(STATEMENTS["slot_bytes"], CDC_SLOT)
     health.replay_bytes = await connection.fetchval(STATEMENTS["replay_bytes"])
-    health.program_version = await connection.fetchval(STATEMENTS["program_version"])
+    health.programs = await read_versions(connection)
     health.unreconciled = await is_unreconciled(connection)
 
 
@@ -252,8 +269,17 @@ def render_status(report: StatusReport) -> Group:
     advice = _advice(report)
     head = Text(f"{'ready' if report.ready else 'NOT READY'}  {report.data}", "green" if report.ready else "red")
     warnings = [Text(f"! {line}", "bold red") for line in report.warnings]
-    told = [*(Text(f"→ {line}", "yellow") for line in advice), *map(Text, _lately(report))]
+    told = [
+        *(Text(f"→ {line}", "yellow") for line in advice),
+        *map(Text, _of_program(report)),
+        *map(Text, _lately(report)),
+    ]
     return Group(head, *warnings, table, *told)
+
+
+def _of_program(report: StatusReport) -> list[str]:
+    versions = [*([report.program] if report.program else []), *report.programs_to_come]
+    return [f"program version {version.number} {version.since}" for version in versions]
 
 
 def _lately(report: StatusReport) -> list[str]:

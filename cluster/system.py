@@ -29,6 +29,7 @@ from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ClusterPlan, NodePlan, RegionPlan, ShardPlan
 from cluster.role import is_standby, order_by_role
 from cluster.supervisor import Supervisor
+from cluster.version import Numbered, read_versions
 from rules.program import ProgramError, parse_program
 from shard_router.login import Logins, complete
 from shard_router.server import SERVER_ERRORS
@@ -252,11 +253,11 @@ class System:
 
 async def ensure_program(urls: list[str], path: Path | None) -> int:
     """Apply the program given, else the newest there is (to a shard that is new), else the default."""
-    versions = [await _program_version(url) for url in urls]
-    present = [version for version in versions if version is not None]
-    if path is None and len(present) == len(versions):
-        return max(present)
-    return await _apply(urls, path, known=urls[versions.index(max(present))] if present else None)
+    held = [await _versions(url) for url in urls]
+    newest = [max((version.number for version in one), default=0) for one in held]
+    if path is None and all(newest):
+        return max((version.number for one in held for version in one if version.running), default=max(newest))
+    return await _apply(urls, path, known=urls[newest.index(max(newest))] if any(newest) else None)
 
 
 async def apply_again(urls: list[str]) -> None:
@@ -327,10 +328,10 @@ async def find_primary(urls: Sequence[str], *, name: str) -> str:
     raise ClusterError(f"{name}: no Postgres server takes writes:\n" + "\n".join(reasons))
 
 
-async def _program_version(url: str) -> int | None:
+async def _versions(url: str) -> list[Numbered]:
     connection = await asyncpg.connect(url, timeout=postgres.CONNECT_TIMEOUT_S)
     try:
-        return await connection.fetchval(postgres.STATEMENTS["program_version"])
+        return await read_versions(connection)
     finally:
         await connection.close()
 
