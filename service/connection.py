@@ -236,13 +236,14 @@ class _Connection(web.RequestHandler):
         if self.transport is None or self.transport.is_closing():
             ask.held.leave()
             return
+        is_last = self._closes or self._draining.is_set()
         if answer is None:
             self._held = ask.held
             super().data_received(ask.data)
         else:
             ask.held.leave()
-            self._write(answer)
-        self._go_on(closes=answer is not None and (closes or self._closes))
+            self._write(answer if closes or not is_last else _said_last(answer))
+        self._go_on(closes=answer is not None and (closes or is_last))
 
     def _go_on(self, *, closes: bool) -> None:
         """Close the connection, at once or as aiohttp does it, or take what came meanwhile."""
@@ -328,6 +329,12 @@ class _Connection(web.RequestHandler):
         response.force_close()
         self._app[ACCESS].note(request, response, route="none", took_s=0.0, credential=None)
         return response
+
+
+def _said_last(answer: bytes) -> bytes:
+    """The same, and that no other follows: else a client's next request meets a connection that is being closed."""
+    first, _, rest = answer.partition(b"\r\n")
+    return b"%b\r\nConnection: close\r\n%b" % (first, rest)
 
 
 def raise_file_limit() -> None:
