@@ -285,6 +285,11 @@ class _Connection(web.RequestHandler):
         self._stuck_since = 0.0
         super().resume_writing()
 
+    async def start(self) -> None:
+        """Answer requests until the end; not where that came before the begin, which aiohttp takes for a fault."""
+        if self.transport is not None:
+            await super().start()
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:

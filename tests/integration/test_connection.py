@@ -1,6 +1,7 @@
 """Sockets that ask nothing: they are closed after a while, and sooner when others need the room."""
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -134,7 +135,7 @@ async def test_strangers_make_room_for_who_asks_and_for_who_has_asked(tmp_path: 
         assert (await read_answer(reader)).status == 200
 
 
-async def test_where_all_are_at_work_one_more_is_closed(tmp_path: Path) -> None:
+async def test_where_all_are_at_work_one_more_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running_node(tmp_path, connections_max=4) as node, AsyncExitStack() as stack:
         asking = [asyncio.create_task(node.send(node.request(b"{}", target="/wait"))) for _ in range(4)]
 
@@ -147,6 +148,8 @@ async def test_where_all_are_at_work_one_more_is_closed(tmp_path: Path) -> None:
         node.let_go.set()
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
         assert (await node.send(node.request(b"{}"))).status == 200
+    gc.collect()  # a fault of a task is told when the task goes
+    assert not [record.getMessage() for record in caplog.records]
 
 
 @asynccontextmanager
