@@ -307,7 +307,12 @@ async def together(*work: Coroutine[Any, Any, None]) -> None:
 async def secure_primary(addresses: Sequence[str], passwords: Passwords, *, name: str) -> str:
     """Make the logins of a shard's primary what they should be (see login.py); its superuser's address."""
     candidates = [url for one in addresses for url in superuser_urls(one, passwords)]
-    return await secure(await find_primary(candidates, name=name), passwords)
+    try:
+        return await secure(await find_primary(candidates, name=name), passwords)
+    except ClusterError as error:
+        if "password authentication failed" not in str(error):
+            raise
+        raise ClusterError(f"{error}\nPut your copy of the file {SUPERUSER} back among the passwords") from error
 
 
 async def find_primary(urls: Sequence[str], *, name: str) -> str:

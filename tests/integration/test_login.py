@@ -10,11 +10,12 @@ import pytest
 
 from cluster import postgres
 from cluster.document import Documents
+from cluster.errors import ClusterError
 from cluster.login import SUPERUSER_NAME, address, quicken_superuser, secure, superuser_urls
 from cluster.password import SUPERUSER
 from cluster.plan import ServerPlan
 from cluster.setup import prepare
-from cluster.system import find_primary
+from cluster.system import find_primary, secure_primary
 from command.migrate import create_slot, migrate
 from shard_router.login import POSTGRES_USERS, PostgresRole, complete, complete_as_it_is, read_logins
 from shard_router.remains import read_remains
@@ -110,6 +111,15 @@ async def test_only_the_superuser_proves_its_password_by_one_hash(postgres_serve
     kinds = {row["rolname"]: row["kind"] for row in rows}
     assert kinds[SUPERUSER_NAME] == "SCRAM-SHA-256$1"
     assert {kinds[user] for user in POSTGRES_USERS.values()} == {"SCRAM-SHA-256$4096"}
+
+
+async def test_a_start_that_has_lost_the_superusers_password_says_what_to_do(postgres_server: PostgresServer) -> None:
+    """A start makes a password where there is none; this one the servers know already."""
+    lost = {**PASSWORDS, SUPERUSER: "another"}
+    with pytest.raises(
+        ClusterError, match=r"authentication failed.*\n.*\nPut your copy of the file postgres_superuser"
+    ):
+        await secure_primary([postgres_server.url], lost, name="eu-1")
 
 
 async def test_nobody_else_enters_the_database(postgres_server: PostgresServer) -> None:
