@@ -141,6 +141,7 @@ def stop_system(data: Path) -> str:
     running = run is not None and locked(data) and run.supervisor.alive()
     if run is not None and running:
         os.kill(run.supervisor.pid, signal.SIGTERM)
+        os.kill(run.supervisor.pid, signal.SIGCONT)  # one that was stopped, by Ctrl-Z say, hears of it only then
         if not wait_gone([run.supervisor], DOWN_DEADLINE_S):
             os.kill(run.supervisor.pid, signal.SIGKILL)
             wait_gone([run.supervisor], DOWN_DEADLINE_S)

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,13 @@ from shard_router.document import describe_faults
 
 START_TOLERANCE_S = 2.0  # psutil derives start times from the boot time, which drifts with the clock
 ORPHAN_DEADLINE_S = 10.0
+DYING_MAX_S = 10.0
 POLL_INTERVAL_S = 0.05
+
+
+_UNREADABLE = (
+    ". It says what runs there: end that (`ps` shows it by the name of the folder), remove the file, start anew"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +94,13 @@ def run_path(data: Path) -> Path:
 
 def read_run(data: Path) -> RunRecord | None:
     """The record of a data folder, None when nothing was started there; ClusterError when it is not one."""
-    document = read_json(run_path(data))
-    if document is None:
-        return None
     try:
-        return TypeAdapter(RunRecord).validate_python(document)
+        document = read_json(run_path(data))
+        return None if document is None else TypeAdapter(RunRecord).validate_python(document)
     except ValidationError as error:
-        raise ClusterError(f"{run_path(data)}: {describe_faults(error)}") from error
+        raise ClusterError(f"{run_path(data)}: {describe_faults(error)}{_UNREADABLE}") from error
+    except ClusterError as error:
+        raise ClusterError(f"{error}{_UNREADABLE}") from error
 
 
 def begin_run(data: Path, cdc_source: str) -> RunRecord:
@@ -109,18 +115,26 @@ def exclusive(data: Path) -> Generator[None]:
     data.mkdir(parents=True, exist_ok=True)
     handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            run = read_run(data)
+        _take(handle, data)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, data: Path) -> None:
+    """Take the lock. One that was killed holds it a moment longer than its main thread lives, or a next one has it."""
+    until = time.monotonic() + DYING_MAX_S
+    while True:
+        with suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        run = read_run(data)
+        if run is None or run.supervisor.alive() or time.monotonic() > until:
             owner = f" (process {run.supervisor.pid})" if run else ""
             raise ClusterError(
                 f"{data} is in use by another supervisor{owner}.\n"
                 "Stop it with `loyalty down`, or give this one its own --data and --port."
-            ) from None
-        yield
-    finally:
-        os.close(handle)
+            )
+        time.sleep(POLL_INTERVAL_S)
 
 
 def locked(data: Path) -> bool:

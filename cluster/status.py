@@ -21,6 +21,7 @@ from cluster.door import NAME as DOOR
 from cluster.door import DoorState, read_state
 from cluster.errors import ClusterError
 from cluster.event import Event
+from cluster.fence import is_stopped
 from cluster.figure import read_figure
 from cluster.key import read_keys
 from cluster.login import CONNECT_TIMEOUT_S
@@ -101,7 +102,13 @@ class StatusReport:
             if not any(words in line for line in told)
         ]
         shortages = (words for disk in self.disks for words in disk.shortages)
-        return [*unheard, *told, *warnings_of(self.system), *shortages]
+        return [*self._frozen, *unheard, *told, *warnings_of(self.system), *shortages]
+
+    @property
+    def _frozen(self) -> list[str]:
+        pid = self.run.supervisor.pid if self.run and self.running else None
+        words = f"the supervisor (process {pid}) is stopped, and restarts nothing: `kill -CONT {pid}` wakes it"
+        return [words] if pid is not None and is_stopped(pid) else []
 
     @property
     def program(self) -> Numbered | None:
@@ -199,7 +206,7 @@ def _noting(mistakes: list[str], read: Callable[[], T], otherwise: T) -> T:
     """What is read, or the other with the mistake noted."""
     try:
         return read()
-    except DocumentError as error:
+    except (DocumentError, ClusterError) as error:  # one that is gone too
         mistakes.append(str(error))
         return otherwise
 
