@@ -13,7 +13,15 @@ from cluster.errors import ClusterError
 
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replace the file in one step: a reader, or a crash, sees the old text or the new one."""
+    """Replace the file in one step: a reader, or a crash, sees the old text or the new one. An OSError names it."""
+    try:
+        _write_atomic(path, text, mode)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _write_atomic(path: Path, text: str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from cluster.disk import disks_of
 from cluster.document import Documents
 from cluster.errors import ClusterError
 from cluster.fork import ForkServer
@@ -17,7 +18,7 @@ from cluster.growth import Growth
 from cluster.node import PROJECT, first_environment, node_environment
 from cluster.password import ensure_passwords
 from cluster.plan import ClusterPlan
-from cluster.process import log_tail, open_log
+from cluster.process import describe_exit, log_tail, open_log
 from cluster.progress import PROGRESS_LINE
 from cluster.run_file import begin_run, exclusive, locked, read_run, stop_orphans, wait_gone
 from cluster.supervisor import Listener, Supervisor
@@ -114,12 +115,18 @@ def detach(plan: ClusterPlan, arguments: Sequence[str], program: Sequence[str] =
         if run is not None and run.ready and run.supervisor.pid == child.pid:
             return
         if child.poll() is not None:
-            raise ClusterError(_last_words(log_tail(log, 40)))
+            raise ClusterError(_why_ended(child.returncode, log))
         time.sleep(POLL_INTERVAL_S)
     raise ClusterError(
         f"not ready after {DETACH_DEADLINE_S:.0f} s; it goes on in the background: `loyalty status` tells how far "
         f"it is, `loyalty down` ends it, {log} says what it does"
     )
+
+
+def _why_ended(code: int, log: Path) -> str:
+    """What its log says, or what can be said where the log could not be written."""
+    words = _last_words(log_tail(log, 40)) or f"the start {describe_exit(code)} and wrote nothing in {log}"
+    return "\n".join([words, *(shortage for disk in disks_of(log.parent) for shortage in disk.shortages)])
 
 
 def _last_words(told: str) -> str:
