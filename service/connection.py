@@ -90,8 +90,14 @@ class _Server(web.Server):
         await super().shutdown(timeout)
 
     def _make_room(self) -> None:
-        """Close some of those that ask nothing: first who never asked, then who has been silent longest."""
+        """Close some of those that ask nothing: first who never asked, then who has been silent longest.
+
+        Where there are none, those that do not take their answers: else strangers who do not keep all others out.
+        """
         idle = sorted((one for one in self._open if one.asks_nothing), key=lambda one: (one.has_asked, one.since))
+        if not idle:
+            now, head_s = self._loop.time(), self._settings.head_timeout_s
+            idle = [one for one in self._open if one.is_stuck(now, head_s)]
         for one in idle[: max(self._open_max // _EVICTED_AT_ONCE, 1)]:
             self._close(one)
 
@@ -146,8 +152,9 @@ class _Connection(web.RequestHandler):
 
     @property
     def asks_nothing(self) -> bool:
-        """Whether the next request has not come, or not as a whole."""
-        return self._waiter is not None and not self._messages and not self.is_asked
+        """Whether the next request has not come, or not as a whole. What is left of a body nobody waits for is none."""
+        is_waiting = self._waiter is not None or 0 < self._request_count == self._answers
+        return is_waiting and not self._messages and not self.is_asked
 
     @property
     def since(self) -> float:
@@ -157,9 +164,13 @@ class _Connection(web.RequestHandler):
     def is_late(self, now: float, head_s: float, idle_s: float) -> bool:
         """Whether a head is not whole in time, or an answer is not taken. Idle connections aiohttp itself closes."""
         if self._stuck_since:
-            return now - self._stuck_since > idle_s
+            return self.is_stuck(now, idle_s)
         since = self._head_since if self._head_since or self.has_asked else self.since
         return self.asks_nothing and since > 0 and now - since > head_s
+
+    def is_stuck(self, now: float, stuck_s: float) -> bool:
+        """Whether the client has taken nothing of its answer for so long."""
+        return 0 < self._stuck_since < now - stuck_s
 
     def data_received(self, data: bytes) -> None:
         """Refuse what there is no room for; note when a head begins that is not whole yet."""

@@ -152,6 +152,31 @@ async def test_where_all_are_at_work_one_more_is_closed(tmp_path: Path, caplog: 
     assert not [record.getMessage() for record in caplog.records]
 
 
+async def test_who_sends_more_after_a_refusal_makes_room_too(tmp_path: Path) -> None:
+    """Else strangers, each with the begin of a long body, keep all others out."""
+    async with running_node(tmp_path, connections_max=16) as node, AsyncExitStack() as stack:
+        for _ in range(40):
+            reader, writer = await stack.enter_async_context(connection(node.port))
+            writer.write(node.request(b"{", "Content-Length: 2000", credential="x"))
+            assert (await asyncio.wait_for(read_answer(reader), END_S)).status == 401
+        assert (await node.send(node.request(b"{}"))).status == 200
+
+
+async def test_who_takes_no_answer_makes_room_when_nobody_else_does(tmp_path: Path) -> None:
+    async with impatient(tmp_path, connections_max=4) as node, AsyncExitStack() as stack:
+        for _ in range(4):
+            _, writer = await stack.enter_async_context(connection(node.port))
+            writer.write(node.request(b"", method="GET", target="/much"))
+
+        async def has_room() -> bool:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                return (await node.send(node.request(b"{}"))).status == 200
+            return False
+
+        await eventually(so(lambda: node.connections == 4))
+        await eventually(has_room)
+
+
 @asynccontextmanager
 async def process(folder: Path, *, soft: int, hard: int, grace_s: float = 0.0) -> AsyncGenerator[tuple[int, int]]:
     """A node of its own with so many files: its process id and port."""
