@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
@@ -17,6 +17,8 @@ from service.problem import render_problem
 from shard_router.clock import REFUSED_FROM_S, SAID_FROM_S, ShardClock
 from shard_router.errors import ProblemError
 from shard_router.topology import TopologyWatch
+
+T = TypeVar("T")
 
 Check = Callable[[], Awaitable[str | None]]
 """A readiness check: None when well, else what is wrong."""
@@ -50,6 +52,28 @@ class Steady:
     async def __call__(self) -> str | None:
         """The check as it judges; a fault in it, or its deadline, counts as trouble."""
         return self.judge(await _ask(self.check))
+
+
+class Together(Generic[T]):
+    """Work that is done once for all who ask before it is done.
+
+    Health needs no credential, so anybody may ask for it as often as they like. Done for each of some thousands, checks
+    leave the servers behind no time to say that all is well, and figures leave the node none to say that it lives.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._under_way: asyncio.Task[T] | None = None
+
+    async def result(self) -> T:
+        """What comes of it. Who leaves meanwhile takes it from nobody."""
+        if self._under_way is None:
+            self._under_way = asyncio.get_running_loop().create_task(self._work())
+            self._under_way.add_done_callback(self._end)
+        return await asyncio.shield(self._under_way)
+
+    def _end(self, _done: object) -> None:
+        self._under_way = None
 
 
 class Clocks(Collector):
@@ -89,6 +113,9 @@ class Clocks(Collector):
 
 EPOCH_METRIC: Final = "loyalty_topology_epoch"
 CHECKS: Final = web.AppKey("checks", dict[str, Check])
+CHECKED: Final = web.AppKey("checked", Together[dict[str, str]])
+"""What is wrong, by check."""
+FIGURES: Final = web.AppKey("figures", Together[bytes])
 WARNINGS: Final = web.AppKey("warnings", dict[str, Warn])
 DRAINING: Final = web.AppKey("draining", asyncio.Event)
 REGISTRY: Final = web.AppKey("registry", CollectorRegistry)
@@ -122,9 +149,7 @@ async def answer_readyz(request: web.Request) -> web.Response:
 
 async def find_troubles(app: web.Application) -> dict[str, str]:
     """What makes this node unready, by check."""
-    told = {name: await _check(check) for name, check in list(app[CHECKS].items())}
-    wrong = {name: words for name, words in told.items() if words}
-    return wrong | ({"draining": "this node is stopping"} if app[DRAINING].is_set() else {})
+    return await app[CHECKED].result() | ({"draining": "this node is stopping"} if app[DRAINING].is_set() else {})
 
 
 def find_warnings(app: web.Application) -> dict[str, str]:
@@ -135,8 +160,18 @@ def find_warnings(app: web.Application) -> dict[str, str]:
 
 async def answer_metrics(request: web.Request) -> web.Response:
     """Write the application's registry as OpenMetrics."""
-    body = generate_latest(request.app[REGISTRY])
-    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return web.Response(body=await request.app[FIGURES].result(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def ask_checks(checks: Mapping[str, Check]) -> dict[str, str]:
+    """What is wrong, by check."""
+    told = {name: await _check(check) for name, check in list(checks.items())}
+    return {name: words for name, words in told.items() if words}
+
+
+async def write_figures(registry: CollectorRegistry) -> bytes:
+    """A registry as OpenMetrics."""
+    return generate_latest(registry)
 
 
 def gauge(app: web.Application, name: str, help_text: str) -> Gauge:

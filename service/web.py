@@ -21,7 +21,21 @@ from service.coding import compress
 from service.cors import CORS, CrossOrigin
 from service.credential import Credentials, Principal, Role
 from service.door import Path, raised
-from service.health import CHECKS, DRAINING, REGISTRY, WARNINGS, answer_livez, answer_metrics, answer_readyz
+from service.health import (
+    CHECKED,
+    CHECKS,
+    DRAINING,
+    FIGURES,
+    REGISTRY,
+    WARNINGS,
+    Check,
+    Together,
+    answer_livez,
+    answer_metrics,
+    answer_readyz,
+    ask_checks,
+    write_figures,
+)
 from service.log import Output
 from service.payload import ARRIVING, BODY, read_payload
 from service.place import Places
@@ -102,7 +116,8 @@ def build_app(settings: NodeSettings, credentials: Credentials, *, first: Rank =
     )
     app[SETTINGS] = settings
     app[CREDENTIALS] = credentials
-    app[CHECKS] = {}
+    app[CHECKS] = checks = dict[str, Check]()
+    app[CHECKED] = Together(functools.partial(ask_checks, checks))
     app[WARNINGS] = {"credentials": credentials.look}
     app[GUARDS] = {}
     app[CORS] = CrossOrigin(settings.cors_origins)
@@ -110,7 +125,8 @@ def build_app(settings: NodeSettings, credentials: Credentials, *, first: Rank =
     app[UNDER_WAY] = Places(settings.in_flight_max, "under way")
     app[ARRIVING] = Places(settings.bodies_arriving_max, "arriving")
     app[DRAINING] = asyncio.Event()
-    app[REGISTRY] = CollectorRegistry()
+    app[REGISTRY] = registry = CollectorRegistry()
+    app[FIGURES] = Together(functools.partial(write_figures, registry))
     app[GATES] = Gates(settings.in_flight_max, app[REGISTRY], first=first, target_s=settings.overload_delay_ms / 1000)
     app[PATHS] = []
     for collector in (REQUESTS, FORWARDED, RETRIES):
