@@ -11,6 +11,7 @@ What an operation declares is also enforced: its roles, and that no undeclared q
 """
 
 import asyncio
+import gzip
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,8 +22,10 @@ from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
 
 from service.admission import Rank
+from service.coding import LEVEL, takes_gzip
 from service.credential import Role
 from service.docs import add_docs
+from service.health import Together
 from service.idempotency import KEY
 from service.schema import Mode, schemas_of
 from service.ticket import PARAMETER, holder_of
@@ -101,12 +104,22 @@ def add_operations(
     for operation in listed:
         handler, path = handlers[operation.operation_id], _ANY_SEGMENT.sub(r"{\1:[^/]+}", operation.path)
         add_route(app, operation.method, path, handler, guard=_guard_of(operation))
-    written: list[bytes] = []
+    written: list[tuple[bytes, bytes]] = []
 
-    async def answer_document(_request: web.Request) -> web.Response:
+    async def write() -> None:
+        document = await asyncio.to_thread(lambda: orjson.dumps(describe(listed, about)))
+        written.append((document, gzip.compress(document, LEVEL, mtime=0)))
+
+    once = Together(write)
+
+    async def answer_document(request: web.Request) -> web.Response:
         if not written:  # when it is first asked for: who describes touches pages that forked nodes share
-            written.append(await asyncio.to_thread(lambda: orjson.dumps(describe(listed, about))))
-        return web.Response(body=written[0], content_type="application/json")
+            await once.result()
+        document, packed = written[0]
+        if takes_gzip(request.headers.get("Accept-Encoding", "")):  # packed for each, strangers could keep a node busy
+            headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+            return web.Response(body=packed, content_type="application/json", headers=headers)
+        return web.Response(body=document, content_type="application/json")
 
     add_route(app, "GET", "/openapi.json", answer_document, guard=OPEN)
     add_docs(app, about.title)

@@ -47,6 +47,35 @@ async def test_every_node_serves_the_page_and_its_script_without_a_credential(ur
                 assert answer.status == 304
 
 
+async def test_the_document_is_packed_once_for_all_who_take_it_so(
+    urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no credential: packed for each, a thousand strangers had a node killed as silent."""
+    packed: list[int] = []
+    compress = gzip.compress
+
+    def note(data: bytes, level: int = 9, *, mtime: float | None = None) -> bytes:
+        packed.append(len(data))
+        return compress(data, level, mtime=mtime)
+
+    monkeypatch.setattr(gzip, "compress", note)
+    async with ClientSession(auto_decompress=False) as session:
+
+        async def get(url: str, accepted: str) -> tuple[str | None, bytes]:
+            async with session.get(f"{url}/openapi.json", headers={"Accept-Encoding": accepted}) as answer:
+                assert (answer.status, answer.headers["Vary"]) == (200, "Accept-Encoding")
+                return answer.headers.get("Content-Encoding"), await answer.read()
+
+        for url in urls.values():
+            packed.clear()
+            answers = set(await asyncio.gather(*(get(url, accepted) for accepted in ("gzip", "identity") * 10)))
+            assert len(packed) == 1
+            assert {coding: body if coding is None else gzip.decompress(body) for coding, body in answers} == {
+                "gzip": (plain := next(body for coding, body in answers if coding is None)),
+                None: plain,
+            }
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 async def test_a_browser_that_reaches_no_other_host_shows_every_call(urls: dict[str, str], tmp_path: Path) -> None:
     for summary, url in urls.items():
