@@ -22,7 +22,7 @@ from cluster.files import read_json, write_json
 from cluster.process import kill_group
 from shard_router.document import describe_faults
 
-START_TOLERANCE_S = 2.0  # psutil derives start times from the boot time, which drifts with the clock
+START_TOLERANCE_S = 2.0  # psutil derives start times from the boot time, which goes with the clock
 ORPHAN_DEADLINE_S = 10.0
 DYING_MAX_S = 10.0
 POLL_INTERVAL_S = 0.05
@@ -39,12 +39,14 @@ class Identity:
 
     pid: int
     started_at_s: float
+    start: str | None = None
+    """The same by a clock that nobody sets, where there is one: whoever sets that of the machine moves the other."""
 
     @classmethod
     def of(cls, pid: int) -> "Identity":
         """The identity of a process that runs now."""
         try:
-            return cls(pid, psutil.Process(pid).create_time())
+            return cls(pid, psutil.Process(pid).create_time(), _start_of(pid))
         except psutil.Error:
             return cls(pid, 0.0)
 
@@ -52,10 +54,23 @@ class Identity:
         """Whether this very process still runs (a zombie does not)."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_at_s) < START_TOLERANCE_S
+            if self.start and (start := _start_of(self.pid)):
+                same = start == self.start
+            else:
+                same = abs(process.create_time() - self.started_at_s) < START_TOLERANCE_S
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+
+def _start_of(pid: int) -> str | None:
+    """The boot, and the ticks from then until a process was started; None elsewhere than on Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        ticks = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19].decode()  # proc_pid_stat(5)
+    except OSError:
+        return None
+    return f"{boot} {ticks}"
 
 
 @dataclass(slots=True)

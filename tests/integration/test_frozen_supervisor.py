@@ -9,6 +9,7 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster import run_file
@@ -49,6 +50,23 @@ async def test_one_that_was_stopped_is_told_and_ended_cleanly(
     await eventually(lambda: asyncio.to_thread(is_stopped, supervisor.pid))
     (told,) = [line for line in (await read_status(tmp_path)).warnings if "the supervisor (process" in line]
     assert f"`kill -CONT {supervisor.pid}` wakes it" in told
+    assert stop_system(tmp_path) == "stopped"
+    assert supervisor.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no clock but the machine's is known")
+@pytest.mark.parametrize("step_s", [-3600.0, 60.0])
+async def test_a_clock_that_was_set_makes_no_stranger_of_it(
+    tmp_path: Path, supervisor: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    """What tells when a process started goes by the boot time, and that by the clock."""
+    await eventually(lambda: asyncio.to_thread((tmp_path / "run.json").exists))
+    before = psutil.Process.create_time
+
+    def create_time(process: psutil.Process) -> float:
+        return before(process) + step_s
+
+    monkeypatch.setattr(psutil.Process, "create_time", create_time)
     assert stop_system(tmp_path) == "stopped"
     assert supervisor.wait() == 0
 
