@@ -48,14 +48,16 @@ NODE_SETTINGS = (
 def node_process(plan: ClusterPlan, node: NodePlan) -> ProcessSpec:
     """`python -m module --config F`, ready when /readyz says so."""
     documents = Documents(plan.data)
+    settings = documents.node(node.name)
     return ProcessSpec(
         name=node.name,
-        argv=(sys.executable, "-P", "-m", node.module, "--config", str(documents.node(node.name))),
+        argv=(sys.executable, "-P", "-m", node.module, "--config", str(settings)),
         log=documents.log(node.name),
         port=node.port,
         probe=lambda: ready(node.url),
         alive=lambda: alive(node.url),
         env=node_environment(),
+        files={settings: settings.read_text(encoding="utf-8")},
         ready_deadline_s=READY_DEADLINE_S,
         at_work="views: rebuilding",  # of a million members for minutes
     )

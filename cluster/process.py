@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from cluster.errors import StartFailed
+from cluster.files import write_atomic
 from cluster.os_user import Account
 
 Probe = Callable[[], Awaitable[str | None]]
@@ -59,7 +60,8 @@ class ProcessSpec:
     """What to run. `probe` answers None when the process is ready, otherwise why it is not yet.
 
     `alive`, where there is one, answers None when the process answers at all, and may take as long as that takes.
-    `other_logs` are files that the process appends to itself; they are kept small like its log.
+    `other_logs` are files that the process appends to itself; they are kept small like its log. `files` are what it
+    reads at its start: one that is gone is written again.
     """
 
     name: str
@@ -71,6 +73,7 @@ class ProcessSpec:
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     account: Account | None = None
     other_logs: tuple[Path, ...] = ()
+    files: Mapping[Path, str] = field(default_factory=dict[Path, str])
     stop_signal: signal.Signals = signal.SIGTERM
     stop_deadline_s: float = 10.0
     ready_deadline_s: float = 60.0
@@ -83,6 +86,20 @@ class ProcessSpec:
         """The Python module that it is, under our own account."""
         words = self.argv[1:4]
         return words[2] if words[:2] == ("-P", "-m") and self.account is None else None
+
+
+def put_back(spec: ProcessSpec) -> None:
+    """Write what a process reads at its start, where it is gone; StartFailed when that cannot be."""
+    missing = {path: text for path, text in spec.files.items() if not path.exists()}
+    try:
+        for path, text in missing.items():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(path, text, mode=0o600)
+            for made in (path.parent, path):
+                if spec.account is not None:
+                    spec.account.own(made)
+    except OSError as error:
+        raise StartFailed(spec.name, f"{error.filename}: {error.strerror}") from error
 
 
 async def spawn(spec: ProcessSpec) -> asyncio.subprocess.Process:

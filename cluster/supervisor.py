@@ -21,6 +21,7 @@ from cluster.process import (
     kill_group,
     log_size,
     probe,
+    put_back,
     rotate_log,
     spawn,
     terminate,
@@ -104,6 +105,7 @@ class Supervisor:
         self._keep(kept)
 
     async def _born(self, spec: ProcessSpec) -> Child:
+        put_back(spec)
         forked = await self.forks.fork(spec) if self.forks and spec.module else None
         return forked or await spawn(spec)
 

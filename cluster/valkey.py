@@ -103,6 +103,7 @@ def valkey_process(tools: ValkeyTools, folder: Path, *, name: str, url: str, log
         probe=lambda: ping(url),
         alive=lambda: alive(url),
         account=tools.account,
+        files={path: path.read_text(encoding="utf-8") for path in (folder / "users.acl", _configuration(folder))},
         ready_deadline_s=15,
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import errno
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -73,6 +74,24 @@ async def test_a_killed_process_is_restarted_and_counted(supervisor: Supervisor)
     await eventually(back)
     assert recorded(supervisor.data) != first
     assert record.last_exit == "killed by SIGKILL"
+
+
+@pytest.mark.parametrize("gone", ["users.acl", "valkey.conf", "."])
+async def test_a_killed_process_whose_files_are_gone_is_restarted_with_the_same_ones(
+    supervisor: Supervisor, gone: str
+) -> None:
+    await supervisor.start(valkey_spec(supervisor, free_port()))
+    folder, record = supervisor.data / "valkey", supervisor.run.processes["valkey"]
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    lost = folder / gone
+    lost.unlink() if lost.is_file() else shutil.rmtree(lost)
+    os.kill(recorded(supervisor.data).pid, signal.SIGKILL)
+
+    async def back() -> bool:
+        return record.restarts > 0 and record.state == "ready"
+
+    await eventually(back)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
 async def test_only_what_dies_again_waits_before_it_starts_again(supervisor: Supervisor) -> None:
