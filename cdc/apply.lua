@@ -6,6 +6,8 @@
 
 local HEADER_SIZE = 16
 local RECENT_ENTRIES = 50
+local VISIBLE_CHANNEL = 'visible'
+local ANYTHING = '*' -- as in views.py: what is not announced member by member
 local TOMBSTONE_S = 3600 -- outlives any row read before the removal and still on its way
 
 local function fence(mark, epoch)
@@ -43,6 +45,7 @@ local function open(keys, args)
     epoch = string.format('%.0f', math.max(current + 1, tonumber(now_ms)))
     redis.call('HSET', mark, 'epoch', epoch, 'run_id', run_id, 'system', system)
     if why ~= '' then redis.call('HSET', mark, 'complete', '0', 'watermark', '0') end
+    redis.call('PUBLISH', VISIBLE_CHANNEL, ANYTHING) -- whatever another projector, or none, did before
   end
   return { epoch, why, known[5] or '0' }
 end
@@ -154,6 +157,7 @@ local function apply(keys, args)
   end
   if watermark ~= '' then redis.call('HSET', keys[1], 'watermark', watermark, 'committed_at_us', args[4]) end
   if args[6] ~= '' then redis.call('PUBLISH', args[5], args[6]) end
+  if repair then redis.call('PUBLISH', args[5], ANYTHING) end
   return { failed, repair or {} }
 end
 
@@ -180,7 +184,10 @@ local function lower(keys, args)
       lowered[#lowered + 1] = key
     end
   end
-  if #lowered > 0 then redis.call('HSET', keys[1], 'complete', '0') end
+  if #lowered > 0 then
+    redis.call('HSET', keys[1], 'complete', '0')
+    redis.call('PUBLISH', VISIBLE_CHANNEL, ANYTHING)
+  end
   return lowered
 end
 
@@ -200,6 +207,7 @@ local function discard(keys, args)
       discarded[#discarded + 1] = key
     end
   end
+  if #discarded > 0 then redis.call('PUBLISH', VISIBLE_CHANNEL, ANYTHING) end
   return discarded
 end
 

@@ -13,7 +13,7 @@ from query.events import issue_stream_ticket, stream_account
 from query.http import HANDLERS
 from query.node import NODE, QueryNode
 from query.operation import ABOUT, OPERATIONS
-from query.quick import QuickRead
+from query.quick import NEAR, QuickRead
 from query.reader import ANSWERS, WAITS
 from query.replica import PRIMARY_READS
 from query.settings import QuerySettings
@@ -32,7 +32,7 @@ from service.web import CREDENTIALS, STREAMS, build_app
 from shard_router.login import read_logins
 from shard_router.topology import TopologyWatch
 
-_COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, DAMAGED, PRIMARY_READS)
+_COLLECTORS: Final[tuple[Collector, ...]] = (ANSWERS, WAITS, BATCH_KEYS, DAMAGED, NEAR, PRIMARY_READS)
 
 
 def build(settings: QuerySettings) -> web.Application:

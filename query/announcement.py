@@ -14,14 +14,17 @@ from typing import Final
 import structlog
 
 from query.height import Heights
+from query.near import MEMBERS_MAX, NearCache
 from query.subscription import Subscription
-from query.views import VISIBLE_CHANNEL
+from query.views import ANYTHING, VISIBLE_CHANNEL
 
 _PAUSE_MIN_S: Final = 0.05
 _PAUSE_MAX_S: Final = 2.0
 SILENCE_MAX_S: Final = 5.0
 """Then a ping must be answered within as long again, or the connection is dead."""
 _CONNECT_TIMEOUT_S: Final = 1.0
+CURRENT_S: Final = 0.25
+"""What was announced longer ago must have been heard, or nothing is taken from the near cache."""
 
 
 class Woken(Enum):
@@ -66,8 +69,13 @@ class Waiter:
 class Announcements:
     """The subscription to one Valkey. `run` it as a task; `watch` from requests."""
 
-    def __init__(self, url: str, *, waiters_max: int, silence_max_s: float = SILENCE_MAX_S) -> None:
+    def __init__(
+        self, url: str, *, waiters_max: int, near_max: int = MEMBERS_MAX, silence_max_s: float = SILENCE_MAX_S
+    ) -> None:
         self._url = url
+        self._subscription: Subscription | None = None
+        self._near_max = near_max
+        self.near = self._make_near()
         self._silence_max_s = silence_max_s
         self._waiters_max = waiters_max
         self.waiting = 0
@@ -101,6 +109,7 @@ class Announcements:
                 await self._subscribe()
             except Exception as error:  # noqa: BLE001 - whatever it is, this must outlive it
                 structlog.get_logger().warning("subscription_lost", error=repr(error))
+            self.near.listen(listens=False)
             pause_s = _PAUSE_MIN_S if self.subscribed.is_set() else min(pause_s * 2, _PAUSE_MAX_S)
             self.subscribed.clear()
             await asyncio.sleep(pause_s)
@@ -109,22 +118,34 @@ class Announcements:
         """Go by another Valkey, by the next `run`; who waits goes on waiting, and is woken when that is subscribed."""
         self._url = url
         self.subscribed.clear()
+        self.near.listen(listens=False)  # for good: who still asks the other Valkey keeps nothing
+        self.near = self._make_near()
 
     def announce(self, words: bytes) -> None:
         """Remember what a message tells, and wake those who wait for its members; what is no announcement is none."""
+        if words == ANYTHING:
+            self.near.clear()
         for word in words.split():
             member, _, version = word.partition(b":")
             if not (member.isdigit() and version.isdigit()):
                 continue
+            self.near.forget(member.decode())
             self.announced.note(int(member), int(version))
             for watch in self._watches.get(member, ()):
                 watch.announce(int(version))
 
     async def _subscribe(self) -> None:
-        subscription = Subscription(VISIBLE_CHANNEL, begun=self._begun, heard=self.announce)
-        await subscription.run(self._url, connect_timeout_s=_CONNECT_TIMEOUT_S, silence_max_s=self._silence_max_s)
+        self._subscription = Subscription(VISIBLE_CHANNEL, begun=self._begun, heard=self.announce)
+        await self._subscription.run(self._url, connect_timeout_s=_CONNECT_TIMEOUT_S, silence_max_s=self._silence_max_s)
+
+    def _make_near(self) -> NearCache:
+        return NearCache(is_current=self._is_current, members_max=self._near_max)
+
+    def _is_current(self) -> bool:
+        return self._subscription is not None and self._subscription.is_current(CURRENT_S)
 
     def _begun(self) -> None:
+        self.near.listen()
         self.subscribed.set()
         self._wake_all()
 

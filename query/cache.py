@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from query.breaker import Breaker
 from query.coalesce import Coalescer
+from query.near import NearCache
 from query.valkey import ValkeyConnection
 from query.views import DAMAGED_CHANNEL, activity_key
 
@@ -43,7 +45,9 @@ class Recent(NamedTuple):
 class Cache:
     """One Valkey. Every answer may be older than the newest state, none is mixed from two members."""
 
-    def __init__(self, url: str, *, deadline_ms: int, batch_keys_max: int) -> None:
+    def __init__(self, url: str, *, deadline_ms: int, batch_keys_max: int, near: NearCache | None = None) -> None:
+        """`near` keeps what is read here."""
+        self.near = near
         self._deadline_s = deadline_ms / 1000
         self.client = connect(url, timeout_s=self._deadline_s)
         self.breaker = Breaker(f"valkey {urlsplit(url).netloc.rpartition('@')[2]}", self._ping)
@@ -114,7 +118,15 @@ class Cache:
 
     def _fetch_values(self, keys: list[str]) -> "asyncio.Future[Sequence[bytes | None]]":
         BATCH_KEYS.observe(len(keys))
-        return self._connection.ask_one("MGET", *keys)
+        call = self._connection.ask_one("MGET", *keys)
+        if self.near is not None and (ticket := self.near.ticket) is not None:
+            call.add_done_callback(partial(self._keep, self.near, ticket, keys))
+        return call
+
+    @staticmethod
+    def _keep(near: NearCache, ticket: int, keys: list[str], call: "asyncio.Future[Sequence[bytes | None]]") -> None:
+        if not call.cancelled() and call.exception() is None:
+            near.keep(ticket, keys, call.result())
 
     async def _fetch_recent(self, wanted: list[Recent]) -> list[list[bytes] | None]:
         replies = await self._connection.ask(

@@ -74,15 +74,19 @@ class MemberQuestion:
 
     async def ask_cache(self, cache: Cache) -> Seen | None:
         """Two keys, the account first. A profile newer than it was caught between the calls of one batch."""
-        keys = views.account_key(self.member_id), views.profile_key(self.member_id)
-        account, profile = await cache.get_together(*keys)
+        account, profile = await cache.get_together(
+            views.account_key(self.member_id), views.profile_key(self.member_id)
+        )
         if account is None or profile is None:
             return None
-        version, account_body = views.split(keys[0], account)
-        profile_version, profile_body = views.split(keys[1], profile)
-        if profile_version > version:
-            return None
-        return Seen(version, version, _member_body(profile_body, account_body))
+        account_view = views.split(views.account_key(self.member_id), account)
+        return self.see(account_view, views.split(views.profile_key(self.member_id), profile))
+
+    @staticmethod
+    def see(account: tuple[int, bytes], profile: tuple[int, bytes]) -> Seen | None:
+        """Put the two together, each with its version; None where the profile is newer."""
+        version, profile_version = account[0], profile[0]
+        return None if profile_version > version else Seen(version, version, _member_body(profile[1], account[1]))
 
     async def ask_server(self, server: Server) -> Seen:
         """One row."""

@@ -302,12 +302,12 @@ class Readers:
     def _connect(self, name: str, shard: Shard, known: "_Known | None") -> tuple[Cache, Announcements]:
         settings, is_ours = self._settings, shard.region == self._settings.region
         deadline_ms = settings.cache_deadline_ms if is_ours else max(settings.cache_deadline_ms, _FAR_DEADLINE_MS)
-        cache = Cache(shard.valkey, deadline_ms=deadline_ms, batch_keys_max=settings.batch_keys_max)
         if known:
             visible = known.reader.visible
             visible.move(shard.valkey)
         else:
-            visible = Announcements(shard.valkey, waiters_max=settings.waiters_max)
+            visible = Announcements(shard.valkey, waiters_max=settings.waiters_max, near_max=settings.near_members_max)
+        cache = Cache(shard.valkey, deadline_ms=deadline_ms, batch_keys_max=settings.batch_keys_max, near=visible.near)
         if is_ours:
             self._subscriptions[name] = asyncio.get_running_loop().create_task(visible.run())
         return cache, visible

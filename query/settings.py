@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from query.near import MEMBERS_MAX
 from service.settings import AtLeastOne, NodeSettings
 
 
@@ -20,6 +21,8 @@ class QuerySettings(NodeSettings):
     """
     batch_keys_max: AtLeastOne = 512
     """Keys per MGET: one that large takes Valkey about 0.2 ms, so that it delays no one else."""
+    near_members_max: int = Field(default=MEMBERS_MAX, ge=0)
+    """Members of each shard whose views a node keeps in its memory, some 1 kB each; 0: it asks Valkey each time."""
     standby_lag_ms_max: int = Field(default=5_000, ge=0)
     """A standby further behind is skipped."""
     waiters_max: AtLeastOne = 10_000

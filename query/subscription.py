@@ -27,6 +27,20 @@ class Subscription(asyncio.Protocol):
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._reader = hiredis.Reader()
         self._heard_at = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._asked_at, self._known_to, self._looked_at = 0.0, 0.0, 0.0
+
+    def is_current(self, within_s: float) -> bool:
+        """Tell whether all that was published up to so many seconds ago has been heard.
+
+        That is known up to where the last answered ping left: messages come in order. Whoever asks often lets one be
+        sent in time; for who asks now and then none is.
+        """
+        now = self._loop.time()
+        looked_at, self._looked_at = self._looked_at, now
+        if now - self._known_to > within_s / 2 and now - looked_at <= within_s:
+            self._ping(now)
+        return now - self._known_to <= within_s and not self.has_ended
 
     async def run(self, url: str, *, connect_timeout_s: float, silence_max_s: float) -> None:
         """Connect and hear until the connection ends: raises why. After so much silence a ping must be answered."""
@@ -37,10 +51,11 @@ class Subscription(asyncio.Protocol):
                 await connection.connect()
             transport = cast("asyncio.Transport", connection._writer.transport)  # noqa: SLF001 - it stays the one that closes it
             transport.set_protocol(self)
+            self._transport = transport
             transport.write(_pack(("SUBSCRIBE", self._channel)))
             if transport.is_closing():  # of which another protocol may have heard
                 raise GoneError("the connection was closed")
-            await self._until_silent(transport, silence_max_s)
+            await self._until_silent(silence_max_s)
         finally:
             self._end(GoneError("closed"))
             await connection.disconnect(nowait=True)
@@ -71,8 +86,16 @@ class Subscription(asyncio.Protocol):
             self._heard(reply[2])
         elif reply[0] == b"subscribe":
             self._begun()
+        elif reply[0] == b"pong":
+            self._known_to, self._asked_at = self._asked_at, 0.0
 
-    async def _until_silent(self, transport: asyncio.Transport, silence_max_s: float) -> None:
+    def _ping(self, now: float) -> None:
+        """Ask for a sign of life, unless one is awaited already."""
+        if self._transport is not None and not self._asked_at:
+            self._asked_at = now
+            self._transport.write(_PING)
+
+    async def _until_silent(self, silence_max_s: float) -> None:
         due_at, asked_at = self._loop.time() + silence_max_s, 0.0
         while not (await asyncio.wait((self._ended,), timeout=due_at - self._loop.time()))[0]:
             await asyncio.sleep(0)  # timers come before sockets in a turn: what had come is heard first
@@ -80,7 +103,7 @@ class Subscription(asyncio.Protocol):
                 raise TimeoutError("no answer to a ping")
             asked_at, due_at = 0.0, self._heard_at + silence_max_s
             if due_at <= (now := self._loop.time()):
-                transport.write(_PING)
+                self._ping(now)
                 asked_at, due_at = now, now + silence_max_s
         self._ended.result()
 

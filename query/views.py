@@ -25,17 +25,22 @@ DAMAGED_CHANNEL: Final = "damaged"
 """Pub/sub channel: keys of views that a query node could not parse, for the projector to look at."""
 
 VISIBLE_CHANNEL: Final = "visible"
-"""Pub/sub channel: `<member>:<version>` words, space separated, one message per applied batch."""
+"""Pub/sub channel: `<member>:<version>` words, space separated, one message per applied batch; or `ANYTHING`."""
+ANYTHING: Final = b"*"
+"""Announced of a change that is not told member by member: a rebuild, and what takes views out or back."""
+
+ACCOUNT: Final = "a:"
+PROFILE: Final = "m:"
 
 
 def account_key(member_id: int) -> str:
     """Key of the account view."""
-    return f"a:{member_id}"
+    return f"{ACCOUNT}{member_id}"
 
 
 def profile_key(member_id: int) -> str:
     """Key of the personal data view."""
-    return f"m:{member_id}"
+    return f"{PROFILE}{member_id}"
 
 
 def activity_key(member_id: int) -> str:

@@ -227,7 +227,13 @@ class _Connection(web.RequestHandler):
             return True
         self._held = entered  # whatever the quick way does, it is given back
         if self._quick is not None and entered is not None:
-            self.is_asked = self._quick(Ask(data, plain, entered, self))
+            quick = self._quick(Ask(data, plain, entered, self))
+            if isinstance(quick, bytes):
+                self._held = None
+                entered.leave()
+                self._write(quick)
+                return True
+            self.is_asked = quick
         if self.is_asked:
             self._held = None
         return self.is_asked

@@ -106,8 +106,8 @@ class Ask:
         self._asker.answered(self, answer, closes=closes)
 
 
-QUICK: Final[web.AppKey[Callable[[Ask], bool]]] = web.AppKey("quick")
-"""Whether it answers a request; then it does so whatever happens."""
+QUICK: Final[web.AppKey[Callable[[Ask], bool | bytes]]] = web.AppKey("quick")
+"""The answer to a request, or whether it will answer it; then it does so whatever happens."""
 
 
 def render(  # noqa: PLR0913 - the parts of an answer

@@ -62,13 +62,15 @@ class Link:
                     return
 
         sending = asyncio.create_task(send())
-        with suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                await queue.put((loop.time() + self.delay_s, data))
-        sending.cancel()
-        with suppress(asyncio.CancelledError, ConnectionError):
-            await sending
-        writer.close()
+        try:
+            with suppress(ConnectionError):
+                while data := await reader.read(65_536):
+                    await queue.put((loop.time() + self.delay_s, data))
+        finally:
+            sending.cancel()
+            with suppress(asyncio.CancelledError, ConnectionError):
+                await sending
+            writer.close()
 
     def _notice(self) -> None:
         self._mark = None

@@ -142,9 +142,11 @@ class World:
 async def open_world(folder: Path, shards: dict[str, ShardPlace], **settings: Any) -> AsyncGenerator[World]:
     """Serve one node for every region of these shards (named by region: `eu-1` -> eu).
 
-    Servers have longer to answer than in production: a machine that stands still is nothing the tests ask about.
+    Servers have longer to answer than in production: a machine that stands still is nothing the tests ask about. Valkey
+    is asked each time: tests put views there of which nothing is announced.
     """
-    settings = {"cache_deadline_ms": 3_000, "statement_timeout_ms": 10_000, "deadline_ms": 10_000} | settings
+    defaults = {"cache_deadline_ms": 3_000, "statement_timeout_ms": 10_000, "deadline_ms": 10_000}
+    settings = defaults | {"near_members_max": 0} | settings
     nodes = {name.partition("-")[0]: f"http://127.0.0.1:{free_port()}" for name in shards}
     topology = folder / "topology.json"
     topology.write_bytes(orjson.dumps(_topology(shards, nodes)))
