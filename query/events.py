@@ -18,8 +18,11 @@ from query.http import as_seen_by, demanded_version, member_of
 from query.node import NODE, QueryNode
 from query.question import AccountQuestion, Question
 from rules.codec import instant_text
+from service.body import StrictModel
 from service.handed import is_forwarded
 from service.health import DRAINING
+from service.parse import parse_body
+from service.payload import BODY
 from service.problem import malformed_parameter
 from service.ticket import TICKETS, use_ticket
 from service.web import CREDENTIALS, PRINCIPAL, render_json, sign
@@ -34,6 +37,10 @@ _PAUSE_MIN_S: Final = 0.02
 _RECHECK_S: Final = 1.0  # between reads when no notification can come, and until a stopping node is noticed
 _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _LAST_EVENT_ID: Final = "Last-Event-ID"
+
+
+class TicketBody(StrictModel):
+    """Nothing; the body may be absent."""
 
 
 async def stream_account(request: web.Request) -> web.StreamResponse:
@@ -53,6 +60,7 @@ def _staying(request: web.Request, node: QueryNode, member_id: int) -> Callable[
 
 async def issue_stream_ticket(request: web.Request) -> web.StreamResponse:
     """Answer a ticket for a stream of the caller's own member; their home region issues it, and takes it."""
+    parse_body(TicketBody, request[BODY] or b"{}")
     node, principal = request.app[NODE], request[PRINCIPAL]
     if principal.member_id is not None and (from_home := await node.ask_home(request, principal.member_id)):
         return from_home

@@ -5,6 +5,7 @@ from typing import Any, Final
 from query import shape
 from query.catalogue import NEAR
 from query.evaluation import EvaluationBody
+from query.events import TicketBody
 from query.system_shape import System
 from service.admission import Rank
 from service.openapi import EVERYONE, QUERY_HEADERS, About, Operation, Parameter
@@ -136,7 +137,8 @@ OPERATIONS: Final = (
         "own member within 30 seconds, as `/v1/members/{member_id}/events?ticket=...`; the stream lasts as long as the "
         "token it was asked for with. A stream that was cut needs a new ticket. No `Idempotency-Key`.",
         roles=("member",),
-        problems=("shard_unavailable",),
+        request_model=TicketBody,
+        problems=("too_large", "unsupported_media_type", "shard_unavailable"),
     ),
     Operation(
         "GET",

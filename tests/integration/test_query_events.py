@@ -280,9 +280,13 @@ async def test_a_home_node_that_begins_no_stream_is_unavailable(world: World, an
     server.close()
 
 
-async def ticket_of(world: World, member_id: int, *, credential: str | None = None) -> aiohttp.ClientResponse:
+async def ticket_of(
+    world: World, member_id: int, *, credential: str | None = None, body: str | None = None
+) -> aiohttp.ClientResponse:
     headers = {"Authorization": f"Bearer {credential or world.member_token(member_id)}"}
-    return await world.session.post(f"{world.nodes['eu']}/v1/stream-tickets", headers=headers)
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    return await world.session.post(f"{world.nodes['eu']}/v1/stream-tickets", headers=headers, data=body)
 
 
 async def opened_with(world: World, member_id: int, ticket: str) -> aiohttp.ClientResponse:
@@ -304,6 +308,16 @@ async def test_a_ticket_opens_one_stream_without_a_header_at_a_node_of_any_regio
     second = await opened_with(world, member_id, ticket)
     assert (second.status, (await second.json(content_type=None))["code"]) == (401, "unauthenticated")
     first.close()
+
+
+@pytest.mark.parametrize("member_id", [ADA, BOB])
+async def test_a_ticket_is_asked_for_with_nothing_else(world: World, member_id: int) -> None:
+    assert (await ticket_of(world, member_id, body="{}")).status == 200
+    for body, pointer in (('{"lasts_s": 60}', "/lasts_s"), ("[]", ""), ("null", ""), ("lasts", "")):
+        answer = await ticket_of(world, member_id, body=body)
+        problem = await answer.json(content_type=None)
+        assert (answer.status, problem["code"]) == (400, "malformed"), body
+        assert [one["pointer"] for one in problem["errors"]] == [pointer]
 
 
 @pytest.mark.parametrize("member_id", [ADA, BOB])
