@@ -27,6 +27,7 @@ from service.bulkhead import Bulkhead, Crossing
 from service.carry import Carried, Outcome, in_time
 from service.handed import (
     DEADLINE_HEADER,
+    has_left,
     is_forwarded,
     marked,
     method_of,
@@ -219,7 +220,7 @@ class Forwarder:
             sign(request.app, request, response)
             with suppress(ConnectionError, aiohttp.ClientError, TimeoutError):  # the client comes back with its last id
                 await response.prepare(request)
-                await hand_on(answer.content, response, goes_on, last_words)
+                await hand_on(answer.content, response, goes_on, last_words, has_left=partial(has_left, request))
             return response
 
     async def close(self) -> None:

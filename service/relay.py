@@ -12,9 +12,17 @@ _EVENT_END: Final = b"\n\n"
 
 
 async def hand_on(
-    source: aiohttp.StreamReader, target: web.StreamResponse, goes_on: Callable[[], bool], last_words: bytes
+    source: aiohttp.StreamReader,
+    target: web.StreamResponse,
+    goes_on: Callable[[], bool],
+    last_words: bytes,
+    *,
+    has_left: Callable[[], bool],
 ) -> None:
-    """Piece by piece, until the source ends, or an event's end after which it does not go on."""
+    """Piece by piece, until the source ends, whoever asked has left, or an event's end after which it does not go on.
+
+    A source may be silent for long, so it is looked each second whether there is still somebody to write to.
+    """
     is_between = True
     while not is_between or goes_on():
         pause = asyncio.timeout(_ASKED_EACH_S)
@@ -24,6 +32,8 @@ async def hand_on(
         except TimeoutError:
             if not pause.expired():  # the home node is silent
                 raise
+            if has_left():
+                return
             continue
         if not piece:
             return

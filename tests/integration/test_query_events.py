@@ -14,6 +14,7 @@ from query import events, views
 from query.node import NODE
 from service.credential import mint_member_token
 from service.health import DRAINING
+from service.web import STREAMS
 from shard_router.member_id import format_member_id
 from shard_router.token import format_token
 from tests.conftest import eventually
@@ -193,6 +194,22 @@ async def test_a_relayed_stream_of_a_stopping_node_moves_at_once(world: World) -
         world.apps["eu"][DRAINING].set()
         last = await asyncio.wait_for(stream.response.content.read(), 10)
         assert last.endswith(b"event: moving\ndata: {}\n\n")
+
+
+@pytest.mark.parametrize("member_id", [ADA, BOB])
+async def test_a_stream_whose_client_has_left_holds_no_place(world: World, member_id: int) -> None:
+    """However seldom something is said: a phone that comes back ten times is not refused for its former streams."""
+    for app in world.apps.values():
+        app[NODE].settings.stream_comment_s = 1_000.0
+    await project(world.shards["eu-1" if member_id == ADA else "us-1"].valkey, member_id, 1)
+    async with streaming(world, member_id) as stream:
+        await stream.event()
+        assert sum(app[STREAMS].taken for app in world.apps.values()) == (1 if member_id == ADA else 2)
+
+    async def all_are_left() -> bool:
+        return not any(app[STREAMS].taken for app in world.apps.values())
+
+    await eventually(all_are_left)
 
 
 async def test_a_version_that_is_announced_and_not_there_is_not_asked_for_again_and_again(
