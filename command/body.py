@@ -16,11 +16,11 @@ from service.field import (
     Instant,
     Locale,
     LongText,
+    NullIs,
     Phone,
     Quantity,
     Text,
     WholeNumber,
-    null_is,
 )
 from service.identifier import canonical_identifier
 from service.schema import at_least_one, exactly_one
@@ -158,7 +158,7 @@ class RedemptionBody(StrictModel):
     member: MemberReference
     reward: Text
     store: Text | None = None
-    quantity: Annotated[int, WholeNumber(1, 1_000), null_is(1)] = 1
+    quantity: Annotated[int, WholeNumber(1, 1_000), NullIs(1)] = 1
 
 
 class UseBody(StrictModel):
@@ -218,9 +218,9 @@ class IdentifiersBody(StrictModel):
         remove={"minItems": 1},
         new_card={"const": True},
     )
-    add: Annotated[list[IdentifierBody], Field(max_length=5), EACH_ONCE, null_is([])] = Field(default=[])
-    remove: Annotated[list[IdentifierBody], Field(max_length=20), EACH_ONCE, null_is([])] = Field(default=[])
-    new_card: Annotated[Flag, null_is(default=False)] = Field(
+    add: Annotated[list[IdentifierBody], Field(max_length=5), EACH_ONCE, NullIs([])] = Field(default=[])
+    remove: Annotated[list[IdentifierBody], Field(max_length=20), EACH_ONCE, NullIs([])] = Field(default=[])
+    new_card: Annotated[Flag, NullIs(default=False)] = Field(
         default=False, description="Draw a new card number; the answer shows it under `added`."
     )
 

@@ -17,11 +17,11 @@ from service.field import (
     Email,
     EntityId,
     Instant,
+    NullIs,
     Phone,
     Quantity,
     Text,
     WholeNumber,
-    null_is,
 )
 from service.schema import exactly_one
 
@@ -93,18 +93,18 @@ class PurchaseBody(StrictModel):
     occurred_at: Instant
     currency: Currency
     lines: Annotated[list[LineBody], FailFast(), Field(min_length=1, max_length=LINES_MAX)]
-    capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20), EACH_ONCE, null_is([])] = Field(
+    capture_holds: Annotated[list[Annotated[Text, EntityId]], Field(max_length=20), EACH_ONCE, NullIs([])] = Field(
         default_factory=list,  # a list given as the default is copied deeply for each body
         json_schema_extra={"default": []},
         description="Holds of this member that pay this basket, in this order. They are spent as far as the amount due "
         "takes them, and the rest is released; in a program without a worth of points they are spent whole.",
     )
-    coupons: Annotated[list[CouponCode], Field(max_length=20), EACH_ONCE, null_is([])] = Field(
+    coupons: Annotated[list[CouponCode], Field(max_length=20), EACH_ONCE, NullIs([])] = Field(
         default_factory=list,
         json_schema_extra={"default": []},
         description="Codes of coupons, in capitals or small letters.",
     )
-    pay_with_points: Annotated[int, WholeNumber(0, POINTS_MAX), null_is(0)] = Field(
+    pay_with_points: Annotated[int, WholeNumber(0, POINTS_MAX), NullIs(0)] = Field(
         default=0,
         description="Points that pay part of the basket, at the program's worth, on top of the holds. No more than "
         "the fewest that pay the same money: else `limit_exceeded`, which names the number that would do.",

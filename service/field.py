@@ -184,13 +184,37 @@ Quantity = Annotated[
 ]
 
 
-def null_is(default: Any) -> BeforeValidator:
+@dataclass(frozen=True, slots=True)
+class NullIs:
     """Of an optional field whose default is not None: null says the same as leaving it out."""
-    return BeforeValidator(lambda given: copy(default) if given is None else given)
+
+    default: Any
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Take null for the default."""
+        default = self.default
+        return core_schema.no_info_before_validator_function(
+            lambda given: copy(default) if given is None else given, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe it: whoever reads the schema is to know."""
+        return {"anyOf": [handler(schema), {"type": "null"}]}
 
 
-EACH_ONCE: Final = Field(json_schema_extra={"uniqueItems": True})
-"""Of a list whose items are checked to differ."""
+class EachOnce:
+    """Of a list whose items are checked to differ, by its model."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe it."""
+        return {**handler(schema), "uniqueItems": True}
+
+
+EACH_ONCE: Final = EachOnce()
 Flag = Annotated[bool, Field(strict=True)]
 Phone = Annotated[
     str,

@@ -43,7 +43,7 @@ def at_least_one(example: dict[str, Any], **filled: dict[str, Any]) -> ConfigDic
         description, properties = schema["description"], schema["properties"]
         schema.clear()
         choices = [
-            whole | {"properties": properties | {name: properties[name] | way}, "required": [name]}
+            whole | {"properties": properties | {name: _present(properties[name]) | way}, "required": [name]}
             for name, way in filled.items()
         ]
         schema |= {"description": description, "anyOf": choices, "examples": [example]}
@@ -53,8 +53,14 @@ def at_least_one(example: dict[str, Any], **filled: dict[str, Any]) -> ConfigDic
 
 def _choice(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """An object with one property. Nulls of the others are taken too; told, they would hide the choice from clients."""
-    present = next(one for one in schema["anyOf"] if one != {"type": "null"})
-    return {"type": "object", "properties": {name: present}, "required": [name], "additionalProperties": False}
+    present = {"properties": {name: _present(schema)}, "required": [name]}
+    return {"type": "object", **present, "additionalProperties": False}
+
+
+def _present(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a property that is there, and not as null."""
+    told = {key: value for key, value in schema.items() if key == "description"}
+    return told | next(one for one in schema["anyOf"] if one != {"type": "null"})
 
 
 def _schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:

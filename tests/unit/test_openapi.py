@@ -159,6 +159,30 @@ def test_the_schema_of_a_body_is_as_strict_as_the_node(model: str, given: Any, r
         assert right
 
 
+EVERY_BODY = {one.request_model for one in (*command.operation.OPERATIONS, *OPERATIONS) if one.request_model}
+NULLS = [
+    pytest.param(model, name, id=f"{model.__name__}.{name}")
+    for model in sorted(EVERY_BODY, key=lambda model: model.__name__)
+    for name in (field.alias or name for name, field in model.model_fields.items())
+]
+
+
+@pytest.mark.parametrize(("model", "name"), NULLS)
+def test_a_field_that_takes_null_says_so(model: type[BaseModel], name: str) -> None:
+    """Null says the same as leaving it out; whoever reads the schema, or what is made of it, is to know."""
+    component = next(one for one in DOCUMENTS if model.__name__ in one["components"]["schemas"])["components"]
+    schema = {"$ref": f"#/components/schemas/{model.__name__}", "components": component}
+    example = component["schemas"][model.__name__].get("examples", [{}])[0]
+    others = {"new_card": True} if name == "add" else {"add": [{"card": "1234"}]} if name == "new_card" else {}
+    given = example | others | {name: None}
+    try:
+        model.model_validate(given)
+        taken = True
+    except ValidationError:
+        taken = False
+    assert Draft202012Validator(schema).is_valid(given) is taken
+
+
 def test_every_path_parameter_is_described() -> None:
     for operation in OPERATIONS:
         in_path = {part.strip("{}") for part in operation.path.split("/") if part.startswith("{")}
