@@ -100,6 +100,7 @@ class Guard:
 GUARDS: Final = web.AppKey("guards", dict[Any, Guard])
 """Guards by handler."""
 OPEN: Final = Guard(open=True)
+OPEN_PATHS: Final = web.AppKey("open_paths", set[str])
 _DEFAULT: Final = Guard()
 
 
@@ -129,6 +130,7 @@ def build_app(settings: NodeSettings, credentials: Credentials, *, first: Rank =
     app[FIGURES] = Together(functools.partial(write_figures, registry))
     app[GATES] = Gates(settings.in_flight_max, app[REGISTRY], first=first, target_s=settings.overload_delay_ms / 1000)
     app[PATHS] = []
+    app[OPEN_PATHS] = set()
     for collector in (REQUESTS, FORWARDED, RETRIES):
         app[REGISTRY].register(collector)
     register_vital(app[REGISTRY], credentials.folder)
@@ -141,7 +143,9 @@ def build_app(settings: NodeSettings, credentials: Credentials, *, first: Rank =
 def add_route(app: web.Application, method: str, path: str, handler: Handler, *, guard: Guard) -> None:
     """Register a handler behind its guard."""
     app[GUARDS][handler] = guard
-    if not guard.open:
+    if guard.open:
+        app[OPEN_PATHS].add(path)
+    else:
         app[PATHS].append(Path(method, path, guard.rank))
     for name in ("GET", "HEAD") if method == "GET" else (method,):
         app.router.add_route(name, path, handler)
@@ -153,7 +157,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     started_at = time.perf_counter()
     app = request.app
     request[REQUEST_ID] = request_id_of(request)
-    guard = app[GUARDS].get(request.match_info.handler, _DEFAULT)
+    guard = _guard_of(request)
     try:
         if request.method == "OPTIONS" and (preflight := app[CORS].preflight(request)):
             response = preflight
@@ -188,6 +192,12 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         label = request[PRINCIPAL].label if PRINCIPAL in request else None
         app[ACCESS].note(request, response, route=route, took_s=took_s, credential=label)
     return response
+
+
+def _guard_of(request: web.Request) -> Guard:
+    """The guard of a route; what an open resource lacks is told to everybody too, as which methods it has."""
+    guard = request.app[GUARDS].get(request.match_info.handler, _DEFAULT)
+    return OPEN if guard is _DEFAULT and request.path in request.app[OPEN_PATHS] else guard
 
 
 def _credential(request: web.Request) -> str | None:

@@ -162,6 +162,13 @@ async def test_a_method_of_no_route_is_told_which_there_are(node: Node) -> None:
     assert answer.headers["Allow"] == "GET,HEAD"
 
 
+async def test_a_method_that_an_open_resource_lacks_is_told_without_a_credential(node: Node) -> None:
+    for method in ("POST", "DELETE", "OPTIONS"):
+        answer = await node.send(f"{method} /livez HTTP/1.1\r\nHost: node\r\nContent-Length: 0\r\n\r\n".encode())
+        check(answer, 405, "method_not_allowed")
+        assert answer.headers["Allow"] == "GET,HEAD"
+
+
 @pytest.mark.parametrize("authorization", ["", "Authorization: Basic eA==", "Authorization: Bearer a.b.c"])
 async def test_who_is_not_known_is_told_how_to_say_who_they_are(node: Node, authorization: str) -> None:
     answer = await node.send(f"GET /thing HTTP/1.1\r\nHost: node\r\n{authorization}\r\n\r\n".encode())
