@@ -171,8 +171,14 @@ async def _share_traffic(data: Path, region: str, percent: int) -> None:
     state = read_state(data)
     if state is None:
         raise ClusterError("this system has no front door: install the extra `edge` and start it again")
-    if region not in read_topology(Documents(data).topology).document.regions:
+    known = read_topology(Documents(data).topology).document.regions
+    if region not in known:
         raise ClusterError(f"there is no region {region}")
+    if percent and known[region].state != "active":  # the door would send newcomers where they are refused
+        raise ClusterError(
+            f"{region} is {known[region].state} and takes no new members: "
+            f"`loyalty region add {region}` has it take them, and gives it its traffic"
+        )
     wanted = state.model_copy(update={"shares": {**state.shares, region: percent}})
     counted = await _taken(state.admin_port)
     _write_dynamic(data, wanted)

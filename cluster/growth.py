@@ -214,7 +214,8 @@ class Growth:
             await share_traffic(self._data, request.name, 0)
         write_states(self._documents, {request.name: "draining"})
         await self._everybody_knows()
-        return f"{request.name} takes no new members, and nothing at the door; what it has goes on"
+        back = f"Back with `loyalty region add {request.name}`."
+        return f"{request.name} takes no new members, and nothing at the door; what it has goes on. {back}"
 
     async def _remove(self, request: Request) -> str:
         name = request.name

@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from cluster import door, growth, question
-from cluster.document import Documents
-from cluster.door import DoorState, forget_region, hide_region, read_state
+from cluster.document import Documents, write_states
+from cluster.door import DoorState, forget_region, hide_region, read_state, share_traffic
 from cluster.errors import ClusterError
 from cluster.files import alone, write_json
 from cluster.growth import Growth
@@ -152,3 +152,21 @@ async def test_shares_at_the_door_are_changed_by_one_at_a_time(tmp_path: Path, m
     state = read_state(tmp_path)
     assert state is not None
     assert state.shares == {"us": 100, "sa": 0}
+
+
+@pytest.mark.parametrize("state", ["draining", "joining"])
+async def test_a_region_that_takes_no_new_members_is_not_given_traffic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Literal["draining", "joining"]
+) -> None:
+    """`restore` is not what undoes `drain`: whoever enrolled there would be refused, and nobody had been told."""
+    with_door(tmp_path, us=0)
+    write_states(Documents(tmp_path), {"us": state})
+
+    async def taken(_: int) -> dict[str, int]:
+        raise AssertionError("the door is not asked")
+
+    monkeypatch.setattr(door, "_taken", taken)
+    with pytest.raises(ClusterError, match="`loyalty region add us`"):
+        await share_traffic(tmp_path, "us", 100)
+    with pytest.raises(AssertionError, match="the door"):  # it may be given less at any time
+        await share_traffic(tmp_path, "us", 0)
