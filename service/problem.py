@@ -15,6 +15,7 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 _SHOWN_MAX: Final = 300  # characters of one text: what was sent is not sent back by the megabyte
 _CHALLENGE: Final = 'Bearer realm="loyalty"'
 
+_READS: Final = frozenset({"GET", "HEAD"})
 _NO_ROUTE: Final = 404
 _OTHER_SIDE: Final = "a node of the other kind takes this: send commands to command nodes and queries to query nodes"
 _CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
@@ -58,6 +59,8 @@ def render_problem(request: web.BaseRequest, error: ProblemError, **more: object
     response = web.Response(
         status=error.problem.status, body=orjson.dumps(document), content_type=PROBLEM, headers=problem_headers(error)
     )
+    if request.method in _READS:  # a cache may keep a 404 or 405 that does not say so (RFC 9110, 15.1)
+        response.headers["Cache-Control"] = "no-store"
     if error.elsewhere:
         response.force_close()
     return response

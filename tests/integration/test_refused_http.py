@@ -169,6 +169,14 @@ async def test_a_method_that_an_open_resource_lacks_is_told_without_a_credential
         assert answer.headers["Allow"] == "GET,HEAD"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(("target", "status"), [("/nothing", 404), ("/thing?c=1", 400), ("/bytes", 405)])
+async def test_what_was_refused_is_kept_by_no_cache(node: Node, method: str, target: str, status: int) -> None:
+    """Whom a look-up does not find may have enrolled a moment later."""
+    answer = await node.send(node.request(b"", method=method, target=target), bodiless=method == "HEAD")
+    assert (answer.status, answer.headers["Cache-Control"]) == (status, "no-store")
+
+
 @pytest.mark.parametrize("authorization", ["", "Authorization: Basic eA==", "Authorization: Bearer a.b.c"])
 async def test_who_is_not_known_is_told_how_to_say_who_they_are(node: Node, authorization: str) -> None:
     answer = await node.send(f"GET /thing HTTP/1.1\r\nHost: node\r\n{authorization}\r\n\r\n".encode())
