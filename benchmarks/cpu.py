@@ -43,12 +43,6 @@ def thread_s(thread: int) -> float:
     return int(Path(f"/proc/{thread}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
 
 
-def memory_bytes(processes: Mapping[str, int]) -> tuple[int, int]:
-    """Of processes with their children: resident sizes added up, and the same with what they share counted once."""
-    every = [pid for parent in processes.values() for pid in (parent, *_children(parent))]
-    return sum(_memory(pid, "Rss") for pid in every), sum(_memory(pid, "Pss") for pid in every)
-
-
 def _family_times(pid: int) -> tuple[float, float, float]:
     """Of a process itself, of its sessions with all children that ended, and of what else it runs.
 
@@ -96,11 +90,3 @@ def is_session_title(title: str) -> bool:
     if words and words[0].endswith(":"):
         del words[0]
     return bool(words) and words[0] not in _OWN_TITLES
-
-
-def _memory(pid: int, kind: str) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from benchmarks.memory import Held
 from benchmarks.peer import Peers
 
 Check = Callable[[], Awaitable[dict[str, Any]]]
@@ -30,6 +31,8 @@ class Host:
     """Rebuilds the views of a region's first shard at full duty."""
     fill: Callable[[str, int], Awaitable[list[str]]] | None = None
     """Gives the first shard of a region so many members; the ids of some, the newest last."""
+    held: Callable[[], dict[str, Held]] | None = None
+    """The memory of all that runs, by kind."""
     start: Callable[[], Awaitable[float]] | None = None
     """Brings another system up on an empty folder, takes it down again; seconds until it was ready."""
 

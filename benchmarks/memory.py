@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import psutil
 
 MIB_KB: Final = 1024
+DOOR: Final = "door"
 TICK_MS: Final = 1000 // os.sysconf("SC_CLK_TCK")
 FIELD: Final = re.compile(r"^(Pss|Rss|Private_Dirty): +(\d+) kB$", re.MULTILINE)
 KINDS: Final = (
@@ -28,7 +29,7 @@ KINDS: Final = (
     ("command nodes", re.compile(r"-command(-\d+)?$")),
     ("query nodes", re.compile(r"-query(-\d+)?$")),
     ("projectors", re.compile(r"-cdc$")),
-    ("door", re.compile(r"^door$")),
+    (DOOR, re.compile(r"^door$")),
 )
 
 

@@ -15,6 +15,7 @@ import psutil
 from benchmarks.deployment import DeploymentError
 from benchmarks.fill import Place, fill
 from benchmarks.host import Host, Rebuilt
+from benchmarks.memory import held_by_kind
 from benchmarks.peer import Peers, find_pgbench
 from cluster import run
 from cluster.command_line import words_of
@@ -50,6 +51,7 @@ async def host_of(plan: ClusterPlan) -> Host:
     return Host(
         peers=_peers(plan, status),
         processes=lambda: _processes(plan),
+        held=lambda: held_by_kind(plan.data),
         verify=check,
         freeze=lambda: _freeze(plan, status),
         rebuild=rebuild_first,
