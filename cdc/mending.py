@@ -44,7 +44,12 @@ class Mending:
             await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
-        client = Redis.from_url(self._url, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_timeout=CALL_TIMEOUT_S)
+        client = Redis.from_url(
+            self._url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=CALL_TIMEOUT_S,
+            driver_info=None,  # as in query/cache.py
+        )
         channel: Any = client.pubsub()
         try:
             await channel.subscribe(DAMAGED_CHANNEL)

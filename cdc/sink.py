@@ -84,6 +84,7 @@ class Session:
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=CALL_TIMEOUT_S,
+            driver_info=None,  # as in query/cache.py
         )
         self._mark = mark
         self.epoch = epoch

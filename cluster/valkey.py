@@ -125,7 +125,13 @@ async def alive(url: str) -> str | None:
 async def ping(url: str, *, timeout_s: float = 1) -> str | None:
     """None when Valkey answers PING, else the reason."""
     once = Retry(NoBackoff(), 0)
-    client = redis.asyncio.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once)
+    client = redis.asyncio.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=once,
+        driver_info=None,  # as in query/cache.py
+    )
     try:
         await client.ping()
     except (RedisError, OSError) as error:

@@ -158,5 +158,10 @@ def _items(reply: Any) -> list[bytes]:
 def connect(url: str, *, timeout_s: float) -> "Redis":
     """Make a client that tries once and says so: when to try again is the breaker's decision."""
     return Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        driver_info=None,  # else it reads its wheel for each connection, to tell Valkey its version
     )

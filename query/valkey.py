@@ -58,7 +58,12 @@ class ValkeyConnection(asyncio.Protocol):
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self._client = Redis.from_url(
-            url, socket_timeout=None, socket_connect_timeout=timeout_s, retry=None, protocol=2
+            url,
+            socket_timeout=None,
+            socket_connect_timeout=timeout_s,
+            retry=None,
+            protocol=2,
+            driver_info=None,  # as in cache.py
         )
         self._timeout_s = timeout_s
         self._writer: Any = None

@@ -145,6 +145,17 @@ def test_what_a_driver_says_of_a_server_reaches_the_command_line_in_words() -> N
     assert not found((path for path in SOURCES if path.is_relative_to(PROJECT / "cluster")), bare)
 
 
+def test_a_client_of_valkey_tells_it_no_version() -> None:
+    """redis-py reads its wheel for that, for each connection. A benchmark may."""
+
+    def telling(path: Path) -> list[int]:
+        calls = (node for node in nodes(path) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
+        makers = (call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "from_url")
+        return [call.lineno for call in makers if "driver_info" not in {keyword.arg for keyword in call.keywords}]
+
+    assert not found((path for path in SOURCES if not path.is_relative_to(PROJECT / "benchmarks")), telling)
+
+
 def test_a_todo_names_its_issue() -> None:
     assert not found(SOURCES + TESTS, lambda path: re.findall(r"#\s*(?:TODO|FIXME|XXX)\b(?!.*#\d+).*", text(path)))
 
