@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from cluster.forkserver import Born, Order, fork_parent
 from cluster.process import Child, ProcessSpec, kill_group, open_log
 
 MODULES: Final = ("command.__main__", "query.__main__", "cdc.__main__")
-OURS: Final = ("command.migrate", "command.program", "cluster.respell")
+OURS: Final = ("command.migrate", "command.program", "cluster.respell", "cluster.rehearsal")
 """What a supervisor would import soon after."""
 FORK_DEADLINE_S: Final = 5.0
 CLOSE_DEADLINE_S: Final = 5.0
@@ -72,12 +72,12 @@ class ForkServer:
     _children: dict[int, Forked] = field(default_factory=dict[int, Forked])
 
     @classmethod
-    def begin(cls, env: Mapping[str, str], log: Path) -> "ForkServer":
+    def begin(cls, env: Mapping[str, str], log: Path, rehearse: Callable[[], None] | None = None) -> "ForkServer":
         """Fork it, before there is anything that it should not inherit. Where it cannot be, nothing is forked."""
         born = None
         if sys.platform == "linux":
             with suppress(OSError):
-                born = fork_parent((*OURS, *MODULES), log)
+                born = fork_parent((*OURS, *MODULES), log, rehearse)
         return cls(env, born)
 
     async def start(self) -> None:

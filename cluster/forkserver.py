@@ -49,15 +49,19 @@ class Born(NamedTuple):
     connection: socket.socket
 
 
-def fork_parent(modules: Sequence[str], log: Path) -> Born:
+def fork_parent(modules: Sequence[str], log: Path, rehearse: Callable[[], None] | None = None) -> Born:
     """Import these modules and fork the process to fork from. OSError when it cannot have a log, or be forked.
 
-    Whoever calls has no loop, no thread and no lock yet, and goes on with the same pages.
+    Whoever calls has no loop, no thread and no lock yet, and goes on with the same pages. A rehearsal spares
+    nodes some of their own; when it fails, a node will fail likewise and say why.
     """
     open_log(log).close()
     ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     for module in modules:
         import_module(module)
+    if rehearse:
+        with suppress(Exception):
+            rehearse()
     gc.collect()
     gc.freeze()  # the collector writes to what it looks at, and so would unshare it
     ours, theirs = socket.socketpair()

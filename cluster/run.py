@@ -32,7 +32,13 @@ SUPERVISOR = "supervisor"
 
 def begin_forks(plan: ClusterPlan) -> ForkServer:
     """The process to fork nodes from: to be made first of all, before there is a thread, a lock or a loop."""
-    return ForkServer.begin(node_environment(first_environment()), Documents(plan.data).log("forkserver"))
+
+    def rehearse() -> None:
+        from cluster.rehearsal import rehearse  # noqa: PLC0415 - it imports all nodes: who forks none need not
+
+        rehearse(plan)
+
+    return ForkServer.begin(node_environment(first_environment()), Documents(plan.data).log("forkserver"), rehearse)
 
 
 def run_system(plan: ClusterPlan, forks: ForkServer, *, on_change: Listener, on_ready: Callable[[int], None]) -> None:

@@ -239,6 +239,29 @@ async def test_it_ends_with_the_supervisor(tmp_path: Path) -> None:
     assert log.read_text() == ""
 
 
+@pytest.mark.parametrize("last_word", ["pass", "raise ValueError"])
+async def test_a_rehearsal_is_over_when_it_is_forked_and_may_fail(tmp_path: Path, last_word: str) -> None:
+    """Else its children would share nothing of what it has done."""
+    script = tmp_path / "supervisor.py"
+    script.write_text(f"""
+import os
+from pathlib import Path
+from cluster.forkserver import fork_parent
+
+def rehearse():
+    print(len(Path(f"/proc/self/task/{{os.getpid()}}/children").read_text().split()), flush=True)
+    {last_word}
+
+fork_parent(("json",), Path({str(tmp_path / "forkserver.log")!r}), rehearse)
+print("goes on", flush=True)
+""")
+    supervisor = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), stdout=asyncio.subprocess.PIPE, env=node_environment()
+    )
+    told, _ = await supervisor.communicate()
+    assert told.split(b"\n")[:2] == [b"0", b"goes on"]
+
+
 async def test_without_a_log_of_its_own_all_are_executed(tmp_path: Path) -> None:
     (tmp_path / "forkserver.log").mkdir()
     server = ForkServer.begin(node_environment(), tmp_path / "forkserver.log")
