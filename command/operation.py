@@ -44,7 +44,8 @@ ABOUT: Final = About(
     "\n\n"
     "**To try:** send the example of `POST /v1/members` first, then that of `POST /v1/adjustments`. The other examples "
     "name that member by phone, have points to spend, and a store of the default program; ids and codes come from the "
-    "answers. A transfer needs a second member: the same enrolment with `+4930123457` and another key.",
+    "answers. A transfer needs a second member: the same enrolment with `+4930123457` and another key. What reads is "
+    "described at `/docs` of a query node; the front door's `/docs` has both, to choose from in its menu.",
 )
 
 _ANY: Final = (

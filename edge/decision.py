@@ -18,6 +18,13 @@ READING_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 QUERY_POSTS: Final = ("/v1/evaluations", "/v1/stream-tickets")
 """Calls that are posted to query nodes; every other call that does not read is a command."""
 
+DOCUMENT: Final = "/openapi.json"
+COMMANDS_DOCUMENT: Final = "/commands/openapi.json"
+"""A command node's `DOCUMENT` by the door's own name for it: by its own it is a query node's, as all that is read."""
+
+PAGES: Final = ("/", "/docs")
+"""What shows the API to people: asked through a door it shows both sides."""
+
 ON_BOTH_SIDES: Final = {"/v1/members/[^/]+": ("DELETE", "GET", "HEAD")}
 """Resources with methods on either side, and all of these: a node knows its own, so the door itself refuses others."""
 
@@ -56,6 +63,8 @@ class Door:
 
     def decide(self, path: str, member: str | None = None, country: str | None = None) -> Choice:
         """The order of regions for a request: its path and query, its `Loyalty-Member`, its client's country."""
+        if path.partition("?")[0] in (*PAGES, COMMANDS_DOCUMENT):  # the same everywhere
+            return Choice(self.order(self.nearest), "nearest")
         if home := self._home(path, member):
             return Choice(self.order(home), "member")
         if near := self.geography.nearest_to(country) if country else None:
@@ -92,8 +101,9 @@ def _first_value(query: str, name: str) -> str:
 
 def side_of(method: str, path: str) -> Side:
     """Whether a call is a command or a query."""
-    reads = method in READING_METHODS or path.partition("?")[0] in QUERY_POSTS
-    return "query" if reads else "command"
+    bare = path.partition("?")[0]
+    reads = method in READING_METHODS or bare in (*QUERY_POSTS, *PAGES)
+    return "query" if reads and bare != COMMANDS_DOCUMENT else "command"
 
 
 def methods_instead(method: str, path: str) -> tuple[str, ...] | None:

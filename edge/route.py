@@ -8,13 +8,26 @@ nothing was sent.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from edge.decision import LOOKUP, MEMBER_HEADER, ON_BOTH_SIDES, QUERY_POSTS, READING_METHODS, WHOLE, Door, Side
+from edge.decision import (
+    COMMANDS_DOCUMENT,
+    DOCUMENT,
+    LOOKUP,
+    MEMBER_HEADER,
+    ON_BOTH_SIDES,
+    PAGES,
+    QUERY_POSTS,
+    READING_METHODS,
+    WHOLE,
+    Door,
+    Side,
+)
 from edge.prefix import card_pattern, events_pattern, member_pattern, path_pattern
 
 COUNTRY_HEADER: Final = "loyalty-country"
 HIDDEN: Final = ("/metrics",)
 """What nodes tell without a credential, and not to the world."""
 
+DOOR_HEADER: Final = "loyalty-door"
 IDLE: Final = "75s"  # five missed comments of an event stream
 TYPE: Final = "type.googleapis.com/envoy."
 _TIMEOUT: Final = "8s"  # above the nodes' own deadline of 5 s, with a forward in between
@@ -32,6 +45,8 @@ def render_routes(door: Door) -> Json:
     routes += [_refusal(path, methods) for path, methods in ON_BOTH_SIDES.items()]
     for path in QUERY_POSTS:
         routes += _by_header("query", door, {"path": path}, [])
+    routes.append(_renamed(_route("command", door, door.nearest, "nearest", {"path": COMMANDS_DOCUMENT})))
+    routes += [_told(_route("query", door, door.nearest, "nearest", {"path": path})) for path in PAGES]
     routes += _by_path("query", door, reading) + _by_header("query", door, {"prefix": "/"}, reading)
     routes += _by_path("command", door, []) + _by_header("command", door, {"prefix": "/"}, [])
     return {"name": "door", "virtual_hosts": [{"name": "api", "domains": ["*"], "routes": routes}]}
@@ -82,6 +97,17 @@ def _by_header(side: Side, door: Door, anywhere: Json, headers: list[Json]) -> l
             by_country = _header(COUNTRY_HEADER, "|".join(countries))
             routes.append(_route(side, door, region, "country", {**anywhere, "headers": [*headers, by_country]}))
     return [*routes, _route(side, door, door.nearest, "nearest", {**anywhere, "headers": headers})]
+
+
+def _renamed(route: Json) -> Json:
+    """A command node's document, by the node's own name."""
+    return {**route, "route": {**route["route"], "prefix_rewrite": DOCUMENT}}
+
+
+def _told(route: Json) -> Json:
+    """The node hears that a door is before it."""
+    header = {"header": {"key": DOOR_HEADER, "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {**route, "request_headers_to_add": [header]}
 
 
 def _regex(pattern: str) -> Json:

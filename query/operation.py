@@ -19,8 +19,8 @@ ABOUT: Final = About(
     "that the command was lost to a disaster: forget the token, and ask again without it.\n\n"
     "**Poll cheaply:** keep the `ETag` and send it in `If-None-Match`: 304 says that nothing changed. Or listen to "
     "`/v1/members/{member_id}/events`.\n\n"
-    "**To try:** commands have a page of their own, at `/docs` of a command node. The examples here ask about the "
-    "member that its first example enrols.\n\n"
+    "**To try:** commands are described at `/docs` of a command node; the front door's `/docs` has both. The examples "
+    "here ask about the member that the commands' first example enrols.\n\n"
     "Any node takes any member's request and hands it to the member's home region when that is another one.",
 )
 

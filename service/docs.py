@@ -1,4 +1,4 @@
-"""The page at /docs: the node's own OpenAPI document, to read and to try, by Scalar.
+"""The page at /docs: the node's own OpenAPI document, to read and to try, by Scalar. A front door's has both sides.
 
 The browser loads page, script and document from this node and talks to nobody else: the content security
 policy says so, and there is nothing inline that it would have to let through but styles.
@@ -6,12 +6,13 @@ policy says so, and there is nothing inline that it would have to let through bu
 
 import asyncio
 import gzip
+from collections.abc import Mapping
 from functools import cache
 from html import escape
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -32,6 +33,14 @@ _CONFIGURATION: Final = {
     "defaultOpenAllTags": True,
     "authentication": {"preferredSecurityScheme": "apiKey"},  # a field for it, instead of "none selected"
 }
+_DOOR_HEADER: Final = "Loyalty-Door"
+_OF_NODE: Final = {"url": "openapi.json"}
+_OF_DOOR: Final = {
+    "sources": [
+        {"title": "Commands", "slug": "commands", "url": "commands/openapi.json", "default": True},
+        {"title": "Queries", "slug": "queries", "url": "openapi.json"},
+    ]
+}
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -45,8 +54,8 @@ _PAGE: Final = """<!doctype html>
 <title>{title}</title>
 </head>
 <body>
-<noscript>This page needs JavaScript; the same as JSON is at <a href="openapi.json">openapi.json</a>.</noscript>
-<script id="api-reference" data-url="openapi.json" data-configuration="{configuration}"></script>
+<noscript>This page needs JavaScript; the same as JSON is at {links}.</noscript>
+<script id="api-reference" data-configuration="{configuration}"></script>
 <script src="docs/scalar.js"></script>
 </body>
 </html>
@@ -55,11 +64,14 @@ _PAGE: Final = """<!doctype html>
 
 def add_docs(app: web.Application, title: str) -> None:
     """Register the page, its script, and the way there from `/`."""
-    configuration = escape(orjson.dumps(_CONFIGURATION).decode())
-    page = _PAGE.format(title=escape(title), configuration=configuration)
+    of_node, of_door = (
+        _page(title, _OF_NODE, "openapi.json"),
+        _page("Loyalty", _OF_DOOR, "commands/openapi.json", "openapi.json"),
+    )
 
-    async def answer_docs(_request: web.Request) -> web.Response:
+    async def answer_docs(request: web.Request) -> web.Response:
         headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+        page = of_door if _DOOR_HEADER in request.headers else of_node
         return web.Response(text=page, content_type="text/html", headers=headers)
 
     add_route(app, "GET", "/", _point_to_docs, guard=OPEN)
@@ -67,9 +79,17 @@ def add_docs(app: web.Application, title: str) -> None:
     add_route(app, "GET", "/docs/scalar.js", _answer_script, guard=OPEN)
 
 
-async def _point_to_docs(_request: web.Request) -> web.Response:
+def _page(title: str, shown: Mapping[str, Any], *documents: str) -> str:
+    links = " and ".join(f'<a href="{path}">{path}</a>' for path in documents)
+    configuration = escape(orjson.dumps({**_CONFIGURATION, **shown}).decode())
+    return _PAGE.format(title=escape(title), links=links, configuration=configuration)
+
+
+async def _point_to_docs(request: web.Request) -> web.Response:
     """Whoever opens the address itself: a browser goes on to the page, a program is told."""
-    words = "The API of this node, to read and to try, is at /docs; for programs at /openapi.json.\n"
+    at_door = _DOOR_HEADER in request.headers
+    whose, where = ("", "/commands/openapi.json and /openapi.json") if at_door else (" of this node", "/openapi.json")
+    words = f"The API{whose}, to read and to try, is at /docs; for programs at {where}.\n"
     return web.Response(status=302, headers={"Location": "docs"}, text=words)
 
 

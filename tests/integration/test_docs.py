@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import shutil
 from collections.abc import AsyncGenerator
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from aiohttp import ClientSession
 from tests.command_node import running_command_node
 from tests.query_world import ShardPlace, open_world
 
+BOTH = ("commands/openapi.json", "openapi.json")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -74,6 +76,17 @@ async def test_the_document_is_packed_once_for_all_who_take_it_so(
                 "gzip": (plain := next(body for coding, body in answers if coding is None)),
                 None: plain,
             }
+
+
+async def test_a_page_that_is_asked_through_a_door_names_the_documents_of_both_sides(urls: dict[str, str]) -> None:
+    async with ClientSession(headers={"Loyalty-Door": "1"}) as session:
+        for url in urls.values():
+            async with session.get(f"{url}/docs") as answer:
+                page = unescape(await answer.text())
+                assert [page.count(f'"url":"{path}"') for path in BOTH] == [1, 1]
+            async with session.get(f"{url}/", allow_redirects=False) as answer:
+                words = await answer.text()
+                assert all(f"/{path}" in words for path in BOTH)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

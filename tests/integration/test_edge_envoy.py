@@ -89,7 +89,12 @@ async def stand_in(region: str, side: str) -> AsyncGenerator[StandIn]:
         node.asked += 1
         if node.break_off and request.transport:
             request.transport.close()
-        heard = {"region": region, "side": side, "headers": {k.lower(): v for k, v in request.headers.items()}}
+        heard = {
+            "region": region,
+            "side": side,
+            "path": request.path,
+            "headers": {k.lower(): v for k, v in request.headers.items()},
+        }
         return web.json_response(heard, headers={"Loyalty-Region": region})
 
     app = web.Application()
@@ -177,6 +182,16 @@ async def test_commands_and_queries_reach_their_nodes(front: Front, method: str)
     response, _ = await front.ask_whole(method, "/v1/rewards")
     assert response.status == 200
     assert front.nodes["eu", side].asked == asked + 1
+
+
+async def test_a_page_at_the_door_has_the_documents_of_both_sides(front: Front) -> None:
+    _, commands = await front.ask_whole("GET", "/commands/openapi.json")
+    assert (commands["side"], commands["path"]) == ("command", "/openapi.json")
+    _, queries = await front.ask_whole("GET", "/openapi.json")
+    assert (queries["side"], queries["path"]) == ("query", "/openapi.json")
+    for path in ("/", "/docs"):
+        _, page = await front.ask_whole("GET", path, headers={"Loyalty-Door": "x"})
+        assert (page["side"], page["headers"]["loyalty-door"]) == ("query", "1")
 
 
 async def test_what_strangers_say_of_their_place_is_taken_off(front: Front) -> None:

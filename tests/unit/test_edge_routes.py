@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.decision import ON_BOTH_SIDES, QUERY_POSTS, Door, EdgeError, make_door, methods_instead, side_of
+from edge.decision import (
+    COMMANDS_DOCUMENT,
+    DOCUMENT,
+    ON_BOTH_SIDES,
+    PAGES,
+    QUERY_POSTS,
+    Door,
+    EdgeError,
+    make_door,
+    methods_instead,
+    side_of,
+)
 from edge.envoy import CLUSTERS, ROUTES, render_dynamic
 from edge.geography import COUNTRIES
 from edge.prefix import REFERENCES
@@ -59,8 +70,9 @@ lookups = st.builds(
     named,
     st.sampled_from(["", "&card=0100000000000000000", "#x"]),
 )
+documents = st.sampled_from([DOCUMENT, COMMANDS_DOCUMENT, f"{COMMANDS_DOCUMENT}?x", "/commands", *PAGES, "/docs?x=1"])
 posts = st.sampled_from([*QUERY_POSTS, *(f"{path}?x" for path in QUERY_POSTS), "/v1/purchases", "/v1/rewards"])
-paths = references | members | lookups | posts | scraps.map(lambda text: f"/{text}")
+paths = references | members | lookups | posts | documents | scraps.map(lambda text: f"/{text}")
 methods = st.sampled_from(["GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"])
 countries = st.none() | st.sampled_from([*COUNTRIES, "XX", "de", ""])
 
