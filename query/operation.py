@@ -211,7 +211,8 @@ OPERATIONS: Final = (
             Parameter(
                 "idempotency_key",
                 "path",
-                "The command's Idempotency-Key, percent-encoded.",
+                "The command's Idempotency-Key, percent-encoded. `.` and `..` in quotes (`%22.%22`): bare they are "
+                "taken for folders, and out of the path, by clients and proxies.",
                 {"type": "string", "examples": ["berlin-mitte-7-record_purchase"]},
             ),
         ),

@@ -11,10 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from cluster.door import found_well
 from cluster.files import write_json
@@ -69,12 +71,20 @@ class Front:
         return f"{told['side']} {told['region']}"
 
     async def ask_whole(
-        self, method: str, path: str, *, source: str = "127.0.0.1", headers: dict[str, str] | None = None, **more: Any
+        self,
+        method: str,
+        path: str | URL,
+        *,
+        source: str = "127.0.0.1",
+        headers: dict[str, str] | None = None,
+        **more: Any,
     ) -> tuple[aiohttp.ClientResponse, Any]:
         connector = aiohttp.TCPConnector(local_addr=(source, 0), force_close=True)
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, self.url + path, headers=headers, **more) as response,
+            session.request(
+                method, path if isinstance(path, URL) else self.url + path, headers=headers, **more
+            ) as response,
         ):
             return response, await response.json(content_type=None)
 
@@ -182,6 +192,12 @@ async def test_commands_and_queries_reach_their_nodes(front: Front, method: str)
     response, _ = await front.ask_whole(method, "/v1/rewards")
     assert response.status == 200
     assert front.nodes["eu", side].asked == asked + 1
+
+
+@pytest.mark.parametrize("key", ['"."', '".."', "a/../b"])
+async def test_a_key_in_a_path_reaches_its_node_whole(front: Front, key: str) -> None:
+    _, told = await front.ask_whole("GET", URL(f"{front.url}/v1/commands/{quote(key, safe='')}", encoded=True))
+    assert (told["side"], told["path"]) == ("query", f"/v1/commands/{key}")
 
 
 async def test_a_page_at_the_door_has_the_documents_of_both_sides(front: Front) -> None:

@@ -76,6 +76,13 @@ async def test_a_key_of_any_visible_characters_is_found(world: World) -> None:
     assert {key: await ask(world, key) for key in KEYS} == written
 
 
+@pytest.mark.parametrize("key", [".", ".."])
+async def test_a_key_that_a_path_has_no_room_for_is_found_in_quotes(world: World, key: str) -> None:
+    """Every client takes such a segment out of a path, percent-encoded or not, before it sends it."""
+    written = await store(world.shards["us-1"], key, "someone", {"key": key})
+    assert (await world.get(f"/v1/commands/%22{key}%22")).json == written
+
+
 async def test_what_a_stored_answer_leaves_out_is_told_from_its_entry(world: World) -> None:
     place, row = (
         world.shards["us-1"],
