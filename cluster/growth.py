@@ -23,8 +23,8 @@ from cluster.door import forget_region, hide_region, read_state, share_traffic
 from cluster.epoch import everybody_knows
 from cluster.errors import ClusterError, StartFailed, in_words
 from cluster.growth_request import TOPIC, Action, Request
-from cluster.node import check_ports
 from cluster.plan import RegionPlan, make_plan
+from cluster.port import check_ports
 from cluster.question import Outcome
 from cluster.shard_growth import ShardGrowth
 from cluster.shard_leaving import ShardLeaving, have_stay, take_nobody

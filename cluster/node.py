@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -170,22 +169,3 @@ def check_node_settings() -> None:
             settings.check_environment(but=of_files)
         except DocumentError as error:
             raise ClusterError(str(error)) from error
-
-
-def check_ports(ports: Mapping[int, str]) -> None:
-    """ClusterError naming every port that is taken and what wanted it."""
-    taken = [f"  {port} (for {name})" for port, name in sorted(ports.items()) if not _free(port)]
-    if taken:
-        raise ClusterError(
-            "These ports are taken:\n" + "\n".join(taken) + "\nFree them, or choose another range with --port BASE."
-        )
-
-
-def _free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True

@@ -19,8 +19,8 @@ import asyncpg
 from cluster.claims import refuse_claims
 from cluster.document import Documents, write_documents, write_shards
 from cluster.errors import ClusterError
-from cluster.node import check_ports
 from cluster.plan import ClusterPlan, RegionPlan, ShardPlan, must_be_next, plan_shard
+from cluster.port import check_ports
 from cluster.postgres import CONNECT_TIMEOUT_S
 from cluster.system import System, ensure_program
 from command.slot import empty_slots, give_slots, given_to, open_slots, take_refusals

@@ -23,10 +23,11 @@ from cluster.history import History
 from cluster.key import ensure_keys
 from cluster.login import quicken_superuser, secure, superuser_urls
 from cluster.memory import memory_bytes, share_of
-from cluster.node import check_node_settings, check_ports, check_source, node_process
+from cluster.node import check_node_settings, check_source, node_process
 from cluster.pair import Pair
 from cluster.password import SUPERUSER, Passwords
 from cluster.plan import ClusterPlan, NodePlan, RegionPlan, ShardPlan
+from cluster.port import check_ports
 from cluster.role import is_standby, order_by_role
 from cluster.supervisor import Supervisor
 from cluster.version import Numbered, read_versions
