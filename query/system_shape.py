@@ -65,7 +65,7 @@ class SystemNode(Checked):
     kind: Literal["command", "query"] = Field(description="Which side it serves.")
     zone: str | None = Field(default=None, description="Its data centre.")
     topology_epoch: int | None = Field(default=None, description="The epoch of the topology it goes by.")
-    program_version: int | None = Field(default=None, description="The newest program it knows.")
+    program_version: int | None = Field(default=None, description="The version of the program that it goes by.")
     draining: bool | None = Field(default=None, description="Whether it was told to stop.")
     clock_offset_ms: dict[str, int] = Field(
         default={}, description="How far a command node's clock is ahead of each primary's."

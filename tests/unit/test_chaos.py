@@ -22,6 +22,7 @@ from benchmarks.chaos_proxy import Proxy
 from cluster.campaign import begun_with
 from cluster.run_file import Identity, RunRecord
 from command.operation import OPERATIONS
+from tests.project import PROJECT
 
 ASKED, ANSWERED = b"ask\n", b"ask!\n"
 
@@ -34,6 +35,10 @@ def test_a_seed_gives_the_same_faults_in_the_same_order() -> None:
 def test_every_kind_comes_once_before_any_comes_twice() -> None:
     assert len(FAULTS) >= 60
     assert set(schedule(1, len(FAULTS))) == set(FAULTS)
+
+
+def test_the_docs_tell_how_many_kinds_there_are() -> None:
+    assert f"breaks it in {len(FAULTS)} ways" in (PROJECT / "docs" / "operate.md").read_text(encoding="utf-8")
 
 
 def test_clocks_are_left_alone_where_the_machine_has_no_libfaketime(tmp_path: Path) -> None:
