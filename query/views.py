@@ -12,8 +12,8 @@ from typing import Any, Final
 import orjson
 
 from query.subject import subject_of
-from rules.document import AccountDocument, LineDocument, PaymentDocument, at_home, explanation_of
-from rules.stored import full_account, full_balance, full_postings, full_purchase
+from rules.document import AccountDocument, LineDocument, PaymentDocument, at_home
+from rules.stored import full_account, full_balance, full_postings, full_purchase, stored_explanation
 from shard_router.errors import LoyaltyError
 from shard_router.member_id import format_member_id, format_reference
 
@@ -178,6 +178,10 @@ def versions_of(member_id: int, items: Sequence[bytes]) -> list[int]:
     return versions
 
 
+_NOTES: Final = ("counted", "rounded_once", "explained")
+"""Of a purchase for its returns, and what its explanation spells out."""
+
+
 def purchase_view(row: Mapping[str, Any]) -> bytes:
     """Body of the purchase view from a `purchase` row; `document` holds lines, what each earned, and returns."""
     head = {
@@ -190,14 +194,15 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
         "business_date": row["business_date"],
         "occurred_at": _moment(row["occurred_at"]),
     }
-    document = full_purchase(orjson.loads(row["document"]))
-    shown: dict[str, Any] = {**document}
+    stored = orjson.loads(row["document"])
+    document = full_purchase(stored, explained=False)
+    shown: dict[str, Any] = {**head, **document}
     shown["returns"] = [
         {**one, "return_id": format_reference("ret", row["member_id"], one["version"])}
         for one in document.get("returns", ())
     ]
-    shown["explanation"] = explanation_of(document)
-    for note in ("counted", "rounded_once", "explained"):  # for returns, and what was just spelled out
+    shown["explanation"] = stored_explanation(stored)
+    for note in _NOTES:
         shown.pop(note, None)
     if "home" in document:
         shown["home"] = {
@@ -207,7 +212,7 @@ def purchase_view(row: Mapping[str, Any]) -> bytes:
     if "payment" in document:
         shown["payment"] = _shown_payment(document["payment"], row["member_id"])
         shown["lines"] = [_shown_line(line) for line in document["lines"]]
-    return orjson.dumps(head | shown, option=orjson.OPT_UTC_Z)
+    return orjson.dumps(shown, option=orjson.OPT_UTC_Z)
 
 
 def _shown_payment(payment: PaymentDocument, member_id: int) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from typing import Any, Final, cast
 
 from rules.codec import instant_text
 from rules.document import (
+    APPLIED,
     AccountDocument,
     BalanceDocument,
     CountedDocument,
+    ExplanationDocument,
     LineDocument,
     NotAppliedDocument,
     PostingDocument,
@@ -59,6 +61,9 @@ _COUNTED_ALWAYS: Final = 3
 _COUNTED_LEAST: Final = frozenset(_COUNTED[:_COUNTED_ALWAYS])
 _COUNTED_MOST: Final = frozenset(_COUNTED)
 _PURCHASE: Final = ("currency", "amount", "money", "points_earned", "expires_at", "available_at")
+_LINE_PARTS: Final = 5
+"""Of most lines: the sixth is of what came back, or of what points paid."""
+_REASONS: Final = len(_PURCHASE) + 1
 _REST: Final = ("coupons", "home", "payment", "rounded_once")
 _EMPTY: Final = (None, [], {})
 _NOTHING: Final = (None,) * 6
@@ -76,10 +81,11 @@ def full_postings(stored: Sequence[Any]) -> list[PostingDocument]:
 
 
 def _posting(row: Sequence[Any]) -> PostingDocument:
-    points, source, target, reason, expires_at = row[:_POSTING_ALWAYS]
+    points, source, target, reason, expires_at, *more = row
     posting: Any = {"points": points, "from": source, "to": target, "expires_at": expires_at, "reason": reason}
-    more = zip(_POSTING[_POSTING_ALWAYS:], row[_POSTING_ALWAYS:], strict=False)
-    posting.update((name, value) for name, value in more if value is not None)
+    if more:
+        named = zip(_POSTING[_POSTING_ALWAYS:], more, strict=False)
+        posting.update((name, value) for name, value in named if value is not None)
     return posting
 
 
@@ -128,7 +134,9 @@ def full_balance(stored: Any) -> BalanceDocument:
         "held": held,
         "debt": debt,
         "lifetime": lifetime,
-        "expiring": [{"points": one, "at": at} for one, at in zip(expiring[::2], expiring[1::2], strict=True)],
+        "expiring": [{"points": one, "at": at} for one, at in zip(*[iter(expiring)] * 2, strict=True)]
+        if expiring
+        else [],
         "next_change_at": expiring[1] if next_change is _FIRST else next_change,
     }
 
@@ -150,21 +158,40 @@ def short_purchase(document: PurchaseDocument) -> Any:
     return _trimmed(row, len(_PURCHASE))
 
 
-def full_purchase(stored: Any) -> PurchaseDocument:
-    """A stored purchase."""
+def full_purchase(stored: Any, *, explained: bool = True) -> PurchaseDocument:
+    """A stored purchase; if need be without `explained`, for whoever shows its explanation."""
     if not isinstance(stored, list):
         return stored
     head, tail = stored[: len(_PURCHASE)], stored[len(_PURCHASE) :]
     lines, reasons, counted, returns, rest = (*tail, *_NOTHING[len(tail) : 5])
     document: Any = dict(zip(_PURCHASE, head, strict=True))
     document["lines"] = [_full_line(number, line) for number, line in enumerate(lines or (), start=1)]
-    document["explained"] = _full_reasons(reasons or ())
+    if explained:
+        document["explained"] = _full_reasons(reasons or ())
     document["returns"] = returns or []
     if rest:
         document.update(rest)
     if counted:
         document["counted"] = _full_counted(counted)
     return document
+
+
+def stored_explanation(stored: Any) -> list[ExplanationDocument]:
+    """As `explanation_of` the purchase, without its rows. Only to be shown: parts of it are shared, so change none."""
+    if not isinstance(stored, list):
+        return explanation_of(stored)
+    row: Sequence[Any] = stored
+    reasons = row[_REASONS] if len(row) > _REASONS else None
+    shown: list[ExplanationDocument] = []
+    following = iter(reasons or list[Any]())
+    for part in following:
+        if part[1:2] == ":":
+            shown.append(_shown_miss(part))
+            continue
+        told = next(following)
+        points, why = (told, APPLIED) if isinstance(told, int) else (0, told) if isinstance(told, str) else told
+        shown.append({"campaign": part, "applied": points > 0, "points": points, "why": full_why(why)})
+    return shown
 
 
 def _short_line(number: int, line: LineDocument) -> Any:
@@ -177,6 +204,8 @@ def _short_line(number: int, line: LineDocument) -> Any:
 
 
 def _full_line(number: int, row: Sequence[Any]) -> LineDocument:
+    if len(row) == _LINE_PARTS:
+        return cast("LineDocument", _line(number, row))
     sku, quantity, amount, category, earned, more = (*row, *_NOTHING[len(row) : 6])
     line: Any = _line(number, [sku, quantity, amount, category, earned or {}])
     if more:
@@ -246,6 +275,13 @@ def _full_miss(part: str) -> tuple[str, int, str]:
     """The row of what `_short_miss` put in one."""
     told, _, name = part.rpartition(" ")
     return name, 0, full_why(told)
+
+
+@lru_cache(_WHYS_KEPT)
+def _shown_miss(part: str) -> ExplanationDocument:
+    """The same as API.md shows it."""
+    name, points, why = _full_miss(part)
+    return {"campaign": name, "applied": points > 0, "points": points, "why": why}
 
 
 @lru_cache(_WHYS_KEPT)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rules import stored
 from rules.codec import posting_document
 from rules.describe import describe_account
+from rules.document import explanation_of
 from rules.program import Program
 from tests.rules_history import LAW, live, programs
 
@@ -34,7 +35,11 @@ def test_everything_comes_back_as_it_was_and_in_its_order(data: st.DataObject, r
         assert orjson.dumps(stored.full_postings(kept(stored.short_postings(postings)))) == orjson.dumps(postings)
         assert orjson.dumps(after) == orjson.dumps(account)
     for purchase in member.purchases.values():
-        assert stored.full_purchase(kept(stored.short_purchase(purchase.document))) == purchase.document
+        row = kept(stored.short_purchase(purchase.document))
+        assert stored.full_purchase(row) == purchase.document
+        assert stored.stored_explanation(row) == explanation_of(purchase.document)
+        unexplained = {name: value for name, value in purchase.document.items() if name != "explained"}
+        assert stored.full_purchase(row, explained=False) == unexplained
     for entry in member.journal:
         if entry.kind == "purchase_recorded":
             told = entry.detail.get("not_applied", [])
@@ -63,6 +68,9 @@ def test_what_gave_nothing_is_stored_with_why_in_one_text() -> None:
     assert {"d:fri weekend", "a:12 of 100 large"} <= {part for part in parts if isinstance(part, str)}
     assert stored._full_reasons(parts) == rows
     assert stored._full_reasons(["base", 12, "weekend", "d:fri"]) == rows[:2]  # as earlier versions stored it
+    document: Any = {"explained": rows}
+    for row in (parts, ["base", 12, "weekend", "d:fri", *parts[3:]]):
+        assert stored.stored_explanation([*range(7), row]) == explanation_of(document)
 
 
 def test_what_an_earlier_version_stored_is_read_as_it_is() -> None:
@@ -72,6 +80,9 @@ def test_what_an_earlier_version_stored_is_read_as_it_is() -> None:
     assert stored.full_postings([posting]) == [posting]
     assert stored.full_account(account, member="7", version=2, as_of=datetime.min) == account  # noqa: DTZ901
     assert stored.full_purchase(basket) == basket == stored.short_purchase(deepcopy(basket))
+    told: Any = [{"campaign": "base", "applied": True, "points": 1, "why": "applied"}]
+    assert stored.stored_explanation(basket | {"explanation": told}) == told
+    assert stored.stored_explanation([*range(7)]) == stored.stored_explanation([*range(7), None]) == []
 
 
 def test_a_common_reason_is_stored_by_its_initial_and_read_by_its_code_too() -> None:
