@@ -198,8 +198,8 @@ def gone(floor: int) -> bytes:
 
 
 def as_changes(table: str, rows: Iterable[Any], floor: int) -> list[Change]:
-    """Rows as if they had just been inserted."""
-    return [Change(table, "insert", dict(row), 0, floor) for row in rows]
+    """Rows as if they had just been inserted; they stay records, which are read by name as a dict is."""
+    return [Change(table, "insert", row, 0, floor) for row in rows]
 
 
 def _matches(pattern: re.Pattern[str], keys: Iterable[str]) -> Iterable[tuple[str, tuple[Any, ...]]]:
