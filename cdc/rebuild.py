@@ -32,6 +32,8 @@ MEMBERS_HERE: Final = 10_000  # a second or two of work, hardly more than a proc
 VIEW_KEYS: Final = "[ampi]:*"
 OPERATIONS_PER_CHUNK: Final = 2_500
 """Views and entries: of 500 members who buy seldom, or of twenty who buy every day."""
+ROWS_KEPT_S: Final = 900.0
+"""A removal leaves a tombstone for an hour (apply.lua): a row read before it must have been written by then."""
 _MEMBERS_AT_FIRST: Final = 20
 _VIEWS_PER_MEMBER: Final = 5
 _EXAMPLES_MAX: Final = 5
@@ -74,10 +76,11 @@ class Elsewhere(Protocol):
 
 
 class _Chunk(NamedTuple):
-    """Some members, and what their views must be."""
+    """Some members, and what their views must be by the tables as they were at an instant (time.monotonic)."""
 
     members: list[int]
     operations: Operations
+    read_at: float
 
 
 @dataclass(slots=True)
@@ -199,7 +202,10 @@ class Rebuild:
             await asyncio.to_thread(session.complete)
 
     async def _refill(self, session: Session, bound: Bound) -> None:
-        """Write a chunk while the next one is read; nothing is read beyond that."""
+        """Write a chunk while the next one is read; nothing is read beyond that.
+
+        What fails ends it before anything else is written. What waited until it was old is read again.
+        """
         async with self._rows.reader(bound) as connection:
             self.state.members_total = await connection.fetchval(STATEMENTS["member_count"])
         size = min(_MEMBERS_AT_FIRST, self._settings.members_per_chunk)
@@ -217,17 +223,20 @@ class Rebuild:
                 raise following
             self.state.members_done += len(chunk.members)
             self.state.refill_s = time.monotonic() - began_at
-            chunk = following
             await self._rest(started_at)
+            if time.monotonic() - following.read_at > ROWS_KEPT_S:
+                following = await self._read(bound, chunk.members[-1], size)
+            chunk = following
 
     async def _read(self, bound: Bound, after: int, size: int) -> _Chunk:
-        async def read() -> tuple[list[int], list[Change]]:
+        async def read() -> tuple[float, list[int], list[Change]]:
+            read_at = time.monotonic()
             async with self._rows.reader(bound) as connection:
-                return await rows_after(connection, after, size, bound.floor)
+                return read_at, *await rows_after(connection, after, size, bound.floor)
 
-        members, changes = await self._answer(bound, read)
+        read_at, members, changes = await self._answer(bound, read)
         # Rendering holds up neither the heartbeat nor what the projector answers.
-        return _Chunk(members, await asyncio.to_thread(project, changes))
+        return _Chunk(members, await asyncio.to_thread(project, changes), read_at)
 
     async def _answer(self, bound: Bound, read: Callable[[], Awaitable[Result]]) -> Result:
         """What is read, as soon as a server answers; Overtaken when it is of another history by then."""
