@@ -109,11 +109,26 @@ class Program:
         """The instant at which a calendar day is over in every store."""
         return max(start_of_day(day + _ONE_DAY, zone) for zone in self._all_zones)
 
-    def day_ended(self, moment: datetime) -> date:
-        """Which day was over at an instant of `day_over`, or at a midnight of the program, as before."""
+    def period_end(self, moment: datetime) -> tuple[date, datetime]:
+        """The day with which a tier's period ends whose end this version or one before gave as `moment`.
+
+        And when that day is over by the version in force at `moment`, if later: zones may have moved west since. An end
+        that no version gives is a midnight of the program, as before.
+        """
+        ruling, versions = self.at(moment), self.in_force[: bisect_right(self.instants, moment) + 1]
+        days = [day for one in (ruling, *reversed(versions)) if (day := one.day_ended(moment))]
+        if not days:
+            return ruling.business_date(moment) - _ONE_DAY, moment
+        day = days[0]
+        if ruling.tier_policy.window.kind == "calendar_year":  # zones a day apart have the same midnights
+            day = max(days, key=_is_last_of_year)
+        return day, max(moment, ruling.day_over(day))
+
+    def day_ended(self, moment: datetime) -> date | None:
+        """The day that is over in every store just at an instant."""
         day = self.business_date(moment) - _ONE_DAY
         before = day - _ONE_DAY  # where stores are a day or more behind the program
-        return before if self.day_over(before) == moment else day
+        return next((one for one in (day, before) if self.day_over(one) == moment), None)
 
     def available_at(self, occurred_at: datetime, store: str | None = None) -> datetime | None:
         """The start of the day, at its store, on which points of a purchase become available; None: at once."""
@@ -153,6 +168,10 @@ def _version(program: Program) -> int:
 
 def _newer(one: Program, other: Program) -> Program:
     return max(one, other, key=_version)
+
+
+def _is_last_of_year(day: date) -> bool:
+    return (day + _ONE_DAY).year > day.year
 
 
 def _since(part: tuple[datetime, Program]) -> datetime:

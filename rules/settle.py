@@ -43,7 +43,7 @@ def _steps(account: Account, now: datetime, program: Program) -> Iterator[Entry]
             or _expire(account, due_at, now)
             or _activate(account, due_at, now)
             or _end_redemption(account, due_at, now)
-            or _end_tier_period(account, due_at, now, ruling)
+            or _end_tier_period(account, due_at, now, program)
         )
         if entry is None:
             raise ValueError(f"account {account.member_id} is due at {due_at} for no reason")

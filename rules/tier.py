@@ -126,7 +126,7 @@ def fallen(account: Account, counters: Counters, program: Program, now: datetime
             standing = below.pop()
     while standing.until and standing.until <= now:  # it ended while a higher one was held
         ended = replace(account, tier=standing, counters=counters)
-        standing, below = after_period(ended, program.at(standing.until), standing.until), []
+        standing, below = after_period(ended, program, standing.until), []
     return standing, _with_below(counters, below)
 
 
@@ -186,8 +186,19 @@ def period_ended(account: Account, program: Program, due_at: datetime) -> Ranked
 
 
 def after_period(account: Account, program: Program, due_at: datetime) -> TierStanding:
-    """The standing from the end of a tier's period on: kept if the window still earns it, else as the policy says."""
-    last_day = program.day_ended(due_at)
+    """The standing from the end of a tier's period on: kept if the window still earns it, else as the policy says.
+
+    By the version in force at that end. Where zones have moved west since the end was set, the period goes on until its
+    last day is over there too.
+    """
+    ruling = program.at(due_at)
+    last_day, over_at = program.period_end(due_at)
+    if over_at > due_at:
+        return replace(account.tier, until=over_at)
+    return _after_last_day(account, ruling, due_at, last_day)
+
+
+def _after_last_day(account: Account, program: Program, due_at: datetime, last_day: date) -> TierStanding:
     held = program.rank(account.tier.code)
     earned = _earned_rank(qualifying(account.counters, program, last_day, ended=True), program)
     policy = program.tier_policy

@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, reset_tzpath
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rules.command import AdjustPoints, RedeemReward, SettleAccount
@@ -15,7 +15,7 @@ from rules.dates import time_zone
 from rules.describe import describe_account
 from rules.outcome import Entry
 from rules.program import Program
-from tests.rules_history import LAW
+from tests.rules_history import LAW, LONG_AGO, versions
 from tests.rules_world import NOW, TIERS, Member, campaign, earned, later, line, program
 
 ZONES = {
@@ -25,6 +25,7 @@ ZONES = {
     "lord-howe": "Australia/Lord_Howe",
 }
 BY_YEAR = TIERS + '[tier_policy]\nmetric = "purchases"\nwindow = { kind = "calendar_year" }\n'
+POINTS_BY_YEAR = TIERS + '[tier_policy]\nwindow = { kind = "calendar_year" }\n'
 YEARLY = BY_YEAR.replace("threshold = 100", "threshold = 2").replace("threshold = 300", "threshold = 99")
 
 
@@ -225,6 +226,32 @@ def test_a_day_is_over_when_it_is_in_every_store(zone: str, others: list[str], d
     assert min((over - timedelta(seconds=1)).astimezone(ZoneInfo(one)).date() for one in (zone, *others)) <= day
     if zone != "Pacific/Apia" and "Pacific/Apia" not in others:  # where 30 December 2011 was left out
         assert rules.day_ended(over) == day
+
+
+@LAW
+@given(before=extremes, after=extremes, stores=st.lists(extremes, max_size=2))
+@example("Asia/Tokyo", "America/New_York", [])
+@example("Europe/Berlin", "Europe/Berlin", ["Pacific/Honolulu"])
+@example("Pacific/Pago_Pago", "Pacific/Kiritimati", [])
+@example("Pacific/Kiritimati", "Pacific/Honolulu", [])
+def test_a_period_ends_once_with_its_day_wherever_the_program_has_moved_since(
+    before: str, after: str, stores: list[str]
+) -> None:
+    moved = worldwide(POINTS_BY_YEAR, zone=after, zones={f"s{number}": one for number, one in enumerate(stores)})
+    first = worldwide(POINTS_BY_YEAR, zone=before, zones={})
+    rules = versions((LONG_AGO, first), (at("2026-06-01T12:00:00"), moved))
+    over, kept, lost = rules.day_over(date(2026, 12, 31)), Member(first), Member(first)
+    for member in (kept, lost):
+        member.buy(line(30_000), at=at("2025-05-01T12:00:00"))
+        member.say(SettleAccount(at("2026-05-01T12:00:00")))
+        assert member.now.tier.until == first.day_over(date(2026, 12, 31))
+        member.program = rules
+    last = over - timedelta(minutes=1)
+    west = next(code for code in rules.stores if rules.at_store(code, last).date() <= date(2026, 12, 31))
+    kept.buy(line(30_000), store=west, at=last)
+    for member, code in ((kept, "gold"), (lost, "silver")):
+        member.say(SettleAccount(at("2027-01-04T00:00:00")))
+        assert (member.now.tier.code, member.now.tier.until) == (code, rules.day_over(date(2027, 12, 31)))
 
 
 @LAW
