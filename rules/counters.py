@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal, cast
 
-from rules.codec import instant_text
+from rules.codec import instant, instant_text
 from rules.document import CountersDocument
 
 Counters = CountersDocument
@@ -143,10 +143,16 @@ def thanks_since(counters: Counters) -> list[tuple[date, int]]:
     return [(date.fromordinal(since[0]), since[1]) for _, _, *since in told if since]
 
 
-def with_thanks(counters: Counters, referee: int, purchase: int, since: tuple[date, int] | None = None) -> Counters:
-    """Thanked for a purchase of a newcomer's: on which day, with how many points."""
-    thanks = [referee, purchase, *((since[0].toordinal(), since[1]) if since else ())]
-    return {**counters, "referrals": [*counters.get("referrals", ()), thanks]}
+def thanks_end(counters: Counters, referee: int) -> tuple[datetime | None] | None:
+    """When the points for a newcomer end, as they were given; None: that was not noted, by an earlier version."""
+    told = (one for one in counters.get("referrals", ()) if not isinstance(one, int))
+    return next(((instant(end[0]),) for known, _, *since in told if known == referee and (end := since[2:])), None)
+
+
+def with_thanks(counters: Counters, referee: int, purchase: int, *told: date | int | str | None) -> Counters:
+    """Thanked for a purchase of a newcomer's: `told` are the day, how many points, and when they end."""
+    since = [one.toordinal() if isinstance(one, date) else one for one in told]
+    return {**counters, "referrals": [*counters.get("referrals", ()), [referee, purchase, *since]]}
 
 
 def without_thanks(counters: Counters, referee: int) -> Counters:

@@ -96,12 +96,17 @@ class ReturnDetail(EntryDetail):
 
 
 class ReferralDetail(EntryDetail):
-    """For which member thanks were given or taken back, for which purchase of theirs, when, and what was missing."""
+    """For which member thanks were given or taken back, for which purchase of theirs, when, and until when they live.
+
+    Of those taken back: how many were missing and are forgiven, and how many had expired.
+    """
 
     referee: int
     purchase: NotRequired[int]
     day: NotRequired[str]
+    expires_at: NotRequired[str | None]
     points_forgiven: NotRequired[int]
+    points_lapsed: NotRequired[int]
 
 
 class HeldDetail(EntryDetail):

@@ -23,8 +23,9 @@ class CountersDocument(TypedDict, total=False):
     """What is counted of a member beside points (see counters).
 
     Of days: flat rows of a day's ordinal and its values, `metric` behind its name. `tier_before`: rows of code, since
-    and until. `referrals`: rows of referee, purchase, day and points; in earlier versions the first two, or the
-    referee alone. `alive`: begin and end of a run of activities. `sent`: a day and the points sent to others on it.
+    and until. `referrals`: rows of referee, purchase, day, points and when they end; in earlier versions the first
+    four or two, or the referee alone. `alive`: begin and end of a run of activities. `sent`: a day and the points sent
+    to others on it.
     `unsettled`: points of a day that may come back. `lapsed`: points and when they expired.
     """
 

@@ -86,11 +86,11 @@ class Draft:
         elif target is Bucket.AVAILABLE:
             self.pay_debt(lot)
 
-    def pay_debt(self, lot: Lot) -> None:
-        """What has just become available clears debt first."""
-        if self.account.debt:
-            points = min(lot.points, self.account.debt)
-            self.post(Posting(points, Bucket.AVAILABLE, Bucket.DEBT, "debt_paid", lot.expires_at))
+    def pay_debt(self, lot: Lot) -> Lot:
+        """What has just become available clears debt first; tells what is left of it."""
+        points = min(lot.points, self.account.debt)
+        self.post(Posting(points, Bucket.AVAILABLE, Bucket.DEBT, "debt_paid", lot.expires_at))
+        return changed(lot, points=lot.points - points) if points else lot
 
     def take(self, points: int, target: Bucket, reason: str, hold: int | None = None) -> int:
         """Move up to `points` from available lots, first to expire first; tells how many were there."""
@@ -128,12 +128,12 @@ class Draft:
     def _bring_back(
         self, lots: Sequence[Lot], source: Bucket, reason: str, now: datetime, hold: int | None = None
     ) -> int:
-        """What falls free and has not expired by now pays debt first."""
+        """What falls free pays debt first: also what expired while a hold kept it from that."""
+        left: list[Lot] = []
         for lot in lots:
             self.post(Posting(lot.points, source, Bucket.AVAILABLE, reason, lot.expires_at, hold=hold))
-            if not _expired(lot, now):
-                self.pay_debt(lot)
-        for lot in lots:
+            left.append(lot if hold is None and _expired(lot, now) else self.pay_debt(lot))
+        for lot in left:
             if _expired(lot, now):
                 self._expire(lot)
         return sum(lot.points for lot in lots)
@@ -148,21 +148,46 @@ class Draft:
     def _expire(self, lot: Lot) -> None:
         source = Bucket.PENDING if lot.available_at else Bucket.AVAILABLE
         self.post(Posting(lot.points, source, Bucket.EXPIRED, "expired", lot.expires_at, lot.available_at))
-        if lot.expires_at:
+        if lot.expires_at and lot.points:
             self.counters = with_lapsed(self.counters, lot.expires_at, lot.points)
 
-    def take_lapsed(self, points: int, expires_at: datetime | None, reason: str, program: Program) -> int:
-        """Take up to `points` of a lot that has expired back to the program; tells how many of it had.
+    def take_back(self, points: int, expires_at: datetime | None, reason: str) -> int:
+        """Take points back to the program that were given with an expiry; tells how many are missing.
 
-        By inactivity it may have been renewed before it did.
+        First those of its lot that are there. Then those that expired, of it or of what ended later: without it they
+        would have been spent in its place. Then those in open holds, which get others for them, then first to expire.
         """
+        left = points
+        own = next((lot for lot in self.account.available_lots if lot.expires_at == expires_at), None)
+        if own and left:
+            moved = min(left, own.points)
+            self.post(Posting(moved, Bucket.AVAILABLE, Bucket.PROGRAM, reason, expires_at))
+            left -= moved
+        left -= self._take_lapsed(left, expires_at, reason)
+        left -= self._take_held(left, expires_at, reason)
+        return left - self.take(left, Bucket.PROGRAM, reason)
+
+    def _take_lapsed(self, points: int, expires_at: datetime | None, reason: str) -> int:
+        """Take up to so many points of lots back that have expired at an instant or since; tells how many they had."""
         left = points
         for one, at in lapsed(self.counters) if expires_at else ():
             moved = min(left, one)
-            if moved and (at == expires_at or (_by_inactivity(program) and expires_at and at > expires_at)):
+            if moved and expires_at and at >= expires_at:
                 self.post(Posting(moved, Bucket.EXPIRED, Bucket.PROGRAM, reason, at))
                 self.counters = with_lapsed(self.counters, at, -moved)
                 left -= moved
+        return points - left
+
+    def _take_held(self, points: int, expires_at: datetime | None, reason: str) -> int:
+        """Take up to so many points of a lot out of open holds, as far as there are others for them."""
+        left = points
+        for hold in self.account.holds:
+            lot = next((lot for lot in hold.lots if lot.expires_at == expires_at), None)
+            if lot is None or hold.kind != "hold":
+                continue
+            moved = self.take(min(left, lot.points), Bucket.HELD, "held", hold=hold.version)
+            self.post(Posting(moved, Bucket.HELD, Bucket.PROGRAM, reason, expires_at, hold=hold.version))
+            left -= moved
         return points - left
 
     def expires_at(self, program: Program, active_at: datetime, store: str | None = None) -> datetime | None:

@@ -112,7 +112,7 @@ def _take_back(account: Account, purchase: Purchase, slip: _Slip, program: Progr
     draft = Draft(account)
     given = _give_back(draft, document, reversal, slip.received_at, program)
     taken = reversal.taken.items()
-    forgiven = sum(_reverse(draft, points, reason, document, (slip.policy, program)) for reason, points in taken)
+    forgiven = sum(_reverse(draft, points, reason, document, slip.policy) for reason, points in taken)
     undone = sum(reversal.taken.values())
     lapsed = sum(posting.points for posting in draft.postings if posting.source is Bucket.EXPIRED)
     told: ReversedDocument = {"points_reversed": undone - forgiven}
@@ -177,20 +177,13 @@ def _give_back(draft: Draft, document: PurchaseDocument, reversal: Reversal, now
     return draft.give_back(back, "paid_returned", now, program)
 
 
-def _reverse(draft: Draft, points: int, reason: str, document: PurchaseDocument, terms: tuple[str, Program]) -> int:
-    """First what is still pending of the purchase, then its lot, then first to expire first; tells what is missing.
+def _reverse(draft: Draft, points: int, reason: str, document: PurchaseDocument, on_return: str) -> int:
+    """First what is still pending of the purchase, then what was its lot; tells what is missing.
 
-    What of its lot has expired unused is not taken a second time. Where the policy is debt, nothing is missing.
+    Where the policy is debt, nothing is.
     """
-    on_return, program = terms
     left = points - _reverse_pending(draft, points, reason, document)
-    own = next((lot for lot in draft.account.available_lots if lot.expires_at == instant(document["expires_at"])), None)
-    if own and left:
-        moved = min(left, own.points)
-        draft.post(Posting(moved, Bucket.AVAILABLE, Bucket.PROGRAM, reason, own.expires_at))
-        left -= moved
-    left -= draft.take_lapsed(left, instant(document["expires_at"]), reason, program)
-    left -= draft.take(left, Bucket.PROGRAM, reason)
+    left = draft.take_back(left, instant(document["expires_at"]), reason)
     if on_return != "debt":
         return left
     draft.post(Posting(left, Bucket.DEBT, Bucket.PROGRAM, reason))

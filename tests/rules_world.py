@@ -214,6 +214,8 @@ def check_books(journal: list[Entry], account: Account | None) -> None:
 def _moves_expired_points(entry: Entry, posting: Posting) -> bool:
     at = entry.occurred_at if entry.kind in BY_TIME else entry.account.changed_at
     expired = posting.expires_at is not None and posting.expires_at <= at
+    if posting.target is Bucket.DEBT and any(one.source is Bucket.HELD for one in entry.postings):
+        return False  # a hold kept them from it
     return expired and posting.source is Bucket.AVAILABLE and posting.target is not Bucket.EXPIRED
 
 

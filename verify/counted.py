@@ -237,8 +237,9 @@ def _thanked(rows: MemberRows) -> list[Any]:
     for entry in rows.entries.values():
         detail = entry.detail
         if entry.kind == "referral_credited" and "purchase" in detail:
-            since = (date.fromisoformat(detail["day"]), entry.row["points"]) if "day" in detail else None
-            thanks = with_thanks(thanks, detail["referee"], detail["purchase"], since)
+            told = [date.fromisoformat(detail["day"]), entry.row["points"]] if "day" in detail else []
+            told += [detail["expires_at"]] if "expires_at" in detail else []
+            thanks = with_thanks(thanks, detail["referee"], detail["purchase"], *told)
         elif entry.kind == "referral_credited":
             thanks = {"referrals": [*thanks.get("referrals", ()), detail["referee"]]}
         elif entry.kind == "referral_returned":

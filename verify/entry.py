@@ -26,7 +26,7 @@ _POINTS: Final[dict[str, tuple[str, ...]]] = {
     "purchase_returned": ("+spent>", "->program", "+expired>program"),
     "points_adjusted": ("+program>", "->program"),
     "referral_credited": ("+program>",),
-    "referral_returned": ("->program",),
+    "referral_returned": ("->program", "+expired>program"),
     "hold_placed": ("->held",),
     "hold_captured": ("+held>available",),
     "hold_voided": ("+held>available",),

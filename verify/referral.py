@@ -68,7 +68,7 @@ def _wrong_parts(one: Referral) -> Iterator[str]:
         yield from _unlike((owed or [_as_cause(credited[0])])[0], row, row["points"], "credited")
     for row in one["referral_returned"]:
         cause = (one["purchase_returned"] or owed or [_as_cause(credited[0])])[0]
-        yield from _unlike(cause, row, int(row["forgiven"]) - row["points"], "taken back from")
+        yield from _unlike(cause, row, int(row["forgiven"]) + int(row["lapsed"]) - row["points"], "taken back from")
 
 
 def _as_cause(credit: Row) -> Row:

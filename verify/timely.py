@@ -13,7 +13,7 @@ _BY_TIME: Final = frozenset(
 )
 _USES: Final = frozenset({"spent", "held", "debt", "program"})
 _TAKES_FIRST_TO_EXPIRE: Final = frozenset(
-    {"hold_placed", "reward_redeemed", "transfer_sent", "points_adjusted", "transfer_revoked", "referral_returned"}
+    {"hold_placed", "reward_redeemed", "transfer_sent", "points_adjusted", "transfer_revoked"}
 )
 
 
@@ -31,8 +31,10 @@ def wrong_time(entry: ReadEntry, due: datetime | None, after: Account, due_after
         for one in (due, due_after):
             if one is not None and one <= at:
                 yield f"passes over what was due at {instant_text(one)}"
+    held = {one["expires_at"] for one in entry.postings if one["from"] == "held"}
     for posting in entry.postings:
-        yield from _wrong_posting(posting, at)
+        if not (posting["to"] == "debt" and posting["expires_at"] in held):  # a hold kept them from it
+            yield from _wrong_posting(posting, at)
     if entry.kind in _TAKES_FIRST_TO_EXPIRE:
         yield from _kept_sooner(entry, after)
 

@@ -135,7 +135,7 @@ SELECT
     END AS purchase,
     coalesce(detail -> 'referral', detail -> 'referral_return') ->> 'referrer' AS referrer,
     coalesce(detail -> 'referral', detail -> 'referral_return') ->> 'points' AS owed,
-    coalesce(detail ->> 'points_forgiven', '0') AS forgiven
+    coalesce(detail ->> 'points_forgiven', '0') AS forgiven, coalesce(detail ->> 'points_lapsed', '0') AS lapsed
 FROM journal
 WHERE kind IN ('referral_credited', 'referral_returned')
     OR (kind = 'purchase_recorded' AND detail -> 'referral' IS NOT NULL)
@@ -143,7 +143,7 @@ WHERE kind IN ('referral_credited', 'referral_returned')
 UNION ALL
 SELECT
     member_id::text COLLATE "C", kind, member_id, version, 0,
-    CASE kind WHEN 'referral' THEN version::text ELSE document ->> 'purchase' END, NULL, NULL, '0'
+    CASE kind WHEN 'referral' THEN version::text ELSE document ->> 'purchase' END, NULL, NULL, '0', '0'
 FROM errand WHERE kind IN ('referral', 'referral_return')
 ORDER BY 1;
 

@@ -78,7 +78,7 @@ def test_a_hold_takes_no_more_than_is_available_and_a_capture_no_more_than_its_h
 
 
 @pytest.mark.parametrize(("end", "back"), [(VoidHold, 10), (lambda hold, at: CaptureHold(hold, 3, at), 7)])
-def test_what_comes_back_from_a_hold_after_its_expiry_expires_at_once_and_pays_no_debt(
+def test_what_a_hold_kept_from_a_debt_pays_it_though_it_expired_meanwhile(
     end: Callable[[int, datetime], Command], back: int
 ) -> None:
     member = Member(program())
@@ -89,8 +89,8 @@ def test_what_comes_back_from_a_hold_after_its_expiry_expires_at_once_and_pays_n
     member.bring_all_back(version)
     assert member.now.debt == 10
     entry = member.ok(end(hold, later(minutes=10)))
-    assert moves(entry)[-2:] == [(back, "held", "available"), (back, "available", "expired")]
-    assert (entry.points, member.now.available, member.now.debt, member.now.expired) == (back, 0, 10, back)
+    assert moves(entry)[-2:] == [(back, "held", "available"), (back, "available", "debt")]
+    assert (entry.points, member.now.available, member.now.debt, member.now.expired) == (back, 0, 10 - back, 0)
 
 
 def test_closing_expires_what_has_expired_in_a_hold_and_forfeits_the_rest() -> None:

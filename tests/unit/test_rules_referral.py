@@ -5,7 +5,7 @@ import pytest
 from rules.command import AdjustPoints, CloseMember, CreditReferral, ReturnReferral
 from rules.counters import thanked_for
 from rules.outcome import NothingToDo, Refused
-from tests.rules_world import NOW, Member, earned, line, moves, program
+from tests.rules_world import NOW, Member, earned, later, line, moves, program
 
 TERMS = "[referral]\nreferrer = 200\nnewcomer = 100\nmin_amount = 1000\n"
 REFEREE = 99
@@ -107,6 +107,28 @@ def test_thanks_that_an_earlier_version_gave_come_back_too() -> None:
     member.now.counters["referrals"] = [98, REFEREE]
     assert [take_back(member, purchase) for purchase in (7, 7)] == ["taken", "nothing to do"]
     assert member.now.counters == {"referrals": [98]}
+
+
+@pytest.mark.parametrize("policy", ["debt", "forgive"])
+@pytest.mark.parametrize(("days", "gone"), [(1, 0), (40, 200)])
+def test_thanks_that_expired_unused_are_not_taken_again_from_others(policy: str, days: int, gone: int) -> None:
+    member = Member(
+        program(points=f'on_return = "{policy}"\nexpiry = {{ kind = "rolling", months = 1, round = "none" }}')
+    )
+    member.ok(CreditReferral(REFEREE, 2, 200, NOW))
+    member.ok(AdjustPoints(500, "gift", NOW, expires_at=later(days=300)))
+    entry = member.ok(ReturnReferral(REFEREE, 2, 200, later(days=days)))
+    assert (member.now.available, member.now.debt) == (500, 0)
+    assert (entry.points, entry.detail.get("points_lapsed", 0)) == (gone - 200, gone)
+    assert member.now.issued == member.now.available
+
+
+def test_thanks_whose_end_an_earlier_version_did_not_note_are_taken_first_to_expire_first() -> None:
+    member = thanked()
+    member.now.counters["referrals"] = [row[:4] for row in member.now.counters["referrals"]]
+    member.ok(AdjustPoints(150, "gift", NOW, expires_at=later(days=3)))
+    entry = member.ok(ReturnReferral(REFEREE, 2, 200, NOW))
+    assert [(one.points, one.expires_at) for one in entry.postings] == [(150, later(days=3)), (50, None)]
 
 
 def test_nothing_is_taken_from_who_was_never_thanked_or_is_gone() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rules.command import AdjustPoints, CaptureHold, Line, PlaceHold
+from rules.command import AdjustPoints, CaptureHold, Line, PlaceHold, VoidHold
 from tests.rules_world import NOW, Member, later, line, moves, program, purchase, returned, spend
 
 WORTH = "worth = { points = 100, amount = 100 }\n"
@@ -170,6 +170,31 @@ def test_what_expired_unused_is_not_taken_again_from_others(policy: str) -> None
     assert moves(member.bring_all_back(bought[0], at=later(days=47))) == [(5, "available", "program")]
     assert (member.now.available, member.now.spent, member.now.expired, member.now.issued) == (94, 6, 0, 100)
     assert "lapsed" not in member.now.counters
+
+
+def test_what_was_spent_of_a_basket_while_later_points_expired_unused_is_set_off_against_those() -> None:
+    """Without the basket they would have been spent in its place."""
+    member = Member(program(points=YEAR_END))
+    member.ok(AdjustPoints(10, "gift", NOW, expires_at=later(days=50)))
+    version = member.buy(line(1000)).version
+    spend(member, 7)
+    member.ok(AdjustPoints(100, "gift", later(days=51)))
+    back = member.bring_all_back(version, at=later(days=52))
+    assert moves(back) == [(3, "expired", "program"), (7, "expired", "program")]
+    assert (member.now.available, member.now.spent, member.now.expired, member.now.issued) == (100, 7, 3, 110)
+
+
+def test_what_a_hold_keeps_of_a_returned_basket_gets_others_in_its_place() -> None:
+    member = Member(program(points=f"{YEAR_END}\nhold_max_s = 9000000"))
+    version = member.buy(line(1000)).version
+    member.ok(AdjustPoints(6, "gift", NOW, expires_at=later(days=80)))
+    hold = member.ok(PlaceHold(8, 80 * 86_400, NOW)).version
+    back = member.bring_all_back(version, at=later(days=1))
+    assert moves(back) == [
+        (2, "available", "program"), (6, "available", "held"), (6, "held", "program"), (2, "debt", "program"),
+    ]  # fmt: skip
+    member.ok(VoidHold(hold, later(days=50)))
+    assert (member.now.available, member.now.expired, member.now.debt, member.now.issued) == (6, 0, 0, 6)
 
 
 def test_under_inactivity_what_expired_unused_after_it_was_renewed_is_not_taken_again_either() -> None:

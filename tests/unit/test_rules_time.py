@@ -96,10 +96,11 @@ def in_debt(points: int, gift: int = 0) -> Member:
     return member
 
 
-def test_what_expired_in_a_hold_pays_no_debt_when_it_lapses() -> None:
-    member = in_debt(10, gift=8)
-    member.say(SettleAccount(later(days=1)))
-    assert (member.now.debt, member.now.available, member.now.expired) == (10, 0, 8)
+def test_what_expired_in_a_hold_that_kept_it_from_a_debt_pays_that_first() -> None:
+    for gift, debt, expired in ((8, 2, 0), (12, 0, 2)):
+        member = in_debt(10, gift=gift)
+        member.say(SettleAccount(later(days=1)))
+        assert (member.now.debt, member.now.available, member.now.expired) == (debt, 0, expired)
 
 
 def test_an_expired_offline_basket_pays_no_debt() -> None:
