@@ -65,7 +65,7 @@ def restore(plan: ClusterPlan, name: str, source: Path, at: datetime | None) -> 
     if not (backup / "PG_VERSION").is_file():
         raise ClusterError(f"{backup} holds no base backup (no file PG_VERSION)")
     shard = plan.data / "servers" / name
-    if not shard.is_dir():
+    if not shard.is_dir() and name not in {one.name for one in plan.shards if one.servers}:
         raise ClusterError(f"no servers of a shard {name!r} were started in {plan.data}")
     archive = plan.archive / name if plan.archive else None
     if at is not None and archive is None:
@@ -82,6 +82,7 @@ def _put_back(plan: ClusterPlan, shard: Path, backup: Path, recovery: str) -> No
     tools = postgres.find_tools(plan.pg_bin, plan.data)
     building = shard / "postgres-1.building"
     shutil.rmtree(building, ignore_errors=True)
+    shard.mkdir(parents=True, exist_ok=True)  # its disk may have been lost with all that was on it
     shutil.copytree(backup, building, symlinks=True)
     (building / "standby.signal").unlink(missing_ok=True)
     (building / RECOVERY).write_text(recovery, encoding="utf-8")

@@ -148,6 +148,20 @@ def refuse_lost_topology(plan: ClusterPlan) -> None:
         )
 
 
+def refuse_lost_servers(plan: ClusterPlan) -> None:
+    """ClusterError where all servers of a shard that has run are gone: an empty one would take their place unseen."""
+    present = present_topology(plan.data)
+    for shard in plan.shards:
+        ran = [log for server in shard.servers if (log := Documents(plan.data).log(server.name)).exists()]
+        is_new = present is not None and shard.name not in present.shards
+        if ran and not is_new and not any(shard.folder.glob("postgres-[0-9]")):
+            raise ClusterError(
+                f"{shard.name} has run, and none of its servers is there any more: no postgres-1 in {shard.folder}."
+                " Is the disk there? Put the folders back, or `loyalty restore` a backup. Where it is to begin empty,"
+                f" remove {', '.join(map(str, ran))}"
+            )
+
+
 def write_documents(plan: ClusterPlan, states: Mapping[str, RegionState] | None = None) -> None:
     """Write the topology and the settings of all nodes for the plan; regions keep their states but for `states`.
 

@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from cluster import postgres, valkey
-from cluster.document import Documents, refuse_lost_topology, write_documents
+from cluster.document import Documents, refuse_lost_servers, refuse_lost_topology, write_documents
 from cluster.door import NAME as DOOR
 from cluster.door import check_door, door_process, found_well
 from cluster.errors import ClusterError, in_words
@@ -65,6 +65,7 @@ class System:
         check_ports(self.plan.ports())
         check_door(self.plan.door)
         refuse_lost_topology(self.plan)
+        refuse_lost_servers(self.plan)
         write_documents(self.plan)
         ensure_keys(self.documents)
         await together(*(self._start_shard(shard) for shard in self.plan.shards), self._start_nodes())
