@@ -42,16 +42,19 @@ async def back_up(plan: ClusterPlan, target: Path, shards: Sequence[str] = ()) -
         url = await find_primary(topology.shards[name].servers)
         if url is None:
             raise ClusterError(f"{name}: no Postgres server takes writes")
-        postgres.make_folder(tools, folder)
+        building = folder.with_name(f"{name}.building")  # half of one that was cut short is no backup
+        shutil.rmtree(building, ignore_errors=True)
+        postgres.make_folder(tools, building)
         place = urlsplit(url)
         await postgres.run_tool(
             tools,
             f"the backup of {name}",
-            (tools.program("pg_basebackup"), "--pgdata", str(folder)),
+            (tools.program("pg_basebackup"), "--pgdata", str(building)),
             ("--host", str(place.hostname), "--port", str(place.port or 5432), f"--username={STANDBY_USER}"),
             ("--wal-method=stream", "--checkpoint=fast", "--no-password"),
             password=password,
         )
+        building.rename(folder)
         made.append(folder)
     return made
 
