@@ -33,7 +33,7 @@ ENOUGH, HURRY = "Loyalty-Deadline-Ms: 50000", "Loyalty-Deadline-Ms: 20000"
 @pytest.fixture
 async def world(tmp_path: Path, killable: OwnValkey) -> AsyncGenerator[World]:
     shards = {"eu-1": ShardPlace(NOWHERE, killable.url)}
-    async with open_world(tmp_path, shards, idle_timeout_s=1.0, **PATIENT) as opened:
+    async with open_world(tmp_path, shards, **PATIENT) as opened:
         for one in (ADA, BOB, EVE):
             await project(killable.url, one, 1, 2, 3)
         await put_view(killable.url, views.profile_key(BOB), 3, b'{"erased":true}')
@@ -346,13 +346,18 @@ async def test_who_leaves_meanwhile_holds_nothing(world: World, killable: OwnVal
         assert (await answer_from(reader))[0] == "HTTP/1.1 200 OK"
 
 
-async def test_a_connection_that_asked_quickly_and_asks_nothing_more_is_closed(world: World, taken: list[bool]) -> None:
-    async with connected(world) as (reader, writer):
-        for _ in range(2):
-            writer.write(asking(account_of(ADA), bearer(world.keys["pos"])))
-            await answer_from(reader)
-        assert await asyncio.wait_for(reader.read(), END_S) == b""
-    assert taken == [True, True]
+async def test_a_connection_that_asked_quickly_and_asks_nothing_more_is_closed(
+    tmp_path: Path, killable: OwnValkey, taken: list[bool]
+) -> None:
+    shards = {"eu-1": ShardPlace(NOWHERE, killable.url)}
+    async with open_world(tmp_path, shards, idle_timeout_s=3.0, **PATIENT) as world:
+        await project(killable.url, ADA, 3)
+        async with connected(world) as (reader, writer):
+            for _ in range(2):
+                writer.write(asking(account_of(ADA), bearer(world.keys["pos"])))
+                await answer_from(reader)
+            assert await asyncio.wait_for(reader.read(), END_S) == b""
+        assert taken == [True, True]
 
 
 async def test_a_node_that_stops_takes_nothing_quickly_and_answers_what_it_has_taken(
