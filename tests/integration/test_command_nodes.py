@@ -20,7 +20,6 @@ from tests.conftest import eventually
 
 CONFLICTS_MAX = 0.001
 """Of the commands, as the issue wants it."""
-ROUNDS_MAX = 3
 
 
 async def metric(node: RunningNode, name: str) -> float:
@@ -43,15 +42,23 @@ async def load(nodes: list[RunningNode], members: list[str], rounds: int) -> set
 
 
 @pytest.mark.parametrize("know_each_other", [True, False])
-async def test_two_nodes_on_one_shard_do_not_fight(database: str, tmp_path: Path, *, know_each_other: bool) -> None:
+async def test_two_nodes_on_one_shard_do_not_fight(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, know_each_other: bool
+) -> None:
     """With members at both nodes at once less than one command in a thousand meets another node's row."""
+    # Who stands still for a while is left alone by the other: both live in this process, which may stand still.
+    monkeypatch.setattr("service.peer.PROBE_TIMEOUT_S", 60)
     async with running_nodes(database, tmp_path, know_each_other=know_each_other) as nodes:
         members = [(await nodes[0].enrol())["member_id"] for _ in range(8)]
         before = await handed_over(nodes[0])
-        shares = [await conflicting(nodes, members)]
-        while know_each_other and shares[-1] >= CONFLICTS_MAX and len(shares) < ROUNDS_MAX:
-            shares.append(await conflicting(nodes, members))  # who stands still for a while is left alone by the other
-        assert (shares[-1] < CONFLICTS_MAX) is know_each_other, shares
+
+        async def meet() -> bool:
+            return await conflicting(nodes, members) >= CONFLICTS_MAX
+
+        if know_each_other:
+            assert not await meet()
+        else:
+            await eventually(meet)  # it takes two batches at once
         assert (await handed_over(nodes[0]) > before) is know_each_other
 
 
