@@ -214,6 +214,7 @@ async def running_nodes(
     dead: int = 0,
     know_each_other: bool = True,
     ahead_s: Sequence[float] = (),
+    deadline_ms: int = 5_000,
 ) -> AsyncGenerator[list[RunningNode]]:
     """Several nodes of one region with one shard; those that do not know each other hand nothing over.
 
@@ -228,7 +229,8 @@ async def running_nodes(
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(ClientSession())
         for port, own, ahead in zip(ports, urls, [*ahead_s, *[0.0] * count], strict=False):
-            settings = CommandSettings(**_settings(folder, "eu"), port=port, address=own if know_each_other else None)
+            more = {"address": own if know_each_other else None, "deadline_ms": deadline_ms}
+            settings = CommandSettings(**_settings(folder, "eu") | more, port=port)
             url, app = await stack.enter_async_context(_served(settings, ahead))
             nodes.append(RunningNode(url, session, keys, signing_key, app[NODE], dsn, app[COURIER], numbers))
         yield nodes

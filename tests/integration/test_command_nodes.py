@@ -48,7 +48,7 @@ async def test_two_nodes_on_one_shard_do_not_fight(
     """With members at both nodes at once less than one command in a thousand meets another node's row."""
     # Who stands still for a while is left alone by the other: both live in this process, which may stand still.
     monkeypatch.setattr("service.peer.PROBE_TIMEOUT_S", 60)
-    async with running_nodes(database, tmp_path, know_each_other=know_each_other) as nodes:
+    async with running_nodes(database, tmp_path, know_each_other=know_each_other, deadline_ms=60_000) as nodes:
         members = [(await nodes[0].enrol())["member_id"] for _ in range(8)]
         before = await handed_over(nodes[0])
 
