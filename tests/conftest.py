@@ -26,6 +26,8 @@ LONG = frozenset(
     )
 )
 """Files that take half a minute and more: early, so that no worker is still at one when the other has nothing left."""
+FIRST = frozenset(("test_fork",))
+"""Files that fork this very process: early, since uvloop, once used in it, opens files in every fork from then on."""
 POLL_INTERVAL_S = 0.02
 
 
@@ -44,9 +46,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def shares(item: pytest.Item) -> bool:
         return "running" in getattr(item, "fixturenames", ())
 
-    def rank(item: pytest.Item) -> tuple[int, bool, bool]:
+    def rank(item: pytest.Item) -> tuple[int, bool, bool, bool]:
         place = ORDER.index(folder(item)) if folder(item) in ORDER else len(ORDER)
-        return place, shares(item), item.path.stem not in LONG
+        return place, item.path.stem not in FIRST, shares(item), item.path.stem not in LONG
 
     items.sort(key=rank)
     for item in items:
