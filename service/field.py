@@ -45,6 +45,7 @@ _IS_INSTANT: Final = re.compile(_INSTANT)
 _EASTERNMOST: Final = timedelta(hours=14)
 """Where a day begins first."""
 _CACHED: Final = 4_096
+_BLANKS: Final = " \u00a0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u202f\u205f\u3000"
 _CANONICAL_PHONE: Final = PlainSerializer(canonical_phone, when_used="json")
 _CANONICAL_EMAIL: Final = PlainSerializer(canonical_email, when_used="json")
 
@@ -128,6 +129,26 @@ class Said:
         return core_schema.custom_error_schema(
             handler(source), custom_error_type="form", custom_error_message=self.words
         )
+
+
+def _trimmed(value: Any) -> Any:
+    return value.strip(_BLANKS) if isinstance(value, str) and len(value) <= EMAIL_MAX else value
+
+
+class Trimmed:
+    """Of a short text with a pattern, `^…$`: blanks around it are no part of it, as around any text."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Leave them away before anything is checked."""
+        return core_schema.no_info_before_validator_function(_trimmed, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe it with them."""
+        described = handler(schema)
+        inner = described["pattern"].removeprefix("^").removesuffix("$")
+        return {"maxLength": EMAIL_MAX, **described, "pattern": f"^[{BLANK}]*{inner}[{BLANK}]*$"}
 
 
 def _possible(text: str) -> str:
@@ -222,6 +243,7 @@ Phone = Annotated[
     Said('send it with + and the country code, without blanks, like "+4930123456"'),
     AfterValidator(_possible),
     _CANONICAL_PHONE,
+    Trimmed(),
 ]
 Email = Annotated[
     str,
@@ -229,9 +251,15 @@ Email = Annotated[
     Said(f'send one address of up to {EMAIL_MAX} characters, like "ada@example.com"'),
     AfterValidator(str.lower),
     _CANONICAL_EMAIL,
+    Trimmed(),
 ]
-CardNumber = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{4,64}$"), Said("send 4 to 64 letters, digits and hyphens")]
+CardNumber = Annotated[
+    str, Field(pattern=r"^[0-9A-Za-z-]{4,64}$"), Said("send 4 to 64 letters, digits and hyphens"), Trimmed()
+]
 Locale = Annotated[
-    str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"), Said('send a language tag (BCP 47), like "de-DE"')
+    str,
+    Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"),
+    Said('send a language tag (BCP 47), like "de-DE"'),
+    Trimmed(),
 ]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$"), Said('send the three letters of ISO 4217, like "EUR"')]

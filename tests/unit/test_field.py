@@ -92,6 +92,19 @@ def test_texts_are_composed_and_trimmed() -> None:
         assert TypeAdapter(field.Text).validate_python(given_) == kept
 
 
+FORMS = {"+4930123456": field.Phone, "ada@example.com": field.Email, "C-1234": field.CardNumber, "de-DE": field.Locale}
+
+
+@pytest.mark.parametrize(("text", "kind"), FORMS.items(), ids=FORMS)
+def test_texts_with_a_form_are_trimmed_too(text: str, kind: Any) -> None:
+    for sent in (f" {text}", f"{text}\u00a0", f"\u3000{text} "):
+        assert TypeAdapter(kind).validate_python(sent) == text
+        assert described(kind, sent)
+    for sent in (f"{text}\n", f"\t{text}", f"{text[:2]} {text[2:]}", " ", f"{text}{' ' * 300}"):
+        assert not accepts(kind, sent)
+        assert not described(kind, sent)
+
+
 @given(st.text(min_size=1, max_size=64))
 def test_the_schema_of_a_text_is_its_check(text: str) -> None:
     assert accepts(field.Text, text) == described(field.Text, text)
