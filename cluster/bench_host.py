@@ -125,9 +125,10 @@ def start_once(plan: ClusterPlan) -> float:
     try:
         other = make_plan(read_settings(flags), {})
         began_at = time.monotonic()
-        run.detach(other, words_of(flags))
-        took_s = time.monotonic() - began_at
-        run.stop_system(other.data)
+        try:
+            run.detach(other, words_of(flags))
+            return time.monotonic() - began_at
+        finally:
+            run.stop_system(other.data)  # also what has only begun
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return took_s

@@ -92,7 +92,7 @@ def bench(
 def targets(plan: ClusterPlan, flags: Mapping[str, Any], report: Path) -> int:
     """Measure the table of targets on this machine, on the system that runs here or one of its own; the exit code."""
     console = Console()
-    with _doing(console, "bringing systems up on empty folders …"):
+    with _doing(console, "bringing systems up on empty folders …"), _interrupted_by_sigterm():
         starts_s = [] if locked(plan.data) else [start_once(plan) for _ in range(course_of_targets.ROUNDS)]
 
     async def load() -> course_of_targets.Measured:
@@ -203,11 +203,11 @@ async def _deployment(targets: Sequence[str] | None, plan: ClusterPlan) -> Deplo
 def _started(plan: ClusterPlan, flags: Mapping[str, Any], console: Console) -> Generator[None]:
     """A system of our own for the length of the block; Ctrl-C ends the block and stops it."""
     words = words_of(flags)
-    before = signal.signal(signal.SIGTERM, _leave)
     try:
-        with _doing(console, "bringing the system up …"):
-            run.detach(plan, words)
-        yield
+        with _interrupted_by_sigterm():
+            with _doing(console, "bringing the system up …"):
+                run.detach(plan, words)
+            yield
     except KeyboardInterrupt:
         console.print("Stopping.")
         raise SystemExit(130) from None
@@ -215,7 +215,6 @@ def _started(plan: ClusterPlan, flags: Mapping[str, Any], console: Console) -> G
         with _doing(console, "stopping the system …"):
             stopped = run.stop_system(plan.data)
         console.print("System stopped." if stopped == "stopped" else f"System: {stopped}.", highlight=False)
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -225,6 +224,16 @@ def _doing(console: Console, what: str) -> Generator[None]:
         console.print(what, highlight=False)
     with console.status(what):
         yield
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Generator[None]:
+    """SIGTERM ends the block as Ctrl-C does: what it has started is stopped."""
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
