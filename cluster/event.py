@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from rules.codec import instant_text
+
 KEPT_MAX: Final = 10
 """Events of a shard. Three failovers in ten minutes end the attempts, so these tell of some hours at the worst."""
 
@@ -58,4 +60,4 @@ def note_event(events: list[Event], event: Event) -> Event:
 
 def instant() -> str:
     """Now, as an event has it."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return instant_text(datetime.now(UTC).replace(microsecond=0))

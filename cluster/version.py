@@ -1,11 +1,12 @@
 """The versions of the program that a server holds: the one in force and those to come, without their texts."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import asyncpg
 
 from cluster.postgres import STATEMENTS
+from rules.codec import instant_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Numbered:
     @property
     def instant(self) -> str:
         """From when it counts: RFC 3339."""
-        return self.effective_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return instant_text(self.effective_at.replace(microsecond=0))
 
     @property
     def since(self) -> str:
