@@ -124,7 +124,11 @@ class QuickRead:
             return False
         begins = False
         try:
-            begins = self._asks(one, asked[2]) if elsewhere is None else self._hands_on(one, elsewhere)
+            if elsewhere is None:
+                self._asks(one, asked[2])
+                begins = True
+            else:
+                begins = self._hands_on(one, elsewhere)
         finally:
             if not begins:
                 self._places.leave(principal)
@@ -151,14 +155,13 @@ class QuickRead:
         NEAR.inc()
         return self._rendered(one, version, body)
 
-    def _asks(self, one: _Asked, below: bytes) -> bool:
+    def _asks(self, one: _Asked, below: bytes) -> None:
         """Ask Valkey."""
         if below == _ACCOUNT:
             self._ask_account(one)
         else:
             question = _QUESTIONS[below](one.member_id, one.principal)
             asyncio.ensure_future(self._answer(one, question)).add_done_callback(partial(self._answered, one))
-        return True
 
     def _left_ms(self, given: Mapping[bytes, bytes]) -> int:
         return left_ms(given.get(DEADLINE, b"").decode("ascii"), self._deadline_ms)
