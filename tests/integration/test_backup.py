@@ -14,6 +14,7 @@ from cluster.plan import make_plan
 from cluster.settings import ClusterSettings
 from tests import engine
 from tests.engine import PASSWORDS, PostgresServer, server_folder
+from tests.one_shard import one_shard
 
 KILLED = """#!/bin/sh
 echo 18 >"$2/PG_VERSION"
@@ -24,23 +25,12 @@ kill -9 $$
 @pytest.mark.skipif(engine.engine_name() != "embedded", reason="a container's binaries are out of reach")
 async def test_half_a_backup_is_none_and_the_next_one_is_whole(postgres_server: PostgresServer) -> None:
     with server_folder() as folder:
-        document = {
-            "epoch": 1,
-            "regions": {"eu": {"number": 1, "command": [], "query": []}},
-            "shards": {
-                "eu-1": {
-                    "region": "eu",
-                    "slots": [[0, 4095]],
-                    "servers": [address(postgres_server.url, "loyalty", PASSWORDS["postgres_owner"], "postgres")],
-                    "valkey": "redis://none",
-                }
-            },
-        }
+        server = address(postgres_server.url, "loyalty", PASSWORDS["postgres_owner"], "postgres")
         documents = Documents(folder / "data")
         documents.secrets.mkdir(parents=True)
         for name, password in PASSWORDS.items():
             (documents.secrets / name).write_text(password)
-        documents.topology.write_text(json.dumps(document))
+        documents.topology.write_text(json.dumps(one_shard([server], "redis://none")))
         plan = make_plan(ClusterSettings(data=documents.data, regions=["eu"], pg_bin=dying(folder)), {}, None)
         target = folder / "monday"
         with pytest.raises(ClusterError, match="killed by SIGKILL"):

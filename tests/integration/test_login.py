@@ -23,6 +23,7 @@ from shard_router.server import connection_to
 from shard_router.topology import parse_topology, read_topology
 from tests import engine
 from tests.engine import PASSWORD, PASSWORDS, PostgresServer, as_login
+from tests.one_shard import one_shard
 
 ADD_ENTRY = "INSERT INTO journal VALUES (1, 1, 'k', 1, now(), now(), 's', 0, '[]', '{}', '{}') ON CONFLICT DO NOTHING"
 WORK = {
@@ -183,11 +184,7 @@ async def test_a_set_up_makes_a_pair_of_bare_servers_whole_and_may_run_again(
         address(str(url), "loyalty", "", "loyalty").replace(":@", "@")
         for url in (postgres_pair.standby_url, postgres_pair.url)
     ]
-    topology = {
-        "epoch": 1,
-        "regions": {"eu": {"number": 1, "command": [], "query": []}},
-        "shards": {"eu-1": {"region": "eu", "slots": [[0, 4095]], "servers": servers, "valkey": "redis://x"}},
-    }
+    topology = one_shard(servers, "redis://x")
     documents = Documents(tmp_path)
     documents.secrets.mkdir()
     for name, password in PASSWORDS.items():

@@ -23,6 +23,7 @@ from cluster.verdict import exit_code, render_verdict, verdict_document
 from shard_router.errors import ProblemError
 from tests.command_line import loyalty
 from tests.engine import free_port
+from tests.one_shard import one_shard
 from tests.project import PROJECT
 from verify.finding import Finding
 
@@ -34,18 +35,7 @@ def stopped_system(folder: Path) -> Path:
     data = folder / "data"
     data.mkdir()
     servers = [f"postgresql://loyalty:secret@127.0.0.1:{free_port()}/loyalty" for _ in range(2)]
-    topology = {
-        "epoch": 1,
-        "regions": {"eu": {"number": 1, "command": [], "query": []}},
-        "shards": {
-            "eu-1": {
-                "region": "eu",
-                "slots": [[0, 4095]],
-                "servers": servers,
-                "valkey": f"redis://127.0.0.1:{free_port()}",
-            }
-        },
-    }
+    topology = one_shard(servers, f"redis://127.0.0.1:{free_port()}")
     (data / "topology.json").write_text(json.dumps(topology))
     return data
 
